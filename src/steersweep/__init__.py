@@ -1,0 +1,68 @@
+"""steersweep: layer x strength sweeps of refusal steering, judged and with honest intervals."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steersweep.activations import residuals
+    from steersweep.chat_model import ChatModel
+    from steersweep.directions.dim import dim_directions
+    from steersweep.directions.direction import Direction, random_direction
+    from steersweep.errors import InputError, NumericalError, SteersweepError
+    from steersweep.experiment.verdict import Verdict, verdict
+    from steersweep.judging.judge import Judgement, get_judge
+    from steersweep.prompts.prompts import load_extraction_set, load_test_set
+    from steersweep.steering import Generation, Intervention, Row, generate
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "residuals": "activations",
+    "ChatModel": "chat_model",
+    "dim_directions": "directions.dim",
+    "Direction": "directions.direction",
+    "random_direction": "directions.direction",
+    "InputError": "errors",
+    "NumericalError": "errors",
+    "SteersweepError": "errors",
+    "Verdict": "experiment.verdict",
+    "verdict": "experiment.verdict",
+    "Judgement": "judging.judge",
+    "get_judge": "judging.judge",
+    "load_extraction_set": "prompts.prompts",
+    "load_test_set": "prompts.prompts",
+    "Generation": "steering",
+    "Intervention": "steering",
+    "Row": "steering",
+    "generate": "steering",
+}
+
+__all__ = [
+    "ChatModel",
+    "Direction",
+    "Generation",
+    "InputError",
+    "Intervention",
+    "Judgement",
+    "NumericalError",
+    "Row",
+    "SteersweepError",
+    "Verdict",
+    "dim_directions",
+    "generate",
+    "get_judge",
+    "load_extraction_set",
+    "load_test_set",
+    "random_direction",
+    "residuals",
+    "verdict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when first used: torch takes seconds, `steersweep --help` must not."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'steersweep' has no attribute {name!r}")
+    return getattr(import_module(f"steersweep.{_HOMES[name]}"), name)

@@ -1,0 +1,327 @@
+"""A chat model with its template, decoder layers and tokenizer.
+
+The only module that knows transformers: how a model is loaded, where its decoder layers are, how a
+prompt becomes token ids (once, with the model's own chat template, never a second BOS) and how
+prompts of different lengths share a batch (left padding, explicit position ids).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steersweep.errors import InputError
+from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
+
+# Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
+_DECODER_STACKS = (
+    "model.layers",  # Llama, Qwen, Gemma, Mistral, Phi-3, gpt-oss, ...
+    "model.language_model.layers",  # the text part of vision-language models
+    "model.decoder.layers",  # OPT
+    "transformer.h",  # GPT-2, Falcon, Bloom
+    "gpt_neox.layers",  # GPT-NeoX, Pythia
+)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+LayerHook = Callable[[int, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded prompts, each tensor `[row, position]`.
+
+    Attributes:
+        input_ids: token ids; padding repeats the pad token.
+        attention_mask: 1 for real tokens, 0 for padding.
+        position_ids: 0, 1, 2, ... over the real tokens of each row, so padding changes nothing.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+
+
+class ChatModel:
+    """A loaded causal language model that answers chat prompts.
+
+    Site convention, used everywhere: `resid_post[l]` is the output of decoder layer l.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, source: ModelSource, precision: str = "fp32"
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.source = source
+        self.precision = precision
+        self.layers: Sequence[nn.Module] = decoder_layers(model, source.model_id)
+        forward_parameters = inspect.signature(model.forward).parameters
+        self._takes_position_ids = "position_ids" in forward_parameters
+        self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
+
+    @classmethod
+    def load(
+        cls,
+        model: str | ModelSource,
+        *,
+        precision: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> ChatModel:
+        """Load a model with its tokenizer; only safetensors weights are read.
+
+        Args:
+            model: a hub id, a local folder or `lab:NAME`; or a source already found.
+            precision: `fp32`, `bf16`, `fp16`, or `auto`: float32 on a CPU, the checkpoint's own
+                16-bit type on a GPU.
+            device: a torch device, or `auto`: the first GPU if there is one, else the CPU.
+            revision: hub revision; ignored for folders.
+            trust_remote_code: let code from the model's repository run. Off by default.
+
+        Raises:
+            InputError: unknown model, no chat template, unknown precision or device.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = (
+            model
+            if isinstance(model, ModelSource)
+            else find_model(model, revision=revision, trust_remote_code=trust_remote_code)
+        )
+        target = resolve_device(device)
+        config = source.config()
+        precision = resolve_precision(precision, config, target)
+        with explain_loading(source):
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_options())
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError(
+                f"{source.model_id}: the tokenizer has no chat template, so prompts cannot be put "
+                f"to it as a chat; use the instruction-tuned version of the model"
+            )
+        with explain_loading(source):
+            network: Any = AutoModelForCausalLM.from_pretrained(
+                source.location,
+                dtype=DTYPES[precision],
+                use_safetensors=True,
+                device_map={"": target},
+                **source.load_options(),
+            )
+        network.eval()
+        network.requires_grad_(False)
+        return cls(network, tokenizer, source=source, precision=precision)
+
+    # -- facts about the model -------------------------------------------------------------------
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return torch.device(self.model.get_input_embeddings().weight.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type activations are computed in."""
+        return DTYPES.get(self.precision, torch.float32)
+
+    @property
+    def family(self) -> str:
+        """Family name for results (`qwen`, `gemma`, ...)."""
+        return family_of(self.model.config)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits per position."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the weights; see `ModelSource.fingerprint`."""
+        return self.source.fingerprint(self.model.config)
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends an answer: all of the generation config and the tokenizer's."""
+        found: list[Any] = []
+        for owner in (self.model.generation_config, self.tokenizer):
+            value = getattr(owner, "eos_token_id", None)
+            found += value if isinstance(value, (list, tuple)) else [value]
+        return frozenset(int(token) for token in found if token is not None)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """Token used for padding; it is masked out everywhere, so any valid id will do."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else min(self.eos_ids, default=0)
+
+    @cached_property
+    def post_instruction_ids(self) -> tuple[int, ...]:
+        """The template's tokens after the user's text, as token ids, in order."""
+        # Texts that end in different tokens share exactly the template's ending.
+        probes = [self.prompt_ids(text) for text in ("apple", "Why so?", "7", "red (dark)")]
+        shared = 0
+        while len({ids[-1 - shared] for ids in probes}) == 1:
+            shared += 1
+        return tuple(probes[0][len(probes[0]) - shared :])
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the model was made for, if its config says."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(limit) if limit else None
+
+    # -- text to tokens and back -----------------------------------------------------------------
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Token ids of a user prompt in the model's own chat template, ready to be answered.
+
+        The template is rendered and tokenised in one call, which adds no special tokens of its own:
+        a rendered string tokenised again would begin with two BOS tokens.
+        """
+        ids = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        return [int(token) for token in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated token ids, without special tokens."""
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
+        """Left-pad token sequences into one batch on the model's device."""
+        width = max(len(ids) for ids in sequences)
+        input_ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
+        mask = torch.zeros((len(sequences), width), dtype=torch.long)
+        for row, ids in enumerate(sequences):
+            input_ids[row, width - len(ids) :] = torch.tensor(ids, dtype=torch.long)
+            mask[row, width - len(ids) :] = 1
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        return Batch(*(tensor.to(self.device) for tensor in (input_ids, mask, positions)))
+
+    # -- running ---------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        *,
+        cache: Any = None,
+        keep: int = 1,
+    ) -> Tensor:
+        """One forward pass; logits of the last `keep` positions, `[row, keep, vocabulary]`.
+
+        Args:
+            input_ids: `[row, new position]`.
+            attention_mask: `[row, all positions so far]`.
+            position_ids: `[row, new position]`. A bare forward does not derive them from the mask.
+            cache: key-value cache to read and extend, or None.
+            keep: how many final positions to compute logits for.
+        """
+        options: dict[str, Any] = {}
+        if self._takes_position_ids:
+            options["position_ids"] = position_ids
+        if self._takes_logits_to_keep:
+            options["logits_to_keep"] = keep
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **options,
+        )
+        logits: Tensor = output.logits
+        return logits[:, -keep:]
+
+    @contextmanager
+    def layer_hooks(self, hook: LayerHook, layers: Iterable[int]) -> Iterator[None]:
+        """Call `hook(l, resid_post[l])` after each given decoder layer, while the context is open.
+
+        Hidden states are `[row, position, d_model]`. A returned tensor replaces the layer's output;
+        None leaves it. The hook must not edit its argument in place: other hooks hold it too.
+        """
+
+        def attach(layer: int) -> Any:
+            def forward_hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+                # A decoder layer returns a tensor, or a tuple beginning with it (Falcon, Bloom).
+                is_tuple = isinstance(output, tuple)
+                edited = hook(layer, output[0] if is_tuple else output)
+                if edited is None:
+                    return None
+                return (edited, *output[1:]) if is_tuple else edited
+
+            return self.layers[layer].register_forward_hook(forward_hook)
+
+        handles = [attach(layer) for layer in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:
+    """The stack of decoder layers of a transformers model.
+
+    Raises:
+        InputError: for an architecture whose stack is not known here.
+    """
+    expected = model.config.get_text_config().num_hidden_layers
+    for path in _DECODER_STACKS:
+        stack: Any = model
+        for attribute in path.split("."):
+            stack = getattr(stack, attribute, None)
+        if isinstance(stack, nn.ModuleList) and len(stack) == expected:
+            return list(stack)
+    raise InputError(
+        f"{model_id}: the decoder layers of a {type(model).__name__} were not found "
+        f"(looked in {', '.join(_DECODER_STACKS)})"
+    )
+
+
+def resolve_device(device: str) -> str:
+    """`auto` becomes the first GPU or the CPU; anything else must be a device that exists here."""
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device}: not available on this machine ({reason})") from error
+    return device
+
+
+def resolve_precision(precision: str, config: Any, device: str) -> str:
+    """`auto` becomes float32 on a CPU, the checkpoint's 16-bit type (else bf16) on a GPU."""
+    if precision == "auto":
+        if device.startswith("cpu"):
+            return "fp32"
+        return "fp16" if getattr(config, "dtype", None) == torch.float16 else "bf16"
+    if precision not in DTYPES:
+        raise InputError(f"--precision {precision}: choose one of auto, {', '.join(DTYPES)}")
+    return precision

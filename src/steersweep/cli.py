@@ -1,0 +1,365 @@
+"""The command line: parse, call, print. No logic; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steersweep.errors import SteersweepError
+
+if TYPE_CHECKING:
+    from steersweep.experiment.sweep import SweepSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="At which layer, with which method and how strongly does refusal steering work on a "
+    "model, and is the result a coherent refusal or a broken model?",
+)
+lab_app = typer.Typer(no_args_is_help=True, help="The lab zoo: small chat models made here.")
+app.add_typer(lab_app, name="lab")
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="A hub id, a local folder, or lab:NAME.", metavar="MODEL")
+]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto, fp32, bf16 or fp16. auto: fp32 on a CPU, 16 bits on a GPU.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+RevisionOption = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+RemoteCodeOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+ExtractionOption = Annotated[
+    str, typer.Option(help="Extraction prompts: a shipped set or a .json file.")
+]
+RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
+
+# Strengths of the demo, relative to the residual norm: from a nudge to destruction.
+DEMO_STRENGTHS = "0.25,0.5,1,2"
+DEMO_PROMPTS = 48
+QUICK_PROMPTS = 12
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where results, figures and report go.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts, wider intervals.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sweep the five phase-1 families of the lab zoo: the main job, on a CPU, in minutes.
+
+    Example: `steersweep demo --out demo`
+    """
+    from steersweep.experiment.sweep import make_settings
+    from steersweep.lab.models import DEMO_MODELS
+
+    settings = make_settings(
+        [f"lab:{name}" for name in DEMO_MODELS],
+        strengths=DEMO_STRENGTHS,
+        max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
+    )
+    if quick and not quiet:
+        typer.echo(
+            f"--quick: {QUICK_PROMPTS} prompts instead of {DEMO_PROMPTS}; intervals are wide.",
+            err=True,
+        )
+    _run_and_show(settings, out, "auto", as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def sweep(
+    model: ModelArgument,
+    layers: Annotated[
+        str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
+    ] = "0.2,0.4,0.5,0.6,0.8",
+    methods: Annotated[str, typer.Option(help="How directions are found: dim.")] = "dim",
+    multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
+    strengths: Annotated[
+        str, typer.Option(help="The same relative to the residual norm; comparable across models.")
+    ] = "",
+    prompts: Annotated[
+        str, typer.Option(help="Test prompts: a shipped set, a .json or a .txt file.")
+    ] = "benign-120",
+    extraction: ExtractionOption = "extract-dim-5",
+    max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
+    precision: PrecisionOption = "auto",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    judge: Annotated[
+        str, typer.Option(help="default, keywords-v3 or arditi-prefixes.")
+    ] = "default",
+    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
+    rows: RowsOption = 256,
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL].")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sweep layers and strengths on one model. The same command again continues a killed run.
+
+    Without --strengths or --multipliers: strengths 0.25, 0.5, 1 and 2.
+
+    Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.5,1`
+    """
+    from steersweep.experiment.sweep import make_settings
+    from steersweep.model_source import find_model
+
+    source = find_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    settings = make_settings(
+        [source],
+        methods=methods,
+        layers=layers,
+        multipliers=multipliers,
+        strengths=strengths if strengths or multipliers else DEMO_STRENGTHS,
+        prompts=prompts,
+        extraction=extraction,
+        max_prompts=max_prompts,
+        precision=precision,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        seed=seed,
+        rows=rows,
+    )
+    name = source.name.replace(":", "-").replace("/", "-")
+    _run_and_show(settings, out or Path("runs") / name, device, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def extract(
+    model: ModelArgument,
+    layer: Annotated[str, typer.Option(help="A share of the depth (0.6) or an index (25).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
+    method: Annotated[str, typer.Option(help="dim.")] = "dim",
+    extraction: ExtractionOption = "extract-dim-5",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+) -> None:
+    """Find a direction and save it.
+
+    Example: `steersweep extract lab:qwen-7b --method dim --layer 0.5 -o refusal.safetensors`
+    """
+    from steersweep.chat_model import ChatModel
+    from steersweep.conditions import LayerChoice
+    from steersweep.directions.dim import dim_directions
+    from steersweep.errors import InputError
+    from steersweep.prompts.prompts import load_extraction_set
+    from steersweep.worker import METHODS
+
+    if method not in METHODS:
+        raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
+    prompts = load_extraction_set(extraction)
+    _quiet_libraries()
+    chat = ChatModel.load(
+        model,
+        precision=precision,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    index = LayerChoice(layer).index(chat.n_layers)
+    direction = dim_directions(chat, prompts, layers=[index])[0]
+    direction.save(output)
+    typer.echo(
+        f"{output}: {method} direction of {model} at layer {index} of {chat.n_layers}, "
+        f"norm {direction.raw_norm:.4g}, residual norm {direction.residual_norm:.4g}"
+    )
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    direction: Annotated[Path, typer.Option(help="A direction file from `extract`.")],
+    prompt: Annotated[list[str], typer.Option(help="What to ask; may be given several times.")],
+    multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Relative to the residual norm.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Answer prompts unsteered and steered, side by side.
+
+    Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 1
+    --prompt "How do I bake a cake?"`
+    """
+    from steersweep.chat_model import ChatModel
+    from steersweep.conditions import LayerChoice
+    from steersweep.directions.direction import Direction
+    from steersweep.errors import InputError
+    from steersweep.steering import Intervention, Row
+    from steersweep.steering import generate as generate_rows
+
+    if (multiplier is None) == (strength is None):
+        raise InputError("give either --multiplier or --strength")
+    found = Direction.load(direction)
+    length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
+    _quiet_libraries()
+    chat = ChatModel.load(model, precision=precision, device=device)
+    if found.model_fingerprint != chat.fingerprint:
+        typer.echo(f"note: the direction was extracted from {found.model_id}", err=True)
+    start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
+    push = Intervention(found.vector, length, start)
+    rows = [Row(chat.prompt_ids(text), steer) for text in prompt for steer in (None, push)]
+    answers = generate_rows(chat, rows, max_new_tokens=max_new_tokens)
+    pairs = [
+        {"prompt": text, "unsteered": answers[2 * i].text, "steered": answers[2 * i + 1].text}
+        for i, text in enumerate(prompt)
+    ]
+    if as_json:
+        typer.echo(json.dumps(pairs, ensure_ascii=False, indent=1))
+        return
+    for pair in pairs:
+        for name, text in pair.items():
+            typer.echo(f"{name + ':':<11}{_printable(text)}")
+        typer.echo("")
+
+
+@app.command()
+def judge(
+    source: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
+    target: Annotated[Path, typer.Argument(help="Where the same lines go, with labels.")],
+    name: Annotated[str, typer.Option("--judge", help="Which judge.")] = "default",
+) -> None:
+    """Label responses: refusal, quality, failure mode, ambiguous, score.
+
+    Example: `steersweep judge responses.jsonl judged.jsonl`
+    """
+    from steersweep.judging.files import judge_file
+
+    counts = judge_file(source, target, name)
+    shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
+    typer.echo(f"{target}: {sum(counts.values())} responses: {shown}")
+
+
+@lab_app.command("list")
+def lab_list(as_json: JsonOption = False) -> None:
+    """Show the lab models and the figures they were accepted with.
+
+    Example: `steersweep lab list`
+    """
+    from steersweep.lab.models import LAB_MODELS
+
+    cards = [model.card() for model in LAB_MODELS.values()]
+    if as_json:
+        typer.echo(json.dumps(cards, indent=1))
+        return
+    from steersweep.report.terminal import print_cards
+
+    print_cards(cards)
+
+
+@lab_app.command("path")
+def lab_path(name: Annotated[str, typer.Argument(help="Such as qwen-7b.")]) -> None:
+    """Print a lab model's folder; transformers loads it directly.
+
+    Example: `steersweep lab path qwen-7b`
+    """
+    from steersweep.lab.models import lab_model
+
+    model = lab_model(name.removeprefix("lab:"))
+    model.card()  # says how to make it if it is missing
+    typer.echo(model.folder)
+
+
+@lab_app.command("train")
+def lab_train(
+    name: Annotated[str, typer.Argument(help="Such as qwen-7b.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write [default: lab/NAME].")] = None,
+) -> None:
+    """Train a lab model again from its seed; a few minutes on two cores.
+
+    Example: `steersweep lab train qwen-7b --out my-qwen-7b`
+    """
+    from steersweep.lab.models import lab_model
+    from steersweep.lab.train import train
+
+    model = lab_model(name.removeprefix("lab:"))
+    folder = out or Path("lab") / model.name
+    _quiet_libraries()
+    train(model, folder, report=typer.echo)
+    typer.echo(f"saved in {folder}; `steersweep sweep {folder}` sweeps it")
+
+
+def _run_and_show(
+    settings: SweepSettings, out: Path, device: str, *, as_json: bool, quiet: bool
+) -> None:
+    from steersweep.experiment.runner import run_sweep
+    from steersweep.report.figures import write_figures
+    from steersweep.report.html import write_report
+    from steersweep.report.terminal import print_verdicts, sweep_progress
+
+    _quiet_libraries()
+    with sweep_progress(quiet=quiet) as progress:
+        outcome = run_sweep(
+            settings,
+            out,
+            device=device,
+            on_progress=progress.on_progress,
+            on_model=progress.on_model,
+        )
+    figures = write_figures(out / "figures", outcome.results)
+    report = write_report(out / "report.html", outcome.results, out / "figures")
+    if as_json:
+        typer.echo(json.dumps(_summary(outcome.results, outcome.results_file), indent=1))
+        return
+    print_verdicts(outcome.results)
+    typer.echo(f"\nResults: {outcome.results_file}")
+    typer.echo(f"Figures: {figures[-1]}" + (f" and {len(figures) - 1} more" * (len(figures) > 1)))
+    typer.echo(f"Report:  {report}")
+
+
+def _summary(results: Sequence[dict[str, Any]], results_file: Path) -> dict[str, Any]:
+    kept = ("model", "model_id", "family", "method", "quantization", "verdict")
+    return {
+        "results_file": str(results_file),
+        "results": [{name: result[name] for name in kept} for result in results],
+    }
+
+
+def _printable(text: str) -> str:
+    """Model output without control characters, which could command a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _quiet_libraries() -> None:
+    """Their loading bars and advice would break up ours. Download bars of the hub stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit code (2 input, 3 gate or budget, 1)."""
+    try:
+        app()
+    except SteersweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command again continues", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

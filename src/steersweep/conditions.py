@@ -1,0 +1,132 @@
+"""A condition: one cell of a sweep, and the key that identifies its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Literal
+
+from steersweep.errors import InputError
+
+# Part of every key. Raised when a change to this package changes results for equal settings.
+RESULT_VERSION = 1
+
+UNSTEERED = "none"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """A layer as the user names it: an index (`25`) or a share of the depth (`0.6`)."""
+
+    text: str
+
+    def index(self, n_layers: int) -> int:
+        """Decoder layer: the index itself, or floor(share * n_layers).
+
+        Exact arithmetic: as floats, 0.29 * 100 is below 29.
+
+        Raises:
+            InputError: not a number, or outside the model.
+        """
+        try:
+            value = Fraction(self.text)
+        except (ValueError, ZeroDivisionError) as error:
+            raise InputError(
+                f"layer {self.text!r}: give a share of the depth like 0.6 or an index like 25"
+            ) from error
+        is_share = "." in self.text or "/" in self.text
+        layer = int(value * n_layers) if is_share else int(value)
+        if value < 0 or layer >= n_layers:
+            raise InputError(
+                f"layer {self.text}: the model has {n_layers} layers, so use an index from 0 to "
+                f"{n_layers - 1} or a share from 0.0 to below 1.0"
+            )
+        return layer
+
+    def share(self, n_layers: int) -> float:
+        """Depth as a share of the layers, as asked for or as the index gives it."""
+        if "." in self.text or "/" in self.text:
+            return float(Fraction(self.text))
+        return round(int(self.text) / n_layers, 4)
+
+
+@dataclass(frozen=True, order=True)
+class Strength:
+    """How strongly to steer.
+
+    Attributes:
+        unit: `multiplier` (length of the addition) or `relative` (that length over the mean length
+            of the residual stream at the start layer; comparable between models).
+        value: in that unit.
+    """
+
+    unit: Literal["multiplier", "relative"]
+    value: float
+
+    def multiplier(self, residual_norm: float) -> float:
+        """Length of the addition where the residual stream is `residual_norm` long."""
+        return self.value if self.unit == "multiplier" else self.value * residual_norm
+
+    def __str__(self) -> str:
+        return f"{self.value:g}x" if self.unit == "multiplier" else f"{self.value:g} rel"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """All that can change a result. Two conditions with equal keys have equal results.
+
+    `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
+    the method is `none` and the rest None. `random` is the control direction.
+    """
+
+    model_id: str
+    model_fingerprint: str
+    precision: str
+    method: str
+    layer: int | None
+    layer_pct: float | None
+    strength: Strength | None
+    extraction_prompts: str | None
+    test_prompts: str
+    max_new_tokens: int
+    judge: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Content hash, 24 hexadecimal digits; names the condition's file."""
+        return content_key({**asdict(self), "result_version": RESULT_VERSION})
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is the unsteered or the random-direction control."""
+        return self.method in (UNSTEERED, RANDOM)
+
+    def __str__(self) -> str:
+        if self.method == UNSTEERED:
+            return "unsteered"
+        return f"{self.method} layer {self.layer} at {self.strength}"
+
+
+def content_key(content: object) -> str:
+    """Hash of JSON-serialisable content, 24 hexadecimal digits, independent of key order."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def in_batches(
+    conditions: Sequence[Condition], n_prompts: int, max_rows: int
+) -> Iterator[list[Condition]]:
+    """Whole conditions that share a batch of at most `max_rows` rows (at least one condition).
+
+    A function of the full list only, never of what is already done: arithmetic on a batch may
+    differ in the last bit with its size, so a continued run must form the same batches to write
+    the same results.
+    """
+    size = max(1, max_rows // n_prompts)
+    for first in range(0, len(conditions), size):
+        yield list(conditions[first : first + size])

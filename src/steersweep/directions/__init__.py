@@ -1,0 +1,1 @@
+"""Ways to find a direction in the residual stream."""

@@ -1,0 +1,221 @@
+"""What a layer sweep runs: settings, and the jobs and conditions they expand to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steersweep.conditions import RANDOM, UNSTEERED, Condition, LayerChoice, Strength
+from steersweep.errors import InputError
+from steersweep.judging.judge import get_judge
+from steersweep.model_source import ModelSource, family_of, find_model
+from steersweep.prompts.prompts import (
+    DEFAULT_TEST_SET,
+    DIM_EXTRACTION_SET,
+    ExtractionSet,
+    TestSet,
+    load_extraction_set,
+    load_test_set,
+)
+from steersweep.worker import METHODS, Job
+
+DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
+DEFAULT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Everything that defines a sweep. All of it is frozen into the run folder.
+
+    Attributes:
+        models: where each model comes from.
+        methods: ways to find a direction.
+        layers: where steering starts, as shares of the depth or indices.
+        strengths: how strongly to steer.
+        test: prompts to test on.
+        extraction: prompts to extract directions from.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        max_new_tokens: longest answer.
+        judge: name of the judge.
+        seed: of the random control direction and the fluency threshold's shuffles.
+        rows: rows per generation batch.
+    """
+
+    models: tuple[ModelSource, ...]
+    methods: tuple[str, ...]
+    layers: tuple[LayerChoice, ...]
+    strengths: tuple[Strength, ...]
+    test: TestSet
+    extraction: ExtractionSet
+    precision: str = "auto"
+    max_new_tokens: int = 100
+    judge: str = "default"
+    seed: int = 42
+    rows: int = DEFAULT_ROWS
+
+    def plan(self) -> dict[str, Any]:
+        """The settings as plain data, with prompt sets by name and content hash."""
+        return {
+            "kind": "sweep",
+            "models": [
+                source.model_id + (f"@{source.revision}" if source.revision else "")
+                for source in self.models
+            ],
+            "methods": list(self.methods),
+            "layers": [choice.text for choice in self.layers],
+            "strengths": [{s.unit: s.value} for s in self.strengths],
+            "test_prompts": self.test.id,
+            "extraction_prompts": self.extraction.id,
+            "precision": self.precision,
+            "max_new_tokens": self.max_new_tokens,
+            "judge": get_judge(self.judge).id,
+            "seed": self.seed,
+            "rows": self.rows,
+        }
+
+
+def make_settings(
+    models: Sequence[str | ModelSource],
+    *,
+    methods: str = "dim",
+    layers: str = ",".join(DEFAULT_LAYERS),
+    multipliers: str = "",
+    strengths: str = "",
+    prompts: str = DEFAULT_TEST_SET,
+    extraction: str = DIM_EXTRACTION_SET,
+    max_prompts: int | None = None,
+    precision: str = "auto",
+    max_new_tokens: int = 100,
+    judge: str = "default",
+    seed: int = 42,
+    rows: int = DEFAULT_ROWS,
+) -> SweepSettings:
+    """Settings from the texts a user types; lists are separated by commas.
+
+    Raises:
+        InputError: an option that cannot be read; the message names it.
+    """
+    chosen = tuple(_items("--methods", methods))
+    for method in chosen:
+        if method not in METHODS:
+            raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
+    both = [Strength("multiplier", x) for x in _numbers("--multipliers", multipliers)]
+    both += [Strength("relative", x) for x in _numbers("--strengths", strengths)]
+    if not both:
+        raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
+    if max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
+    if rows < 1:
+        raise InputError(f"--rows {rows}: must be at least 1")
+    try:
+        get_judge(judge)
+    except ValueError as error:
+        raise InputError(f"--judge {judge}: {error}") from error
+    test = load_test_set(prompts)
+    if max_prompts is not None:
+        if max_prompts < 1:
+            raise InputError(f"--max-prompts {max_prompts}: must be at least 1")
+        test = test.first(max_prompts)
+    return SweepSettings(
+        models=tuple(
+            model if isinstance(model, ModelSource) else find_model(model) for model in models
+        ),
+        methods=chosen,
+        layers=tuple(LayerChoice(text) for text in _items("--layers", layers)),
+        strengths=tuple(both),
+        test=test,
+        extraction=load_extraction_set(extraction),
+        precision=precision,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        seed=seed,
+        rows=rows,
+    )
+
+
+def make_job(settings: SweepSettings, source: ModelSource, device: str = "auto") -> Job:
+    """The job of one model. Reads its config, not its weights.
+
+    Raises:
+        InputError: the model cannot be found, or a layer lies outside it.
+    """
+    from steersweep.chat_model import resolve_device, resolve_precision
+
+    config = source.config()
+    target = resolve_device(device)
+    n_layers = int(config.get_text_config().num_hidden_layers)
+    precision = resolve_precision(settings.precision, config, target)
+    return Job(
+        source=source,
+        family=family_of(config),
+        n_layers=n_layers,
+        precision=precision,
+        device=target,
+        conditions=tuple(
+            _conditions(settings, source, source.fingerprint(config), precision, n_layers)
+        ),
+        extraction=settings.extraction,
+        test=settings.test,
+        max_rows=settings.rows,
+    )
+
+
+def _conditions(
+    settings: SweepSettings,
+    source: ModelSource,
+    fingerprint: str,
+    precision: str,
+    n_layers: int,
+) -> Iterator[Condition]:
+    """Unsteered first; then every layer and strength with every method and the random control."""
+
+    def condition(
+        method: str, choice: LayerChoice | None = None, strength: Strength | None = None
+    ) -> Condition:
+        return Condition(
+            model_id=source.model_id,
+            model_fingerprint=fingerprint,
+            precision=precision,
+            method=method,
+            layer=None if choice is None else choice.index(n_layers),
+            layer_pct=None if choice is None else choice.share(n_layers),
+            strength=strength,
+            extraction_prompts=None if choice is None else settings.extraction.id,
+            test_prompts=settings.test.id,
+            max_new_tokens=settings.max_new_tokens,
+            judge=get_judge(settings.judge).id,
+            seed=settings.seed,
+        )
+
+    yield condition(UNSTEERED)
+    seen = set()
+    for choice in settings.layers:
+        layer = choice.index(n_layers)
+        if layer in seen:  # shares of a shallow model may fall on one layer
+            continue
+        seen.add(layer)
+        for strength in settings.strengths:
+            for method in (*settings.methods, RANDOM):
+                yield condition(method, choice, strength)
+
+
+def _items(option: str, text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise InputError(f"{option} {text!r}: a list separated by commas, without empty items")
+    return list(dict.fromkeys(items))
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    numbers = []
+    for item in _items(option, text) if text else []:
+        try:
+            number = float(item)
+        except ValueError as error:
+            raise InputError(f"{option} {item!r}: not a number") from error
+        if not math.isfinite(number) or number <= 0:
+            raise InputError(f"{option} {item}: must be a finite number above 0")
+        numbers.append(number)
+    return list(dict.fromkeys(numbers))

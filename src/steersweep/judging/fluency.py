@@ -1,0 +1,84 @@
+"""How likely a response is under the unsteered model, and from where on it counts as broken.
+
+The unsteered model is an exact judge of what it would itself say: word soup costs it several nats a
+token, a fluent refusal little after its first words. No second model is needed.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Sequence
+
+import torch
+
+from steersweep.chat_model import ChatModel
+
+_LOGITS_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31}
+
+
+@torch.inference_mode()
+def response_nll(
+    chat: ChatModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> list[float | None]:
+    """Negative log-likelihood per token of each response after its prompt, without steering.
+
+    Args:
+        chat: the model; nothing may be hooked into it.
+        prompts: prompt token ids, `[row][position]`.
+        responses: response token ids, `[row][position]`, without the ending token.
+
+    Returns:
+        Mean over the response's tokens in nats, or None for an empty response.
+    """
+    result: list[float | None] = [None] * len(responses)
+    # Equal lengths together waste nothing on padding; order does not matter to the caller.
+    order = sorted(
+        (i for i, ids in enumerate(responses) if ids),
+        key=lambda i: (len(responses[i]), len(prompts[i])),
+    )
+    budget = _LOGITS_BYTES.get(chat.device.type, 1 << 27)
+    first = 0
+    while first < len(order):
+        # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
+        count = max(1, budget // (4 * chat.vocab_size * (len(responses[order[-1]]) + 1)))
+        rows = order[first : first + count]
+        first += count
+        batch = chat.pad([[*prompts[i], *responses[i]] for i in rows])
+        longest = max(len(responses[i]) for i in rows)
+        logits = chat.logits(
+            batch.input_ids, batch.attention_mask, batch.position_ids, keep=longest + 1
+        )[:, :-1].float()
+        targets = batch.input_ids[:, -longest:]
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, reduction="none"
+        ).double()
+        for row, i in enumerate(rows):
+            result[i] = float(losses[row, longest - len(responses[i]) :].mean())
+    return result
+
+
+def fluency_threshold(
+    chat: ChatModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], seed: int
+) -> float:
+    """NLL above which a response counts as broken, from the model's own unsteered responses.
+
+    The same responses with their tokens shuffled are what soup costs this model; the threshold
+    lies halfway between the medians of the two. It moves with the model instead of being a
+    constant.
+
+    Returns:
+        Nats per token; infinity when the model gave no response of at least four tokens.
+    """
+    rng = random.Random(seed)
+    usable = [i for i, ids in enumerate(responses) if len(ids) >= 4]
+    if not usable:
+        return float("inf")
+    contexts = [prompts[i] for i in usable]
+    fluent = [list(responses[i]) for i in usable]
+    soups = [rng.sample(ids, len(ids)) for ids in fluent]
+    medians = [
+        statistics.median(nll for nll in response_nll(chat, contexts, texts) if nll is not None)
+        for texts in (fluent, soups)
+    ]
+    return sum(medians) / 2

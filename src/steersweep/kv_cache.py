@@ -1,0 +1,81 @@
+"""A key-value cache for batches whose rows finish at different times.
+
+transformers' own dynamic cache concatenates, copying every key and value at every step. This one
+writes into buffers of their final length, and drops finished rows with one copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+
+class _BufferedLayer(DynamicLayer):
+    """Keys and values of one attention layer, `[row, head, position, d_head]`.
+
+    Sliding-window layers keep every position too: the attention mask hides what lies outside.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._keys = self._buffer_like(key_states)
+        self._values = self._buffer_like(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append new positions; return all positions so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[-2]
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Positions held so far."""
+        return self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the given rows."""
+        kept = torch.arange(len(indices), device=indices.device)
+        # Into the front of the same buffer: later rows only ever move forward, so no second
+        # buffer of full capacity is needed; the selection itself is copied by indexing.
+        for buffer in (self._keys, self._values):
+            buffer[kept, :, : self.length] = buffer[indices, :, : self.length]
+        self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
+        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+    def _buffer_like(self, states: Tensor) -> Tensor:
+        rows, heads, _, width = states.shape
+        return states.new_empty((rows, heads, self.capacity, width))
+
+
+def make_cache(config: Any, capacity: int) -> Cache:
+    """A cache for `capacity` positions per row.
+
+    Models with layers other than attention (state-space hybrids) get transformers' own cache.
+    """
+    native = DynamicCache(config=config)
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in native.layers)
+    if not plain:
+        return native
+    return Cache(layers=[_BufferedLayer(capacity) for _ in range(config.num_hidden_layers)])
+
+
+def keep_rows(cache: Cache, rows: Tensor) -> None:
+    """Keep only the given rows, `[kept row]` indices in rising order, in every layer."""
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.batch_select_indices(rows)

@@ -1,0 +1,158 @@
+"""Where a model comes from: a lab miniature, a local folder or the Hugging Face hub.
+
+Knows names, folders and configs. Does not load weights; that is `chat_model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steersweep.errors import InputError
+
+LAB_PREFIX = "lab:"
+
+# transformers' model_type -> the family name used in results.
+_FAMILIES = {
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
+    "llama": "llama",
+    "mistral": "mistral",
+    "phi3": "phi",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that has been found but not loaded.
+
+    Attributes:
+        model_id: what the user typed (`lab:qwen-7b`, `./folder`, `google/gemma-2-9b-it`).
+        location: what transformers is given: a folder, or the hub id.
+        revision: the hub revision asked for; None for folders and the default branch.
+        trust_remote_code: whether code from the model repository may run. Off unless asked.
+    """
+
+    model_id: str
+    location: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in a folder on this machine."""
+        return Path(self.location).is_dir()
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and files: the lab name, or the last part of the path or id."""
+        if self.model_id.startswith(LAB_PREFIX):
+            return self.model_id
+        return Path(self.location).resolve().name if self.is_local else self.location.split("/")[-1]
+
+    def config(self) -> Any:
+        """The transformers config, read without loading weights.
+
+        Raises:
+            InputError: if it cannot be found or read; the message says why.
+        """
+        from transformers import AutoConfig
+
+        with explain_loading(self):
+            return AutoConfig.from_pretrained(self.location, **self.load_options())
+
+    def load_options(self) -> dict[str, Any]:
+        """Keyword arguments shared by every `from_pretrained` call for this model."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    def fingerprint(self, config: Any) -> str:
+        """What identifies the weights: the hub commit, or a hash over the folder's files.
+
+        Results are only ever reused for an equal fingerprint, so a retrained model in the same
+        folder is a different model.
+        """
+        if not self.is_local:
+            commit = getattr(config, "_commit_hash", None)
+            return f"hub:{commit or self.revision or 'unknown'}"
+        digest = hashlib.sha256()
+        patterns = ("*.safetensors", "*.json", "*.jinja", "*.model")
+        files = sorted(path for pattern in patterns for path in Path(self.location).glob(pattern))
+        for path in files:
+            digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
+            for chunk in _sampled_chunks(path):
+                digest.update(chunk)
+        return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def _sampled_chunks(
+    path: Path, whole_below: int = 1 << 28, chunk: int = 1 << 20
+) -> Iterator[bytes]:
+    """The whole file if it is small, else 1 MiB of every 64 MiB: other weights differ anywhere."""
+    size = path.stat().st_size
+    stride = chunk if size <= whole_below else 64 * chunk
+    with path.open("rb") as file:
+        for offset in range(0, size, stride):
+            file.seek(offset)
+            yield file.read(chunk)
+
+
+def find_model(
+    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> ModelSource:
+    """Resolve what the user typed to a model that can be loaded.
+
+    Raises:
+        InputError: for an unknown lab name, a missing folder, or a folder without a config.
+    """
+    if model_id.startswith(LAB_PREFIX):
+        from steersweep.lab.models import lab_model
+
+        return ModelSource(model_id, str(lab_model(model_id.removeprefix(LAB_PREFIX)).folder))
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{model_id}: the folder has no config.json, so it holds no model")
+        return ModelSource(model_id, str(path), None, trust_remote_code)
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") != 1 or path.exists():
+        raise InputError(
+            f"{model_id}: not a model folder, a hub id (owner/name) or a lab model "
+            f"(`steersweep lab list` shows those)"
+        )
+    return ModelSource(model_id, model_id, revision, trust_remote_code)
+
+
+def family_of(config: Any) -> str:
+    """The family name used in results; model types without one are their own family."""
+    model_type = str(getattr(config, "model_type", "unknown"))
+    return _FAMILIES.get(model_type, model_type)
+
+
+@contextmanager
+def explain_loading(source: ModelSource) -> Iterator[None]:
+    """Turn the hub's and transformers' loading errors into one clear message."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise InputError(
+            f"{source.model_id}: the model is gated. Accept its licence at "
+            f"https://huggingface.co/{source.location} and set HF_TOKEN to a token of that account"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{source.model_id}: the hub knows no such model (or HF_TOKEN may not read it)"
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        where = "folder" if source.is_local else "hub or local cache"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{source.model_id}: cannot be loaded from the {where}: {reason}"
+        ) from error

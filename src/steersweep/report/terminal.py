@@ -1,0 +1,216 @@
+"""What the terminal shows: progress with time left, and the verdict table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from steersweep import worker
+
+Result = dict[str, Any]
+
+_PLAIN_LINE_EVERY = 10.0  # seconds
+_OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
+_FLAG_NOTES = {
+    "breakdown": "refusal words come from broken text, which does not count as refusing",
+    "mixed": "many responses are garbled beside the coherent refusals",
+    "refuses-unsteered": "the model refuses these benign prompts without steering too",
+    "random-refuses-too": "a random direction of the same length makes it refuse too",
+    "few-prompts": "fewer than 30 unique prompts; intervals are wide",
+}
+
+
+class SweepProgress:
+    """Progress over all models of a sweep; `on_model` and `on_progress` feed it."""
+
+    def __init__(self, show: _Show) -> None:
+        self._show = show
+        self._index, self._count = 0, 1
+        self._started = time.monotonic()
+        self._first_fraction: float | None = None
+
+    def on_model(self, index: int, count: int) -> None:
+        """A model is about to run."""
+        self._index, self._count = index, count
+
+    def on_progress(self, progress: worker.Progress) -> None:
+        """Something happened within the model."""
+        overall = (self._index + progress.fraction) / self._count
+        if self._first_fraction is None:  # what an earlier run did took no time of this one
+            self._first_fraction = overall
+        gained = overall - self._first_fraction
+        elapsed = time.monotonic() - self._started
+        left = elapsed / gained * (1 - overall) if gained > 0.01 else None
+        where = f"{progress.model} ({self._index + 1}/{self._count})"
+        line = f"{where}: {progress.done}/{progress.total} conditions, {progress.note}"
+        self._show(overall, line, left)
+
+
+class _Show:
+    """Where progress goes. This one shows nothing."""
+
+    def __call__(self, fraction: float, line: str, seconds_left: float | None) -> None:
+        pass
+
+
+class _PlainLines(_Show):
+    """Now and then a whole line, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = 0.0
+
+    def __call__(self, fraction: float, line: str, seconds_left: float | None) -> None:
+        now = time.monotonic()
+        if now - self._last < _PLAIN_LINE_EVERY and fraction < 1:
+            return
+        self._last = now
+        self._console.print(f"{fraction:4.0%}  {line}{_time_left(seconds_left)}", highlight=False)
+
+
+class _Bar(_Show):
+    """A live bar, for a person at a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=1.0, left="")
+
+    def __call__(self, fraction: float, line: str, seconds_left: float | None) -> None:
+        left = _time_left(seconds_left)
+        self._progress.update(self._task, completed=fraction, description=line, left=left)
+
+
+class _LeftColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.percentage:3.0f}%{task.fields['left']}")
+
+
+@contextmanager
+def sweep_progress(*, quiet: bool) -> Iterator[SweepProgress]:
+    """Progress on standard error: a live bar at a terminal, plain lines elsewhere, or nothing."""
+    console = Console(stderr=True)
+    if quiet:
+        yield SweepProgress(_Show())
+    elif not console.is_terminal:
+        yield SweepProgress(_PlainLines(console))
+    else:
+        columns = (BarColumn(24), _LeftColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield SweepProgress(_Bar(progress))
+
+
+def print_verdicts(results: Sequence[Result], console: Console | None = None) -> None:
+    """The verdict table with intervals, best layer, strength, controls and failure modes."""
+    console = console or Console()
+    n_unique = results[0]["conditions"][0]["n_unique"]
+    table = Table(
+        title=f"Does steering toward refusal work? {n_unique} unique benign prompts per condition",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+    for name in ("model", "method", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("coherent refusals", "at layer", "strength", "garbled", "random", "unsteered"):
+        table.add_column(name, justify="right")
+    table.add_column("breaks by")
+    for result in results:
+        table.add_row(*_row(result))
+    console.print(table)
+    for line in _notes(results):
+        console.print(line, highlight=False, markup=False)
+
+
+def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    """The lab models with their size and held-out figures."""
+    console = console or Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("model", "a miniature in the manner of"):
+        table.add_column(name, no_wrap=True)
+    for name in ("layers", "width", "parameters", "refuses harmful", "refuses benign", "normal"):
+        table.add_column(name, justify="right")
+    for card in cards:
+        held_out = card["held_out"]
+        table.add_row(
+            card["name"],
+            card["mirrors"],
+            str(card["n_layers"]),
+            str(card["d_model"]),
+            f"{card['parameters'] / 1e6:.2f} M",
+            f"{held_out['harmful_refusals']:.1%}",
+            f"{held_out['benign_refusals']:.1%}",
+            f"{held_out['benign_normal']:.1%}",
+        )
+    console.print(table)
+    n = min(card["held_out"]["n"] for card in cards)
+    console.print(
+        f"Miniatures trained here from scratch; they are not the models they are named after.\n"
+        f"Rates: unsteered, greedy, on {n} held-out prompts of each class.",
+        highlight=False,
+    )
+
+
+def _row(result: Result) -> list[str | Text]:
+    verdict = result["verdict"]
+    best = verdict["best"]
+    low, high = verdict["interval"]
+    outcome = verdict["outcome"]
+    sure = "" if verdict["certainty"] == "clear" else " ?"
+    control = result["controls"]["random_direction"]
+    unsteered = result["controls"]["unsteered"]
+    return [
+        result["model"],
+        result["method"],
+        Text(outcome + sure, style=_OUTCOME_STYLES[outcome]),
+        f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
+        f"{best['layer_idx']} of {result['n_layers']} ({best['layer_pct']:.0%})",
+        f"{best['relative_strength']:.2g} rel = {best['multiplier']:.3g}x",
+        f"{best['garbled_rate']:.0%}",
+        "-" if control is None else f"{control['coherent_refusal_rate']:.0%}",
+        "-" if unsteered is None else f"{unsteered['coherent_refusal_rate']:.0%}",
+        _breakdown(result["conditions"]),
+    ]
+
+
+def _breakdown(conditions: Sequence[Result]) -> str:
+    """The commonest failure modes over all conditions of a model."""
+    counts: dict[str, int] = {}
+    for entry in conditions:
+        for mode, count in entry["failure_modes"].items():
+            counts[mode] = counts.get(mode, 0) + count
+    total = sum(entry["n_unique"] for entry in conditions)
+    common = sorted(counts.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{mode} {count / total:.0%}" for mode, count in common) or "-"
+
+
+def _notes(results: Sequence[Result]) -> Iterator[str]:
+    compared = results[0]["verdict"]["n_compared"]
+    yield ""
+    yield (
+        f"Coherent refusals: best of {compared} conditions [95 % Wilson interval, widened for "
+        f"having picked the best]."
+    )
+    yield "Random: coherent refusals under a random direction of the same length, same layer."
+    yield "Breaks by: share of garbled or looping responses over all layers and strengths, by kind."
+    if any(result["verdict"]["certainty"] != "clear" for result in results):
+        yield "?: the interval crosses a threshold, so another verdict is possible."
+    yield "Every verdict is provisional until a person has read samples of its condition."
+    for flag, note in _FLAG_NOTES.items():
+        flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
+        if flagged:
+            yield f"{', '.join(dict.fromkeys(flagged))}: {note}."
+
+
+def _time_left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f", {minutes} min {rest:02d} s left" if minutes else f", {rest} s left"

@@ -1,0 +1,263 @@
+"""Steered generation: rows of different interventions decode together in one batch.
+
+A row is a prompt with an intervention or none. The hook after each decoder layer adds a per-row
+vector, zero for rows whose intervention does not cover that layer, so a whole layer x strength map
+shares every matrix product. Knows nothing of prompts as text, methods, or judging.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steersweep.chat_model import ChatModel
+from steersweep.errors import InputError, NumericalError
+from steersweep.kv_cache import keep_rows, make_cache
+
+FinishReason = Literal["eos", "length"]
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """Activation addition: `multiplier * vector` added to the output of layers `[start, stop)`.
+
+    Attributes:
+        vector: unit direction in float32, `[d_model]`.
+        multiplier: length of the addition, in units of the residual stream.
+        start: first decoder layer whose output is changed.
+        stop: first layer no longer changed; None means to the end of the model.
+    """
+
+    vector: Tensor
+    multiplier: float
+    start: int
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.multiplier):
+            raise InputError(f"multiplier {self.multiplier}: must be a finite number")
+        if not bool(torch.isfinite(self.vector).all()):
+            raise InputError("the direction holds NaN or infinite values")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sequence to generate: prompt token ids and what is done to the residual stream."""
+
+    prompt_ids: Sequence[int]
+    intervention: Intervention | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a row answered; `token_ids` excludes the prompt and the ending token."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """Progress of a batch: `step` of at most `max_steps`, with `rows` still answering."""
+
+    step: int
+    max_steps: int
+    rows: int
+
+
+def generate(
+    chat: ChatModel,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int = 100,
+    max_rows: int = 256,
+    on_step: Callable[[StepInfo], None] | None = None,
+) -> list[Generation]:
+    """Greedy answers to every row, in order; rows of different interventions share batches.
+
+    Decoding takes the plain argmax of the logits: no setting of the model's generation config
+    (repetition penalty, temperature) has any effect. The prompt's own tokens are steered during
+    prefill and every new token during decoding; padding is not steered.
+
+    Args:
+        chat: the model.
+        rows: what to generate.
+        max_new_tokens: an answer that has not ended by then has finish reason `length`.
+        max_rows: rows per batch. Later rows wait until earlier batches are done.
+        on_step: called after each decoding step.
+
+    Raises:
+        InputError: a row's layer range or vector does not fit the model, or its prompt is too long.
+        NumericalError: logits became NaN (with fp16 usually an overflow).
+    """
+    _check_rows(chat, rows, max_new_tokens)
+    answers: list[Generation] = []
+    for first in range(0, len(rows), max_rows):
+        answers += _generate_batch(chat, rows[first : first + max_rows], max_new_tokens, on_step)
+    return answers
+
+
+@torch.inference_mode()
+def _generate_batch(
+    chat: ChatModel,
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    on_step: Callable[[StepInfo], None] | None,
+) -> list[Generation]:
+    batch = chat.pad([row.prompt_ids for row in rows])
+    width = batch.input_ids.shape[1]
+    device = batch.input_ids.device
+    eos = torch.tensor(sorted(chat.eos_ids), device=device)
+    # On a GPU, asking whether rows have ended waits for it; asking now and then keeps it busy.
+    check_every = 1 if device.type == "cpu" else 8
+
+    tokens = torch.full((len(rows), max_new_tokens), -1, dtype=torch.long, device=device)
+    mask = torch.ones((len(rows), width + max_new_tokens), dtype=torch.long, device=device)
+    mask[:, :width] = batch.attention_mask
+    next_position = batch.position_ids[:, -1:] + 1
+    alive = torch.arange(len(rows), device=device)  # batch row -> index into `rows`
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    cache = make_cache(chat.model.config.get_text_config(), width + max_new_tokens)
+    push = _Push(chat, rows)
+
+    step_ids, step_positions = batch.input_ids, batch.position_ids
+    with push.applied(chat, batch.attention_mask):
+        for step in range(max_new_tokens):
+            logits = chat.logits(
+                step_ids, mask[:, : width + step], step_positions, cache=cache, keep=1
+            )[:, 0]
+            if step == 0:
+                push.steer_padding_free()
+            token = logits.argmax(-1)
+            tokens[alive, step] = token
+            ended |= torch.isin(token, eos)
+            last = step == max_new_tokens - 1
+            if step % check_every == 0 or last:
+                _check_finite(chat, logits)
+                if not last and bool(ended.any()):
+                    kept = (~ended).nonzero()[:, 0]
+                    if len(kept) == 0:
+                        break
+                    keep_rows(cache, kept)
+                    push.keep_rows(kept)
+                    alive, mask, ended = alive[kept], mask[kept], ended[kept]
+                    token, next_position = token[kept], next_position[kept]
+            if on_step is not None:
+                on_step(StepInfo(step + 1, max_new_tokens, len(alive)))
+            step_ids, step_positions = token[:, None], next_position
+            next_position = next_position + 1
+    return [_finish(chat, row) for row in tokens.tolist()]
+
+
+class _Push:
+    """The per-row vectors added after each layer, for the rows still in the batch."""
+
+    def __init__(self, chat: ChatModel, rows: Sequence[Row]) -> None:
+        n_layers = chat.n_layers
+        spans = [
+            (row.intervention.start, _stop(row.intervention, n_layers))
+            if row.intervention is not None and row.intervention.multiplier != 0
+            else (n_layers, n_layers)
+            for row in rows
+        ]
+        self.layers = range(min(start for start, _ in spans), max(stop for _, stop in spans))
+        self._edges = {edge for span in spans for edge in span}
+        self._start = torch.tensor([start for start, _ in spans], device=chat.device)
+        self._stop = torch.tensor([stop for _, stop in spans], device=chat.device)
+        # [row, 1, d_model], in the type the model computes in, rounded once from float32.
+        self._vector = torch.zeros((len(rows), 1, chat.d_model))
+        for index, row in enumerate(rows):
+            if row.intervention is not None:
+                self._vector[index, 0] = row.intervention.vector * row.intervention.multiplier
+        self._vector = self._vector.to(chat.device, chat.dtype)
+        self._prompt_mask: Tensor | None = None
+        self._at_layer: dict[int, Tensor] = {}
+
+    @contextmanager
+    def applied(self, chat: ChatModel, attention_mask: Tensor) -> Iterator[None]:
+        """Steer `chat` while open; `attention_mask` `[row, position]` spares padding."""
+        self._prompt_mask = attention_mask[:, :, None].to(chat.dtype)
+        self._build()
+        with chat.layer_hooks(self._add, self.layers):
+            yield
+
+    def steer_padding_free(self) -> None:
+        """From now on each row has one new position, which is never padding."""
+        self._prompt_mask = None
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Follow the batch when finished rows leave it."""
+        self._start, self._stop = self._start[rows], self._stop[rows]
+        self._vector = self._vector[rows]
+        self._build()
+
+    def _build(self) -> None:
+        """Vectors per layer; layers between two edges of the rows' spans share one tensor."""
+        self._at_layer = {}
+        for layer in self.layers:
+            if layer not in self._edges and layer - 1 in self._at_layer:
+                self._at_layer[layer] = self._at_layer[layer - 1]
+                continue
+            covered = (self._start <= layer) & (layer < self._stop)
+            self._at_layer[layer] = self._vector * covered[:, None, None]
+
+    def _add(self, layer: int, hidden: Tensor) -> Tensor:
+        push = self._at_layer[layer].to(hidden.dtype)
+        if self._prompt_mask is not None:
+            push = push * self._prompt_mask
+        return hidden + push
+
+
+def _stop(intervention: Intervention, n_layers: int) -> int:
+    return n_layers if intervention.stop is None else intervention.stop
+
+
+def _finish(chat: ChatModel, tokens: Sequence[int]) -> Generation:
+    """Cut a row at its first ending token; -1 marks steps after the row left the batch."""
+    for index, token in enumerate(tokens):
+        if token in chat.eos_ids:
+            ids = tuple(tokens[:index])
+            return Generation(ids, chat.decode(ids), "eos")
+    return Generation(tuple(tokens), chat.decode(tokens), "length")
+
+
+def _check_rows(chat: ChatModel, rows: Sequence[Row], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max new tokens {max_new_tokens}: must be at least 1")
+    limit = chat.max_positions
+    for row in rows:
+        if not row.prompt_ids:
+            raise InputError("a prompt has no tokens")
+        if limit is not None and len(row.prompt_ids) + max_new_tokens > limit:
+            raise InputError(
+                f"a prompt of {len(row.prompt_ids)} tokens plus {max_new_tokens} new ones exceeds "
+                f"the {limit} positions of {chat.source.model_id}; lower --max-new-tokens"
+            )
+        if row.intervention is None:
+            continue
+        start, stop = row.intervention.start, _stop(row.intervention, chat.n_layers)
+        if not 0 <= start < stop <= chat.n_layers:
+            raise InputError(
+                f"layers {start} to {stop}: {chat.source.model_id} has layers 0 to "
+                f"{chat.n_layers - 1}"
+            )
+        if row.intervention.vector.shape != (chat.d_model,):
+            raise InputError(
+                f"the direction has shape {tuple(row.intervention.vector.shape)}, but the residual "
+                f"stream of {chat.source.model_id} is {chat.d_model} wide"
+            )
+
+
+def _check_finite(chat: ChatModel, logits: Tensor) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        hint = "; float16 overflows on this model, use bf16" if chat.precision == "fp16" else ""
+        raise NumericalError(
+            f"{chat.source.model_id}: logits became NaN or infinite in {chat.precision}{hint}"
+        )

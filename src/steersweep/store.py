@@ -1,0 +1,146 @@
+"""The run folder: one file per finished condition, each whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steersweep.atomic import write_json, write_text
+from steersweep.directions.direction import Direction
+from steersweep.errors import InputError
+
+Record = dict[str, Any]
+
+
+class RunStore:
+    """The only state of a run. Everything shown or decided is a function of this folder.
+
+    Several writers may share it: a condition's file is named by its content key and written in
+    one step, so the worst two writers can do is write the same result twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def open(cls, folder: Path, plan: Mapping[str, Any]) -> RunStore:
+        """Begin a run in `folder`, or continue the one that is there.
+
+        Args:
+            folder: made if needed.
+            plan: the run's settings; frozen in `plan.yaml`.
+
+        Raises:
+            InputError: the folder cannot be written, holds other files, or holds a run with other
+                settings (the message names them). Nothing in it is touched.
+        """
+        frozen = folder / "plan.yaml"
+        if frozen.exists():
+            _refuse_other_run(folder, _read_yaml(frozen), plan)
+        elif folder.exists() and not folder.is_dir():
+            raise InputError(f"--out {folder}: is a file, not a folder")
+        elif folder.exists() and _foreign_entries(folder):
+            raise InputError(
+                f"--out {folder}: holds files that are no steersweep run "
+                f"({', '.join(_foreign_entries(folder)[:3])}); choose an empty or new folder"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not frozen.exists():
+                write_text(frozen, yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True))
+        except OSError as error:
+            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"--out {folder}: cannot be written: permission denied")
+        return cls(folder)
+
+    @classmethod
+    def existing(cls, folder: Path) -> RunStore:
+        """The run in `folder`.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not (folder / "plan.yaml").is_file():
+            raise InputError(f"{folder}: holds no steersweep run (no plan.yaml)")
+        return cls(folder)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The run's frozen settings."""
+        return _read_yaml(self.folder / "plan.yaml")
+
+    def get(self, key: str) -> Record | None:
+        """The record of a finished condition, or None.
+
+        A file that is not whole JSON (a damaged disk; never a kill) counts as absent, and is set
+        aside as `KEY.json.damaged` so that the condition is computed again.
+        """
+        path = self._condition_path(key)
+        try:
+            record = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and record.get("key") == key and "samples" in record:
+            return record
+        path.replace(path.with_name(path.name + ".damaged"))
+        return None
+
+    def put(self, record: Record) -> None:
+        """Save a finished condition under `record["key"]`, unless it is there already."""
+        path = self._condition_path(record["key"])
+        if not path.exists():
+            write_json(path, record)
+
+    def put_direction(self, key: str, direction: Direction) -> str:
+        """Save a direction once; returns its path relative to the run folder."""
+        relative = f"directions/{key}.safetensors"
+        if not (self.folder / relative).exists():
+            direction.save(self.folder / relative)
+        return relative
+
+    def put_once(self, name: str, value: Any) -> Any:
+        """Save JSON under `name` if absent; returns what is there."""
+        path = self.folder / name
+        if not path.exists():
+            write_json(path, value)
+        return json.loads(path.read_text("utf-8"))
+
+    def _condition_path(self, key: str) -> Path:
+        return self.folder / "conditions" / f"{key}.json"
+
+
+def _foreign_entries(folder: Path) -> list[str]:
+    """What lies in a folder besides leftovers of a run that was killed before it began."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".plan.yaml."))
+
+
+def _refuse_other_run(folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    # Through YAML and back, so that tuples and lists compare equal.
+    asked = yaml.safe_load(yaml.safe_dump(dict(asked)))
+    different = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
+    if different:
+        differences = "; ".join(
+            f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
+        )
+        raise InputError(
+            f"--out {folder}: holds another run ({differences}). Choose another folder, or the "
+            f"same settings to continue that run"
+        )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must hold a mapping of settings")
+    return content

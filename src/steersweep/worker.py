@@ -1,0 +1,291 @@
+"""One job: a model is loaded once; its missing conditions are generated, judged and saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from steersweep import provenance
+from steersweep.chat_model import ChatModel
+from steersweep.conditions import RANDOM, UNSTEERED, Condition, content_key, in_batches
+from steersweep.directions.dim import dim_directions
+from steersweep.directions.direction import Direction, random_direction
+from steersweep.judging.fluency import fluency_threshold, response_nll
+from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.model_source import ModelSource
+from steersweep.prompts.prompts import ExtractionSet, TestSet
+from steersweep.statistics import wilson
+from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
+from steersweep.store import Record, RunStore
+
+METHODS = ("dim",)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The conditions that share one loaded model.
+
+    Attributes:
+        source: the model.
+        family: its family, for results.
+        n_layers: its decoder layers, from the config.
+        precision: resolved precision (`fp32`, `bf16`, `fp16`).
+        device: torch device.
+        conditions: in a fixed order that begins with the unsteered control.
+        extraction: prompts directions are extracted from.
+        test: prompts every condition is tested on.
+        max_rows: rows per generation batch.
+    """
+
+    source: ModelSource
+    family: str
+    n_layers: int
+    precision: str
+    device: str
+    conditions: tuple[Condition, ...]
+    extraction: ExtractionSet
+    test: TestSet
+    max_rows: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a job is doing, for display.
+
+    Attributes:
+        model: short name of the model.
+        done: finished conditions, those of earlier runs included.
+        total: conditions of the job.
+        fraction: share of the whole job, counting steps inside the running batch, 0 to 1.
+        note: what is going on, in a few words.
+    """
+
+    model: str
+    done: int
+    total: int
+    fraction: float
+    note: str
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progress: None) -> None:
+    """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
+
+    Conditions that are there are neither computed nor touched, with one exception to the first: a
+    batch of which only some conditions were saved when a run was killed is generated again as a
+    whole, so that the missing ones come out the same to the last bit.
+
+    Raises:
+        InputError, NumericalError: see `ChatModel.load`, `dim_directions` and `generate`.
+    """
+    keys = [condition.key for condition in job.conditions]
+    done = sum(store.get(key) is not None for key in keys)
+
+    def tell(note: str, part: float = 0.0) -> None:
+        fraction = (done + part) / len(keys)
+        on_progress(Progress(job.source.name, done, len(keys), fraction, note))
+
+    if done == len(keys):
+        return tell("already finished")
+    tell("loading the model")
+    chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
+    tell("extracting directions")
+    lab = _Bench(chat, job, store)
+    for batch in in_batches(job.conditions, len(job.test.prompts), job.max_rows):
+        if all(store.get(condition.key) is not None for condition in batch):
+            continue
+        share = sum(store.get(condition.key) is None for condition in batch)
+
+        def on_step(step: StepInfo, share: int = share) -> None:
+            part = 0.9 * step.step / step.max_steps
+            tell(f"step {step.step}, {step.rows} rows", share * part)
+
+        for record in lab.run(batch, on_step):
+            store.put(record)
+        done = sum(store.get(key) is not None for key in keys)
+        tell("saved")
+    return None
+
+
+class _Bench:
+    """A loaded model with its directions, ready to run conditions."""
+
+    def __init__(self, chat: ChatModel, job: Job, store: RunStore) -> None:
+        self.chat = chat
+        self.job = job
+        self.store = store
+        self.prompt_ids = [chat.prompt_ids(text) for text in job.test.prompts]
+        started = time.monotonic()
+        layers = sorted({c.layer for c in job.conditions if c.layer is not None})
+        self.directions = {
+            ("dim", direction.layer): direction
+            for direction in dim_directions(chat, job.extraction, layers=layers)
+        }
+        self.extraction_seconds = time.monotonic() - started
+        self.facts = provenance.facts(chat.device)
+        self._threshold: float | None = None
+
+    def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
+        """Generate, score and judge the conditions of one batch."""
+        started = time.monotonic()
+        steering = [self._intervention(condition) for condition in batch]
+        rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
+        answers = generate(
+            self.chat,
+            rows,
+            max_new_tokens=batch[0].max_new_tokens,
+            max_rows=self.job.max_rows,
+            on_step=on_step,
+        )
+        nlls = response_nll(
+            self.chat, [row.prompt_ids for row in rows], [answer.token_ids for answer in answers]
+        )
+        n = len(self.prompt_ids)
+        if batch[0].method == UNSTEERED:
+            self._threshold = fluency_threshold(
+                self.chat, self.prompt_ids, [a.token_ids for a in answers[:n]], batch[0].seed
+            )
+        seconds = time.monotonic() - started
+        return [
+            self._record(
+                condition,
+                direction,
+                answers[i * n : (i + 1) * n],
+                nlls[i * n : (i + 1) * n],
+                seconds / len(batch),
+            )
+            for i, (condition, (direction, _)) in enumerate(zip(batch, steering, strict=True))
+        ]
+
+    def _direction(self, condition: Condition) -> Direction | None:
+        if condition.method == UNSTEERED or condition.layer is None:
+            return None
+        direction = self.directions[("dim", condition.layer)]
+        if condition.method == RANDOM:
+            return random_direction(direction, condition.seed)
+        return self.directions[(condition.method, condition.layer)]
+
+    def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
+        direction = self._direction(condition)
+        if direction is None or condition.strength is None:
+            return None, None
+        multiplier = condition.strength.multiplier(direction.residual_norm)
+        return direction, Intervention(direction.vector, multiplier, direction.layer)
+
+    def _fluency_threshold(self) -> float:
+        """From the unsteered control: just computed, or saved by an earlier run."""
+        if self._threshold is None:
+            record = self.store.get(self.job.conditions[0].key)
+            assert record is not None, "the unsteered control is always the first condition"
+            value = record["result"]["fluency_threshold"]
+            self._threshold = float("inf") if value is None else float(value)
+        return self._threshold
+
+    def _record(
+        self,
+        condition: Condition,
+        direction: Direction | None,
+        answers: Sequence[Generation],
+        nlls: Sequence[float | None],
+        seconds: float,
+    ) -> Record:
+        threshold = self._fluency_threshold()
+        judge = get_judge(condition.judge.split("@")[0])
+        samples = [
+            _sample(judge, prompt, answer, nll, threshold)
+            for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
+        ]
+        result = summarise([judgement for judgement, _ in samples], self.job.test.repeats)
+        result["fluency_threshold"] = None if threshold == float("inf") else threshold
+        if direction is not None and condition.strength is not None:
+            multiplier = condition.strength.multiplier(direction.residual_norm)
+            result |= {
+                "multiplier": multiplier,
+                "relative_strength": multiplier / direction.residual_norm,
+                "direction_norm": direction.raw_norm,
+                "residual_norm": direction.residual_norm,
+                "direction_file": self.store.put_direction(_direction_key(direction), direction),
+                "extraction_seconds": self.extraction_seconds,
+            }
+        return {
+            "key": condition.key,
+            "condition": asdict(condition),
+            "result": result,
+            "samples": [sample for _, sample in samples],
+            "runtime_seconds": seconds,
+            "timestamp": provenance.utc_now(),
+            "provenance": {
+                **self.facts,
+                "dtype": str(self.chat.dtype).removeprefix("torch."),
+                "seed": condition.seed,
+                "prompt_set": condition.test_prompts,
+                "model_fingerprint": condition.model_fingerprint,
+            },
+        }
+
+
+def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, Any]:
+    """Rates of a condition as fractions of unique prompts, with counts and an interval.
+
+    `n_samples` and `refusals` count each prompt `repeats` times, as the source plan does; every
+    rate and interval is over `n_unique`.
+    """
+    all_of = list(judgements)
+    n = len(all_of)
+
+    def count(matches: Callable[[Judgement], bool]) -> int:
+        return sum(map(matches, all_of))
+
+    refusals = count(lambda j: j.refusal)
+    garbled = count(lambda j: j.quality == "garbled")
+    coherent_refusals = count(lambda j: j.refusal and j.quality == "coherent")
+    garbled_refusals = count(lambda j: j.refusal and j.quality == "garbled")
+    modes = [j.failure_mode for j in all_of if j.failure_mode is not None]
+    return {
+        "refusal_rate": refusals / n,
+        "coherent_refusal_rate": coherent_refusals / n,
+        "garbled_refusal_rate": garbled_refusals / n,
+        "garbled_rate": garbled / n,
+        "normal_rate": count(lambda j: j.quality == "normal") / n,
+        "ambiguous_rate": count(lambda j: j.ambiguous) / n,
+        "refusals": refusals * repeats,
+        "n_samples": n * repeats,
+        "n_unique": n,
+        "coherent_refusal_ci": list(wilson(coherent_refusals, n)),
+        "output_quality": output_quality(all_of),
+        "failure_modes": {mode: modes.count(mode) for mode in sorted(set(modes))},
+    }
+
+
+def output_quality(judgements: Sequence[Judgement]) -> str:
+    """The quality that at least 60 % of the responses share, else `mixed`."""
+    qualities = [judgement.quality for judgement in judgements]
+    for quality in ("coherent", "garbled", "normal"):
+        if qualities.count(quality) >= 0.6 * len(qualities):
+            return quality
+    return "mixed"
+
+
+def _sample(
+    judge: Judge, prompt: str, answer: Generation, nll: float | None, threshold: float
+) -> tuple[Judgement, Record]:
+    fluency = None if nll is None else Fluency(nll, threshold)
+    judgement = judge(prompt, answer.text, fluency)
+    sample = {
+        "prompt": prompt,
+        "response": answer.text,
+        **asdict(judgement),
+        "finish_reason": answer.finish_reason,
+        "nll": nll,
+        "n_tokens": len(answer.token_ids),
+    }
+    return judgement, sample
+
+
+def _direction_key(direction: Direction) -> str:
+    facts = {key: value for key, value in vars(direction).items() if key != "vector"}
+    return content_key({**facts, "vector": [round(float(x), 6) for x in direction.vector[:8]]})
