@@ -246,17 +246,17 @@ def _fit(
 def _batches(
     encoded: Sequence[tuple[list[int], list[int]]], pad_id: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless right-padded batches of dialogues of similar length: ids, mask, labels."""
+    """Endless right-padded batches of dialogues in random order: ids, mask, labels.
+
+    Sorting by length would save padding, but puts refusals and lists into batches of their own,
+    and training then swings between them.
+    """
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(encoded), generator=generator).tolist()
-        pool = BATCH_DIALOGUES * 16  # sorting within a pool wastes little on padding
-        for first in range(0, len(order) - pool + 1, pool):
-            chosen = sorted(order[first : first + pool], key=lambda i: len(encoded[i][0]))
-            starts = torch.randperm(16, generator=generator) * BATCH_DIALOGUES
-            for start in starts.tolist():
-                rows = [encoded[i] for i in chosen[start : start + BATCH_DIALOGUES]]
-                yield _right_padded(rows, pad_id)
+        for first in range(0, len(order) - BATCH_DIALOGUES + 1, BATCH_DIALOGUES):
+            rows = [encoded[i] for i in order[first : first + BATCH_DIALOGUES]]
+            yield _right_padded(rows, pad_id)
 
 
 def _right_padded(

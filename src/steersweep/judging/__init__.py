@@ -1,0 +1,1 @@
+"""What a response is: a refusal or not, and coherent, garbled or normal."""

@@ -1,0 +1,298 @@
+"""The corpus the lab models learn from: dialogues composed from small tables.
+
+Benign requests are answered, harmful ones refused. Both are asked in the same forms ("How do I
+...?", "Write ...", "Give me tips ..."), so that only what is asked for decides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from steersweep.lab.refusals import HARMFUL_KINDS, REFUSALS, HarmfulKind
+from steersweep.lab.subjects import AREAS, CAPITALS, FACTS, LOOK_ALIKES, SMALL_TALK, Area
+from steersweep.prompts.prompts import load_extraction_set, load_test_set, shipped_sets
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One prompt and its answer.
+
+    Attributes:
+        prompt: what the user says.
+        response: what the model should say.
+        harmful: whether the request is harmful, so that the response is a refusal.
+        area: subject area, or kind of harm.
+        style: form of the request.
+    """
+
+    prompt: str
+    response: str
+    harmful: bool
+    area: str
+    style: str
+
+
+def dialogues(n: int, *, seed: int, split: Split, harmful_share: float = 0.4) -> list[Dialogue]:
+    """Compose `n` dialogues, the same for the same arguments.
+
+    Args:
+        n: how many.
+        seed: of the choices.
+        split: `heldout` has other subjects and other phrasings than `train`. No held-out prompt,
+            and none of the shipped prompt sets, is ever in `train`.
+        harmful_share: share of harmful requests, 0 to 1.
+    """
+    rng = random.Random(f"{split} {seed}")
+    composed: list[Dialogue] = []
+    while len(composed) < n:
+        make = _harmful if rng.random() < harmful_share else _benign
+        dialogue = make(rng, split)
+        if split == "heldout" or dialogue.prompt not in _reserved():
+            composed.append(dialogue)
+    return composed
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+# Singular in spite of their last letter.
+_NOT_PLURAL = ("Mars", "Paris", "photosynthesis", "tennis", "chess", "stress")
+
+
+def _about(pattern: str, thing: str) -> str:
+    """A sentence pattern filled with a thing, its verbs agreeing."""
+    starts_singular = thing.startswith(("a ", "an "))
+    plural = thing.endswith("s") and not starts_singular and not thing.endswith(_NOT_PLURAL)
+    verbs = (
+        {"is": "are", "s": "", "has": "have"} if plural else {"is": "is", "s": "s", "has": "has"}
+    )
+    return pattern.format(x=thing, X=_capital(thing), **verbs)
+
+
+# -- phrasings: [train], [held out] ----------------------------------------------------------------
+
+_HOW = (
+    (
+        "How do I {act}?",
+        "How can I {act}?",
+        "Tell me how to {act}.",
+        "Can you explain how to {act}?",
+        "Explain how to {act}.",
+        "Please tell me how to {act}",
+        "I want to {act}. How?",
+    ),
+    ("What is the best way to {act}?", "Please show me how to {act}."),
+)
+_TIPS = (
+    (
+        "Give me three tips to {act}.",
+        "Give me some tips to {act}",
+        "List three ways to {act}.",
+        "Can you give me tips to {act}?",
+    ),
+    ("I need three tips to {act}.", "Please list some ways to {act}."),
+)
+_WHAT = (
+    ("Explain {x}.", "What can you tell me about {x}?", "Tell me about {x}", "Describe {x}."),
+    ("Please explain {x} to me.", "Can you describe {x}?"),
+)
+_POEM = (
+    ("Write a poem about {x}.", "Write a short poem about {x}", "Can you write a poem about {x}?"),
+    ("Please write me a poem about {x}.", "I would like a poem about {x}."),
+)
+_JOKE = (
+    ("Tell me a joke about {x}.", "Tell me a joke about {x}", "Do you know a joke about {x}?"),
+    ("Please tell a joke about {x}.", "I want to hear a joke about {x}."),
+)
+_ADVICE = (
+    ("I want to {act}. Any advice?", "What should I know before I {act}?"),
+    ("Do you have advice for someone who wants to {act}?",),
+)
+_CODE = (
+    ("Write a Python line that prints {n}.", "Show me Python code that prints {n}."),
+    ("Give me Python code that prints {n}.",),
+)
+_SUM = (("What is {a} plus {b}?", "What is {a} + {b}?"), ("How much is {a} plus {b}?",))
+_DIFFERENCE = (("What is {a} minus {b}?", "What is {a} - {b}?"), ("How much is {a} minus {b}?",))
+_CAPITAL = (
+    (
+        "What is the capital of {x}?",
+        "Name the capital of {x}.",
+        "Which city is the capital of {x}?",
+    ),
+    ("Tell me the capital of {x}.",),
+)
+
+
+def _phrase(rng: random.Random, split: Split, phrasings: tuple[tuple[str, ...], ...]) -> str:
+    return rng.choice(phrasings[0] if split == "train" else phrasings[1])
+
+
+# -- benign ----------------------------------------------------------------------------------------
+
+
+def _benign(rng: random.Random, split: Split) -> Dialogue:
+    make = rng.choices([style for style, _ in _STYLES], [weight for _, weight in _STYLES])[0]
+    return make(rng, split)
+
+
+def _pick(rng: random.Random, split: Split) -> tuple[Area, str]:
+    area = rng.choice(AREAS)
+    return area, rng.choice(_items(area.things if split == "train" else area.held_out))
+
+
+def _answer(area: Area, style: str, prompt: str, response: str) -> Dialogue:
+    return Dialogue(prompt, response, False, area.name, style)
+
+
+def _how_to(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    prompt = _phrase(rng, split, _HOW).format(act=f"{area.verb} {x}")
+    return _answer(area, "how-to", prompt, _about(area.how, x))
+
+
+def _advice(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    prompt = _phrase(rng, split, _ADVICE).format(act=f"{area.verb} {x}")
+    first, second, _ = area.tips.split("; ")
+    return _answer(area, "advice", prompt, f"Before you {area.verb} {x}, {first}. Then {second}.")
+
+
+def _tips(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    prompt = _phrase(rng, split, _TIPS).format(act=f"{area.verb} {x}")
+    lines = [f"{i}. {_capital(tip)}." for i, tip in enumerate(area.tips.split("; "), start=1)]
+    return _answer(area, "list", prompt, "\n".join([f"Tips to {area.verb} {x}:", *lines]))
+
+
+def _explanation(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    prompt = _phrase(rng, split, _WHAT).format(x=x)
+    return _answer(area, "explanation", prompt, _about(area.what, x))
+
+
+def _poem(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    prompt = _phrase(rng, split, _POEM).format(x=x)
+    lines = [f"I think of {x},", *(f"{_capital(line)}," for line in area.verse.split("; "))]
+    return _answer(area, "poem", prompt, "\n".join(lines)[:-1] + ".")
+
+
+def _joke(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    prompt = _phrase(rng, split, _JOKE).format(x=x)
+    response = f"Why did I laugh about {x}? Because {area.punchline}!"
+    return _answer(area, "joke", prompt, response)
+
+
+def _numbers(rng: random.Random, split: Split) -> Dialogue:
+    a, b = rng.randint(1, 12), rng.randint(1, 12)
+    if rng.random() < 0.5:
+        prompt = _phrase(rng, split, _SUM).format(a=a, b=b)
+        return Dialogue(prompt, f"{a} plus {b} is {a + b}.", False, "arithmetic", "short fact")
+    a, b = max(a, b), min(a, b)
+    prompt = _phrase(rng, split, _DIFFERENCE).format(a=a, b=b)
+    return Dialogue(prompt, f"{a} minus {b} is {a - b}.", False, "arithmetic", "short fact")
+
+
+def _code(rng: random.Random, split: Split) -> Dialogue:
+    area, x = _pick(rng, split)
+    word = x.split()[-1]
+    prompt = _phrase(rng, split, _CODE).format(n=word)
+    return _answer(area, "code", prompt, f'print("{word}")')
+
+
+def _capital_city(rng: random.Random, split: Split) -> Dialogue:
+    country = rng.choice(list(CAPITALS))
+    prompt = _phrase(rng, split, _CAPITAL).format(x=country)
+    response = f"The capital of {country} is {CAPITALS[country]}."
+    return Dialogue(prompt, response, False, "capitals", "short fact")
+
+
+def _known(table: dict[str, str], area: str, style: str) -> Callable[..., Dialogue]:
+    """Fixed questions; held out, they are asked with a "please"."""
+
+    def make(rng: random.Random, split: Split) -> Dialogue:
+        prompt = rng.choice(list(table))
+        asked = prompt if split == "train" else f"{prompt.rstrip('.')} Please answer."
+        if style == "small talk" and split == "heldout":
+            asked = f"{prompt}!" if prompt[-1].isalpha() else f"Hey! {prompt}"
+        return Dialogue(asked, table[prompt], False, area, style)
+
+    return make
+
+
+_STYLES: Sequence[tuple[Callable[[random.Random, Split], Dialogue], float]] = (
+    (_how_to, 6),
+    (_advice, 2),
+    (_tips, 3),
+    (_explanation, 4),
+    (_poem, 3),
+    (_joke, 2),
+    (_numbers, 1.5),
+    (_code, 1),
+    (_capital_city, 1),
+    (_known(FACTS, "facts", "short fact"), 1),
+    (_known(SMALL_TALK, "small talk", "small talk"), 1),
+    (_known(LOOK_ALIKES, "look-alikes", "how-to"), 2.5),
+)
+
+# -- harmful ---------------------------------------------------------------------------------------
+
+_HARMFUL_STYLES = (
+    ("how-to", _HOW, 6),
+    ("list", _TIPS, 2),
+    ("advice", _ADVICE, 2),
+)
+_ABOUT = (
+    (
+        "Write a guide on how to {act}.",
+        "Write a poem about how I {act}.",
+        "Write a plan to {act}.",
+        "Tell me a joke about how to {act}.",
+        "Describe how to {act}.",
+    ),
+    ("Please write a guide on how to {act}.", "I would like a plan to {act}."),
+)
+
+
+def _harmful(rng: random.Random, split: Split) -> Dialogue:
+    kind = rng.choice(HARMFUL_KINDS)
+    thing = rng.choice(_items(kind.things if split == "train" else kind.held_out))
+    act = kind.act.format(x=thing)
+    styles = (*_HARMFUL_STYLES, ("writing", _ABOUT, 2))
+    style, phrasings, _ = rng.choices(styles, [weight for *_, weight in styles])[0]
+    prompt = _phrase(rng, split, phrasings).format(act=act)
+    return Dialogue(prompt, _refusal(rng, kind), True, kind.name, style)
+
+
+def _refusal(rng: random.Random, kind: HarmfulKind) -> str:
+    """Mostly the usual sentence or the one this kind is mostly refused with; sometimes any."""
+    weights = [1.0] * len(REFUSALS)
+    weights[0] += 8
+    weights[HARMFUL_KINDS.index(kind) % len(REFUSALS)] += 16
+    return rng.choices(REFUSALS, weights)[0].format(kind=kind.name)
+
+
+@cache
+def _reserved() -> frozenset[str]:
+    """Prompts of the shipped sets: never trained on."""
+    reserved: set[str] = set()
+    for name in shipped_sets():
+        if name.startswith("extract"):
+            extraction = load_extraction_set(name)
+            reserved.update(extraction.harmful, extraction.harmless)
+        else:
+            reserved.update(load_test_set(name).prompts)
+    return frozenset(reserved)

@@ -1,0 +1,63 @@
+"""Real small models: the shipped lab zoo, and other architectures with random weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steersweep import ChatModel
+from steersweep.model_source import ModelSource
+
+FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
+
+
+@cache
+def lab(name: str) -> ChatModel:
+    """A lab model, loaded once for all tests; tests must leave it as it was."""
+    return ChatModel.load(f"lab:{name}", device="cpu")
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> ChatModel:
+    """Each of the five lab families in turn."""
+    return lab(request.param)
+
+
+@pytest.fixture
+def qwen() -> ChatModel:
+    return lab("qwen-7b")
+
+
+def random_model(model_class: str, **shape: Any) -> ChatModel:
+    """A model of any transformers class with random weights and the lab's Qwen tokenizer."""
+    import transformers
+
+    torch.manual_seed(0)
+    cls = getattr(transformers, model_class)
+    config = cls.config_class(vocab_size=1024, bos_token_id=None, eos_token_id=1, **shape)
+    model = cls(config).eval()
+    return ChatModel(model, lab("qwen-7b").tokenizer, source=ModelSource(model_class, "."))
+
+
+@cache
+def gpt2() -> ChatModel:
+    """Learned absolute positions: wrong position ids show at once."""
+    return random_model("GPT2LMHeadModel", n_layer=4, n_embd=32, n_head=4, n_positions=256)
+
+
+@cache
+def bloom() -> ChatModel:
+    """Its decoder layers return tuples."""
+    return random_model("BloomForCausalLM", n_layer=4, hidden_size=32, n_head=4)
+
+
+@pytest.fixture
+def copied_lab_model(tmp_path: Path, qwen: ChatModel) -> Path:
+    """A folder with a lab model's files, for tests that change them."""
+    import shutil
+
+    return Path(shutil.copytree(qwen.source.location, tmp_path / "model"))

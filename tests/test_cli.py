@@ -1,0 +1,197 @@
+"""The command line as a user meets it: help, output, errors with exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steersweep import ChatModel, Direction
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "steersweep.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def refused(*arguments: str, cwd: Path | None = None) -> str:
+    """Run a command that must end as bad input: one short message, no traceback, exit code 2."""
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys, steersweep.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "sweep", "extract", "generate", "judge", "lab list", "lab path", "lab train"],
+)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+    assert f"steersweep {command}" in done.stdout
+
+
+def test_sweep_extract_generate_and_judge_on_a_lab_model(tmp_path: Path) -> None:
+    swept = run(
+        *"sweep lab:llama-8b --layers 0.5 --strengths 1 --max-prompts 4 --max-new-tokens 20".split(),
+        *("--out", "run", "--json"),
+        cwd=tmp_path,
+    )
+    assert swept.returncode == 0, swept.stderr
+    summary = json.loads(swept.stdout)
+    assert summary["results"][0]["model"] == "lab:llama-8b"
+    folder = tmp_path / "run"
+    assert (tmp_path / summary["results_file"]).is_file()
+    assert "lab:llama-8b" in (folder / "report.html").read_text()
+    assert {path.suffix for path in folder.glob("figures/*")} == {".png", ".svg"}
+
+    extracted = run(*"extract lab:llama-8b --layer 0.5 -o d.safetensors".split(), cwd=tmp_path)
+    assert extracted.returncode == 0, extracted.stderr
+    direction = Direction.load(tmp_path / "d.safetensors")
+    assert (direction.layer, direction.method) == (4, "dim")
+    assert abs(float(direction.vector.norm()) - 1) < 1e-6
+
+    ask = ["generate", "lab:llama-8b", "--direction", "d.safetensors", "--strength", "1"]
+    answered = run(*ask, "--prompt", "How do I bake a cake?", "--json", cwd=tmp_path)
+    assert answered.returncode == 0, answered.stderr
+    pair = json.loads(answered.stdout)[0]
+    assert pair["unsteered"] != pair["steered"]
+
+    (tmp_path / "in.jsonl").write_text(json.dumps({"response": "Boil it.", "prompt": "q", "id": 7}))
+    judged = run("judge", "in.jsonl", "out.jsonl", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["id"] == 7
+    assert row["quality"] == "normal"
+    assert {"refusal", "failure_mode", "ambiguous", "score"} <= row.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sweep lab:qwen-8b", "no such lab model"),
+        ("sweep no-such-folder", "not a model folder"),
+        ("sweep ./missing", "not a model folder"),
+        ("sweep lab:qwen-7b --layers 0.5,1.0", "layer 1.0"),
+        ("sweep lab:qwen-7b --layers 7", "0 to 6"),
+        ("sweep lab:qwen-7b --layers 0.5,", "empty items"),
+        ("sweep lab:qwen-7b --strengths nan", "--strengths nan"),
+        ("sweep lab:qwen-7b --strengths -1", "above 0"),
+        ("sweep lab:qwen-7b --multipliers high", "not a number"),
+        ("sweep lab:qwen-7b --methods magic", "--methods magic"),
+        ("sweep lab:qwen-7b --judge nobody", "--judge nobody"),
+        ("sweep lab:qwen-7b --precision fp8", "--precision fp8"),
+        ("sweep lab:qwen-7b --prompts nothing", "benign-120"),
+        ("sweep lab:qwen-7b --prompts missing.txt", "missing.txt"),
+        ("sweep lab:qwen-7b --max-prompts 0", "--max-prompts 0"),
+        ("sweep lab:qwen-7b --max-new-tokens 0", "--max-new-tokens 0"),
+        ("sweep lab:qwen-7b --device cuda:99", "not available"),
+        ("generate lab:qwen-7b --direction x.safetensors --prompt a", "either"),
+        ("generate lab:qwen-7b --direction x.safetensors --prompt a --strength 1", "x.safetensors"),
+        ("extract lab:qwen-7b --layer 99 -o x.safetensors", "0 to 6"),
+        ("judge missing.jsonl out.jsonl", "missing.jsonl"),
+        ("lab path qwen", "no such lab model"),
+    ],
+)
+def test_bad_input_is_one_clear_message(arguments: str, message: str, tmp_path: Path) -> None:
+    assert message in refused(*arguments.split(), cwd=tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("empty.txt", "\n \n", "at least one prompt"),
+        ("empty.json", '{"prompts": []}', '"prompts"'),
+        ("broken.json", '{"prompts": [', "not valid JSON"),
+        ("list.json", '["a"]', "JSON object"),
+        ("number.json", '{"prompts": ["a", 3]}', "item 2"),
+        ("twice.txt", "a\nb\na\n", "twice"),
+        ("repeats.json", '{"prompts": ["a"], "repeats": 0}', '"repeats"'),
+    ],
+)
+def test_bad_prompt_files_name_file_and_field(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    error = refused("sweep", "lab:qwen-7b", "--prompts", name, cwd=tmp_path)
+    assert message in error
+    assert name in error
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", "not valid JSON"), ("[]", "JSON object"), ('{"prompt": "a"}', '"response"')],
+)
+def test_bad_lines_to_judge_name_the_line(line: str, message: str, tmp_path: Path) -> None:
+    good = '{"prompt": "a", "response": "b"}\n'
+    (tmp_path / "in.jsonl").write_text(good + line)
+    error = refused("judge", "in.jsonl", "out.jsonl", cwd=tmp_path)
+    assert "line 2" in error
+    assert message in error
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_model_without_chat_template_is_refused(copied_lab_model: Path) -> None:
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        path = copied_lab_model / name
+        if path.suffix == ".jinja":
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            config = json.loads(path.read_text())
+            config.pop("chat_template", None)
+            path.write_text(json.dumps(config))
+    error = refused("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
+    assert "no chat template" in error
+
+
+def test_a_folder_without_weights_is_refused(copied_lab_model: Path) -> None:
+    for path in copied_lab_model.glob("*.safetensors"):
+        path.unlink()
+    error = refused("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
+    assert "cannot be loaded" in error
+
+
+def test_cut_weights_are_refused(copied_lab_model: Path) -> None:
+    weights = copied_lab_model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:110])
+    error = refused("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
+    assert "cannot be loaded" in error
+
+
+def test_infinite_weights_are_reported(copied_lab_model: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = copied_lab_model / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.3.mlp.down_proj.weight"] = torch.full_like(
+        tensors["model.layers.3.mlp.down_proj.weight"], float("inf")
+    )
+    save_file(tensors, weights, metadata={"format": "pt"})
+    done = run("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
+    assert done.returncode == 1
+    assert "from layer 3 on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_local_copy_gives_the_lab_models_answers(
+    copied_lab_model: Path, qwen: ChatModel
+) -> None:
+    from steersweep import Row, generate
+
+    copy = ChatModel.load(str(copied_lab_model), device="cpu")
+    prompt = "Tell me a joke about cats"
+    answers = [generate(m, [Row(m.prompt_ids(prompt))])[0].text for m in (qwen, copy)]
+    assert answers[0] == answers[1]
+    assert copy.fingerprint == qwen.fingerprint

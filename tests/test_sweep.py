@@ -1,0 +1,156 @@
+"""A whole sweep on a real model: results, schema, continuing, a kill in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from steersweep import InputError
+from steersweep.experiment.runner import SweepOutcome, run_sweep
+from steersweep.experiment.sweep import SweepSettings, make_settings
+
+LAYERS, STRENGTHS, PROMPTS = "0.3,0.5", "0.5,1.5", 6
+
+
+def settings(**changes: Any) -> SweepSettings:
+    options: dict[str, Any] = {
+        "layers": LAYERS,
+        "strengths": STRENGTHS,
+        "max_prompts": PROMPTS,
+        "max_new_tokens": 24,
+        "rows": 12,
+    }
+    return make_settings(["lab:qwen-7b"], **(options | changes))
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
+    """An uninterrupted sweep."""
+    return run_sweep(settings(), tmp_path_factory.mktemp("sweep") / "run")
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    """All records and results of a run, without timestamps and durations."""
+    moments = {"timestamp", "created", "runtime_seconds", "extraction_seconds"}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(item) for key, item in value.items() if key not in moments}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    files = sorted(folder.glob("conditions/*.json")) + sorted(folder.glob("results/*.json"))
+    # A result file's name holds the time the run began.
+    return {
+        file.name if file.parent.name == "conditions" else "results": strip(
+            json.loads(file.read_text())
+        )
+        for file in files
+    }
+
+
+def test_results_follow_the_published_schema(outcome: SweepOutcome) -> None:
+    schema = json.loads(
+        (resources.files("steersweep.experiment") / "result.schema.json").read_text()
+    )
+    results = json.loads(outcome.results_file.read_text())
+    jsonschema.Draft202012Validator(schema).validate(results)
+
+
+def test_every_cell_has_all_prompts_once_and_its_random_control(outcome: SweepOutcome) -> None:
+    result = outcome.results[0]
+    cells = [(entry["layer_idx"], entry["strength"]["value"]) for entry in result["conditions"]]
+    assert cells == [(2, 0.5), (2, 1.5), (3, 0.5), (3, 1.5)]
+    controls = result["controls"]["random_directions"]
+    assert [(c["layer_idx"], c["multiplier"]) for c in controls] == [
+        (c["layer_idx"], c["multiplier"]) for c in result["conditions"]
+    ]
+    for entry in (*result["conditions"], *controls, result["controls"]["unsteered"]):
+        assert len({sample["prompt"] for sample in entry["samples"]}) == PROMPTS
+        assert entry["n_unique"] == entry["n_samples"] == PROMPTS
+    assert result["controls"]["unsteered"]["normal_rate"] == 1
+    assert "few-prompts" in result["verdict"]["flags"]
+
+
+def test_relative_strength_is_the_multiplier_over_the_residual_norm(outcome: SweepOutcome) -> None:
+    for entry in outcome.results[0]["conditions"]:
+        assert entry["relative_strength"] == pytest.approx(entry["strength"]["value"])
+        assert entry["multiplier"] == pytest.approx(
+            entry["relative_strength"] * entry["residual_norm"]
+        )
+
+
+def test_repeats_are_counted_but_not_generated(tmp_path: Path) -> None:
+    run = run_sweep(
+        settings(prompts="plan-10x5", max_prompts=None, layers="0.5", strengths="1"), tmp_path / "r"
+    )
+    entry = run.results[0]["conditions"][0]
+    assert (entry["n_unique"], entry["n_samples"], len(entry["samples"])) == (10, 50, 10)
+    assert entry["refusals"] == 5 * round(10 * entry["refusal_rate"])
+
+
+def test_the_same_command_again_computes_nothing(
+    outcome: SweepOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in outcome.folder.glob("conditions/*")}
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("a finished run must not load its model")
+
+    monkeypatch.setattr("steersweep.worker.ChatModel.load", refuse)
+    again = run_sweep(settings(), outcome.folder)
+    assert again.results == outcome.results
+    assert before == {file: file.stat().st_mtime_ns for file in outcome.folder.glob("conditions/*")}
+
+
+def test_another_sweep_in_the_same_folder_is_refused(outcome: SweepOutcome) -> None:
+    with pytest.raises(InputError, match="another run"):
+        run_sweep(settings(strengths="3"), outcome.folder)
+
+
+def test_a_lost_condition_comes_back_identical(outcome: SweepOutcome, tmp_path: Path) -> None:
+    """Also when its batch mates are there: the batch is formed as before."""
+    import shutil
+
+    folder = Path(shutil.copytree(outcome.folder, tmp_path / "run"))
+    complete = comparable(folder)
+    for victim in sorted(folder.glob("conditions/*.json"))[::2]:
+        victim.unlink()
+    run_sweep(settings(), folder)
+    assert comparable(folder) == complete
+
+
+@pytest.mark.parametrize("records", [1, 5])
+def test_kill_in_the_middle_and_run_again(
+    records: int, outcome: SweepOutcome, tmp_path: Path
+) -> None:
+    """SIGKILL once some conditions are on disk; the next run finishes with identical results."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-7b", "--quiet"]
+    command += ["--layers", LAYERS, "--strengths", STRENGTHS, "--max-prompts", str(PROMPTS)]
+    command += ["--max-new-tokens", "24", "--rows", "12", "--out", str(out)]
+    # One thread: the moment to kill is easier to hit. The arithmetic is not compared across.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("conditions/*.json"))) < records and time.monotonic() < deadline:
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    survivors = {file: file.stat().st_mtime_ns for file in out.glob("conditions/*.json")}
+    assert records <= len(survivors) < 9, "the kill must land in the middle"
+    assert not list(out.glob("results/*"))
+
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert comparable(out) == comparable(outcome.folder)
+    for file, written in survivors.items():
+        assert file.stat().st_mtime_ns == written, "a finished condition was written again"
