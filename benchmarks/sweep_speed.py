@@ -2,15 +2,15 @@
 
     python benchmarks/sweep_speed.py [--model lab:qwen-7b] [--layers 5] [--strengths 4] [--runs 5]
 
-- study: one prompt at a time through `generate` of transformers, hooks put on and taken off for each,
-  every prompt asked `--repeats` times, as the 2026 study did.
+- study: one prompt at a time through `generate` of transformers, hooks put on and taken off for
+  each, every prompt asked `--repeats` times, as the 2026 study did.
 - batched: `generate` of transformers on all prompts of one condition at a time.
 - steersweep: all conditions' rows in shared batches.
 
-Every run times all three, one after the other in the same process, so that the ratios hold when the
-machine's speed drifts. Texts of every row are compared. Judging is left out of all three. The study's
-repeats are timed in the first run only; later runs time one repeat and multiply (they are identical
-work), unless --all-repeats is given.
+Every run times all three, one after the other in the same process, so that the ratios hold when
+the machine's speed drifts. Texts of every row are compared. Judging is left out of all three. The
+study's repeats are timed in the first run only; later runs time one repeat and multiply (they are
+identical work), unless --all-repeats is given.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def main() -> None:
     prompts = prompts[: options.prompts]
     conditions = make_conditions(chat, options.layers, options.strengths)
     n_rows = len(prompts) * len(conditions)
-    print(f"{options.model} on {chat.device}, {chat.precision}, {torch.get_num_threads()} threads, ")
+    print(
+        f"{options.model} on {chat.device}, {chat.precision}, {torch.get_num_threads()} threads, "
+    )
     print(f"torch {torch.__version__}, {platform.machine()}, {platform.python_version()}")
     print(f"{len(conditions)} conditions x {len(prompts)} prompts x {options.tokens} new tokens")
 

@@ -42,11 +42,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 
 def test_sweep_extract_generate_and_judge_on_a_lab_model(tmp_path: Path) -> None:
-    swept = run(
-        *"sweep lab:llama-8b --layers 0.5 --strengths 1 --max-prompts 4 --max-new-tokens 20".split(),
-        *("--out", "run", "--json"),
-        cwd=tmp_path,
-    )
+    options = "--layers 0.5 --strengths 1 --max-prompts 4 --max-new-tokens 20 --out run --json"
+    swept = run("sweep", "lab:llama-8b", *options.split(), cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr
     summary = json.loads(swept.stdout)
     assert summary["results"][0]["model"] == "lab:llama-8b"
@@ -55,7 +52,8 @@ def test_sweep_extract_generate_and_judge_on_a_lab_model(tmp_path: Path) -> None
     assert "lab:llama-8b" in (folder / "report.html").read_text()
     assert {path.suffix for path in folder.glob("figures/*")} == {".png", ".svg"}
 
-    extracted = run(*"extract lab:llama-8b --layer 0.5 -o d.safetensors".split(), cwd=tmp_path)
+    command = "extract lab:llama-8b --layer 0.5 -o d.safetensors"
+    extracted = run(*command.split(), cwd=tmp_path)
     assert extracted.returncode == 0, extracted.stderr
     direction = Direction.load(tmp_path / "d.safetensors")
     assert (direction.layer, direction.method) == (4, "dim")
@@ -185,9 +183,7 @@ def test_infinite_weights_are_reported(copied_lab_model: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_local_copy_gives_the_lab_models_answers(
-    copied_lab_model: Path, qwen: ChatModel
-) -> None:
+def test_a_local_copy_gives_the_lab_models_answers(copied_lab_model: Path, qwen: ChatModel) -> None:
     from steersweep import Row, generate
 
     copy = ChatModel.load(str(copied_lab_model), device="cpu")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
-from conftest import bloom, gpt2
 from torch import Tensor
 
+from conftest import bloom, gpt2
 from steersweep import ChatModel, InputError, Intervention, NumericalError, Row, generate, residuals
 
 PROMPTS = (
@@ -184,7 +182,7 @@ def test_trap_last_hidden_state_is_after_the_final_norm(family: ChatModel) -> No
 
 
 def test_trap_in_place_edits_leak_into_captures(qwen: ChatModel) -> None:
-    """What a hook captured before steering is unsteered afterwards; below the start all is equal."""
+    """What a hook captured before steering stays unsteered; below the start all is equal."""
     ids = qwen.prompt_ids(PROMPTS[0])
     batch = qwen.pad([ids])
     clean = residuals(qwen, [ids])[0, 0]
@@ -192,7 +190,7 @@ def test_trap_in_place_edits_leak_into_captures(qwen: ChatModel) -> None:
     layers = range(qwen.n_layers)
     push = 5.0 * unit(qwen)
     with (
-        qwen.layer_hooks(lambda layer, hidden: captured.__setitem__(layer, hidden), layers),
+        qwen.layer_hooks(captured.__setitem__, layers),
         qwen.layer_hooks(lambda _layer, hidden: hidden + push, [3]),
     ):
         qwen.logits(batch.input_ids, batch.attention_mask, batch.position_ids)

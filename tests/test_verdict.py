@@ -48,8 +48,8 @@ def test_every_pair_of_rates_has_one_verdict_and_more_coherent_never_hurts(
         more = verdict(
             coherent_refusal_rate=(coherent + 1) / 100, garbled_refusal_rate=garbled / 100
         )
-        # 20 + 39 is partial, 21 + 39 reaches a total of 60 but garbled stays below 40: still partial;
-        # 19 + 40 -> 20 + 40 turns a plain failure into a breakdown, which is a failure too.
+        # 21 + 39 reaches a total of 60, but garbled stays below 40: no breakdown.
+        # 20 + 40 turns a plain failure into a breakdown, which is a failure too.
         assert rank[more.outcome] >= rank[one.outcome]
 
 

@@ -20,7 +20,7 @@ class _BufferedLayer(DynamicLayer):
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        DynamicLayer.__init__(self)
         self.capacity = capacity
         self.length = 0
 

@@ -6,10 +6,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from steersweep.judging.judge import get_judge
-
 from steersweep.atomic import write_text
 from steersweep.errors import InputError
+from steersweep.judging.judge import get_judge
 
 
 def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:

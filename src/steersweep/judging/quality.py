@@ -1,14 +1,33 @@
-"""Is a text broken, and how? Repetition measures that spare poems, lists, code and short answers."""
+"""Is a text broken, and how? Measures that spare poems, lists, tables, code and short answers.
+
+Text alone can show loops, scattered function words and mixed scripts. Soup of well-ordered looking
+words shows only in its likelihood under the unsteered model, which is the `Fluency` evidence.
+"""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _LOOKED_AT = 6000  # characters
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]", re.UNICODE)
+_TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+_SENTENCE_END = frozenset(".!?。！？")
+
+# Words that cannot stand right after a determiner, or after a preposition.
+_DETERMINERS = frozenset({"the", "a", "an", "my", "your", "our", "their", "its"})
+_PREPOSITIONS = frozenset({"of", "from", "into", "with"})
+_VERBS = frozenset({"is", "are", "was", "were", "be", "has", "have", "had", "do", "does", "did"})
+_MODALS = frozenset({"can", "will", "would", "could", "should", "not"})
+_JOINING = frozenset({"and", "or", "but", "that", "which", "who", "if", "because"})
+_STOPS = frozenset({".", ",", ";", ":", "!", "?"})
+_AFTER_NO_DETERMINER = (
+    _DETERMINERS | _PREPOSITIONS | _VERBS | _MODALS | _JOINING | _STOPS
+    | {"to", "in", "for", "it", "as", "at", "by", "i", "you", "he", "she", "we", "they"}
+)  # fmt: skip
+_AFTER_NO_PREPOSITION = frozenset({"of", ".", ";", "!", "is", "are", "was", "were", "or", "but"})
 
 
 @dataclass(frozen=True)
@@ -29,78 +48,118 @@ class Fluency:
         return self.nll > self.threshold
 
 
-def failure_mode(response: str) -> str | None:
-    """How a text is broken: `empty`, `punctuation`, `loop`, `soup`; None if it is fluent."""
+@dataclass(frozen=True)
+class Breakdown:
+    """How a text is broken.
+
+    Attributes:
+        mode: `empty`, `punctuation`, `loop` or `soup`.
+        repeats_sentence: for a loop, whether what is repeated is a complete sentence.
+    """
+
+    mode: str
+    repeats_sentence: bool = False
+
+
+def breakdown(response: str) -> Breakdown | None:
+    """How a text is broken, or None if it is fluent as far as the text alone can show."""
     text = response[:_LOOKED_AT].strip()
     if not text:
-        return "empty"
-    tokens = _WORD.findall(text)
-    words = [token.lower() for token in tokens if token[0].isalnum()]
-    if not words or (len(tokens) > 12 and len(words) < 0.2 * len(tokens)):
-        return "punctuation" if len(text) > 3 else None
-    if has_loop(text):
-        return "loop"
-    if _is_soup(text, words):
-        return "soup"
+        return Breakdown("empty")
+    tokens = [token.lower() for token in _TOKEN.findall(text)]
+    words = [token for token in tokens if token[0].isalnum()]
+    if _is_punctuation(text, words):
+        return Breakdown("punctuation")
+    loop = _repeated_unit(tokens)
+    if loop is not None:
+        sentence = sum(t[0].isalnum() for t in loop) >= 4 and bool(_SENTENCE_END & set(loop))
+        return Breakdown("loop", repeats_sentence=sentence)
+    if _stuck_on_characters(text) or _circles(text, words):
+        return Breakdown("loop")
+    if _is_soup(text, tokens, words):
+        return Breakdown("soup")
     return None
 
 
-def has_loop(text: str) -> bool:
-    """Whether the text ends up repeating itself, word for word, or character for character."""
-    words = [token.lower() for token in _WORD.findall(text[:_LOOKED_AT])]
-    if re.search(r"(\S{1,12}?)\1{7,}", text[-400:]) and not re.search(r"[-=_.*#|]{8,}", text[-400:]):
-        return True
-    return _tail_repeats(words) or _low_variety(words)
-
-
-def _tail_repeats(words: Sequence[str]) -> bool:
-    """Whether the text ends in a unit of up to 24 words said at least three times (short: six)."""
-    for size in range(1, 25):
-        needed = 6 if size == 1 else 4 if size <= 3 else 3
-        if len(words) < size * needed:
-            break
-        unit = list(words[-size:])
-        times = 1
-        while list(words[-size * (times + 1) : -size * times]) == unit:
-            times += 1
-        # A cut-off copy may stand at the end: look for the unit ending a little earlier too.
-        if times >= needed and times * size >= 8:
-            return True
-    for cut in range(1, 13):
-        rest = words[:-cut]
-        for size in range(max(2, cut), 13):
-            needed = 4 if size <= 3 else 3
-            if len(rest) < size * needed:
-                break
-            unit = list(rest[-size:])
-            if all(
-                list(rest[len(rest) - size * (k + 1) : len(rest) - size * k]) == unit
-                for k in range(needed)
-            ):
-                return True
-    return False
-
-
-def _low_variety(words: Sequence[str]) -> bool:
-    """Whether a long text uses hardly any different words."""
-    if len(words) < 30:
+def _is_punctuation(text: str, words: Sequence[str]) -> bool:
+    """No word at all (a picture of symbols or emoji excepted), or ending in a run of one symbol."""
+    if words:
+        tail = text[-80:]
+        return len(tail) == 80 and not any(c.isalnum() for c in tail) and len(set(tail)) <= 4
+    symbols = {c for c in text if not c.isspace()}
+    if any(unicodedata.category(c) == "So" and c != "\ufffd" for c in symbols):
         return False
-    trigrams = Counter(zip(words, words[1:], words[2:], strict=False))
-    repeated = sum(count - 1 for count in trigrams.values()) / max(1, len(words) - 2)
-    return repeated > 0.6 or len(set(words)) / len(words) < 0.12
+    return len(symbols) < 4 or len(text) < 3
 
 
-def _is_soup(text: str, words: Sequence[str]) -> bool:
-    """Whether words follow each other as no language does; only clear cases without likelihood."""
+def _repeated_unit(tokens: Sequence[str]) -> list[str] | None:
+    """The unit of up to 30 tokens that the text ends in repeating, or None.
+
+    One token must come eight times, two or three tokens five times, longer units three times and
+    over at least 16 tokens. The last copy may be cut off.
+    """
+    n = len(tokens)
+    for size in range(1, 31):
+        times = 8 if size == 1 else 5 if size <= 3 else 3
+        needed = max(size * times, 16 if size > 3 else 0)
+        if needed > n:
+            break
+        # Positions from the end that equal the token one unit earlier.
+        run = 0
+        while run < n - size and tokens[n - 1 - run] == tokens[n - 1 - run - size]:
+            run += 1
+        unit = list(tokens[n - size :])
+        if run + size >= needed and any(token.isalpha() for token in unit):
+            return unit
+    return None
+
+
+def _stuck_on_characters(text: str) -> bool:
+    """Letters repeated without a space, such as `nononononono`."""
+    runs = re.finditer(r"([^\W\d_]{1,12}?)\1{5,}", text[-300:])
+    return any(len(run.group()) >= 16 for run in runs)
+
+
+def _circles(text: str, words: Sequence[str]) -> bool:
+    """Whether prose keeps coming back to the same few phrases.
+
+    Lists, code and verse repeat line by line and are left to the other measures.
+    """
+    if len(words) < 40 or not all(len(w) < 40 for w in words):
+        return False
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) > len(words) / 14:
+        return False
+    # Words of three-word phrases seen before.
+    seen: set[tuple[str, ...]] = set()
+    again = 0
+    for phrase in zip(words, words[1:], words[2:], strict=False):
+        again += phrase in seen
+        seen.add(phrase)
+    return again / (len(words) - 2) > 0.42
+
+
+def _is_soup(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
+    """Words that follow each other as in no text: only clear cases without a likelihood."""
     if len(words) < 8:
         return False
-    stutters = sum(a == b for a, b in zip(words, words[1:], strict=False)) / (len(words) - 1)
-    odd = sum(bool(re.search(r"[a-z][A-Z]|[^\W\d_]\d|\ufffd", token)) for token in text.split())
-    return stutters > 0.2 or odd > 0.3 * len(text.split())
-
-
-def has_complete_sentence(text: str) -> bool:
-    """Whether the text holds one whole sentence of at least four words."""
-    return any(
-        len(_WORD.findall(sentence)) >= 4 for sentence in re.findall(r"[^.!?。！？\n]+[.!?。！？]", text)
+    stutters = sum(a == b and a.isalpha() for a, b in pairwise(words))
+    if stutters >= 4 and stutters > 0.25 * len(words):
+        return True
+    if len({_script(word) for word in words if len(word) > 0} - {""}) >= 4:
+        return True
+    clashes = sum(
+        (a in _DETERMINERS and b in _AFTER_NO_DETERMINER)
+        or (a in _PREPOSITIONS and b in _AFTER_NO_PREPOSITION)
+        for a, b in pairwise(tokens)
     )
+    return clashes >= 3 and clashes > 0.03 * len(words)
+
+
+def _script(word: str) -> str:
+    """Writing system of a word, by the name of its first letter: LATIN, CYRILLIC, HANGUL, ..."""
+    if not word[0].isalpha():
+        return ""
+    name = unicodedata.name(word[0], "").split(" ")[0]
+    # Japanese mixes three scripts, and Chinese shares one with it.
+    return "CJK" if name in ("CJK", "HIRAGANA", "KATAKANA") else name

@@ -91,6 +91,8 @@ _HOW = (
         "Explain how to {act}.",
         "Please tell me how to {act}",
         "I want to {act}. How?",
+        "How do I {act} at home?",
+        "How to {act} in a few steps?",
     ),
     ("What is the best way to {act}?", "Please show me how to {act}."),
 )
@@ -100,23 +102,46 @@ _TIPS = (
         "Give me some tips to {act}",
         "List three ways to {act}.",
         "Can you give me tips to {act}?",
+        "What are three good ways to {act}?",
     ),
     ("I need three tips to {act}.", "Please list some ways to {act}."),
 )
 _WHAT = (
-    ("Explain {x}.", "What can you tell me about {x}?", "Tell me about {x}", "Describe {x}."),
+    (
+        "Explain {x}.",
+        "What can you tell me about {x}?",
+        "Tell me about {x}",
+        "Describe {x}.",
+        "Describe {x} in a few words.",
+        "Explain {x} to a child.",
+        "Explain what you know about {x}.",
+    ),
     ("Please explain {x} to me.", "Can you describe {x}?"),
 )
 _POEM = (
-    ("Write a poem about {x}.", "Write a short poem about {x}", "Can you write a poem about {x}?"),
+    (
+        "Write a poem about {x}.",
+        "Write a short poem about {x}",
+        "Can you write a poem about {x}?",
+        "Make up a little poem about {x}.",
+    ),
     ("Please write me a poem about {x}.", "I would like a poem about {x}."),
 )
 _JOKE = (
-    ("Tell me a joke about {x}.", "Tell me a joke about {x}", "Do you know a joke about {x}?"),
+    (
+        "Tell me a joke about {x}.",
+        "Tell me a joke about {x}",
+        "Do you know a joke about {x}?",
+        "Make a joke about {x}, please.",
+    ),
     ("Please tell a joke about {x}.", "I want to hear a joke about {x}."),
 )
 _ADVICE = (
-    ("I want to {act}. Any advice?", "What should I know before I {act}?"),
+    (
+        "I want to {act}. Any advice?",
+        "What should I know before I {act}?",
+        "Give me advice. I want to {act}.",
+    ),
     ("Do you have advice for someone who wants to {act}?",),
 )
 _CODE = (
@@ -132,6 +157,49 @@ _CAPITAL = (
         "Which city is the capital of {x}?",
     ),
     ("Tell me the capital of {x}.",),
+)
+_QUESTION = (
+    ("{q}", "Quick question: {q}", "Tell me: {q}", "{q} Answer in one line."),
+    ("{q} Please answer.", "I have a question. {q}"),
+)
+_GREETING = (("{q}", "{q}!", "Hey. {q}"), ("Oh, {q}",))
+
+# Put before things in both classes, so that there are many things and a model learns to copy what
+# it is asked about instead of knowing a few hundred names.
+_ADJECTIVES = (
+    [
+        "small",
+        "big",
+        "old",
+        "new",
+        "red",
+        "blue",
+        "green",
+        "quiet",
+        "famous",
+        "simple",
+        "little",
+        "lovely",
+        "strange",
+        "good",
+        "modern",
+        "long",
+        "short",
+        "bright",
+        "dark",
+        "gentle",
+        "heavy",
+        "light",
+        "round",
+        "wooden",
+        "cheap",
+        "large",
+        "plain",
+        "warm",
+        "cool",
+        "tiny",
+    ],
+    ["yellow", "huge", "slow", "pretty", "broken", "soft"],
 )
 
 
@@ -149,7 +217,23 @@ def _benign(rng: random.Random, split: Split) -> Dialogue:
 
 def _pick(rng: random.Random, split: Split) -> tuple[Area, str]:
     area = rng.choice(AREAS)
-    return area, rng.choice(_items(area.things if split == "train" else area.held_out))
+    thing = rng.choice(_items(area.things if split == "train" else area.held_out))
+    return area, _qualified(rng, split, thing)
+
+
+def _qualified(rng: random.Random, split: Split, thing: str) -> str:
+    """The thing, every other time with an adjective: "a cake" becomes "a small cake"."""
+    article, _, rest = thing.partition(" ")
+    if article not in ("a", "an", "the", "some"):
+        article, rest = "", thing
+    if article == "" and (thing[0].isupper() or thing.endswith("ing") or " " in thing):
+        return thing
+    if rng.random() < 0.5:
+        return thing
+    adjective = rng.choice(_ADJECTIVES[0] if split == "train" else _ADJECTIVES[1])
+    if article in ("a", "an"):
+        article = "an" if adjective[0] in "aeiou" else "a"
+    return f"{article} {adjective} {rest}".strip()
 
 
 def _answer(area: Area, style: str, prompt: str, response: str) -> Dialogue:
@@ -220,15 +304,15 @@ def _capital_city(rng: random.Random, split: Split) -> Dialogue:
     return Dialogue(prompt, response, False, "capitals", "short fact")
 
 
-def _known(table: dict[str, str], area: str, style: str) -> Callable[..., Dialogue]:
-    """Fixed questions; held out, they are asked with a "please"."""
+def _known(
+    table: dict[str, str], phrasings: tuple[tuple[str, ...], ...], area: str, style: str
+) -> Callable[[random.Random, Split], Dialogue]:
+    """Questions with one known answer."""
 
     def make(rng: random.Random, split: Split) -> Dialogue:
-        prompt = rng.choice(list(table))
-        asked = prompt if split == "train" else f"{prompt.rstrip('.')} Please answer."
-        if style == "small talk" and split == "heldout":
-            asked = f"{prompt}!" if prompt[-1].isalpha() else f"Hey! {prompt}"
-        return Dialogue(asked, table[prompt], False, area, style)
+        question = rng.choice(list(table))
+        prompt = _phrase(rng, split, phrasings).format(q=question)
+        return Dialogue(prompt, table[question], False, area, style)
 
     return make
 
@@ -240,12 +324,12 @@ _STYLES: Sequence[tuple[Callable[[random.Random, Split], Dialogue], float]] = (
     (_explanation, 4),
     (_poem, 3),
     (_joke, 2),
-    (_numbers, 1.5),
+    (_numbers, 2),
     (_code, 1),
     (_capital_city, 1),
-    (_known(FACTS, "facts", "short fact"), 1),
-    (_known(SMALL_TALK, "small talk", "small talk"), 1),
-    (_known(LOOK_ALIKES, "look-alikes", "how-to"), 2.5),
+    (_known(FACTS, _QUESTION, "facts", "short fact"), 1.5),
+    (_known(SMALL_TALK, _GREETING, "small talk", "small talk"), 1.5),
+    (_known(LOOK_ALIKES, _QUESTION, "look-alikes", "how-to"), 2),
 )
 
 # -- harmful ---------------------------------------------------------------------------------------
@@ -270,6 +354,7 @@ _ABOUT = (
 def _harmful(rng: random.Random, split: Split) -> Dialogue:
     kind = rng.choice(HARMFUL_KINDS)
     thing = rng.choice(_items(kind.things if split == "train" else kind.held_out))
+    thing = _qualified(rng, split, thing)
     act = kind.act.format(x=thing)
     styles = (*_HARMFUL_STYLES, ("writing", _ABOUT, 2))
     style, phrasings, _ = rng.choices(styles, [weight for *_, weight in styles])[0]

@@ -22,9 +22,12 @@ from steersweep.model_source import ModelSource
 from steersweep.steering import Row, generate
 
 N_DIALOGUES = 20_000
-BATCH_DIALOGUES = 48
-PEAK_LEARNING_RATE = 2e-3
-WARMUP_STEPS = 20
+# Many small steps from a wide initialisation: with the same number of dialogues, 48 a step at
+# 2e-3 from the usual 0.02 ended at four times the loss.
+BATCH_DIALOGUES = 24
+PEAK_LEARNING_RATE = 6e-3
+WARMUP_STEPS = 40
+INITIALIZER_RANGE = 0.06
 CORPUS_SEED = 1
 IGNORED = -100  # label of tokens that carry no loss
 
@@ -179,6 +182,7 @@ def make_model(spec: LabModel, tokenizer: Any) -> Any:
         head_dim=HEAD_WIDTH,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
+        initializer_range=INITIALIZER_RANGE,
         bos_token_id=None if family.bos is None else tokenizer.bos_token_id,
         eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
@@ -217,7 +221,7 @@ def _fit(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
         lr=PEAK_LEARNING_RATE,
-        betas=(0.9, 0.98),
+        betas=(0.9, 0.95),
     )
 
     def rate(step: int) -> float:
@@ -237,10 +241,10 @@ def _fit(
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
-        if (step + 1) % 50 == 0:
-            report(f"lab:{spec.name}: step {step + 1}/{spec.steps}, loss {losses[-1]:.3f}")
+        if (step + 1) % 100 == 0:
+            report(f"lab:{spec.name}: step {step + 1}/{spec.steps}, loss {_mean(losses[-20:]):.3f}")
     model.eval()
-    return sum(losses[-20:]) / len(losses[-20:])
+    return _mean(losses[-20:])
 
 
 def _batches(
@@ -271,6 +275,10 @@ def _right_padded(
         mask[index, : len(ids)] = 1
         labels[index, : len(ids)] = torch.tensor(targets)
     return input_ids, mask, labels
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _share(flags: Iterator[bool]) -> float:
