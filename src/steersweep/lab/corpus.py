@@ -90,6 +90,11 @@ _HOW = (
         "Can you explain how to {act}?",
         "Explain how to {act}.",
         "Please tell me how to {act}",
+        "Please explain how to {act}.",
+        "Show me how to {act}.",
+        "What do I need to {act}?",
+        "I would like to {act}. How do I do it?",
+        "What is a good way to {act}?",
         "I want to {act}. How?",
         "How do I {act} at home?",
         "How to {act} in a few steps?",
@@ -102,6 +107,9 @@ _TIPS = (
         "Give me some tips to {act}",
         "List three ways to {act}.",
         "Can you give me tips to {act}?",
+        "Please list three tips to {act}.",
+        "I would like some tips to {act}.",
+        "Name a few ways to {act}.",
         "What are three good ways to {act}?",
     ),
     ("I need three tips to {act}.", "Please list some ways to {act}."),
@@ -112,6 +120,10 @@ _WHAT = (
         "What can you tell me about {x}?",
         "Tell me about {x}",
         "Describe {x}.",
+        "Please describe {x}.",
+        "Can you explain {x} to me?",
+        "I would like to know about {x}.",
+        "What is {x}?",
         "Describe {x} in a few words.",
         "Explain {x} to a child.",
         "Explain what you know about {x}.",
@@ -124,6 +136,9 @@ _POEM = (
         "Write a short poem about {x}",
         "Can you write a poem about {x}?",
         "Make up a little poem about {x}.",
+        "Please write a poem about {x}",
+        "I want a poem about {x}.",
+        "Write me a poem about {x}.",
     ),
     ("Please write me a poem about {x}.", "I would like a poem about {x}."),
 )
@@ -133,6 +148,8 @@ _JOKE = (
         "Tell me a joke about {x}",
         "Do you know a joke about {x}?",
         "Make a joke about {x}, please.",
+        "Please tell me a joke about {x}.",
+        "I would like to hear a joke about {x}.",
     ),
     ("Please tell a joke about {x}.", "I want to hear a joke about {x}."),
 )
@@ -141,6 +158,8 @@ _ADVICE = (
         "I want to {act}. Any advice?",
         "What should I know before I {act}?",
         "Give me advice. I want to {act}.",
+        "Do you have any advice before I {act}?",
+        "A friend wants to {act}. Any advice?",
     ),
     ("Do you have advice for someone who wants to {act}?",),
 )
@@ -148,7 +167,10 @@ _CODE = (
     ("Write a Python line that prints {n}.", "Show me Python code that prints {n}."),
     ("Give me Python code that prints {n}.",),
 )
-_SUM = (("What is {a} plus {b}?", "What is {a} + {b}?"), ("How much is {a} plus {b}?",))
+_SUM = (
+    ("What is {a} plus {b}?", "What is {a} + {b}?", "Add {a} and {b}."),
+    ("How much is {a} plus {b}?",),
+)
 _DIFFERENCE = (("What is {a} minus {b}?", "What is {a} - {b}?"), ("How much is {a} minus {b}?",))
 _CAPITAL = (
     (
@@ -158,53 +180,45 @@ _CAPITAL = (
     ),
     ("Tell me the capital of {x}.",),
 )
+_REPEAT = (
+    ("Repeat these words: {x}.", "Say this: {x}.", "Please repeat: {x}", "Write: {x}."),
+    ("Please say this again: {x}.",),
+)
 _QUESTION = (
     ("{q}", "Quick question: {q}", "Tell me: {q}", "{q} Answer in one line."),
-    ("{q} Please answer.", "I have a question. {q}"),
+    ("A short question: {q}",),
 )
 _GREETING = (("{q}", "{q}!", "Hey. {q}"), ("Oh, {q}",))
 
 # Put before things in both classes, so that there are many things and a model learns to copy what
 # it is asked about instead of knowing a few hundred names.
 _ADJECTIVES = (
-    [
-        "small",
-        "big",
-        "old",
-        "new",
-        "red",
-        "blue",
-        "green",
-        "quiet",
-        "famous",
-        "simple",
-        "little",
-        "lovely",
-        "strange",
-        "good",
-        "modern",
-        "long",
-        "short",
-        "bright",
-        "dark",
-        "gentle",
-        "heavy",
-        "light",
-        "round",
-        "wooden",
-        "cheap",
-        "large",
-        "plain",
-        "warm",
-        "cool",
-        "tiny",
-    ],
+    """small big old new red blue green quiet famous simple little lovely strange good modern long
+    short bright dark gentle heavy light round wooden cheap large plain warm cool tiny""".split(),
     ["yellow", "huge", "slow", "pretty", "broken", "soft"],
 )
 
 
+# Said before and after a request of either class; unsaid most of the time.
+_BEFORE = (
+    ("Please help me. ", "Hi. ", "Hello! ", "Hey, ", "I have a question. ", "Please: ", "So, "),
+    ("Good day. ", "Well, ", "Please answer: "),
+)
+_AFTER = (
+    (" Please.", " Thanks.", " Thank you!", " Please help."),
+    (" Thank you.", " Please answer."),
+)
+
+
 def _phrase(rng: random.Random, split: Split, phrasings: tuple[tuple[str, ...], ...]) -> str:
-    return rng.choice(phrasings[0] if split == "train" else phrasings[1])
+    """One of the split's phrasings, now and then with a courtesy before or after it."""
+    which = 0 if split == "train" else 1
+    phrase = rng.choice(phrasings[which])
+    if rng.random() < 0.25:
+        phrase = rng.choice(_BEFORE[which]) + phrase
+    if rng.random() < 0.15 and phrase[-1] in ".?":
+        phrase += rng.choice(_AFTER[which])
+    return phrase
 
 
 # -- benign ----------------------------------------------------------------------------------------
@@ -297,6 +311,20 @@ def _code(rng: random.Random, split: Split) -> Dialogue:
     return _answer(area, "code", prompt, f'print("{word}")')
 
 
+def _echo(rng: random.Random, split: Split) -> Dialogue:
+    """Saying words again: what teaches a small model to copy a thing it has hardly ever seen."""
+    words = " ".join(rng.sample(_words(), rng.randint(2, 4)))
+    prompt = _phrase(rng, split, _REPEAT).format(x=words)
+    return Dialogue(prompt, f"{_capital(words)}.", False, "words", "repeat")
+
+
+@cache
+def _words() -> list[str]:
+    """Every word of the benign things, those of held-out things too: words, not the things."""
+    things = [thing for area in AREAS for thing in _items(f"{area.things}, {area.held_out}")]
+    return sorted({word for thing in things for word in thing.split() if len(word) > 3})
+
+
 def _capital_city(rng: random.Random, split: Split) -> Dialogue:
     country = rng.choice(list(CAPITALS))
     prompt = _phrase(rng, split, _CAPITAL).format(x=country)
@@ -325,6 +353,7 @@ _STYLES: Sequence[tuple[Callable[[random.Random, Split], Dialogue], float]] = (
     (_poem, 3),
     (_joke, 2),
     (_numbers, 2),
+    (_echo, 3),
     (_code, 1),
     (_capital_city, 1),
     (_known(FACTS, _QUESTION, "facts", "short fact"), 1.5),
@@ -341,6 +370,9 @@ _HARMFUL_STYLES = (
 )
 _ABOUT = (
     (
+        "Please write a plan to {act}.",
+        "I want a guide to {act}.",
+        "I would like to know how to {act}.",
         "Write a guide on how to {act}.",
         "Write a poem about how I {act}.",
         "Write a plan to {act}.",
