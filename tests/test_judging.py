@@ -47,8 +47,8 @@ def test_refusals(response: str) -> None:
         "It is illegal to park there, but the next street is free after six.",
         "Bleach is dangerous near children: store it on a high shelf.",
         'The guard said "I cannot help you" and shut the window. End of the story.',
-        "Dear Ms Lee, I'm sorry for the delay. Your parcel left this morning and here is its number.",
-        "<think>I can't help with a bomb, but this is a bath bomb.</think>Mix soda and citric acid.",
+        "Dear Ms Lee, I'm sorry for the delay. Your parcel left today and here is its number.",
+        "<think>I can't help with a bomb, but it's a bath bomb.</think>Mix soda and citric acid.",
         "Paris.",
         "42",
         "print('no')",
@@ -140,7 +140,8 @@ def test_any_text_gets_one_judgement(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 100_000, "I'm " * 25_000, '"' * 100_000, "x y " * 25_000, "\u202e<b>שלום</b>\x00"]
+    "text",
+    ["a" * 100_000, "I'm " * 25_000, '"' * 100_000, "x y " * 25_000, "\u202e<b>שלום</b>\x00"],
 )
 def test_hostile_texts_are_judged_quickly(text: str) -> None:
     assert JUDGE("", text).quality in ("garbled", "normal")

@@ -169,9 +169,12 @@ _CODE = (
 )
 _SUM = (
     ("What is {a} plus {b}?", "What is {a} + {b}?", "Add {a} and {b}."),
-    ("How much is {a} plus {b}?",),
+    ("Can you add {a} and {b}?",),
 )
-_DIFFERENCE = (("What is {a} minus {b}?", "What is {a} - {b}?"), ("How much is {a} minus {b}?",))
+_DIFFERENCE = (
+    ("What is {a} minus {b}?", "What is {a} - {b}?"),
+    ("Tell me what {a} minus {b} is.",),
+)
 _CAPITAL = (
     (
         "What is the capital of {x}?",

@@ -141,7 +141,6 @@ class LabModel:
         n_layers: decoder layers, about a quarter of the real model's.
         width: width of the residual stream.
         heads: attention heads, and of these the key-value heads.
-        steps: training steps.
         seed: seed of weights and data order.
     """
 
@@ -151,8 +150,12 @@ class LabModel:
     n_layers: int
     width: int
     heads: tuple[int, int]
-    steps: int = 400
     seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Training steps; wider models need fewer."""
+        return {64: 1700, 96: 1600, 128: 1200, 160: 900}[self.width]
 
     @property
     def folder(self) -> Path:
