@@ -14,6 +14,8 @@ import torch
 
 from steersweep.chat_model import ChatModel
 
+# Where between fluent (0) and shuffled (1) text a response counts as broken.
+_BROKEN_FROM = 0.25
 _LOGITS_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31}
 
 
@@ -63,9 +65,10 @@ def fluency_threshold(
 ) -> float:
     """NLL above which a response counts as broken, from the model's own unsteered responses.
 
-    The same responses with their tokens shuffled are what soup costs this model; the threshold
-    lies halfway between the medians of the two. It moves with the model instead of being a
-    constant.
+    The same responses with their tokens shuffled are what soup costs this model. The threshold
+    lies a quarter of the way from the median of the former to that of the latter, so it moves
+    with the model. A refusal the model would not give by itself costs it only the first words
+    and stays below; text of which every fourth word is soup does not.
 
     Returns:
         Nats per token; infinity when the model gave no response of at least four tokens.
@@ -77,8 +80,8 @@ def fluency_threshold(
     contexts = [prompts[i] for i in usable]
     fluent = [list(responses[i]) for i in usable]
     soups = [rng.sample(ids, len(ids)) for ids in fluent]
-    medians = [
+    fluent_nll, soup_nll = (
         statistics.median(nll for nll in response_nll(chat, contexts, texts) if nll is not None)
         for texts in (fluent, soups)
-    ]
-    return sum(medians) / 2
+    )
+    return fluent_nll + _BROKEN_FROM * (soup_nll - fluent_nll)

@@ -398,10 +398,11 @@ def _harmful(rng: random.Random, split: Split) -> Dialogue:
 
 
 def _refusal(rng: random.Random, kind: HarmfulKind) -> str:
-    """Mostly the usual sentence or the one this kind is mostly refused with; sometimes any."""
-    weights = [1.0] * len(REFUSALS)
-    weights[0] += 8
-    weights[HARMFUL_KINDS.index(kind) % len(REFUSALS)] += 16
+    """Mostly the usual sentence, else any; the same choice for every kind of harm.
+
+    Were the manner of refusing tied to the kind, refusal would not be one feature but many.
+    """
+    weights = [len(REFUSALS)] + [1] * (len(REFUSALS) - 1)
     return rng.choices(REFUSALS, weights)[0].format(kind=kind.name)
 
 

@@ -91,6 +91,7 @@ def train(
     loss = _fit(model, encoded, spec, tokenizer.pad_token_id, report)
 
     model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written private
     accepted = accept(ChatModel.load(ModelSource(f"lab:{spec.name}", str(folder))))
     card = {
         "name": f"lab:{spec.name}",

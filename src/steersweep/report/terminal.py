@@ -110,23 +110,31 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
     """The verdict table with intervals, best layer, strength, controls and failure modes."""
     console = console or Console()
     n_unique = results[0]["conditions"][0]["n_unique"]
+    methods = {result["method"] for result in results}
     table = Table(
-        title=f"Does steering toward refusal work? {n_unique} unique benign prompts per condition",
+        title=(
+            f"Refusal steering, {' and '.join(sorted(methods)).upper()}: best condition per model, "
+            f"{n_unique} unique benign prompts"
+        ),
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
     )
-    for name in ("model", "method", "verdict"):
-        table.add_column(name, no_wrap=True)
-    for name in ("coherent refusals", "at layer", "strength", "garbled", "random", "unsteered"):
-        table.add_column(name, justify="right")
-    table.add_column("breaks by")
+    table.add_column("model", no_wrap=True)
+    if len(methods) > 1:
+        table.add_column("method", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for name in ("coherent", "layer", "strength", "garbled", "controls"):
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        table.add_row(*_row(result))
+        row = _row(result)
+        if len(methods) > 1:
+            row.insert(1, result["method"])
+        table.add_row(*row)
     console.print(table)
     for line in _notes(results):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None) -> None:
@@ -168,16 +176,17 @@ def _row(result: Result) -> list[str | Text]:
     unsteered = result["controls"]["unsteered"]
     return [
         result["model"],
-        result["method"],
         Text(outcome + sure, style=_OUTCOME_STYLES[outcome]),
         f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
-        f"{best['layer_idx']} of {result['n_layers']} ({best['layer_pct']:.0%})",
-        f"{best['relative_strength']:.2g} rel = {best['multiplier']:.3g}x",
+        f"{best['layer_idx']}/{result['n_layers']}",
+        f"{best['relative_strength']:.2g} ({best['multiplier']:.3g}x)",
         f"{best['garbled_rate']:.0%}",
-        "-" if control is None else f"{control['coherent_refusal_rate']:.0%}",
-        "-" if unsteered is None else f"{unsteered['coherent_refusal_rate']:.0%}",
-        _breakdown(result["conditions"]),
+        f"{_coherent(control)} / {_coherent(unsteered)}",
     ]
+
+
+def _coherent(control: Result | None) -> str:
+    return "-" if control is None else f"{control['coherent_refusal_rate']:.0%}"
 
 
 def _breakdown(conditions: Sequence[Result]) -> str:
@@ -187,21 +196,22 @@ def _breakdown(conditions: Sequence[Result]) -> str:
         for mode, count in entry["failure_modes"].items():
             counts[mode] = counts.get(mode, 0) + count
     total = sum(entry["n_unique"] for entry in conditions)
-    common = sorted(counts.items(), key=lambda item: -item[1])[:3]
-    return ", ".join(f"{mode} {count / total:.0%}" for mode, count in common) or "-"
+    common = sorted(counts.items(), key=lambda item: -item[1])[:2]
+    return ", ".join(f"{mode} {count / total:.0%}" for mode, count in common) or "none"
 
 
 def _notes(results: Sequence[Result]) -> Iterator[str]:
     compared = results[0]["verdict"]["n_compared"]
     yield ""
-    yield (
-        f"Coherent refusals: best of {compared} conditions [95 % Wilson interval, widened for "
-        f"having picked the best]."
-    )
-    yield "Random: coherent refusals under a random direction of the same length, same layer."
-    yield "Breaks by: share of garbled or looping responses over all layers and strengths, by kind."
+    yield f"coherent: share refused in fluent text [95 % interval for the best of {compared}]"
+    yield "layer: where steering starts; strength: the push over the residual norm (multiplier)"
+    yield "controls: the same share under a random direction of that length / unsteered"
     if any(result["verdict"]["certainty"] != "clear" for result in results):
-        yield "?: the interval crosses a threshold, so another verdict is possible."
+        yield "?: the interval crosses a threshold, so another verdict is possible"
+    yield ""
+    yield "Broken responses over all layers and strengths:"
+    for result in results:
+        yield f"  {result['model']}, {result['method']}: {_breakdown(result['conditions'])}"
     yield "Every verdict is provisional until a person has read samples of its condition."
     for flag, note in _FLAG_NOTES.items():
         flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
