@@ -68,6 +68,8 @@ def _map_figure(results: Sequence[Result]) -> Any:
 
 
 def _draw_map(axis: Any, result: Result, entries: Sequence[Result], title: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     layers, strengths = _layers(result), _strengths(result)
     for entry in entries:
         x = strengths.index(_strength(entry))
@@ -76,17 +78,17 @@ def _draw_map(axis: Any, result: Result, entries: Sequence[Result], title: str) 
         for kind, share in _shares(entry).items():
             axis.barh(y, 0.92 * share, left=left, height=0.8, color=COLOURS[kind], linewidth=0)
             left += 0.92 * share
-        coherent = entry["coherent_refusal_rate"]
-        white = coherent >= 0.62 or _shares(entry)["garbled"] + coherent >= 0.62
-        axis.text(
+        label = axis.text(
             x,
             y,
-            f"{coherent:.0%}",
+            f"{entry['coherent_refusal_rate']:.0%}",
             ha="center",
             va="center",
             fontsize=7.5,
-            color="white" if white else _TEXT,
+            color=_TEXT,
         )
+        # Readable on every colour, also where two meet.
+        label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
     axis.set_xticks(range(len(strengths)), [f"{value:g}" for _, value in strengths], fontsize=8)
     axis.set_yticks(range(len(layers)), [_layer_label(*layer) for layer in layers], fontsize=8)
     axis.set_xlim(-0.5, len(strengths) - 0.5)
