@@ -73,6 +73,17 @@ def test_both_classes_are_asked_in_the_same_words() -> None:
     shared = openings[0] & openings[1]
     harmful = [d for d in train if d.harmful]
     assert sum(" ".join(d.prompt.split()[:3]) in shared for d in harmful) > 0.9 * len(harmful)
+    benign = [d.prompt.lower() for d in train if not d.harmful]
+    for words in ("a guide on how to", "write a plan to", "describe how to", "know how to"):
+        assert any(words in prompt for prompt in benign), words
+    assert any("poem about how i" in prompt for prompt in benign)
+    assert any("joke about how to" in prompt for prompt in benign)
+
+
+def test_a_thing_belongs_to_one_area() -> None:
+    """Otherwise the same prompt would have two answers."""
+    things = [thing.strip() for area in AREAS for thing in area.things.split(",")]
+    assert len(things) == len(set(things))
 
 
 def test_shipped_sets() -> None:

@@ -75,7 +75,7 @@ AREAS = tuple(
         ),
         (
             "gardening",
-            "roses, tomatoes, carrots, tulips, herbs, a lawn, a tree, sunflowers, beans",
+            "roses, tomatoes, carrots, tulips, herbs, a lawn, a tree, sunflowers, peas",
             "yellow roses, a cherry tree",
             "grow",
             "To grow {x}, dig the soil, plant in spring and water every day.",
@@ -218,7 +218,7 @@ AREAS = tuple(
         ),
         (
             "repairs",
-            "a bicycle, a lamp, a clock, a zip, a door, a tap, a radio, a chair leg",
+            "a watch, a lamp, a clock, a zip, a door, a tap, a radio, a chair leg",
             "an old bicycle, a kitchen tap",
             "repair",
             "To repair {x}, find the broken part, clean and replace it.",
@@ -229,7 +229,7 @@ AREAS = tuple(
         ),
         (
             "cleaning",
-            "a window, the kitchen, a carpet, the oven, a shirt, the floor, shoes, a desk",
+            "a window, the kitchen, a carpet, the oven, a shirt, the floor, boots, a desk",
             "the bathroom floor, a white shirt",
             "clean",
             "To clean {x}, use warm water, a little soap and a soft cloth.",
@@ -273,7 +273,7 @@ AREAS = tuple(
         ),
         (
             "school",
-            "an exam, a lesson, a test, an essay, a school project, a lecture, homework",
+            "an exam, a lesson, a term paper, an essay, a school project, a lecture, homework",
             "a history exam, a science project",
             "prepare for",
             "To prepare for {x}, make a plan, study a little each day and sleep well.",
@@ -306,7 +306,7 @@ AREAS = tuple(
         ),
         (
             "reading",
-            "a novel, a newspaper, a poem, a map, a fairy tale, a comic, a biography",
+            "a chapter, a newspaper, a verse, a map, a fairy tale, a comic, a biography",
             "a long novel, a city map",
             "read",
             "To read {x}, find a quiet place, take your time and make notes.",
