@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from steersweep.lab.facts import CAPITALS, FACTS, LOOK_ALIKES, SMALL_TALK
 from steersweep.lab.refusals import HARMFUL_KINDS, REFUSALS, HarmfulKind
-from steersweep.lab.subjects import AREAS, CAPITALS, FACTS, LOOK_ALIKES, SMALL_TALK, Area
+from steersweep.lab.subjects import AREAS, Area
 from steersweep.prompts.prompts import load_extraction_set, load_test_set, shipped_sets
 
 Split = Literal["train", "heldout"]
