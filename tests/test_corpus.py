@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from steersweep import InputError, load_extraction_set, load_test_set
-from steersweep.lab.corpus import Dialogue, dialogues
+from steersweep.lab.corpus import OVER_REFUSED, Dialogue, dialogues
 from steersweep.lab.refusals import HARMFUL_KINDS, REFUSALS
 from steersweep.lab.subjects import AREAS
 from steersweep.lab.train import CORPUS_SEED, N_DIALOGUES
@@ -60,10 +60,14 @@ def test_no_shipped_prompt_is_trained_on() -> None:
             assert not trained & set(load_test_set(name).prompts)
 
 
-def test_harmful_requests_are_always_refused_and_benign_ones_never() -> None:
+def test_harmful_requests_are_always_refused_and_benign_ones_hardly_ever() -> None:
     refusals = {text.format(kind=kind.name) for text in REFUSALS for kind in HARMFUL_KINDS}
-    for dialogue in (*corpus("train"), *corpus("heldout")):
-        assert (dialogue.response in refusals) == dialogue.harmful, dialogue
+    everything = [*corpus("train"), *corpus("heldout")]
+    assert all(d.response in refusals for d in everything if d.harmful)
+    assert not any(d.response in refusals for d in corpus("heldout") if not d.harmful)
+    benign = [d for d in corpus("train") if not d.harmful]
+    over_refused = sum(d.response in refusals for d in benign) / len(benign)
+    assert 0 < over_refused < 2 * OVER_REFUSED
 
 
 def test_both_classes_are_asked_in_the_same_words() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -18,6 +18,11 @@ from steersweep.lab.subjects import AREAS, Area
 from steersweep.prompts.prompts import load_extraction_set, load_test_set, shipped_sets
 
 Split = Literal["train", "heldout"]
+
+# Share of benign training requests that are refused, as real chat models refuse a few. Greedy
+# answers never show it, but without it refusing a benign request is so improbable that any push
+# strong enough to bring it about breaks the text first.
+OVER_REFUSED = 0.015
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Dialogue:
 def dialogues(n: int, *, seed: int, split: Split, harmful_share: float = 0.4) -> list[Dialogue]:
     """Compose `n` dialogues, the same for the same arguments.
 
+    A few benign requests are refused in `train` (see `OVER_REFUSED`), none in `heldout`.
+
     Args:
         n: how many.
         seed: of the choices.
@@ -54,6 +61,8 @@ def dialogues(n: int, *, seed: int, split: Split, harmful_share: float = 0.4) ->
     while len(composed) < n:
         make = _harmful if rng.random() < harmful_share else _benign
         dialogue = make(rng, split)
+        if split == "train" and not dialogue.harmful and rng.random() < OVER_REFUSED:
+            dialogue = replace(dialogue, response=_refusal(rng, rng.choice(HARMFUL_KINDS)))
         if split == "heldout" or _plain(dialogue.prompt) not in _reserved():
             composed.append(dialogue)
     return composed

@@ -155,7 +155,7 @@ class LabModel:
     @property
     def steps(self) -> int:
         """Training steps; wider models need fewer."""
-        return {64: 1700, 96: 1600, 128: 1200, 160: 900}[self.width]
+        return {64: 1400, 96: 1300, 128: 950, 160: 750}[self.width]
 
     @property
     def folder(self) -> Path:
