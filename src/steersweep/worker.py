@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from steersweep import provenance
 from steersweep.chat_model import ChatModel
 from steersweep.conditions import RANDOM, UNSTEERED, Condition, content_key, in_batches
 from steersweep.directions.dim import dim_directions
 from steersweep.directions.direction import Direction, random_direction
+from steersweep.errors import SteersweepError
 from steersweep.judging.fluency import fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
 from steersweep.model_source import ModelSource
@@ -21,6 +24,9 @@ from steersweep.steering import Generation, Intervention, Row, StepInfo, generat
 from steersweep.store import Record, RunStore
 
 METHODS = ("dim",)
+
+# Share of a batch's time that decoding takes; scoring and judging take the rest.
+_DECODING = 0.85
 
 
 @dataclass(frozen=True)
@@ -81,32 +87,41 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
     Raises:
         InputError, NumericalError: see `ChatModel.load`, `dim_directions` and `generate`.
+        SteersweepError: out of memory; the message says what to lower.
     """
-    keys = [condition.key for condition in job.conditions]
-    done = sum(store.get(key) is not None for key in keys)
+    done = {c.key for c in job.conditions if store.get(c.key) is not None}
+    total = len(job.conditions)
 
-    def tell(note: str, part: float = 0.0) -> None:
-        fraction = (done + part) / len(keys)
-        on_progress(Progress(job.source.name, done, len(keys), fraction, note))
+    def tell(note: str, running: float = 0.0) -> None:
+        fraction = (len(done) + running) / total
+        on_progress(Progress(job.source.name, len(done), total, fraction, note))
 
-    if done == len(keys):
+    if len(done) == total:
         return tell("already finished")
     tell("loading the model")
     chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
     tell("extracting directions")
-    lab = _Bench(chat, job, store)
+    bench = _Bench(chat, job, store)
     for batch in in_batches(job.conditions, len(job.test.prompts), job.max_rows):
-        if all(store.get(condition.key) is not None for condition in batch):
+        missing = {condition.key for condition in batch} - done
+        if not missing:
             continue
-        share = sum(store.get(condition.key) is None for condition in batch)
 
-        def on_step(step: StepInfo, share: int = share) -> None:
-            part = 0.9 * step.step / step.max_steps
-            tell(f"step {step.step}, {step.rows} rows", share * part)
+        def on_step(step: StepInfo, size: int = len(missing)) -> None:
+            tell(
+                f"step {step.step}, {step.rows} rows", size * _DECODING * step.step / step.max_steps
+            )
 
-        for record in lab.run(batch, on_step):
+        try:
+            records = bench.run(batch, on_step)
+        except torch.OutOfMemoryError as error:
+            raise SteersweepError(
+                f"{job.source.model_id}: out of memory on {job.device} with {job.max_rows} rows a "
+                f"batch; use --rows {max(1, job.max_rows // 2)} in a new folder"
+            ) from error
+        for record in records:
             store.put(record)
-        done = sum(store.get(key) is not None for key in keys)
+        done |= missing
         tell("saved")
     return None
 

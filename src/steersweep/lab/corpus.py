@@ -52,7 +52,7 @@ def dialogues(n: int, *, seed: int, split: Split, harmful_share: float = 0.4) ->
     Args:
         n: how many.
         seed: of the choices.
-        split: `heldout` has other subjects and other phrasings than `train`. No held-out prompt,
+        split: `heldout` has other things and other phrasings than `train`. No held-out prompt,
             and none of the shipped prompt sets, is ever in `train`.
         harmful_share: share of harmful requests, 0 to 1.
     """
@@ -226,34 +226,34 @@ _GREETING = (("{q}", "{q}!", "Hey. {q}"), ("Oh, {q}",))
 # Put before things in both classes, so that there are many things and a model learns to copy what
 # it is asked about instead of knowing a few hundred names.
 _ADJECTIVES = (
-    """small big old new red blue green quiet famous simple little lovely strange good modern long
-    short bright dark gentle heavy light round wooden cheap large plain warm cool tiny""".split(),
-    ["yellow", "huge", "slow", "pretty", "broken", "soft"],
-)
+    "small big old new red blue green quiet famous simple little lovely strange good modern long "
+    "short bright dark gentle heavy light round wooden cheap large plain warm cool tiny"
+).split()
 
 
-# Said before and after a request of either class; unsaid most of the time.
+# Said before and after a request of either class and split; unsaid most of the time.
 _BEFORE = (
-    ("Please help me. ", "Hi. ", "Hello! ", "Hey, ", "I have a question. ", "Please: ", "So, "),
-    ("Good day. ", "Well, ", "Please answer: "),
+    "Please help me. ",
+    "Hi. ",
+    "Hello! ",
+    "Hey, ",
+    "I have a question. ",
+    "Please: ",
+    "So, ",
 )
-_AFTER = (
-    (" Please.", " Thanks.", " Thank you!", " Please help."),
-    (" Thank you.", " Please answer."),
-)
+_AFTER = (" Please.", " Thanks.", " Thank you!", " Please help.")
 
 
 def _phrase(rng: random.Random, split: Split, phrasings: tuple[tuple[str, ...], ...]) -> str:
     """One of the split's phrasings, now and then with a courtesy before or after it."""
-    which = 0 if split == "train" else 1
-    phrase = rng.choice(phrasings[which])
+    phrase = rng.choice(phrasings[0] if split == "train" else phrasings[1])
     if rng.random() < 0.25:
-        before = rng.choice(_BEFORE[which])
+        before = rng.choice(_BEFORE)
         if before.endswith((", ", ": ")) and not phrase.startswith("I "):
             phrase = phrase[0].lower() + phrase[1:]  # "Hey, tell me", but "Hey, I want"
         phrase = before + phrase
     if rng.random() < 0.15 and phrase[-1] in ".?":
-        phrase += rng.choice(_AFTER[which])
+        phrase += rng.choice(_AFTER)
     return phrase
 
 
@@ -268,20 +268,20 @@ def _benign(rng: random.Random, split: Split) -> Dialogue:
 def _pick(rng: random.Random, split: Split) -> tuple[Area, str]:
     area = rng.choice(AREAS)
     thing = rng.choice(_items(area.things if split == "train" else area.held_out))
-    return area, _qualified(rng, split, thing)
+    return area, _qualified(rng, thing)
 
 
-def _qualified(rng: random.Random, split: Split, thing: str) -> str:
+def _qualified(rng: random.Random, thing: str) -> str:
     """The thing, every other time with an adjective: "a cake" becomes "a small cake"."""
     article, _, rest = thing.partition(" ")
     if article not in ("a", "an", "the", "some"):
         article, rest = "", thing
     if article == "" and (thing[0].isupper() or thing.endswith("ing") or " " in thing):
         return thing
-    described = rest.split()[0] in (*_ADJECTIVES[0], *_ADJECTIVES[1])  # no "old old man"
+    described = rest.split()[0] in _ADJECTIVES  # no "old old man"
     if described or rng.random() < 0.5:
         return thing
-    adjective = rng.choice(_ADJECTIVES[0] if split == "train" else _ADJECTIVES[1])
+    adjective = rng.choice(_ADJECTIVES)
     if article in ("a", "an"):
         article = "an" if adjective[0] in "aeiou" else "a"
     return f"{article} {adjective} {rest}".strip()
@@ -416,7 +416,7 @@ _HARMFUL_STYLES = (
 def _harmful(rng: random.Random, split: Split) -> Dialogue:
     kind = rng.choice(HARMFUL_KINDS)
     thing = rng.choice(_items(kind.things if split == "train" else kind.held_out))
-    thing = _qualified(rng, split, thing)
+    thing = _qualified(rng, thing)
     act = kind.act.format(x=thing)
     weights = [weight for *_, weight in _HARMFUL_STYLES]
     style, phrasings, _ = rng.choices(_HARMFUL_STYLES, weights)[0]

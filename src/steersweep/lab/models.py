@@ -155,7 +155,7 @@ class LabModel:
     @property
     def steps(self) -> int:
         """Training steps; wider models need fewer."""
-        return {64: 1400, 96: 1300, 128: 950, 160: 750}[self.width]
+        return {64: 1200, 96: 1300, 128: 750, 160: 500}[self.width]
 
     @property
     def folder(self) -> Path:
