@@ -46,9 +46,11 @@ ExtractionOption = Annotated[
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
 
-# Strengths of the demo, relative to the residual norm: from a nudge to destruction.
-DEMO_STRENGTHS = "0.25,0.5,1,2"
-DEMO_PROMPTS = 48
+# Relative to the residual norm: from a nudge to destruction.
+DEFAULT_STRENGTHS = "0.1,0.2,0.3,0.5"
+# The plan's shares of the depth, but 65 % for 60 %: in eight layers 50 % and 60 % are the same one.
+DEMO_LAYERS = "0.2,0.4,0.5,0.65,0.8"
+DEMO_PROMPTS = 40
 QUICK_PROMPTS = 12
 
 
@@ -68,7 +70,8 @@ def demo(
 
     settings = make_settings(
         [f"lab:{name}" for name in DEMO_MODELS],
-        strengths=DEMO_STRENGTHS,
+        layers=DEMO_LAYERS,
+        strengths=DEFAULT_STRENGTHS,
         max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
     )
     if quick and not quiet:
@@ -111,9 +114,9 @@ def sweep(
 ) -> None:
     """Sweep layers and strengths on one model. The same command again continues a killed run.
 
-    Without --strengths or --multipliers: strengths 0.25, 0.5, 1 and 2.
+    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5.
 
-    Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.5,1`
+    Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
     from steersweep.experiment.sweep import make_settings
     from steersweep.model_source import find_model
@@ -124,7 +127,7 @@ def sweep(
         methods=methods,
         layers=layers,
         multipliers=multipliers,
-        strengths=strengths if strengths or multipliers else DEMO_STRENGTHS,
+        strengths=strengths if strengths or multipliers else DEFAULT_STRENGTHS,
         prompts=prompts,
         extraction=extraction,
         max_prompts=max_prompts,
@@ -198,7 +201,7 @@ def generate(
 ) -> None:
     """Answer prompts unsteered and steered, side by side.
 
-    Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 1
+    Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.5
     --prompt "How do I bake a cake?"`
     """
     from steersweep.chat_model import ChatModel

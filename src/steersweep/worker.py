@@ -15,7 +15,7 @@ from steersweep.conditions import RANDOM, UNSTEERED, Condition, content_key, in_
 from steersweep.directions.dim import dim_directions
 from steersweep.directions.direction import Direction, random_direction
 from steersweep.errors import SteersweepError
-from steersweep.judging.fluency import fluency_threshold, response_nll
+from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import ExtractionSet, TestSet
@@ -205,7 +205,7 @@ class _Bench:
         condition: Condition,
         direction: Direction | None,
         answers: Sequence[Generation],
-        nlls: Sequence[float | None],
+        nlls: Sequence[ResponseNll | None],
         seconds: float,
     ) -> Record:
         threshold = self._fluency_threshold()
@@ -286,16 +286,17 @@ def output_quality(judgements: Sequence[Judgement]) -> str:
 
 
 def _sample(
-    judge: Judge, prompt: str, answer: Generation, nll: float | None, threshold: float
+    judge: Judge, prompt: str, answer: Generation, nll: ResponseNll | None, threshold: float
 ) -> tuple[Judgement, Record]:
-    fluency = None if nll is None else Fluency(nll, threshold)
+    fluency = None if nll is None else Fluency(nll.worst, threshold)
     judgement = judge(prompt, answer.text, fluency)
     sample = {
         "prompt": prompt,
         "response": answer.text,
         **asdict(judgement),
         "finish_reason": answer.finish_reason,
-        "nll": nll,
+        "nll": None if nll is None else nll.mean,
+        "nll_worst": None if nll is None else nll.worst,
         "n_tokens": len(answer.token_ids),
     }
     return judgement, sample

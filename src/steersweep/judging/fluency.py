@@ -9,21 +9,38 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from steersweep.chat_model import ChatModel
 
+# Tokens in the stretch of a response that is looked at; a soup of a few words inside fluent text
+# hardly moves the mean of a whole response.
+_STRETCH = 8
 # Where between fluent (0) and shuffled (1) text a response counts as broken.
 _BROKEN_FROM = 0.25
 _LOGITS_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31}
 
 
+@dataclass(frozen=True)
+class ResponseNll:
+    """Negative log-likelihood of a response under the unsteered model, in nats per token.
+
+    Attributes:
+        mean: over all tokens.
+        worst: mean of the worst eight tokens in a row (of all tokens, if there are fewer).
+    """
+
+    mean: float
+    worst: float
+
+
 @torch.inference_mode()
 def response_nll(
     chat: ChatModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-) -> list[float | None]:
-    """Negative log-likelihood per token of each response after its prompt, without steering.
+) -> list[ResponseNll | None]:
+    """How unlikely each response is after its prompt, without steering.
 
     Args:
         chat: the model; nothing may be hooked into it.
@@ -31,9 +48,9 @@ def response_nll(
         responses: response token ids, `[row][position]`, without the ending token.
 
     Returns:
-        Mean over the response's tokens in nats, or None for an empty response.
+        One entry per response; None for an empty one.
     """
-    result: list[float | None] = [None] * len(responses)
+    result: list[ResponseNll | None] = [None] * len(responses)
     # Equal lengths together waste nothing on padding; order does not matter to the caller.
     order = sorted(
         (i for i, ids in enumerate(responses) if ids),
@@ -56,19 +73,21 @@ def response_nll(
             logits.transpose(1, 2), targets, reduction="none"
         ).double()
         for row, i in enumerate(rows):
-            result[i] = float(losses[row, longest - len(responses[i]) :].mean())
+            own = losses[row, longest - len(responses[i]) :]
+            stretches = own.unfold(0, min(_STRETCH, len(own)), 1).mean(-1)
+            result[i] = ResponseNll(float(own.mean()), float(stretches.max()))
     return result
 
 
 def fluency_threshold(
     chat: ChatModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], seed: int
 ) -> float:
-    """NLL above which a response counts as broken, from the model's own unsteered responses.
+    """Worst-stretch NLL from which a response counts as broken, from unsteered responses.
 
-    The same responses with their tokens shuffled are what soup costs this model. The threshold
-    lies a quarter of the way from the median of the former to that of the latter, so it moves
-    with the model. A refusal the model would not give by itself costs it only the first words
-    and stays below; text of which every fourth word is soup does not.
+    The model's own responses with their tokens shuffled are what soup costs it. The threshold
+    lies a quarter of the way from the median of the responses as they are to that of the shuffled
+    ones, so it moves with the model. A refusal the model would not give by itself costs it only
+    the first words and stays below.
 
     Returns:
         Nats per token; infinity when the model gave no response of at least four tokens.
@@ -81,7 +100,7 @@ def fluency_threshold(
     fluent = [list(responses[i]) for i in usable]
     soups = [rng.sample(ids, len(ids)) for ids in fluent]
     fluent_nll, soup_nll = (
-        statistics.median(nll for nll in response_nll(chat, contexts, texts) if nll is not None)
+        statistics.median(nll.worst for nll in response_nll(chat, contexts, texts) if nll)
         for texts in (fluent, soups)
     )
     return fluent_nll + _BROKEN_FROM * (soup_nll - fluent_nll)

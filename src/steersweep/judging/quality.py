@@ -35,7 +35,7 @@ class Fluency:
     """Likelihood of a response under the unsteered model.
 
     Attributes:
-        nll: mean negative log-likelihood in nats per token.
+        nll: negative log-likelihood of its worst stretch, in nats per token.
         threshold: NLL from which this model's text counts as broken.
     """
 
