@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from steersweep import ChatModel, Direction
+from steersweep import ChatModel, Direction, cli
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "steersweep.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+@dataclass
+class Done:
+    """What a command printed, and its exit code."""
+
+    stdout: str
+    stderr: str
+    returncode: int
 
 
-def refused(*arguments: str, cwd: Path | None = None) -> str:
-    """Run a command that must end as bad input: one short message, no traceback, exit code 2."""
+def run(*arguments: str, cwd: Path) -> Done:
+    """A command, inside this process: importing torch anew for each would take seconds."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    saved = sys.argv
+    sys.argv = ["steersweep", *arguments]
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            cli.main()
+        code: int | str | None = 0
+    except SystemExit as exit_:
+        code = exit_.code
+    finally:
+        sys.argv = saved
+    return Done(stdout.getvalue(), stderr.getvalue(), code if isinstance(code, int) else 0)
+
+
+def refused(*arguments: str, cwd: Path) -> str:
+    """Run a command that must end as bad input: one short message and exit code 2."""
     done = run(*arguments, cwd=cwd)
     assert done.returncode == 2, done.stderr
+    error = done.stderr.splitlines()[-1]  # progress may stand before it
+    assert error.startswith("error: ")
+    return error
+
+
+def test_the_installed_command_ends_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-8b"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no such lab model" in done.stderr
     assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 def test_help_does_not_import_torch() -> None:
@@ -34,8 +70,8 @@ def test_help_does_not_import_torch() -> None:
     "command",
     ["demo", "sweep", "extract", "generate", "judge", "lab list", "lab path", "lab train"],
 )
-def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = run(*command.split(), "--help")
+def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) -> None:
+    done = run(*command.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "Example" in done.stdout
     assert f"steersweep {command}" in done.stdout
@@ -180,7 +216,6 @@ def test_infinite_weights_are_reported(copied_lab_model: Path) -> None:
     done = run("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
     assert done.returncode == 1
     assert "from layer 3 on" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_a_local_copy_gives_the_lab_models_answers(copied_lab_model: Path, qwen: ChatModel) -> None:

@@ -138,6 +138,7 @@ def family_of(config: Any) -> str:
 def explain_loading(source: ModelSource) -> Iterator[None]:
     """Turn the hub's and transformers' loading errors into one clear message."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from safetensors import SafetensorError
 
     try:
         yield
@@ -150,7 +151,7 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
         raise InputError(
             f"{source.model_id}: the hub knows no such model (or HF_TOKEN may not read it)"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         where = "folder" if source.is_local else "hub or local cache"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
