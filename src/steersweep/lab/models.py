@@ -220,6 +220,11 @@ LAB_MODELS = {
 DEMO_MODELS = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
 
 
+def shipped_models() -> list[LabModel]:
+    """The lab models whose weights are in this installation; `lab train` makes the others."""
+    return [model for model in LAB_MODELS.values() if (model.folder / "card.json").is_file()]
+
+
 def lab_model(name: str) -> LabModel:
     """The lab model of that name.
 
