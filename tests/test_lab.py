@@ -77,8 +77,11 @@ def test_the_card_is_true(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_refusal_has_a_direction_and_a_random_one_does_nothing(name: str) -> None:
-    """Some layer and strength turn most benign answers into coherent refusals."""
+def test_refusal_has_a_direction_that_beats_a_random_one(name: str) -> None:
+    """Some layer and strength turn most benign answers into coherent refusals.
+
+    A random push brings about some too, up to a third in the Gemma miniature.
+    """
     chat, judge = lab(name), get_judge()
     prompts = load_test_set("benign-120").prompts[:20]
     ids = [chat.prompt_ids(text) for text in prompts]
@@ -91,8 +94,8 @@ def test_refusal_has_a_direction_and_a_random_one_does_nothing(name: str) -> Non
 
     steered, random = 0.0, 0.0
     noise = torch.randn(chat.d_model, generator=torch.Generator().manual_seed(1))
-    for direction in directions[1 : chat.n_layers // 2 + 1]:
-        for strength in (0.5, 1.0):
+    for direction in directions[2 : chat.n_layers // 2 + 1]:
+        for strength in (0.2, 0.3):
             push = strength * direction.residual_norm
             for vector in (direction.vector, noise / noise.norm()):
                 rate = coherent([Row(i, Intervention(vector, push, direction.layer)) for i in ids])
@@ -101,17 +104,7 @@ def test_refusal_has_a_direction_and_a_random_one_does_nothing(name: str) -> Non
                 else:
                     random = max(random, rate)
     assert steered >= 0.5
-    assert steered > random
-
-
-def test_families_differ_in_residual_norm() -> None:
-    """A multiplier does not carry over between families: product point of the relative unit."""
-    norms = {
-        name: dim_directions(lab(name), load_extraction_set("extract-dim-5"), layers=[3])[0]
-        for name in FAMILIES
-    }
-    lengths = sorted(direction.residual_norm for direction in norms.values())
-    assert lengths[-1] > 2 * lengths[0]
+    assert steered > random + 0.2
 
 
 @pytest.mark.slow
