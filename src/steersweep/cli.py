@@ -100,9 +100,7 @@ def sweep(
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     precision: PrecisionOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
-    judge: Annotated[
-        str, typer.Option(help="default, keywords-v3 or arditi-prefixes.")
-    ] = "default",
+    judge: Annotated[str, typer.Option(help="default or keywords-v3.")] = "default",
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
     rows: RowsOption = 256,
     device: DeviceOption = "auto",
