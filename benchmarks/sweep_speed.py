@@ -116,8 +116,8 @@ def main() -> None:
     n_rows = len(prompts) * len(conditions)
     print(
         f"{options.model} on {chat.device}, {chat.precision}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}"
     )
-    print(f"torch {torch.__version__}, {platform.machine()}, {platform.python_version()}")
     print(f"{len(conditions)} conditions x {len(prompts)} prompts x {options.tokens} new tokens")
 
     ways: dict[str, Callable[..., list[str]]] = {
