@@ -141,29 +141,29 @@ def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None)
     """The lab models with their size and held-out figures."""
     console = console or Console()
     table = Table(box=None, pad_edge=False)
-    for name in ("model", "a miniature in the manner of"):
+    for name in ("model", "in the manner of"):
         table.add_column(name, no_wrap=True)
-    for name in ("layers", "width", "parameters", "refuses harmful", "refuses benign", "normal"):
-        table.add_column(name, justify="right")
+    for name in ("size", "harmful", "benign", "normal"):
+        table.add_column(name, justify="right", no_wrap=True)
     for card in cards:
         held_out = card["held_out"]
         table.add_row(
             card["name"],
-            card["mirrors"],
-            str(card["n_layers"]),
-            str(card["d_model"]),
-            f"{card['parameters'] / 1e6:.2f} M",
+            card["mirrors"].split("/")[-1],
+            f"{card['n_layers']} x {card['d_model']}",
             f"{held_out['harmful_refusals']:.1%}",
             f"{held_out['benign_refusals']:.1%}",
             f"{held_out['benign_normal']:.1%}",
         )
     console.print(table)
     n = min(card["held_out"]["n"] for card in cards)
-    console.print(
-        f"Miniatures trained here from scratch; they are not the models they are named after.\n"
-        f"Rates: unsteered, greedy, on {n} held-out prompts of each class.",
-        highlight=False,
-    )
+    for line in (
+        "",
+        "Miniatures trained here from scratch; they are not the models they are named after.",
+        "size: layers x width. harmful, benign: share of such requests refused; normal: share of",
+        f"benign answers judged normal. Unsteered, greedy, {n} held-out prompts of each class.",
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _row(result: Result) -> list[str | Text]:
