@@ -138,7 +138,6 @@ def test_kill_in_the_middle_and_run_again(
     command = [sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-7b", "--quiet"]
     command += ["--layers", LAYERS, "--strengths", STRENGTHS, "--max-prompts", str(PROMPTS)]
     command += ["--max-new-tokens", "24", "--rows", "12", "--out", str(out)]
-    # One thread: the moment to kill is easier to hit. The arithmetic is not compared across.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(out.glob("conditions/*.json"))) < records and time.monotonic() < deadline:
