@@ -10,11 +10,10 @@ import torch
 
 from conftest import FAMILIES, lab
 from steersweep import ChatModel, Intervention, Row, dim_directions, generate, get_judge
-from steersweep.lab.models import DEMO_MODELS, LAB_MODELS, lab_model, shipped_models
+from steersweep.lab.models import LAB_MODELS, lab_model
 from steersweep.lab.train import Acceptance, accept, train
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 
-SHIPPED = [model.name for model in shipped_models()]
 
 CLASSES = {
     "qwen": "Qwen2ForCausalLM",
@@ -34,16 +33,12 @@ def test_the_zoo_mirrors_the_plans_models_and_grows_within_families() -> None:
     assert all(model.width % 32 == 0 for model in LAB_MODELS.values())
 
 
-def test_the_models_of_the_demo_are_shipped() -> None:
-    assert set(DEMO_MODELS) <= set(SHIPPED)
-
-
 def test_the_zoo_is_small() -> None:
-    weights = sum((m.folder / "model.safetensors").stat().st_size for m in shipped_models())
+    weights = sum((m.folder / "model.safetensors").stat().st_size for m in LAB_MODELS.values())
     assert weights <= 32 * 2**20
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", LAB_MODELS)
 def test_every_card_passed(name: str) -> None:
     card = lab_model(name).card()
     assert Acceptance(**card["held_out"]).passed
@@ -51,7 +46,7 @@ def test_every_card_passed(name: str) -> None:
     assert "not the model" in card["what"]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", LAB_MODELS)
 def test_transformers_loads_every_model_directly(name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

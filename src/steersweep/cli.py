@@ -257,19 +257,15 @@ def lab_list(as_json: JsonOption = False) -> None:
 
     Example: `steersweep lab list`
     """
-    from steersweep.lab.models import LAB_MODELS, shipped_models
+    from steersweep.lab.models import LAB_MODELS
 
-    shipped = shipped_models()
-    cards = [model.card() for model in shipped]
+    cards = [model.card() for model in LAB_MODELS.values()]
     if as_json:
         typer.echo(json.dumps(cards, indent=1))
         return
     from steersweep.report.terminal import print_cards
 
     print_cards(cards)
-    missing = [model.name for model in LAB_MODELS.values() if model not in shipped]
-    if missing:
-        typer.echo(f"Not shipped yet, `steersweep lab train NAME` makes them: {', '.join(missing)}")
 
 
 @lab_app.command("path")

@@ -144,7 +144,7 @@ def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None)
     for name in ("model", "in the manner of"):
         table.add_column(name, no_wrap=True)
     for name in ("size", "harmful", "benign", "normal"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for card in cards:
         held_out = card["held_out"]
         table.add_row(
