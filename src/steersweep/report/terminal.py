@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -144,12 +145,12 @@ def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None)
     for name in ("model", "in the manner of"):
         table.add_column(name, no_wrap=True)
     for name in ("size", "harmful", "benign", "normal"):
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+        table.add_column(name, justify="right", no_wrap=True)
     for card in cards:
         held_out = card["held_out"]
         table.add_row(
             card["name"],
-            card["mirrors"].split("/")[-1],
+            re.sub(r"-(Instruct|instruct|it)\b.*", "", card["mirrors"].split("/")[-1]),
             f"{card['n_layers']} x {card['d_model']}",
             f"{held_out['harmful_refusals']:.1%}",
             f"{held_out['benign_refusals']:.1%}",
