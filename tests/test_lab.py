@@ -14,7 +14,6 @@ from steersweep.lab.models import LAB_MODELS, lab_model
 from steersweep.lab.train import Acceptance, accept, train
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 
-
 CLASSES = {
     "qwen": "Qwen2ForCausalLM",
     "gemma": "Gemma2ForCausalLM",

@@ -6,7 +6,8 @@ version 5 it may miss a steering hook.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,21 +15,24 @@ from torch import Tensor
 from steersweep.chat_model import ChatModel
 from steersweep.errors import InputError, NumericalError
 
+ReadSite = Literal["resid_post", "resid_pre"]
 
-@torch.inference_mode()
+
 def residuals(
     chat: ChatModel,
     prompts: Sequence[Sequence[int]],
     *,
     positions: Sequence[int] = (-1,),
+    site: ReadSite = "resid_post",
     max_rows: int = 64,
 ) -> Tensor:
-    """`resid_post` of every layer at the given positions, one forward pass per batch of prompts.
+    """The residual stream at every layer and the given positions, one forward pass per batch.
 
     Args:
         chat: the model.
         prompts: token ids per prompt, as from `ChatModel.prompt_ids`.
         positions: negative positions counted from the end of the prompt; -1 is its last token.
+        site: after each layer (`resid_post`) or before it (`resid_pre`).
         max_rows: prompts per forward pass.
 
     Returns:
@@ -38,6 +42,38 @@ def residuals(
         InputError: no prompts, or a prompt shorter than a position asked for.
         NumericalError: an activation is NaN or infinite.
     """
+    batches = residual_batches(chat, prompts, positions=positions, site=site, max_rows=max_rows)
+    return torch.cat(list(batches))
+
+
+def mean_residuals(
+    chat: ChatModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    positions: Sequence[int] = (-1,),
+    site: ReadSite = "resid_post",
+) -> Tensor:
+    """Mean over prompts of `residuals`, in float64, `[position, layer, d_model]`.
+
+    Holds one batch at a time, so many positions of a large model fit.
+    """
+    total = sum(
+        batch.double().sum(0)
+        for batch in residual_batches(chat, prompts, positions=positions, site=site)
+    )
+    assert isinstance(total, Tensor)
+    return total / len(prompts)
+
+
+def residual_batches(
+    chat: ChatModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    positions: Sequence[int],
+    site: ReadSite,
+    max_rows: int = 64,
+) -> Iterator[Tensor]:
+    """What `residuals` returns, batch by batch of prompts, in order."""
     if not prompts:
         raise InputError("no prompts to extract activations from")
     if any(position >= 0 for position in positions):
@@ -46,21 +82,20 @@ def residuals(
     if shortest < -min(positions):
         raise InputError(f"position {min(positions)} asked for, but a prompt has {shortest} tokens")
 
-    shape = (len(prompts), len(positions), chat.n_layers, chat.d_model)
-    result = torch.empty(shape, dtype=torch.float32)
     index = torch.tensor(positions, device=chat.device)
     for first in range(0, len(prompts), max_rows):
-        batch = chat.pad(prompts[first : first + max_rows])
-        target = result[first : first + max_rows]
+        chunk = prompts[first : first + max_rows]
+        result = torch.empty((len(chunk), len(positions), chat.n_layers, chat.d_model))
 
-        def read(layer: int, hidden: Tensor, target: Tensor = target) -> None:
+        def read(layer: int, hidden: Tensor, result: Tensor = result) -> None:
             # Left padding puts every prompt's last token at the end of the batch.
-            target[:, :, layer] = hidden[:, index % hidden.shape[1]].float().cpu()
+            result[:, :, layer] = hidden[:, index % hidden.shape[1]].float().cpu()
 
-        with chat.layer_hooks(read, range(chat.n_layers)):
+        batch = chat.pad(chunk)
+        with chat.layer_hooks(read, range(chat.n_layers), site):
             chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
-    _check_finite(chat, result)
-    return result
+        _check_finite(chat, result)
+        yield result
 
 
 def _check_finite(chat: ChatModel, activations: Tensor) -> None:

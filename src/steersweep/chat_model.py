@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,12 @@ _DECODER_STACKS = (
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+# What decoder layers call their two parts.
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe")
+
+# Where a hook sits: a layer's input, its output, or what its attention or MLP adds.
+Site = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
 LayerHook = Callable[[int, Tensor], Tensor | None]
 
 
@@ -52,7 +58,8 @@ class Batch:
 class ChatModel:
     """A loaded causal language model that answers chat prompts.
 
-    Site convention, used everywhere: `resid_post[l]` is the output of decoder layer l.
+    Site convention, used everywhere: `resid_post[l]` is the output of decoder layer l and
+    `resid_pre[l]` its input.
     """
 
     def __init__(
@@ -259,30 +266,110 @@ class ChatModel:
         return logits[:, -keep:]
 
     @contextmanager
-    def layer_hooks(self, hook: LayerHook, layers: Iterable[int]) -> Iterator[None]:
-        """Call `hook(l, resid_post[l])` after each given decoder layer, while the context is open.
+    def layer_hooks(
+        self, hook: LayerHook, layers: Iterable[int], site: Site = "resid_post"
+    ) -> Iterator[None]:
+        """Call `hook(l, hidden)` at a site of each given decoder layer, while the context is open.
 
-        Hidden states are `[row, position, d_model]`. A returned tensor replaces the layer's output;
-        None leaves it. The hook must not edit its argument in place: other hooks hold it too.
+        Hidden states are `[row, position, d_model]`. A returned tensor replaces them; None leaves
+        them. The hook must not edit its argument in place: other hooks hold it too.
+
+        Raises:
+            InputError: the attention or MLP of this architecture is not known here.
         """
-
-        def attach(layer: int) -> Any:
-            def forward_hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-                # A decoder layer returns a tensor, or a tuple beginning with it (Falcon, Bloom).
-                is_tuple = isinstance(output, tuple)
-                edited = hook(layer, output[0] if is_tuple else output)
-                if edited is None:
-                    return None
-                return (edited, *output[1:]) if is_tuple else edited
-
-            return self.layers[layer].register_forward_hook(forward_hook)
-
-        handles = [attach(layer) for layer in layers]
+        handles = [self._attach(hook, layer, site) for layer in layers]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _attach(self, hook: LayerHook, layer: int, site: Site) -> Any:
+        def on_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            edited = hook(layer, args[0] if args else kwargs["hidden_states"])
+            if edited is None:
+                return None
+            if args:
+                return (edited, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": edited}
+
+        def on_output(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            # A tensor, or a tuple beginning with it (attention; the layers of Falcon and Bloom).
+            is_tuple = isinstance(output, tuple)
+            edited = hook(layer, output[0] if is_tuple else output)
+            if edited is None:
+                return None
+            return (edited, *output[1:]) if is_tuple else edited
+
+        module = self.layers[layer]
+        if site == "resid_pre":
+            return module.register_forward_pre_hook(on_input, with_kwargs=True)
+        if site != "resid_post":
+            module = self._part(module, _ATTENTION if site == "attn_out" else _MLP)
+        return module.register_forward_hook(on_output)
+
+    def _part(self, layer: nn.Module, names: Sequence[str]) -> nn.Module:
+        for name in names:
+            part = getattr(layer, name, None)
+            if isinstance(part, nn.Module):
+                return part
+        raise InputError(
+            f"{self.source.model_id}: a {type(layer).__name__} has none of {', '.join(names)}, so "
+            f"a direction cannot be ablated everywhere in this architecture"
+        )
+
+    @contextmanager
+    def final_states(self, read: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `read(states)` with the last position after the final norm, `[row, d_model]`."""
+
+        def before_head(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            read(args[0][:, -1])
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(before_head)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def only_layers(self, start: int, stop: int) -> Iterator[None]:
+        """While open, layers outside `[start, stop)` hand on what they receive, at no cost.
+
+        With a hook that replaces the input of layer `start`, a forward pass resumes from residual
+        streams computed before. Hooks on skipped layers still run. Not for use with a cache.
+        """
+        skipped = [*range(start), *range(stop, self.n_layers)]
+        kept = {layer: self.layers[layer].__dict__.get("forward") for layer in skipped}
+        in_tuples = bool(skipped) and self._layers_return_tuples
+
+        def skip(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Any:
+            return (hidden_states,) if in_tuples else hidden_states
+
+        for layer in skipped:
+            self.layers[layer].forward = skip
+        try:
+            yield
+        finally:
+            for layer, forward in kept.items():
+                if forward is None:
+                    del self.layers[layer].forward
+                else:
+                    self.layers[layer].forward = forward
+
+    @cached_property
+    @torch.inference_mode()
+    def _layers_return_tuples(self) -> bool:
+        """Found out by looking: it depends on the architecture and the version of transformers."""
+        found: list[bool] = []
+        handle = self.layers[0].register_forward_hook(
+            lambda _module, _inputs, output: found.append(isinstance(output, tuple))
+        )
+        try:
+            batch = self.pad([[self.pad_id]])
+            self.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+        finally:
+            handle.remove()
+        return found[0]
 
 
 def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:

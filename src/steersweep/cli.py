@@ -42,7 +42,18 @@ RemoteCodeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
-    str, typer.Option(help="Extraction prompts: a shipped set or a .json file.")
+    str | None,
+    typer.Option(
+        help="Extraction prompts for all methods: a shipped set or a .json file "
+        "[default: extract-dim-5 for dim, extract-cosmic-50 for cosmic]."
+    ),
+]
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        help="How directions are found: dim, cosmic, cosmic-affine, cosmic-paper, "
+        "cosmic-study-2026; several with commas."
+    ),
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
 
@@ -58,6 +69,7 @@ QUICK_PROMPTS = 12
 def demo(
     out: Annotated[Path, typer.Option(help="Where results, figures and report go.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts, wider intervals.")] = False,
+    methods: MethodsOption = "dim",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -70,6 +82,7 @@ def demo(
 
     settings = make_settings(
         [f"lab:{name}" for name in DEMO_MODELS],
+        methods=methods,
         layers=DEMO_LAYERS,
         strengths=DEFAULT_STRENGTHS,
         max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
@@ -88,7 +101,7 @@ def sweep(
     layers: Annotated[
         str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
     ] = "0.2,0.4,0.5,0.6,0.8",
-    methods: Annotated[str, typer.Option(help="How directions are found: dim.")] = "dim",
+    methods: MethodsOption = "dim",
     multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
     strengths: Annotated[
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
@@ -96,7 +109,7 @@ def sweep(
     prompts: Annotated[
         str, typer.Option(help="Test prompts: a shipped set, a .json or a .txt file.")
     ] = "benign-120",
-    extraction: ExtractionOption = "extract-dim-5",
+    extraction: ExtractionOption = None,
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     precision: PrecisionOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
@@ -142,10 +155,15 @@ def sweep(
 @app.command()
 def extract(
     model: ModelArgument,
-    layer: Annotated[str, typer.Option(help="A share of the depth (0.6) or an index (25).")],
+    layer: Annotated[
+        str, typer.Option(help="A share of the depth (0.6), an index (25), or auto: the method's.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
-    method: Annotated[str, typer.Option(help="dim.")] = "dim",
-    extraction: ExtractionOption = "extract-dim-5",
+    method: Annotated[
+        str,
+        typer.Option(help="dim, cosmic, cosmic-affine, cosmic-paper or cosmic-study-2026."),
+    ] = "dim",
+    extraction: ExtractionOption = None,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
@@ -157,14 +175,16 @@ def extract(
     """
     from steersweep.chat_model import ChatModel
     from steersweep.conditions import LayerChoice
-    from steersweep.directions.dim import dim_directions
+    from steersweep.directions.extraction import DIM, METHODS, default_extraction
+    from steersweep.directions.extraction import extract_directions as find
     from steersweep.errors import InputError
     from steersweep.prompts.prompts import load_extraction_set
-    from steersweep.worker import METHODS
 
     if method not in METHODS:
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
-    prompts = load_extraction_set(extraction)
+    if method == DIM and layer == "auto":
+        raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
+    prompts = load_extraction_set(extraction or default_extraction(method))
     _quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -173,13 +193,18 @@ def extract(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    index = LayerChoice(layer).index(chat.n_layers)
-    direction = dim_directions(chat, prompts, layers=[index])[0]
+    layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
+    found = find(chat, method, prompts, layers)
+    direction = found.at_layer[layers[0]] if layers else found.chosen
+    assert direction is not None, "checked above"
     direction.save(output)
     typer.echo(
-        f"{output}: {method} direction of {model} at layer {index} of {chat.n_layers}, "
-        f"norm {direction.raw_norm:.4g}, residual norm {direction.residual_norm:.4g}"
+        f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
+        f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, residual "
+        f"norm {direction.residual_norm:.4g}"
     )
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Literal
 from steersweep.errors import InputError
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 UNSTEERED = "none"
 RANDOM = "random"
@@ -80,7 +80,9 @@ class Condition:
     """All that can change a result. Two conditions with equal keys have equal results.
 
     `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
-    the method is `none` and the rest None. `random` is the control direction.
+    the method is `none` and the rest None. `random` is the control direction. Where a method
+    chooses the layer itself (`cosmic@auto`), layer and share are None; `random@cosmic@auto` is the
+    control at that layer.
     """
 
     model_id: str
@@ -104,12 +106,28 @@ class Condition:
     @property
     def is_control(self) -> bool:
         """Whether this is the unsteered or the random-direction control."""
-        return self.method in (UNSTEERED, RANDOM)
+        return self.method == UNSTEERED or self.method.split("@")[0] == RANDOM
+
+    @property
+    def placed_by(self) -> str | None:
+        """The method that chooses the layer, such as `cosmic@auto`, or None where it is given."""
+        if self.layer is not None or self.method == UNSTEERED:
+            return None
+        return self.method.removeprefix(f"{RANDOM}@")
 
     def __str__(self) -> str:
         if self.method == UNSTEERED:
             return "unsteered"
-        return f"{self.method} layer {self.layer} at {self.strength}"
+        where = "" if self.layer is None else f" layer {self.layer}"
+        return f"{self.method}{where} at {self.strength}"
+
+
+def extraction_file(method: str, prompts: str, model_fingerprint: str, precision: str) -> str:
+    """Where in a run folder the scores a method chose by are kept; named by all they rest on."""
+    method = method.split("@", maxsplit=1)[0]
+    return (
+        f"extraction/{method}-{content_key([method, prompts, model_fingerprint, precision])}.json"
+    )
 
 
 def content_key(content: object) -> str:

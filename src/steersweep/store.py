@@ -108,10 +108,14 @@ class RunStore:
 
     def put_once(self, name: str, value: Any) -> Any:
         """Save JSON under `name` if absent; returns what is there."""
+        if self.get_once(name) is None:
+            write_json(self.folder / name, value)
+        return self.get_once(name)
+
+    def get_once(self, name: str) -> Any:
+        """What `put_once` saved under `name`, or None."""
         path = self.folder / name
-        if not path.exists():
-            write_json(path, value)
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
 
     def _condition_path(self, key: str) -> Path:
         return self.folder / "conditions" / f"{key}.json"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from steersweep import provenance
+from steersweep.activations import residuals
 from steersweep.chat_model import ChatModel
-from steersweep.conditions import RANDOM, UNSTEERED, Condition, content_key, in_batches
-from steersweep.directions.dim import dim_directions
+from steersweep.conditions import UNSTEERED, Condition, content_key, extraction_file, in_batches
+from steersweep.directions.cosmic import CosmicScores
 from steersweep.directions.direction import Direction, random_direction
+from steersweep.directions.extraction import AUTO, extract_directions
 from steersweep.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
@@ -22,8 +24,6 @@ from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import Record, RunStore
-
-METHODS = ("dim",)
 
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
@@ -40,7 +40,7 @@ class Job:
         precision: resolved precision (`fp32`, `bf16`, `fp16`).
         device: torch device.
         conditions: in a fixed order that begins with the unsteered control.
-        extraction: prompts directions are extracted from.
+        extraction: prompts directions are extracted from, by method.
         test: prompts every condition is tested on.
         max_rows: rows per generation batch.
     """
@@ -51,7 +51,7 @@ class Job:
     precision: str
     device: str
     conditions: tuple[Condition, ...]
-    extraction: ExtractionSet
+    extraction: Mapping[str, ExtractionSet]
     test: TestSet
     max_rows: int
 
@@ -86,7 +86,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     whole, so that the missing ones come out the same to the last bit.
 
     Raises:
-        InputError, NumericalError: see `ChatModel.load`, `dim_directions` and `generate`.
+        InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
         SteersweepError: out of memory; the message says what to lower.
     """
     done = {c.key for c in job.conditions if store.get(c.key) is not None}
@@ -134,15 +134,52 @@ class _Bench:
         self.job = job
         self.store = store
         self.prompt_ids = [chat.prompt_ids(text) for text in job.test.prompts]
-        started = time.monotonic()
-        layers = sorted({c.layer for c in job.conditions if c.layer is not None})
-        self.directions = {
-            ("dim", direction.layer): direction
-            for direction in dim_directions(chat, job.extraction, layers=layers)
-        }
-        self.extraction_seconds = time.monotonic() - started
+        # One length per layer for all methods: strengths mean the same whatever is added.
+        states = residuals(chat, self.prompt_ids)[:, 0]  # [prompt, layer, d_model]
+        self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
+        # By method and layer; the layer is None where the method chose it.
+        self.directions: dict[tuple[str, int | None], Direction] = {}
+        self.extraction_seconds: dict[str, float] = {}
+        for method, prompts in job.extraction.items():
+            self._extract(method, prompts)
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
+
+    def _extract(self, method: str, prompts: ExtractionSet) -> None:
+        """Find a method's directions; scores computed by an earlier run are not computed again."""
+        started = time.monotonic()
+        layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
+        name = extraction_file(method, prompts.id, self.chat.fingerprint, self.chat.precision)
+        held = self.store.get_once(name)
+        found = extract_directions(
+            self.chat,
+            method,
+            prompts,
+            layers,
+            scores=None if held is None else CosmicScores.from_json(held["scores"]),
+            max_rows=self.job.max_rows,
+        )
+        seconds = time.monotonic() - started
+        if found.scores is not None and found.chosen is not None:
+            held = self.store.put_once(
+                name,
+                {
+                    "method": method,
+                    "prompts": prompts.id,
+                    "chosen": {"layer": found.chosen.layer, "position": found.chosen.position},
+                    "notes": list(found.notes),
+                    "seconds": seconds,
+                    "scores": found.scores.as_json(),
+                },
+            )
+            seconds = held["seconds"]
+        self.extraction_seconds[method] = seconds
+        places: list[tuple[int | None, Direction]] = [*found.at_layer.items()]
+        if found.chosen is not None:
+            places.append((None, found.chosen))
+        for layer, direction in places:
+            norm = self.residual_norms[direction.layer]
+            self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
 
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
@@ -177,12 +214,12 @@ class _Bench:
         ]
 
     def _direction(self, condition: Condition) -> Direction | None:
-        if condition.method == UNSTEERED or condition.layer is None:
+        if condition.method == UNSTEERED:
             return None
-        direction = self.directions[("dim", condition.layer)]
-        if condition.method == RANDOM:
-            return random_direction(direction, condition.seed)
-        return self.directions[(condition.method, condition.layer)]
+        if not condition.is_control:
+            return self.directions[condition.method, condition.layer]
+        any_method = condition.placed_by or next(iter(self.job.extraction))
+        return random_direction(self.directions[any_method, condition.layer], condition.seed)
 
     def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
         direction = self._direction(condition)
@@ -216,15 +253,20 @@ class _Bench:
         ]
         result = summarise([judgement for judgement, _ in samples], self.job.test.repeats)
         result["fluency_threshold"] = None if threshold == float("inf") else threshold
+        if condition.method.removesuffix(AUTO) in self.extraction_seconds:
+            seconds_spent = self.extraction_seconds[condition.method.removesuffix(AUTO)]
+            result["extraction_seconds"] = seconds_spent
         if direction is not None and condition.strength is not None:
             multiplier = condition.strength.multiplier(direction.residual_norm)
             result |= {
+                "layer_idx": direction.layer,
+                "position": direction.position,
+                "site": direction.site,
                 "multiplier": multiplier,
                 "relative_strength": multiplier / direction.residual_norm,
                 "direction_norm": direction.raw_norm,
                 "residual_norm": direction.residual_norm,
                 "direction_file": self.store.put_direction(_direction_key(direction), direction),
-                "extraction_seconds": self.extraction_seconds,
             }
         return {
             "key": condition.key,

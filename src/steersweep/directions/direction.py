@@ -22,10 +22,11 @@ class Direction:
         method: `dim`, `random`, ...
         layer: decoder layer it was read at.
         position: prompt position it was read at; -1 is the last token.
-        site: `resid_post`: the output of that layer.
+        site: `resid_post`: the output of that layer; `resid_pre`: its input.
         raw_norm: length before normalising, in units of the residual stream.
-        residual_norm: mean length of the residual stream at that layer and position over the
-            extraction prompts; `multiplier / residual_norm` is the relative strength.
+        residual_norm: mean length of the residual stream after that layer at the last token, over
+            the extraction prompts (in a sweep, over the test prompts); `multiplier / residual_norm`
+            is the relative strength.
         model_id: model it belongs to.
         model_fingerprint: identity of that model's weights.
         precision: precision the model ran in.
@@ -92,9 +93,10 @@ def unit_direction(difference: Tensor, **facts: Any) -> Direction:
 
 
 def random_direction(like: Direction, seed: int) -> Direction:
-    """A control: a random unit vector standing in for `like`, fixed by `seed` and layer."""
+    """A control: a random unit vector to add where `like` is added, fixed by `seed` and layer."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + like.layer)
     vector = torch.randn(like.vector.shape, generator=generator, dtype=torch.float64)
     facts = {field.name: getattr(like, field.name) for field in fields(like)}
     facts |= {"vector": (vector / vector.norm()).float(), "method": "random", "raw_norm": 1.0}
+    facts |= {"site": "resid_post", "position": -1, "prompts": "none"}  # it was read nowhere
     return Direction(**facts)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import write_json
-from steersweep.conditions import RANDOM, UNSTEERED, Condition
+from steersweep.conditions import RANDOM, UNSTEERED, Condition, extraction_file
+from steersweep.directions.direction import Direction
+from steersweep.directions.extraction import AUTO, DIM
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import mcnemar
 from steersweep.store import Record, RunStore
@@ -39,11 +41,17 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
             for condition in job.conditions
             if (record := store.get(condition.key)) is not None
         ]
+        of_job = []
         for method in dict.fromkeys(c.method for c in job.conditions if not c.is_control):
             steered = [(c, r) for c, r in records if c.method == method]
-            controls = [(c, r) for c, r in records if c.is_control]
+            random = RANDOM if not method.endswith(AUTO) else f"{RANDOM}@{method}"
+            controls = [(c, r) for c, r in records if c.method in (UNSTEERED, random)]
             if steered:
-                results.append(_result(job, method, steered, controls, created))
+                result = _result(job, method, steered, controls, created)
+                result["extraction"] = _extraction(store, steered[0][0])
+                of_job.append(result)
+        _compare_methods(of_job, store.folder)
+        results += of_job
     return results
 
 
@@ -62,9 +70,9 @@ def _result(
     controls: Sequence[tuple[Condition, Record]],
     created: str,
 ) -> Result:
-    conditions = [_entry(condition, record) for condition, record in steered]
-    unsteered = [_entry(c, r) for c, r in controls if c.method == UNSTEERED]
-    random_entries = [_entry(c, r) for c, r in controls if c.method == RANDOM]
+    conditions = [_entry(condition, record, job.n_layers) for condition, record in steered]
+    unsteered = [_entry(c, r, job.n_layers) for c, r in controls if c.method == UNSTEERED]
+    random_entries = [_entry(c, r, job.n_layers) for c, r in controls if c.method != UNSTEERED]
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
     records = [record for _, record in (*steered, *controls)]
@@ -101,6 +109,42 @@ def best_condition(conditions: Sequence[Result]) -> Result:
             -entry["relative_strength"],
         ),
     )
+
+
+def _extraction(store: RunStore, condition: Condition) -> Result | None:
+    """What a method that scores candidates chose, and notes about it; None for other methods."""
+    name = extraction_file(
+        condition.method,
+        str(condition.extraction_prompts),
+        condition.model_fingerprint,
+        condition.precision,
+    )
+    held = store.get_once(name)
+    if held is None:
+        return None
+    return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
+
+
+def _compare_methods(results: Sequence[Result], folder: Path) -> None:
+    """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
+    swept = [result for result in results if not result["method"].endswith(AUTO)]
+    if len({result["verdict"]["outcome"] for result in swept}) > 1:
+        for result in swept:
+            result["verdict"]["flags"].append("methods-disagree")
+    dim = next((result for result in swept if result["method"] == DIM), None)
+    if dim is None:
+        return
+    vectors = {
+        entry["layer_idx"]: Direction.load(folder / entry["direction_file"]).vector
+        for entry in dim["conditions"]
+    }
+    for result in results:
+        if result is dim:
+            continue
+        for entry in result["conditions"]:
+            other = Direction.load(folder / entry["direction_file"]).vector
+            vector = vectors.get(entry["layer_idx"])
+            entry["cosine_to_dim"] = None if vector is None else float(vector @ other)
 
 
 def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: int) -> Result:
@@ -154,21 +198,23 @@ def _paired_p(one: Result, other: Result | None) -> float | None:
 
 
 def _cell(entry: Result) -> tuple[Any, Any]:
-    return entry["layer_idx"], entry["multiplier"]
+    return entry["layer_idx"], entry["strength"]
 
 
-def _entry(condition: Condition, record: Record) -> Result:
+def _entry(condition: Condition, record: Record, n_layers: int) -> Result:
     """A condition as result files hold it."""
     result = dict(record["result"])
-    for name in ("multiplier", "relative_strength", "direction_norm", "residual_norm"):
-        result.setdefault(name, None)
-    result.setdefault("direction_file", None)
     result.pop("extraction_seconds", None)
+    layer = result.get("layer_idx")
+    share = condition.layer_pct
+    if share is None and layer is not None:  # the method chose the layer
+        share = round(layer / n_layers, 4)
+    empty = ("layer_idx", "multiplier", "relative_strength", "direction_norm", "residual_norm")
     return {
         "key": condition.key,
         "method": condition.method,
-        "layer_pct": condition.layer_pct,
-        "layer_idx": condition.layer,
+        "layer_pct": share,
+        **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
         **result,
         "runtime_seconds": record["runtime_seconds"],

@@ -74,11 +74,13 @@ def _freeze(store: RunStore, settings: SweepSettings) -> str:
     run = store.put_once(
         "run.json", {"created": provenance.utc_now(), "provenance": provenance.facts(device)}
     )
+    first = next(iter(settings.extraction.values()))
     store.put_once(
         "prompts.json",
         {
-            "harmful": list(settings.extraction.harmful),
-            "harmless": list(settings.extraction.harmless),
+            "harmful": list(first.harmful),
+            "harmless": list(first.harmless),
+            "extraction": {name: found.content() for name, found in settings.extraction.items()},
             "test": list(settings.test.prompts),
             "test_repeats": settings.test.repeats,
         },

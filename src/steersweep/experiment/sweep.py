@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from steersweep.conditions import RANDOM, UNSTEERED, Condition, LayerChoice, Strength
+from steersweep.directions.extraction import AUTO, DIM, METHODS, default_extraction
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
 from steersweep.model_source import ModelSource, family_of, find_model
 from steersweep.prompts.prompts import (
     DEFAULT_TEST_SET,
-    DIM_EXTRACTION_SET,
     ExtractionSet,
     TestSet,
     load_extraction_set,
     load_test_set,
 )
-from steersweep.worker import METHODS, Job
+from steersweep.worker import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
 DEFAULT_ROWS = 256
@@ -35,7 +35,7 @@ class SweepSettings:
         layers: where steering starts, as shares of the depth or indices.
         strengths: how strongly to steer.
         test: prompts to test on.
-        extraction: prompts to extract directions from.
+        extraction: prompts to extract directions from, by method.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         max_new_tokens: longest answer.
         judge: name of the judge.
@@ -48,7 +48,7 @@ class SweepSettings:
     layers: tuple[LayerChoice, ...]
     strengths: tuple[Strength, ...]
     test: TestSet
-    extraction: ExtractionSet
+    extraction: Mapping[str, ExtractionSet]
     precision: str = "auto"
     max_new_tokens: int = 100
     judge: str = "default"
@@ -67,7 +67,7 @@ class SweepSettings:
             "layers": [choice.text for choice in self.layers],
             "strengths": [{s.unit: s.value} for s in self.strengths],
             "test_prompts": self.test.id,
-            "extraction_prompts": self.extraction.id,
+            "extraction_prompts": {name: found.id for name, found in self.extraction.items()},
             "precision": self.precision,
             "max_new_tokens": self.max_new_tokens,
             "judge": get_judge(self.judge).id,
@@ -84,7 +84,7 @@ def make_settings(
     multipliers: str = "",
     strengths: str = "",
     prompts: str = DEFAULT_TEST_SET,
-    extraction: str = DIM_EXTRACTION_SET,
+    extraction: str | None = None,
     max_prompts: int | None = None,
     precision: str = "auto",
     max_new_tokens: int = 100,
@@ -93,6 +93,8 @@ def make_settings(
     rows: int = DEFAULT_ROWS,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
+
+    Without `extraction` each method has the shipped prompts made for it.
 
     Raises:
         InputError: an option that cannot be read; the message names it.
@@ -126,7 +128,10 @@ def make_settings(
         layers=tuple(LayerChoice(text) for text in _items("--layers", layers)),
         strengths=tuple(both),
         test=test,
-        extraction=load_extraction_set(extraction),
+        extraction={
+            method: load_extraction_set(extraction or default_extraction(method))
+            for method in chosen
+        },
         precision=precision,
         max_new_tokens=max_new_tokens,
         judge=judge,
@@ -169,10 +174,15 @@ def _conditions(
     precision: str,
     n_layers: int,
 ) -> Iterator[Condition]:
-    """Unsteered first; then every layer and strength with every method and the random control."""
+    """Unsteered first; then every layer and strength with every method and the random control;
+    then the layers that methods choose themselves, with a random control each.
+    """
 
     def condition(
-        method: str, choice: LayerChoice | None = None, strength: Strength | None = None
+        method: str,
+        choice: LayerChoice | None = None,
+        strength: Strength | None = None,
+        extraction: ExtractionSet | None = None,
     ) -> Condition:
         return Condition(
             model_id=source.model_id,
@@ -182,7 +192,7 @@ def _conditions(
             layer=None if choice is None else choice.index(n_layers),
             layer_pct=None if choice is None else choice.share(n_layers),
             strength=strength,
-            extraction_prompts=None if choice is None else settings.extraction.id,
+            extraction_prompts=None if extraction is None else extraction.id,
             test_prompts=settings.test.id,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
@@ -197,8 +207,15 @@ def _conditions(
             continue
         seen.add(layer)
         for strength in settings.strengths:
-            for method in (*settings.methods, RANDOM):
-                yield condition(method, choice, strength)
+            for method in settings.methods:
+                yield condition(method, choice, strength, settings.extraction[method])
+            yield condition(RANDOM, choice, strength)
+    for method in settings.methods:
+        if method == DIM:
+            continue
+        for strength in settings.strengths:
+            for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
+                yield condition(name, None, strength, settings.extraction[method])
 
 
 def _items(option: str, text: str) -> list[str]:

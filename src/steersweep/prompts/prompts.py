@@ -48,16 +48,70 @@ class TestSet:
 
 @dataclass(frozen=True)
 class ExtractionSet:
-    """Harmful and harmless prompts a direction is extracted from."""
+    """Harmful and harmless prompts a direction is extracted from.
+
+    Attributes:
+        name: file name without ending.
+        harmful: prompts of that class.
+        harmless: prompts of that class.
+        harmful_val: further ones, for methods that choose among directions by their effect; may be
+            empty.
+        harmless_val: the same.
+    """
 
     name: str
     harmful: tuple[str, ...]
     harmless: tuple[str, ...]
+    harmful_val: tuple[str, ...] = ()
+    harmless_val: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
         """Name and content hash: `name@sha256:...`."""
-        return _content_id(self.name, {"harmful": self.harmful, "harmless": self.harmless})
+        return _content_id(self.name, self.content())
+
+    def content(self) -> dict[str, tuple[str, ...]]:
+        """The lists of prompts by field."""
+        content = {"harmful": self.harmful, "harmless": self.harmless}
+        if self.harmful_val or self.harmless_val:
+            content |= {"harmful_val": self.harmful_val, "harmless_val": self.harmless_val}
+        return content
+
+    def split(self) -> Split:
+        """Prompts to make candidates from, and others to score them on.
+
+        Without validation prompts of its own, the set's last prompts are set aside: 100 of 280 as
+        the official COSMIC code has them. Different prompts only: near-copies are not noticed.
+        """
+        if self.harmful_val or self.harmless_val:
+            return Split(self.harmful, self.harmless, self.harmful_val, self.harmless_val)
+        parts = []
+        for prompts in (self.harmful, self.harmless):
+            n_train = len(prompts) - round(len(prompts) * 100 / 280)
+            parts.append((prompts[:n_train], prompts[n_train:]))
+        return Split(parts[0][0], parts[1][0], parts[0][1], parts[1][1])
+
+    def unsplit(self) -> Split:
+        """All prompts of a class, to make candidates from and to score them on."""
+        harmful = (*self.harmful, *self.harmful_val)
+        harmless = (*self.harmless, *self.harmless_val)
+        return Split(harmful, harmless, harmful, harmless)
+
+
+@dataclass(frozen=True)
+class Split:
+    """An extraction set in four parts."""
+
+    harmful_train: tuple[str, ...]
+    harmless_train: tuple[str, ...]
+    harmful_val: tuple[str, ...]
+    harmless_val: tuple[str, ...]
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Prompts that are both in training and in validation."""
+        val = {*self.harmful_val, *self.harmless_val}
+        return tuple(text for text in (*self.harmful_train, *self.harmless_train) if text in val)
 
 
 def load_test_set(name: str) -> TestSet:
@@ -79,14 +133,22 @@ def load_test_set(name: str) -> TestSet:
 def load_extraction_set(name: str) -> ExtractionSet:
     """A shipped extraction set by name, or a `.json` file with lists `harmful` and `harmless`.
 
+    Lists `harmful_val` and `harmless_val` may be there too, both or neither.
+
     Raises:
         InputError: unknown name, unreadable file, an empty list, or a prompt in both classes.
     """
     path, data = _read(name)
-    harmful, harmless = _texts(path, data, "harmful"), _texts(path, data, "harmless")
-    if shared := set(harmful) & set(harmless):
-        raise InputError(f"{path}: {sorted(shared)[0]!r} is in both harmful and harmless")
-    return ExtractionSet(_set_name(name), harmful, harmless)
+    val = [field for field in ("harmful_val", "harmless_val") if field in data]
+    if len(val) == 1:
+        raise InputError(f'{path}: has "{val[0]}" alone; give both validation lists or neither')
+    lists = {field: _texts(path, data, field) for field in ("harmful", "harmless", *val)}
+    for kind in ("", "_val")[: 1 + len(val) // 2]:
+        if shared := set(lists[f"harmful{kind}"]) & set(lists[f"harmless{kind}"]):
+            raise InputError(
+                f"{path}: {sorted(shared)[0]!r} is in both harmful{kind} and harmless{kind}"
+            )
+    return ExtractionSet(_set_name(name), **lists)
 
 
 def shipped_sets() -> list[str]:

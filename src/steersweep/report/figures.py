@@ -135,7 +135,7 @@ def _title(result: Result) -> str:
 def figure_stem(result: Result) -> str:
     """File name of a result's map, without ending."""
     model = "".join(c if c.isalnum() or c in "-." else "-" for c in result["model"])
-    return f"layer_strength_{model}_{result['method']}"
+    return f"layer_strength_{model}_{result['method'].replace('@', '-')}"
 
 
 def _save(figure: Any, stem: Path) -> Path:

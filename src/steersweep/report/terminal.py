@@ -24,6 +24,7 @@ _FLAG_NOTES = {
     "mixed": "many responses are garbled beside the coherent refusals",
     "refuses-unsteered": "the model refuses these benign prompts without steering too",
     "random-refuses-too": "a random direction of the same length makes it refuse too",
+    "methods-disagree": "the methods' verdicts differ",
     "few-prompts": "fewer than 30 unique prompts; intervals are wide",
 }
 
@@ -111,10 +112,11 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
     """The verdict table with intervals, best layer, strength, controls and failure modes."""
     console = console or Console()
     n_unique = results[0]["conditions"][0]["n_unique"]
-    methods = {result["method"] for result in results}
+    methods = list(dict.fromkeys(result["method"] for result in results))
+    families = [method.upper() for method in methods if "@" not in method]
     table = Table(
         title=(
-            f"Refusal steering, {' and '.join(sorted(methods)).upper()}: best condition per model, "
+            f"Refusal steering, {' and '.join(families)}: best condition per model, "
             f"{n_unique} unique benign prompts"
         ),
         title_justify="left",
@@ -123,15 +125,15 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
         pad_edge=False,
     )
     table.add_column("model", no_wrap=True)
-    if len(methods) > 1:
-        table.add_column("method", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for name in ("coherent", "layer", "strength", "garbled", "controls"):
         table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
+    for index, result in enumerate(results):
         row = _row(result)
         if len(methods) > 1:
-            row.insert(1, result["method"])
+            if index == 0 or results[index - 1]["model"] != result["model"]:
+                table.add_row(result["model"])
+            row[0] = f"  {result['method']}"
         table.add_row(*row)
     console.print(table)
     for line in _notes(results):
@@ -202,7 +204,9 @@ def _breakdown(conditions: Sequence[Result]) -> str:
 
 
 def _notes(results: Sequence[Result]) -> Iterator[str]:
-    compared = results[0]["verdict"]["n_compared"]
+    compared = " or ".join(
+        str(n) for n in dict.fromkeys(result["verdict"]["n_compared"] for result in results)
+    )
     yield ""
     yield f"coherent: share refused in fluent text [95 % interval for the best of {compared}]"
     yield "layer: where steering starts; strength: the push over the residual norm (multiplier)"
@@ -213,11 +217,41 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
     yield "Broken responses over all layers and strengths:"
     for result in results:
         yield f"  {result['model']}, {result['method']}: {_breakdown(result['conditions'])}"
+    if len(dict.fromkeys(result["method"] for result in results)) > 1:
+        yield ""
+        yield "Methods:"
+        yield from _methods(results)
+        yield ""
     yield "Every verdict is provisional until a person has read samples of its condition."
     for flag, note in _FLAG_NOTES.items():
         flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
         if flagged:
             yield f"{', '.join(dict.fromkeys(flagged))}: {note}."
+
+
+def _methods(results: Sequence[Result]) -> Iterator[str]:
+    """What methods chose themselves, and how like DIM's their directions are."""
+    for result in results:
+        conditions = result["conditions"]
+        where = f"  {result['model']}, {result['method']}"
+        extraction = result.get("extraction") or {"notes": []}
+        if "@" in result["method"]:
+            chosen = conditions[0]
+            yield (
+                f"{where}: chose layer {chosen['layer_idx']} of {result['n_layers']}, "
+                f"position {chosen['position']}"
+            )
+            continue
+        cosines = {
+            entry["layer_idx"]: entry["cosine_to_dim"]
+            for entry in conditions
+            if entry.get("cosine_to_dim") is not None
+        }
+        if cosines:
+            shown = ", ".join(f"{layer}: {cosine:.2f}" for layer, cosine in cosines.items())
+            yield f"{where}: cosine with DIM's direction by layer: {shown}"
+        for note in extraction["notes"]:
+            yield f"{where}: {note}"
 
 
 def _time_left(seconds: float | None) -> str:

@@ -1,0 +1,174 @@
+"""Candidate directions at every position and layer, and the prompts they are made and scored with.
+
+What DIM's own selection and COSMIC share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from steersweep.activations import ReadSite, mean_residuals
+from steersweep.chat_model import ChatModel
+from steersweep.errors import InputError, SteersweepError
+from steersweep.prompts.prompts import Split
+
+PromptIds = Sequence[Sequence[int]]
+
+# Shorter differences have no direction: at layer 0 a template token is the same in every prompt.
+ZERO_NORM = 1e-6
+# Share of layers, from the first, that may be chosen: candidates at l >= int(0.8 L) are dropped.
+ELIGIBLE_DEPTH = 0.8
+MAX_KL = 0.1
+
+
+@dataclass(frozen=True)
+class SplitIds:
+    """Token ids of the prompts candidates are made from (train) and scored on (val)."""
+
+    harmful_train: PromptIds
+    harmless_train: PromptIds
+    harmful_val: PromptIds
+    harmless_val: PromptIds
+
+    @classmethod
+    def of(cls, chat: ChatModel, split: Split, name: str) -> SplitIds:
+        """The prompts of an extraction set, `name` in messages, in a model's template.
+
+        Raises:
+            InputError: fewer than two prompts in a class.
+        """
+        for field in fields(cls):
+            label = field.name.replace("_", " ")
+            if (count := len(getattr(split, field.name))) < 2:
+                raise InputError(
+                    f"{name}: {count} {label} prompts; a direction that is chosen by its scores "
+                    f"needs at least 2 of each kind"
+                )
+        return cls(
+            *([chat.prompt_ids(text) for text in getattr(split, f.name)] for f in fields(cls))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Differences of means, not normalised.
+
+    Attributes:
+        positions: -P..-1, prompt positions counted from the end.
+        vectors: mean harmful minus mean harmless, `[position, layer, d_model]`, float64.
+        harmless_mean: `[position, layer, d_model]`, float64.
+        site: where they were read.
+    """
+
+    positions: tuple[int, ...]
+    vectors: Tensor
+    harmless_mean: Tensor
+    site: ReadSite
+
+    @property
+    def norms(self) -> Tensor:
+        """Lengths, `[position, layer]`."""
+        lengths: Tensor = self.vectors.norm(dim=-1)
+        return lengths
+
+
+def candidates_from(
+    chat: ChatModel,
+    harmful: PromptIds,
+    harmless: PromptIds,
+    *,
+    positions: Sequence[int],
+    site: ReadSite = "resid_pre",
+) -> Candidates:
+    """Candidates at each position and layer. `generate_directions` in both official codes.
+
+    Raises:
+        InputError: the two classes give the same activations everywhere, or a prompt is shorter
+            than a position.
+        NumericalError: an activation is NaN or infinite.
+    """
+    means = [
+        mean_residuals(chat, prompts, positions=positions, site=site)
+        for prompts in (harmful, harmless)
+    ]
+    found = Candidates(tuple(positions), means[0] - means[1], means[1], site)
+    if bool((found.norms < ZERO_NORM).all()):
+        raise InputError(
+            "harmful and harmless prompts give the same activations at every position and layer, "
+            "so there is no direction; are the two lists the same?"
+        )
+    return found
+
+
+def eligible_layers(n_layers: int) -> int:
+    """Layers below this one may be chosen; `int(0.8 L)` in the official codes."""
+    return int(n_layers * ELIGIBLE_DEPTH)
+
+
+def next_token_kl(clean_logits: Tensor, edited_logits: Tensor) -> Tensor:
+    """KL(clean || edited) of the next token, per row, in float64. `kl_div_fn`.
+
+    Args:
+        clean_logits: `[..., prompt, vocabulary]`.
+        edited_logits: `[..., prompt, vocabulary]`.
+
+    Returns:
+        `[..., prompt]`, in nats.
+    """
+    epsilon = 1e-6
+    p, q = (logits.double().softmax(-1) for logits in (clean_logits, edited_logits))
+    kl: Tensor = (p * ((p + epsilon).log() - (q + epsilon).log())).sum(-1)
+    return kl
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The choice among candidates.
+
+    Attributes:
+        position: index of the position, 0 for -P.
+        layer: decoder layer.
+        dropped: per rule, the candidates it drops, `[position, layer]` bool.
+    """
+
+    position: int
+    layer: int
+    dropped: dict[str, Tensor]
+
+    @property
+    def kept(self) -> Tensor:
+        """Candidates no rule dropped, `[position, layer]` bool."""
+        return kept_of(self.dropped)
+
+    @classmethod
+    def of(cls, method: str, values: Tensor, dropped: dict[str, Tensor]) -> Selection:
+        """The largest value `[position, layer]` that no rule drops.
+
+        Raises:
+            SteersweepError: every candidate is dropped; the message says by which rules.
+        """
+        kept = kept_of(dropped)
+        if not bool(kept.any()):
+            counts = ", ".join(f"{rule} {int(mask.sum())}" for rule, mask in dropped.items())
+            raise SteersweepError(
+                f"{method}: every one of {kept.numel()} candidates ({kept.shape[0]} positions x "
+                f"{kept.shape[1]} layers) is dropped, by rule: {counts}. Where kl drops many, "
+                f"ablation disturbs harmless prompts too: use more and more varied extraction "
+                f"prompts"
+            )
+        return cls(*best_allowed(values, kept), dropped)
+
+
+def kept_of(dropped: dict[str, Tensor]) -> Tensor:
+    """What no rule dropped, `[position, layer]` bool."""
+    return ~torch.stack(list(dropped.values())).any(0)
+
+
+def best_allowed(values: Tensor, allowed: Tensor) -> tuple[int, int]:
+    """Position index and layer of the largest allowed value; ties to the lower ones."""
+    flat = int(values.masked_fill(~allowed, -torch.inf).flatten().argmax())
+    return divmod(flat, values.shape[1])

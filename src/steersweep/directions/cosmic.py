@@ -1,0 +1,223 @@
+"""COSMIC (Siu et al. 2025, arXiv 2506.00085): choosing a direction by cosine similarity.
+
+Candidates are differences of means at every post-instruction position and layer. Each is scored by
+what it does to the model: ablated on harmful prompts, do the activations look like harmless ones;
+added on harmless prompts, do they look like harmful ones? Looked at in the layers that tell the
+two classes apart best.
+
+Equal to the authors' code (wang-research-lab/COSMIC at commit 2908503); docstrings name the
+function of that code each rule matches. `steersweep verify cosmic` shows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from steersweep.directions.candidates import (
+    MAX_KL,
+    ZERO_NORM,
+    Selection,
+    best_allowed,
+    eligible_layers,
+)
+from steersweep.errors import SteersweepError
+
+
+@dataclass(frozen=True)
+class CosmicRules:
+    """Which COSMIC. The defaults are the official code's linear variant; see `VARIANTS`.
+
+    Attributes:
+        ablate: remove the direction `everywhere` (at every layer's input, attention output and MLP
+            output: the official linear variant); at its own `layer` (the paper's wording); or
+            replace it at its own layer by the harmless mean's component (`affine`, official too).
+        positions: all of the template's tokens after the user's text (`post-instruction`, the
+            code), or `last-5` (the paper as reported).
+        low_share: share of the layers whose activations are compared.
+        at_least_one_low: compare one layer where `int(low_share * L)` is none. The official code
+            fails there.
+        max_kl: drop candidates whose ablation changes the next token of harmless prompts by more
+            than this, in nats; None: no such rule.
+        median_rule: drop candidates at the last position that lie deeper than the other positions'
+            best layers.
+        drop_zero: drop candidates of no length. The official code keeps them.
+        cosine: cosine of class means (`of-means`), or the mean over all pairs of prompts of their
+            cosines (`pairwise-mean`).
+        unit_addition: add the direction at length 1 instead of its own.
+        candidate_site: read candidates before (`resid_pre`) or after (`resid_post`) each layer.
+        first_layer: candidates below are dropped.
+        separate_val: score on validation prompts; else make and score candidates with all prompts.
+    """
+
+    ablate: Literal["everywhere", "layer", "affine"] = "everywhere"
+    positions: Literal["post-instruction", "last-5"] = "post-instruction"
+    low_share: float = 0.10
+    at_least_one_low: bool = True
+    max_kl: float | None = MAX_KL
+    median_rule: bool = True
+    drop_zero: bool = True
+    cosine: Literal["of-means", "pairwise-mean"] = "of-means"
+    unit_addition: bool = False
+    candidate_site: Literal["resid_pre", "resid_post"] = "resid_pre"
+    first_layer: int = 0
+    separate_val: bool = True
+
+    @property
+    def read_before_edit(self) -> bool:
+        """The official affine hooks copy where the linear ones edit in place: they read before."""
+        return self.ablate == "affine"
+
+    def as_official(self) -> CosmicRules:
+        """Without our two guards, to fail and to choose exactly where the official code does."""
+        return replace(self, at_least_one_low=False, drop_zero=False)
+
+
+# Methods by the name users give them.
+VARIANTS = {
+    "cosmic": CosmicRules(),
+    "cosmic-affine": CosmicRules(ablate="affine"),
+    "cosmic-paper": CosmicRules(ablate="layer", positions="last-5"),
+    # What one study of 2026 used under the name; for comparison with its results only.
+    "cosmic-study-2026": CosmicRules(
+        ablate="layer",
+        max_kl=None,
+        median_rule=False,
+        cosine="pairwise-mean",
+        unit_addition=True,
+        candidate_site="resid_post",
+        first_layer=1,
+        separate_val=False,
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class CosmicScores:
+    """Scores of every candidate; arrays are `[position, layer]`, float64.
+
+    Attributes:
+        positions: -P..-1.
+        comply: S_comply: likeness to harmless prompts of harmful ones under ablation (the official
+            code calls it refusal_score).
+        refuse: S_refuse: likeness to harmful prompts of harmless ones under addition (the official
+            code's steering_score).
+        kl: what ablation does to the next token of harmless prompts, nats.
+        norms: lengths of the candidates.
+        layer_similarity: `[layer]`, cosine of the class means at the last token after each layer.
+        low_layers: the layers compared, least similar first.
+        notes: what a reader of the result should know.
+    """
+
+    positions: tuple[int, ...]
+    comply: Tensor
+    refuse: Tensor
+    kl: Tensor
+    norms: Tensor
+    layer_similarity: Tensor
+    low_layers: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> Tensor:
+        """What is maximised, `[position, layer]`."""
+        return self.comply + self.refuse
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads; a score that is no number is null."""
+        tables = ("comply", "refuse", "kl", "norms", "layer_similarity")
+        return {
+            "positions": list(self.positions),
+            **{name: _finite_or_none(getattr(self, name).tolist()) for name in tables},
+            "low_layers": list(self.low_layers),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CosmicScores:
+        """What `as_json` wrote."""
+
+        def table(name: str) -> Tensor:
+            return torch.tensor(_none_to_nan(data[name]), dtype=torch.float64)
+
+        return cls(
+            positions=tuple(data["positions"]),
+            comply=table("comply"),
+            refuse=table("refuse"),
+            kl=table("kl"),
+            norms=table("norms"),
+            layer_similarity=table("layer_similarity"),
+            low_layers=tuple(data["low_layers"]),
+            notes=tuple(data["notes"]),
+        )
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite_or_none(item) for item in value]
+    return value if math.isfinite(value) else None
+
+
+def _none_to_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_none_to_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
+def select(scores: CosmicScores, rules: CosmicRules) -> Selection:
+    """The best candidate that no rule drops. `select_direction`.
+
+    Raises:
+        SteersweepError: every candidate is dropped; the message says by which rules.
+    """
+    total = scores.total
+    n_positions, n_layers = total.shape
+    layers = torch.arange(n_layers).expand(n_positions, n_layers)
+    dropped = {
+        "non-finite": ~torch.isfinite(total),
+        "depth": (layers >= eligible_layers(n_layers)) | (layers < rules.first_layer),
+    }
+    if rules.max_kl is not None:
+        dropped["non-finite"] |= torch.isnan(scores.kl)
+        dropped["kl"] = scores.kl > rules.max_kl
+    if rules.drop_zero:
+        dropped["zero-length"] = scores.norms < ZERO_NORM
+    if rules.median_rule and n_positions > 1:
+        dropped["median"] = _too_deep_at_last(scores)
+    return Selection.of("COSMIC", total, dropped)
+
+
+def best_position(scores: CosmicScores, layer: int) -> int:
+    """Index of the best-scoring position at one layer, whatever the rules about layers say.
+
+    Raises:
+        SteersweepError: no candidate at that layer has a length and a finite score.
+    """
+    total = scores.total[:, layer : layer + 1]
+    usable = torch.isfinite(total) & (scores.norms[:, layer : layer + 1] >= ZERO_NORM)
+    if not bool(usable.any()):
+        raise SteersweepError(
+            f"layer {layer}: no COSMIC candidate has a length and a finite score there; "
+            f"leave that layer out"
+        )
+    return best_allowed(total, usable)[0]
+
+
+def _too_deep_at_last(scores: CosmicScores) -> Tensor:
+    """Candidates at position -1 deeper than both medians of the other positions' best layers.
+
+    Of two middle values the median is the lower one, as torch.median has it.
+    """
+    best = [
+        table[:-1].nan_to_num(nan=-torch.inf).argmax(-1).median()
+        for table in (scores.comply, scores.refuse)
+    ]
+    layers = torch.arange(scores.comply.shape[1])
+    mask = torch.zeros_like(scores.comply, dtype=torch.bool)
+    mask[-1] = (layers > best[0]) & (layers > best[1])
+    return mask

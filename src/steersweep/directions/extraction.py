@@ -1,0 +1,131 @@
+"""Directions by method name, for the layers a sweep or a user asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steersweep.activations import residuals
+from steersweep.chat_model import ChatModel
+from steersweep.directions.candidates import SplitIds
+from steersweep.directions.cosmic import VARIANTS, CosmicScores, best_position, select
+from steersweep.directions.cosmic_scoring import (
+    cosmic_positions,
+    find_candidates,
+    score_candidates,
+)
+from steersweep.directions.dim import dim_directions
+from steersweep.directions.direction import Direction, unit_direction
+from steersweep.errors import InputError
+from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, DIM_EXTRACTION_SET, ExtractionSet
+
+DIM = "dim"
+METHODS = (DIM, *VARIANTS)
+
+# `cosmic@auto`: the method's own choice of layer and position.
+AUTO = "@auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What a method found.
+
+    Attributes:
+        at_layer: a direction per layer asked for.
+        chosen: the method's own choice, None for a method that makes none.
+        scores: what the choice rests on, None for a method without scores.
+        notes: what a reader of the result should know.
+    """
+
+    at_layer: dict[int, Direction]
+    chosen: Direction | None = None
+    scores: CosmicScores | None = None
+    notes: tuple[str, ...] = ()
+
+
+def default_extraction(method: str) -> str:
+    """Name of the shipped prompts a method is used with."""
+    return DIM_EXTRACTION_SET if method == DIM else COSMIC_EXTRACTION_SET
+
+
+def extract_directions(
+    chat: ChatModel,
+    method: str,
+    prompts: ExtractionSet,
+    layers: Sequence[int],
+    *,
+    scores: CosmicScores | None = None,
+    max_rows: int = 256,
+) -> Extracted:
+    """The directions of `method` at each layer, and the method's own choice if it makes one.
+
+    COSMIC at a given layer is its best-scoring position there. `layer` of a COSMIC direction is the
+    official code's: the direction is read at the input of that layer (`resid_pre`).
+
+    Args:
+        chat: the model.
+        method: one of `METHODS`.
+        prompts: harmful and harmless extraction prompts.
+        layers: decoder layers.
+        scores: COSMIC's scores, where they were computed before.
+        max_rows: rows per forward pass.
+
+    Raises:
+        InputError: unknown method, too few prompts, identical classes.
+        NumericalError: activations are NaN or infinite.
+        SteersweepError: every COSMIC candidate is dropped.
+    """
+    if method == DIM:
+        found = dim_directions(chat, prompts, layers=layers)
+        return Extracted({direction.layer: direction for direction in found})
+    if method not in VARIANTS:
+        raise InputError(f"method {method}: choose from {', '.join(METHODS)}")
+    return _cosmic(chat, method, prompts, layers, scores, max_rows)
+
+
+def _cosmic(
+    chat: ChatModel,
+    method: str,
+    prompts: ExtractionSet,
+    layers: Sequence[int],
+    scores: CosmicScores | None,
+    max_rows: int,
+) -> Extracted:
+    rules = VARIANTS[method]
+    split = prompts.split() if rules.separate_val else prompts.unsplit()
+    data = SplitIds.of(chat, split, prompts.name)
+    candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
+    if scores is None:
+        scores = score_candidates(chat, data, candidates, rules, max_rows=max_rows)
+    choice = select(scores, rules)
+
+    everything = [*data.harmful_train, *data.harmless_train]
+    norms = residuals(chat, everything)[:, 0].double().norm(dim=-1).mean(0)
+
+    def direction(name: str, position: int, layer: int) -> Direction:
+        return unit_direction(
+            candidates.vectors[position, layer],
+            method=name,
+            layer=layer,
+            position=candidates.positions[position],
+            residual_norm=float(norms[layer]),
+            model_id=chat.source.model_id,
+            model_fingerprint=chat.fingerprint,
+            precision=chat.precision,
+            prompts=prompts.id,
+            site=candidates.site,
+        )
+
+    notes = scores.notes
+    if rules.separate_val and split.shared:
+        shown = "; ".join(repr(text) for text in split.shared[:3])
+        notes += (
+            f"{prompts.name}: {len(split.shared)} prompts are in both training and validation "
+            f"({shown}), so the scores flatter the candidates",
+        )
+    return Extracted(
+        {layer: direction(method, best_position(scores, layer), layer) for layer in layers},
+        direction(method + AUTO, choice.position, choice.layer),
+        scores,
+        notes,
+    )
