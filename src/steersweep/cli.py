@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(no_args_is_help=True, help="The lab zoo: small chat models made here.")
 app.add_typer(lab_app, name="lab")
+verify_app = typer.Typer(no_args_is_help=True, help="Proof that a method is the official one.")
+app.add_typer(verify_app, name="verify")
 
 ModelArgument = Annotated[
     str, typer.Argument(help="A hub id, a local folder, or lab:NAME.", metavar="MODEL")
@@ -274,6 +276,87 @@ def judge(
     counts = judge_file(source, target, name)
     shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
     typer.echo(f"{target}: {sum(counts.values())} responses: {shown}")
+
+
+@verify_app.command("cosmic")
+def verify_cosmic(
+    fixtures: Annotated[
+        Path | None, typer.Option(help="Folder of reference fixtures [default: the built-in ones].")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Also reproduce a refusal rate on this model.")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Its layer; auto: COSMIC's own choice.")] = "auto",
+    strength: Annotated[
+        float | None, typer.Option(help="Relative strength [default: 0.3].")
+    ] = None,
+    multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
+    expect: Annotated[float, typer.Option(help="Coherent refusal rate to reach, 0 to 1.")] = 0.6,
+    prompts: Annotated[str, typer.Option(help="Test prompts.")] = "benign-120",
+    max_prompts: Annotated[int, typer.Option(help="Only the first N prompts.")] = 40,
+    out: Annotated[Path, typer.Option(help="Where report and results go.")] = Path("verification"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare COSMIC and DIM with the official code's own numbers; exit 1 if they differ.
+
+    Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
+    """
+    from steersweep.errors import InputError
+    from steersweep.report.terminal import print_checks, sweep_progress
+    from steersweep.verification.fixtures import built_in_fixtures
+    from steersweep.verification.verify import REPORT_NAME, Reproduction
+    from steersweep.verification.verify import verify_cosmic as verify
+
+    if strength is not None and multiplier is not None:
+        raise InputError("give --strength or --multiplier, not both")
+    if not 0 <= expect <= 1:
+        raise InputError(f"--expect {expect}: a rate from 0 to 1")
+    if strength is None and multiplier is None:
+        strength = 0.3
+    run = model and Reproduction(model, layer, strength, multiplier, expect, prompts, max_prompts)
+    _quiet_libraries()
+
+    def on_fixture(name: str) -> None:
+        if not quiet:
+            typer.echo(f"comparing with {name} ...", err=True)
+
+    with sweep_progress(quiet=quiet) as progress:
+        result, path = verify(
+            fixtures or built_in_fixtures(),
+            out,
+            reproduction=run or None,
+            on_fixture=on_fixture,
+            on_progress=progress.on_progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        print_checks(result)
+        typer.echo(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def approve(
+    folder: Annotated[Path, typer.Argument(help="Folder of the verification.", metavar="DIR")],
+    gate: Annotated[str, typer.Argument(help="What is signed: cosmic-verification.")],
+    by: Annotated[str, typer.Option(help="Name of the person who signs.")],
+    note: Annotated[str, typer.Option(help="A remark.")] = "",
+) -> None:
+    """Sign a checkpoint; recorded with time and evidence.
+
+    Example: `steersweep approve verification cosmic-verification --by "A. Lead"`
+    """
+    from steersweep.errors import InputError
+    from steersweep.verification.signing import sign_verification
+    from steersweep.verification.verify import GATE
+
+    if gate != GATE:
+        raise InputError(f"{gate}: no such gate in {folder}; there is {GATE}")
+    signature = sign_verification(folder, by=by, note=note)
+    typer.echo(f"{gate} signed by {signature['by']} for {signature['evidence']}")
 
 
 @lab_app.command("list")

@@ -66,7 +66,7 @@ def score_candidates(
     if rules.median_rule and n_positions == 1:
         notes += ("one position only, so the rule about the last position's depth is not applied",)
     harmful, harmless = data.harmful_val, data.harmless_val
-    edits = _edits(candidates, rules)
+    edits = candidate_edits(candidates, rules)
 
     def likeness(prompts: PromptIds, edited: Sequence[Edit], other: PromptIds) -> Tensor:
         """Cosine of `prompts` under each edit with the other class as it is, `[edit]`."""
@@ -154,7 +154,7 @@ def _low_layers(similarity: Tensor, rules: CosmicRules) -> tuple[tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class _CandidateEdits:
+class CandidateEdits:
     """Edits of every candidate that can be run: `places[i]` is (position index, layer)."""
 
     places: list[tuple[int, int]]
@@ -162,13 +162,13 @@ class _CandidateEdits:
     additions: list[Edit]
 
 
-def _edits(candidates: Candidates, rules: CosmicRules) -> _CandidateEdits:
+def candidate_edits(candidates: Candidates, rules: CosmicRules) -> CandidateEdits:
     """`get_all_direction_ablation_hooks` and `get_activation_addition_input_pre_hook`, linear;
     `get_affine_activation_addition_input_pre_hook` and its ablation, affine."""
     n_positions, n_layers, _ = candidates.vectors.shape
     # The output of layer l is the input of layer l + 1; the last layer has none above it.
     shift = 0 if candidates.site == "resid_pre" else 1
-    found = _CandidateEdits([], [], [])
+    found = CandidateEdits([], [], [])
     for position in range(n_positions):
         for layer in range(n_layers - shift):
             vector = candidates.vectors[position, layer]

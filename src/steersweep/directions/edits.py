@@ -145,6 +145,15 @@ def clean_states(
     return states
 
 
+def edited_logits(chat: ChatModel, prompts: Sequence[Sequence[int]], edit: Edit) -> Tensor:
+    """Next-token logits under one edit, `[prompt, vocabulary]`, float64, on the CPU."""
+    result = torch.empty((len(prompts), chat.vocab_size), dtype=torch.float64)
+    for reading in run_edits(chat, prompts, [edit], with_logits=True):
+        assert reading.logits is not None
+        result[reading.prompts] = reading.logits[0].double().cpu()
+    return result
+
+
 def _batches(
     chat: ChatModel, prompts: Sequence[Sequence[int]], max_rows: int
 ) -> Iterator[tuple[list[int], Batch]]:

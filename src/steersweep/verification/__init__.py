@@ -1,0 +1,1 @@
+"""Proof that COSMIC and DIM here equal the official code: fixtures, a run, a report to sign."""

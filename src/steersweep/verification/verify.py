@@ -1,0 +1,200 @@
+"""The verification of COSMIC: fixtures, a reproduction run, and what is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steersweep.atomic import write_json, write_text
+from steersweep.experiment.runner import run_sweep
+from steersweep.experiment.sweep import make_settings
+from steersweep.statistics import wilson
+from steersweep.verification.fixtures import Check, check_fixture, fixture_folders
+from steersweep.verification.report import render_markdown
+from steersweep.verification.steps import DIFFERENCES, STEPS
+from steersweep.worker import OnProgress
+
+GATE = "cosmic-verification"
+REPORT_NAME = "COSMIC_VERIFICATION.md"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A run to compare with a stated expectation.
+
+    Attributes:
+        model: a hub id, a local folder or `lab:NAME`.
+        layer: where steering starts, a share or an index; `auto`: COSMIC's own choice.
+        strength: relative strength, or None if `multiplier` is given.
+        multiplier: length of the addition.
+        expect: coherent refusal rate that must be reached, 0 to 1.
+        prompts: name or path of the test prompts.
+        max_prompts: only the first so many.
+    """
+
+    model: str
+    layer: str = "auto"
+    strength: float | None = None
+    multiplier: float | None = None
+    expect: float = 0.6
+    prompts: str = "benign-120"
+    max_prompts: int | None = 40
+
+
+def verify_cosmic(
+    fixtures: Path,
+    out: Path,
+    *,
+    reproduction: Reproduction | None = None,
+    on_fixture: Callable[[str], None] = lambda _name: None,
+    on_progress: OnProgress = lambda _progress: None,
+) -> tuple[dict[str, Any], Path]:
+    """Compare with the official numbers, run the reproduction, write report and result file.
+
+    Args:
+        fixtures: a folder of fixtures, or a fixture.
+        out: where `COSMIC_VERIFICATION.md`, `results/` and the reproduction's run folder go.
+        reproduction: what to run on a model; None: nothing.
+        on_fixture: called with the name of each fixture before it is checked.
+        on_progress: receives the reproduction's progress.
+
+    Returns:
+        The result object, and the result file.
+
+    Raises:
+        InputError: a fixture cannot be read, or the reproduction's settings are wrong.
+    """
+    import torch
+
+    from steersweep import provenance
+
+    folders = fixture_folders(fixtures)
+    checks: list[Check] = []
+    for folder in folders:
+        on_fixture(folder.name)
+        checks += check_fixture(folder)
+    run = None if reproduction is None else _reproduce(reproduction, out, on_progress)
+    created = provenance.utc_now()
+    fixtures_passed = all(check.passed for check in checks)
+    result = {
+        "phase": "pre",
+        "kind": GATE,
+        "timestamp": created,
+        "passed": fixtures_passed and (run is None or bool(run["passed"])),
+        "quantities": _by_quantity(checks),
+        "fixtures": [
+            {
+                "name": folder.name,
+                "passed": all(c.passed for c in checks if c.fixture == folder.name),
+                "checks": [
+                    {
+                        **asdict(check),
+                        "difference": _finite(check.difference),
+                        "passed": check.passed,
+                    }
+                    for check in checks
+                    if check.fixture == folder.name
+                ],
+            }
+            for folder in folders
+        ],
+        "reproduction": run,
+        "steps": [step._asdict() for step in STEPS],
+        "differences": list(DIFFERENCES),
+        "acceptance": _acceptance(fixtures_passed, run),
+        "provenance": provenance.facts(torch.device("cpu")),
+    }
+    stamp = created.replace("-", "").replace(":", "")
+    path = out / "results" / f"v3_cosmic_verification_{stamp}.json"
+    write_json(path, [result])
+    write_text(out / REPORT_NAME, render_markdown(result, path.name, None))
+    return result, path
+
+
+def _by_quantity(checks: Iterable[Check]) -> dict[str, dict[str, Any]]:
+    """Largest difference of each quantity over all fixtures; null where it is not a number."""
+    table: dict[str, Check] = {}
+    for check in checks:
+        held = table.get(check.quantity)
+        if held is None or check.difference > held.difference:
+            table[check.quantity] = check
+    return {
+        name: {
+            "max_abs_difference": _finite(check.difference),
+            "tolerance": check.tolerance,
+            "passed": check.passed,
+        }
+        for name, check in table.items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return None if value == float("inf") else value
+
+
+def _reproduce(asked: Reproduction, out: Path, on_progress: OnProgress) -> dict[str, Any]:
+    auto = asked.layer == "auto"
+    settings = make_settings(
+        [asked.model],
+        methods="cosmic",
+        layers="0.5" if auto else asked.layer,
+        multipliers="" if asked.multiplier is None else str(asked.multiplier),
+        strengths="" if asked.strength is None else str(asked.strength),
+        prompts=asked.prompts,
+        max_prompts=asked.max_prompts,
+    )
+    if auto:
+        settings = replace(settings, layers=())
+    name = settings.models[0].name.replace(":", "-").replace("/", "-")
+    folder = out / "reproduction" / f"{name}-{asked.layer}-{asked.strength or asked.multiplier}"
+    outcome = run_sweep(settings, folder, on_progress=on_progress)
+    method = "cosmic@auto" if auto else "cosmic"
+    result = next(found for found in outcome.results if found["method"] == method)
+    entry = result["conditions"][0]
+    n, rate = entry["n_unique"], entry["coherent_refusal_rate"]
+    return {
+        "model_id": result["model_id"],
+        "method": method,
+        "layer_idx": entry["layer_idx"],
+        "n_layers": result["n_layers"],
+        "position": entry["position"],
+        "multiplier": entry["multiplier"],
+        "relative_strength": entry["relative_strength"],
+        "n_unique": n,
+        "coherent_refusal_rate": rate,
+        "coherent_refusal_ci": list(wilson(round(rate * n), n)),
+        "garbled_rate": entry["garbled_rate"],
+        "expected_at_least": asked.expect,
+        "passed": rate >= asked.expect,
+        "unsteered": result["controls"]["unsteered"]["coherent_refusal_rate"],
+        "random_direction": result["controls"]["random_direction"]["coherent_refusal_rate"],
+        "results_file": str(outcome.results_file.relative_to(out)),
+    }
+
+
+def _acceptance(fixtures_passed: bool, run: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The source plan's four criteria; `met` is null while open."""
+    return [
+        {
+            "criterion": "Every algorithmic step maps to the method's source",
+            "met": True,
+            "note": "to the official code's functions; sections of the paper could not be checked",
+        },
+        {
+            "criterion": "All differences are documented with justification, and the numbers agree",
+            "met": fixtures_passed,
+            "note": "compared with the official code's own output",
+        },
+        {
+            "criterion": "The reproduction run reaches the stated refusal rate",
+            "met": None if run is None else run["passed"],
+            "note": "not run; use --model" if run is None else run["model_id"],
+        },
+        {
+            "criterion": "The lead signs off on this report",
+            "met": None,
+            "note": f"steersweep approve DIR {GATE} --by NAME",
+        },
+    ]
