@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
 
 def comparable(folder: Path) -> dict[str, Any]:
     """All records and results of a run, without timestamps and durations."""
-    moments = {"timestamp", "created", "runtime_seconds", "extraction_seconds"}
+    moments = {"timestamp", "created", "runtime_seconds", "extraction_seconds", "seconds"}
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -153,3 +154,98 @@ def test_kill_in_the_middle_and_run_again(
     assert comparable(out) == comparable(outcome.folder)
     for file, written in survivors.items():
         assert file.stat().st_mtime_ns == written, "a finished condition was written again"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
+    """A sweep with two methods."""
+    return run_sweep(settings(methods="dim,cosmic"), tmp_path_factory.mktemp("both") / "run")
+
+
+def test_two_methods_share_controls_and_strengths(both: SweepOutcome) -> None:
+    schema = json.loads(
+        (resources.files("steersweep.experiment") / "result.schema.json").read_text()
+    )
+    jsonschema.Draft202012Validator(schema).validate(json.loads(both.results_file.read_text()))
+    dim, cosmic, auto = both.results
+    assert [r["method"] for r in both.results] == ["dim", "cosmic", "cosmic@auto"]
+    assert dim["controls"] == cosmic["controls"]
+    for one, other in zip(dim["conditions"], cosmic["conditions"], strict=True):
+        assert one["multiplier"] == other["multiplier"]
+        assert one["residual_norm"] == other["residual_norm"]
+        assert -1 <= other["cosine_to_dim"] < 0.9999
+        assert "cosine_to_dim" not in one
+    # The method's own choice is one more place, with a control of its own.
+    chosen = auto["extraction"]["chosen"]
+    assert len(auto["conditions"]) == len(auto["controls"]["random_directions"]) == 2
+    for entry in (*auto["conditions"], *auto["controls"]["random_directions"]):
+        assert entry["layer_idx"] == chosen["layer"]
+    assert {entry["position"] for entry in auto["conditions"]} == {chosen["position"]}
+    assert cosmic["extraction"] == auto["extraction"]
+    assert dim["extraction"] is None
+
+
+def test_methods_whose_verdicts_differ_are_flagged() -> None:
+    from steersweep.experiment.results import _compare_methods
+
+    def result(method: str, outcome: str) -> dict[str, Any]:
+        return {"method": method, "verdict": {"outcome": outcome, "flags": []}, "conditions": []}
+
+    pair = [result("dim", "works"), result("cosmic", "partial"), result("cosmic@auto", "fails")]
+    _compare_methods(pair, Path())
+    flags = [found["verdict"]["flags"] for found in pair]
+    assert flags == [["methods-disagree"], ["methods-disagree"], []]
+    same = [result("dim", "works"), result("cosmic", "works"), result("cosmic@auto", "fails")]
+    _compare_methods(same, Path())
+    assert not any(found["verdict"]["flags"] for found in same)
+
+
+def test_dim_results_do_not_depend_on_other_methods(
+    outcome: SweepOutcome, both: SweepOutcome
+) -> None:
+    alone = {entry["key"]: entry for entry in outcome.results[0]["conditions"]}
+    beside = {entry["key"]: entry for entry in both.results[0]["conditions"]}
+    assert alone.keys() == beside.keys()
+    for key, entry in alone.items():
+        assert entry["multiplier"] == beside[key]["multiplier"]
+        texts = [[s["response"] for s in e["samples"]] for e in (entry, beside[key])]
+        assert texts[0] == texts[1]
+
+
+def test_scores_are_not_computed_again(
+    both: SweepOutcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from steersweep.directions import extraction
+
+    folder = Path(shutil.copytree(both.folder, tmp_path / "run"))
+    removed = next(folder.glob("conditions/*.json"))
+    held = removed.read_text()
+    removed.unlink()
+
+    def never(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(extraction, "score_candidates", never)
+    run_sweep(settings(methods="dim,cosmic"), folder)
+    again, before = json.loads(removed.read_text()), json.loads(held)
+    assert again["samples"] == before["samples"]
+    assert again["result"] == before["result"]
+
+
+def test_a_method_without_a_choice_of_its_own_is_swept_all_the_same(tmp_path: Path) -> None:
+    """This miniature's candidates all disturb harmless prompts too much."""
+    found = run_sweep(
+        make_settings(
+            ["lab:gemma-2b"],
+            methods="cosmic",
+            layers="0.5",
+            strengths="0.3",
+            max_prompts=2,
+            max_new_tokens=8,
+        ),
+        tmp_path / "run",
+    )
+    (result,) = found.results
+    assert result["method"] == "cosmic"
+    assert result["extraction"]["chosen"] is None
+    assert "kl 42" in result["extraction"]["notes"][-1]

@@ -198,7 +198,8 @@ def extract(
     layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
     found = find(chat, method, prompts, layers)
     direction = found.at_layer[layers[0]] if layers else found.chosen
-    assert direction is not None, "checked above"
+    if direction is None:
+        raise SteersweepError(f"{model}: {found.notes[-1]}")
     direction.save(output)
     typer.echo(
         f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "

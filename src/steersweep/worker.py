@@ -83,26 +83,28 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
     Conditions that are there are neither computed nor touched, with one exception to the first: a
     batch of which only some conditions were saved when a run was killed is generated again as a
-    whole, so that the missing ones come out the same to the last bit.
+    whole, so that the missing ones come out the same to the last bit. Where a method drops every
+    candidate and so chooses no layer, the conditions at its choice are left out.
 
     Raises:
         InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
         SteersweepError: out of memory; the message says what to lower.
     """
-    done = {c.key for c in job.conditions if store.get(c.key) is not None}
-    total = len(job.conditions)
+    conditions = job.conditions
+    done = {c.key for c in conditions if store.get(c.key) is not None}
 
     def tell(note: str, running: float = 0.0) -> None:
-        fraction = (len(done) + running) / total
-        on_progress(Progress(job.source.name, len(done), total, fraction, note))
+        fraction = (len(done) + running) / len(conditions)
+        on_progress(Progress(job.source.name, len(done), len(conditions), fraction, note))
 
-    if len(done) == total:
+    if len(done) == len(conditions):
         return tell("already finished")
     tell("loading the model")
     chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
     tell("extracting directions")
     bench = _Bench(chat, job, store)
-    for batch in in_batches(job.conditions, len(job.test.prompts), job.max_rows):
+    conditions = bench.runnable(conditions)
+    for batch in in_batches(conditions, len(job.test.prompts), job.max_rows):
         missing = {condition.key for condition in batch} - done
         if not missing:
             continue
@@ -160,13 +162,14 @@ class _Bench:
             max_rows=self.job.max_rows,
         )
         seconds = time.monotonic() - started
-        if found.scores is not None and found.chosen is not None:
+        if found.scores is not None:
+            chosen = found.chosen
             held = self.store.put_once(
                 name,
                 {
                     "method": method,
                     "prompts": prompts.id,
-                    "chosen": {"layer": found.chosen.layer, "position": found.chosen.position},
+                    "chosen": chosen and {"layer": chosen.layer, "position": chosen.position},
                     "notes": list(found.notes),
                     "seconds": seconds,
                     "scores": found.scores.as_json(),
@@ -180,6 +183,12 @@ class _Bench:
         for layer, direction in places:
             norm = self.residual_norms[direction.layer]
             self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
+
+    def runnable(self, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+        """All but those at a layer the method should choose and could not; its notes say why."""
+        return tuple(
+            c for c in conditions if c.placed_by is None or (c.placed_by, None) in self.directions
+        )
 
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""

@@ -105,7 +105,7 @@ def candidates_from(
 
 
 def eligible_layers(n_layers: int) -> int:
-    """Layers below this one may be chosen; `int(0.8 L)` in the official codes."""
+    """Layers below this one may be chosen. `filter_fn` in both official codes."""
     return int(n_layers * ELIGIBLE_DEPTH)
 
 

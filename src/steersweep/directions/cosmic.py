@@ -211,7 +211,7 @@ def best_position(scores: CosmicScores, layer: int) -> int:
 def _too_deep_at_last(scores: CosmicScores) -> Tensor:
     """Candidates at position -1 deeper than both medians of the other positions' best layers.
 
-    Of two middle values the median is the lower one, as torch.median has it.
+    `select_direction`. Of two middle values the median is the lower one, as torch.median has it.
     """
     best = [
         table[:-1].nan_to_num(nan=-torch.inf).argmax(-1).median()

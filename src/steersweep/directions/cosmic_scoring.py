@@ -33,7 +33,7 @@ def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
 def find_candidates(
     chat: ChatModel, data: SplitIds, rules: CosmicRules, positions: Sequence[int]
 ) -> Candidates:
-    """Candidates of the training prompts. `generate_directions`."""
+    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`."""
     return candidates_from(
         chat,
         data.harmful_train,
@@ -53,8 +53,8 @@ def score_candidates(
 ) -> CosmicScores:
     """Run every candidate through the model and score what it does.
 
-    `compute_and_save_similarity` (which layers), `get_baseline_vector` and the scoring half of
-    `select_direction`. Forward passes only; nothing is decoded.
+    `compute_and_save_similarity` (which layers), `get_baseline_vector`, `get_refusal_similarity`
+    and the scoring half of `select_direction`. Forward passes only; nothing is decoded.
 
     Raises:
         NumericalError: activations are NaN or infinite.
@@ -135,7 +135,7 @@ def baseline(
 
 
 def _low_layers(similarity: Tensor, rules: CosmicRules) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The share of layers where the classes are least alike, and notes. `select_direction`."""
+    """The layers where the classes are least alike, and notes. `compute_and_save_similarity`."""
     n_layers = len(similarity)
     count = int(rules.low_share * n_layers)
     notes: tuple[str, ...] = ()
@@ -163,8 +163,12 @@ class CandidateEdits:
 
 
 def candidate_edits(candidates: Candidates, rules: CosmicRules) -> CandidateEdits:
-    """`get_all_direction_ablation_hooks` and `get_activation_addition_input_pre_hook`, linear;
-    `get_affine_activation_addition_input_pre_hook` and its ablation, affine."""
+    """What is done to the model to score each candidate.
+
+    Linear: `get_all_linear_direction_ablation_hooks`,
+    `get_linear_activation_addition_input_pre_hook`. Affine:
+    `get_affine_direction_ablation_input_pre_hook`, `get_affine_activation_addition_input_pre_hook`.
+    """
     n_positions, n_layers, _ = candidates.vectors.shape
     # The output of layer l is the input of layer l + 1; the last layer has none above it.
     shift = 0 if candidates.site == "resid_pre" else 1

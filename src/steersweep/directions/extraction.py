@@ -16,7 +16,7 @@ from steersweep.directions.cosmic_scoring import (
 )
 from steersweep.directions.dim import dim_directions
 from steersweep.directions.direction import Direction, unit_direction
-from steersweep.errors import InputError
+from steersweep.errors import InputError, SteersweepError
 from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, DIM_EXTRACTION_SET, ExtractionSet
 
 DIM = "dim"
@@ -32,7 +32,8 @@ class Extracted:
 
     Attributes:
         at_layer: a direction per layer asked for.
-        chosen: the method's own choice, None for a method that makes none.
+        chosen: the method's own choice; None for a method that makes none, or where its rules drop
+            every candidate (a note then says why).
         scores: what the choice rests on, None for a method without scores.
         notes: what a reader of the result should know.
     """
@@ -73,7 +74,7 @@ def extract_directions(
     Raises:
         InputError: unknown method, too few prompts, identical classes.
         NumericalError: activations are NaN or infinite.
-        SteersweepError: every COSMIC candidate is dropped.
+        SteersweepError: no COSMIC candidate at a layer asked for has a length.
     """
     if method == DIM:
         found = dim_directions(chat, prompts, layers=layers)
@@ -97,7 +98,6 @@ def _cosmic(
     candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
     if scores is None:
         scores = score_candidates(chat, data, candidates, rules, max_rows=max_rows)
-    choice = select(scores, rules)
 
     everything = [*data.harmful_train, *data.harmless_train]
     norms = residuals(chat, everything)[:, 0].double().norm(dim=-1).mean(0)
@@ -123,9 +123,11 @@ def _cosmic(
             f"{prompts.name}: {len(split.shared)} prompts are in both training and validation "
             f"({shown}), so the scores flatter the candidates",
         )
-    return Extracted(
-        {layer: direction(method, best_position(scores, layer), layer) for layer in layers},
-        direction(method + AUTO, choice.position, choice.layer),
-        scores,
-        notes,
-    )
+    chosen = None
+    try:
+        choice = select(scores, rules)
+        chosen = direction(method + AUTO, choice.position, choice.layer)
+    except SteersweepError as error:
+        notes += (f"no choice of its own: {error}",)
+    at_layer = {layer: direction(method, best_position(scores, layer), layer) for layer in layers}
+    return Extracted(at_layer, chosen, scores, notes)

@@ -22,13 +22,13 @@ STEPS = (
     Step(
         "Candidates: mean harmful minus mean harmless block input, float64, not normalised",
         "at the last five positions",
-        "generate_directions: at every post-instruction position",
+        "generate_directions, get_mean_diff: at every post-instruction position",
         "cosmic_scoring.find_candidates; paper's: positions='last-5'",
     ),
     Step(
         "Layers compared: least similar class means at the last training token",
         "the lowest 10 %",
-        "compute_and_save_similarity, select_direction: argsort, first int(0.10 L)",
+        "compute_and_save_similarity: argsort, first int(0.10 L)",
         "cosmic_scoring.layer_similarity; at least one layer",
     ),
     Step(
@@ -46,7 +46,7 @@ STEPS = (
     Step(
         "Ablation, linear: remove the component along the candidate",
         "at the candidate's layer",
-        "get_all_direction_ablation_hooks: at every block input, attention and MLP output",
+        "get_all_linear_direction_ablation_hooks: at every block input, attention and MLP output",
         "edits.ablation(None, r); paper's: ablate='layer'",
     ),
     Step(
@@ -58,7 +58,8 @@ STEPS = (
     Step(
         "Addition of the candidate at its own length",
         "at the candidate's layer",
-        "get_activation_addition_input_pre_hook: at one block input; affine after the ablation",
+        "get_linear_activation_addition_input_pre_hook: at one block input; "
+        "get_affine_activation_addition_input_pre_hook: there, after the ablation",
         "cosmic_scoring.candidate_edits",
     ),
     Step(
@@ -70,7 +71,7 @@ STEPS = (
     Step(
         "S_comply and S_refuse: cosine of the edited mean with the other class's baseline",
         "same",
-        "select_direction: refusal_score and steering_score",
+        "get_refusal_similarity: refusal_score and steering_score",
         "cosmic_scoring.score_candidates: comply and refuse",
     ),
     Step(
@@ -86,7 +87,8 @@ STEPS = (
         "candidates.eligible_layers",
     ),
     Step(
-        "Median rule: at position -1 drop layers deeper than both lower medians of the others' best",
+        "Median rule: at position -1 drop layers deeper than both lower medians of the other "
+        "positions' best layers",
         "not reported",
         "select_direction",
         "cosmic.select; not applied with a single position",
@@ -100,12 +102,12 @@ STEPS = (
 )
 
 DIFFERENCES = (
-    "At least one layer is compared where int(0.10 L) is none (models below ten layers); the official "
-    "code fails there. Named in the result's notes.",
+    "At least one layer is compared where int(0.10 L) is none (models below ten layers); the "
+    "official code fails there. Named in the result's notes.",
     "Candidates shorter than 1e-6 are dropped: at layer 0 a template token is the same in every "
     "prompt. The official code keeps them.",
-    "With one post-instruction position the median rule is skipped, and the notes say so; the official "
-    "code drops every candidate.",
+    "With one post-instruction position the median rule is skipped, and the notes say so; the "
+    "official code drops every candidate.",
     "Padding is by batch, and passes resume from stored residual streams: the same numbers within "
-    "rounding, as the comparison shows. The comparison itself runs without the first two differences.",
+    "rounding, as the comparison shows. The comparison runs without the first two differences.",
 )

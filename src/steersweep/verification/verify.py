@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import write_json, write_text
+from steersweep.errors import SteersweepError
 from steersweep.experiment.runner import run_sweep
 from steersweep.experiment.sweep import make_settings
 from steersweep.statistics import wilson
@@ -145,13 +146,14 @@ def _reproduce(asked: Reproduction, out: Path, on_progress: OnProgress) -> dict[
         prompts=asked.prompts,
         max_prompts=asked.max_prompts,
     )
-    if auto:
-        settings = replace(settings, layers=())
     name = settings.models[0].name.replace(":", "-").replace("/", "-")
     folder = out / "reproduction" / f"{name}-{asked.layer}-{asked.strength or asked.multiplier}"
     outcome = run_sweep(settings, folder, on_progress=on_progress)
     method = "cosmic@auto" if auto else "cosmic"
-    result = next(found for found in outcome.results if found["method"] == method)
+    result = next((found for found in outcome.results if found["method"] == method), None)
+    if result is None:
+        note = outcome.results[0]["extraction"]["notes"][-1]
+        raise SteersweepError(f"{asked.model}: {note}. Give --layer")
     entry = result["conditions"][0]
     n, rate = entry["n_unique"], entry["coherent_refusal_rate"]
     return {

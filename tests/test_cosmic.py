@@ -1,0 +1,317 @@
+"""COSMIC's rules: selection, variants, per-layer directions, bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from conftest import lab
+from steersweep import ChatModel, InputError, NumericalError, SteersweepError
+from steersweep.directions.candidates import SplitIds, candidates_from
+from steersweep.directions.cosmic import (
+    VARIANTS,
+    CosmicRules,
+    CosmicScores,
+    best_position,
+    select,
+)
+from steersweep.directions.cosmic_scoring import (
+    cosmic_positions,
+    find_candidates,
+    score_candidates,
+)
+from steersweep.directions.edits import clean_states
+from steersweep.directions.extraction import extract_directions
+from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
+
+NAN = float("nan")
+
+
+def scores(comply: Any, refuse: Any = None, kl: Any = None, norms: Any = None) -> CosmicScores:
+    table = torch.tensor(comply, dtype=torch.float64)
+
+    def or_full(values: Any, fill: float) -> Tensor:
+        if values is None:
+            return torch.full_like(table, fill)
+        return torch.tensor(values, dtype=torch.float64)
+
+    return CosmicScores(
+        positions=tuple(range(-table.shape[0], 0)),
+        comply=table,
+        refuse=or_full(refuse, 0.0),
+        kl=or_full(kl, 0.0),
+        norms=or_full(norms, 1.0),
+        layer_similarity=torch.zeros(table.shape[1]),
+        low_layers=(0,),
+    )
+
+
+VALUES = st.one_of(st.floats(-1, 1), st.sampled_from([NAN, float("inf"), -float("inf"), 0.5, 0.5]))
+
+
+@st.composite
+def score_tables(draw: st.DrawFn) -> CosmicScores:
+    n_positions, n_layers = draw(st.integers(1, 6)), draw(st.integers(1, 12))
+
+    def table(values: st.SearchStrategy[float]) -> list[list[float]]:
+        row = st.lists(values, min_size=n_layers, max_size=n_layers)
+        return draw(st.lists(row, min_size=n_positions, max_size=n_positions))
+
+    kl = st.one_of(st.floats(0, 0.2), st.just(NAN))
+    norms = st.sampled_from([0.0, 1e-7, 1e-6, 1.0])
+    return scores(table(VALUES), table(VALUES), table(kl), table(norms))
+
+
+@given(score_tables(), st.sampled_from(sorted(VARIANTS)), st.booleans())
+def test_selection_returns_the_best_candidate_no_rule_drops(
+    table: CosmicScores, variant: str, official: bool
+) -> None:
+    rules = VARIANTS[variant].as_official() if official else VARIANTS[variant]
+    n_layers = table.comply.shape[1]
+    try:
+        choice = select(table, rules)
+    except SteersweepError as error:
+        reasons = str(error)
+        assert "depth" in reasons
+        assert "non-finite" in reasons
+        return
+    place = choice.position, choice.layer
+    assert bool(choice.kept[place])
+    assert rules.first_layer <= choice.layer < int(0.8 * n_layers)
+    assert rules.max_kl is None or float(table.kl[place]) <= rules.max_kl
+    assert official or float(table.norms[place]) >= 1e-6
+    best = table.total[choice.kept].max()
+    assert float(table.total[place]) == float(best)
+    assert torch.isfinite(best)
+
+
+def test_all_filtered_says_by_which_rule() -> None:
+    table = scores([[0.1] * 10] * 2, kl=[[0.3] * 10] * 2, norms=[[0.0] + [1.0] * 9] * 2)
+    with pytest.raises(SteersweepError, match=r"20 candidates .*depth 4, kl 20, zero-length 2"):
+        select(table, CosmicRules())
+
+
+def test_ties_go_to_the_earlier_position_then_the_lower_layer() -> None:
+    flat = scores([[0.5] * 10] * 3)
+    choice = select(flat, replace(CosmicRules(), median_rule=False))
+    assert (choice.position, choice.layer) == (0, 0)
+
+
+def test_the_depth_rule_rounds_down() -> None:
+    table = scores([[float(layer) for layer in range(13)]] * 2)  # int(0.8 * 13) = 10
+    assert select(table, replace(CosmicRules(), median_rule=False)).layer == 9
+
+
+def test_a_kl_of_exactly_the_limit_is_kept() -> None:
+    table = scores([[0.1, 0.9, 0.3, 0, 0]], kl=[[0.0, 0.1, 0.0, 0, 0]])
+    assert select(table, CosmicRules()).layer == 1
+
+
+def test_the_median_rule_takes_the_lower_median_and_needs_both() -> None:
+    """Best layers of positions -5..-2: 1, 2, 6, 7; the lower median is 2, the upper 6."""
+
+    def peaks(*layers: int) -> list[list[float]]:
+        rows = [[float(layer == peak) for layer in range(20)] for peak in layers]
+        return [*rows, [0.1] * 20]
+
+    both = select(scores(peaks(1, 2, 6, 7), peaks(1, 2, 6, 7)), CosmicRules())
+    assert both.dropped["median"][-1].nonzero()[:, 0].tolist() == list(range(3, 20))
+    assert not both.dropped["median"][:-1].any()
+    # NaN counts as lowest, and peaks in dropped layers count too.
+    refuse = [[NAN] * 19 + [1.0]] * 4 + [[0.1] * 20]
+    one = select(scores(peaks(1, 2, 6, 7), refuse), CosmicRules())
+    assert not one.dropped["median"].any()
+
+
+def test_the_best_position_at_a_layer_skips_what_has_no_length_or_number() -> None:
+    table = scores([[0.9, 0.9], [0.8, NAN], [0.7, 0.1]], norms=[[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    assert best_position(table, 0) == 1
+    assert best_position(table, 1) == 0
+    with pytest.raises(SteersweepError, match="layer 0"):
+        best_position(scores([[NAN, 1.0]]), 0)
+
+
+def test_scores_survive_json() -> None:
+    table = scores([[0.1, NAN], [0.3, 0.4]])
+    again = CosmicScores.from_json(table.as_json())
+    assert torch.equal(again.comply.nan_to_num(9), table.comply.nan_to_num(9))
+    assert again.positions == table.positions
+    assert again.low_layers == table.low_layers
+
+
+# -- on real models ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> ExtractionSet:
+    whole = load_extraction_set("extract-cosmic-50")
+    return ExtractionSet(
+        "small",
+        whole.harmful[:6],
+        whole.harmless[:7],
+        whole.harmful_val[:5],
+        whole.harmless_val[:4],
+    )
+
+
+def split(chat: ChatModel, prompts: ExtractionSet) -> SplitIds:
+    return SplitIds.of(chat, prompts.split(), prompts.name)
+
+
+def test_shallow_models_compare_one_layer_and_say_so(qwen: ChatModel, small: ExtractionSet) -> None:
+    found = extract_directions(qwen, "cosmic", small, [3])
+    assert found.scores is not None
+    assert len(found.scores.low_layers) == 1
+    assert any("less than one" in note for note in found.notes)
+    rules = CosmicRules().as_official()
+    data = split(qwen, small)
+    candidates = find_candidates(qwen, data, rules, [-1])
+    with pytest.raises(SteersweepError, match="official code fails"):
+        score_candidates(qwen, data, candidates, rules)
+
+
+def test_deep_models_compare_a_tenth_of_the_layers(small: ExtractionSet) -> None:
+    chat = lab("qwen-14b")
+    found = extract_directions(chat, "cosmic", small, [3])
+    assert found.scores is not None
+    order = found.scores.layer_similarity.argsort()
+    assert found.scores.low_layers == (int(order[0]),)
+    assert not found.notes
+
+
+@pytest.mark.parametrize("method", ["cosmic", "cosmic-affine", "cosmic-paper", "cosmic-study-2026"])
+def test_every_variant_gives_directions_and_its_own_choice(
+    family: ChatModel, small: ExtractionSet, method: str
+) -> None:
+    layers = [2, 4]
+    found = extract_directions(family, method, small, layers)
+    assert list(found.at_layer) == layers
+    assert found.chosen is not None
+    assert found.chosen.method == f"{method}@auto"
+    for direction in (*found.at_layer.values(), found.chosen):
+        assert float(direction.vector.norm()) == pytest.approx(1, abs=1e-6)
+        assert direction.raw_norm > 0
+        assert direction.residual_norm > 0
+        assert direction.site == VARIANTS[method].candidate_site
+        assert direction.position in cosmic_positions(family, VARIANTS[method])
+    # Scores computed before give the same directions without new passes.
+    again = extract_directions(family, method, small, layers, scores=found.scores)
+    assert torch.equal(again.at_layer[4].vector, found.at_layer[4].vector)
+
+
+def test_a_direction_is_read_at_its_layers_input(qwen: ChatModel, small: ExtractionSet) -> None:
+    """`layer` means what it means in the official code."""
+    found = extract_directions(qwen, "cosmic", small, [4]).at_layer[4]
+    means = [
+        clean_states(qwen, [qwen.prompt_ids(text) for text in texts], [3]).mean(0)[0]
+        for texts in (small.harmful, small.harmless)
+    ]
+    data = split(qwen, small)
+    candidates = candidates_from(qwen, data.harmful_train, data.harmless_train, positions=[-1])
+    torch.testing.assert_close(candidates.vectors[0, 4], means[0] - means[1], atol=1e-5, rtol=1e-4)
+    at = candidates_from(
+        qwen, data.harmful_train, data.harmless_train, positions=[found.position]
+    ).vectors[0, 4]
+    torch.testing.assert_close(found.vector.double(), at / at.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_study_variant_averages_cosines_of_all_pairs(
+    qwen: ChatModel, small: ExtractionSet
+) -> None:
+    """Against a plain double loop over prompts."""
+    rules = VARIANTS["cosmic-study-2026"]
+    both = small.unsplit()
+    data = SplitIds.of(qwen, both, "small")
+    candidates = find_candidates(qwen, data, rules, [-2, -1])
+    found = score_candidates(qwen, data, candidates, rules)
+    (low,) = found.low_layers
+    layer, position = low - 1, 1  # the addition shows at the compared layer
+    push = (candidates.vectors[position, layer] / candidates.norms[position, layer]).float()
+    with qwen.layer_hooks(lambda _layer, hidden: hidden + push, [layer]):
+        pushed = [_after(qwen, ids, low) for ids in data.harmless_val]
+    harmful = [_after(qwen, ids, low) for ids in data.harmful_val]
+    cosines = [torch.cosine_similarity(a, b, dim=0) for a in pushed for b in harmful]
+    assert float(found.refuse[position, layer]) == pytest.approx(
+        float(torch.stack(cosines).mean()), abs=1e-5
+    )
+    assert found.kl.isnan().all()
+    assert select(found, rules).layer >= 1
+
+
+def _after(chat: ChatModel, ids: Any, layer: int) -> Tensor:
+    """The last token after a layer; of the last layer, after the final norm."""
+    held: list[Tensor] = []
+    if layer == chat.n_layers - 1:
+        reading = chat.final_states(lambda final: held.append(final[0]))
+    else:
+        reading = chat.layer_hooks(lambda _layer, hidden: held.append(hidden[0, -1]), [layer])
+    with reading:
+        batch = chat.pad([ids])
+        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+    return held[0]
+
+
+def test_one_position_skips_the_median_rule_and_says_so(
+    qwen: ChatModel, small: ExtractionSet
+) -> None:
+    data = split(qwen, small)
+    rules = CosmicRules()
+    candidates = find_candidates(qwen, data, rules, [-1])
+    found = score_candidates(qwen, data, candidates, rules)
+    assert any("one position" in note for note in found.notes)
+    assert "median" not in select(found, replace(rules, max_kl=None)).dropped
+
+
+def test_training_and_validation_that_overlap_are_named(
+    qwen: ChatModel, small: ExtractionSet
+) -> None:
+    mixed = replace(small, harmful_val=(small.harmful[0], *small.harmful_val))
+    found = extract_directions(qwen, "cosmic", mixed, [3])
+    assert any(small.harmful[0] in note and "1 prompts" in note for note in found.notes)
+
+
+def test_a_set_without_validation_prompts_is_split() -> None:
+    whole = load_extraction_set("extract-cosmic-50")
+    parts = replace(whole, harmful_val=(), harmless_val=()).split()
+    assert (len(parts.harmful_train), len(parts.harmful_val)) == (32, 18)
+    assert parts.shared == ()
+    assert load_extraction_set("extract-cosmic-50").split().shared == ()
+
+
+def test_too_few_prompts_are_refused(qwen: ChatModel, small: ExtractionSet) -> None:
+    with pytest.raises(InputError, match="1 harmless val prompts"):
+        extract_directions(qwen, "cosmic", replace(small, harmless_val=("Hi.",)), [3])
+    with pytest.raises(InputError, match="harmful train"):
+        extract_directions(qwen, "cosmic", replace(small, harmful=("Hi.",)), [3])
+
+
+def test_identical_classes_are_refused(qwen: ChatModel, small: ExtractionSet) -> None:
+    with pytest.raises(InputError, match="same activations"):
+        extract_directions(qwen, "cosmic", replace(small, harmful=small.harmless), [3])
+
+
+def test_unknown_methods_are_named(qwen: ChatModel, small: ExtractionSet) -> None:
+    with pytest.raises(InputError, match="cosmic-affine"):
+        extract_directions(qwen, "cosmos", small, [3])
+
+
+def test_non_finite_activations_are_refused(qwen: ChatModel, small: ExtractionSet) -> None:
+    with (
+        qwen.layer_hooks(lambda _layer, hidden: hidden * float("inf"), [2]),
+        pytest.raises(NumericalError, match="NaN or infinite"),
+    ):
+        extract_directions(qwen, "cosmic", small, [3])
+
+
+def test_validation_lists_come_in_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"harmful": ["a"], "harmless": ["b"], "harmful_val": ["c"]}')
+    with pytest.raises(InputError, match='"harmful_val" alone'):
+        load_extraction_set(str(path))

@@ -1,0 +1,186 @@
+"""Many edits in one batch against one plain forward pass per edit and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import bloom, gpt2, lab, random_model
+from steersweep import ChatModel, InputError
+from steersweep.directions.edits import (
+    Edit,
+    ablation,
+    addition,
+    clean_states,
+    edited_logits,
+    run_edits,
+)
+
+PROMPTS = ("How do I bake a cake?", "Why?", "Tell me about the printing press, please.", "Hello!")
+
+
+def falcon() -> ChatModel:
+    """Tuples from its layers, attention and MLP side by side."""
+    return random_model(
+        "FalconForCausalLM", num_hidden_layers=4, hidden_size=32, num_attention_heads=4
+    )
+
+
+MODELS: dict[str, Callable[[], ChatModel]] = {
+    **{name: lambda name=name: lab(name) for name in ("qwen-7b", "gemma-9b", "phi-mini")},
+    "gpt2": gpt2,
+    "bloom": bloom,
+    "falcon": falcon,
+}
+
+
+def naive(
+    chat: ChatModel, ids: list[int], edit: Edit, *, before: bool
+) -> tuple[dict[int, Tensor], Tensor]:
+    """States after each layer and logits of one prompt, alone, from the first layer on."""
+    states: dict[int, Tensor] = {}
+
+    def change(hidden: Tensor) -> Tensor:
+        unit, offset = edit.unit.float(), edit.offset.float()
+        return hidden - (hidden @ unit)[..., None] * unit + offset
+
+    def at_input(layer: int, hidden: Tensor) -> Tensor | None:
+        edited = change(hidden) if edit.layer in (None, layer) else hidden
+        states[layer - 1] = (hidden if before else edited)[0, -1]
+        return edited
+
+    def at_part(_layer: int, output: Tensor) -> Tensor:
+        return change(output)
+
+    def at_end(final: Tensor) -> None:
+        states[chat.n_layers - 1] = final[0]
+
+    with ExitStack() as stack, torch.inference_mode():
+        stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
+        stack.enter_context(chat.final_states(at_end))
+        if edit.layer is None:
+            for site in ("attn_out", "mlp_out"):
+                stack.enter_context(chat.layer_hooks(at_part, range(chat.n_layers), site))
+        batch = chat.pad([ids])
+        logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+    return states, logits[0, -1]
+
+
+def some_edits(chat: ChatModel) -> list[Edit]:
+    torch.manual_seed(1)
+    vectors = torch.randn(6, chat.d_model, dtype=torch.float64)
+    last = chat.n_layers - 1
+    return [
+        addition(0, vectors[0]),
+        addition(2, vectors[1]),
+        addition(last, vectors[2]),
+        ablation(None, vectors[3]),
+        ablation(2, vectors[4], vectors[5]),
+        ablation(last, vectors[4]),
+        ablation(None, vectors[5]),
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("before", [False, True])
+def test_batched_edits_equal_single_passes(name: str, before: bool) -> None:
+    chat = MODELS[name]()
+    prompts = [chat.prompt_ids(text) for text in PROMPTS]
+    edits = some_edits(chat)
+    every = range(chat.n_layers)
+    seen = set()
+    for reading in run_edits(
+        chat,
+        prompts,
+        edits,
+        read_layers=every,
+        with_logits=True,
+        read_before_edit=before,
+        max_rows=6,
+    ):
+        assert reading.logits is not None
+        for row, edit in enumerate(reading.edits):
+            for column, prompt in enumerate(reading.prompts):
+                states, logits = naive(chat, prompts[prompt], edits[edit], before=before)
+                for layer in every:
+                    torch.testing.assert_close(
+                        reading.states[row, column, layer], states[layer], atol=2e-4, rtol=1e-4
+                    )
+                torch.testing.assert_close(
+                    reading.logits[row, column], logits, atol=2e-4, rtol=1e-4
+                )
+                seen.add((edit, prompt))
+    assert len(seen) == len(edits) * len(prompts)
+
+
+@pytest.mark.parametrize("layers", [(0,), (1, 3), (2,)])
+def test_layers_above_the_last_one_read_are_not_run(
+    qwen: ChatModel, layers: tuple[int, ...]
+) -> None:
+    prompts = [qwen.prompt_ids(text) for text in PROMPTS]
+    edits = some_edits(qwen)
+    ran: list[int] = []
+    # An MLP runs where its layer does; hooks on a skipped layer itself are still called.
+    with qwen.layer_hooks(lambda layer, _out: ran.append(layer), range(qwen.n_layers), "mlp_out"):
+        readings = list(run_edits(qwen, prompts, edits, read_layers=layers))
+    # Once for all layers, in the clean pass.
+    assert all(ran.count(layer) == 1 for layer in range(max(layers) + 1, qwen.n_layers))
+    for reading in readings:
+        for row, edit in enumerate(reading.edits):
+            for column, prompt in enumerate(reading.prompts):
+                states, _ = naive(qwen, prompts[prompt], edits[edit], before=False)
+                for index, layer in enumerate(layers):
+                    torch.testing.assert_close(
+                        reading.states[row, column, index], states[layer], atol=2e-4, rtol=1e-4
+                    )
+
+
+def test_the_prefix_below_an_edit_is_computed_once(qwen: ChatModel) -> None:
+    prompts = [qwen.prompt_ids(text) for text in PROMPTS]
+    edits = [addition(4, torch.randn(qwen.d_model).double()) for _ in range(5)]
+    rows: list[int] = []
+    with qwen.layer_hooks(lambda _layer, out: rows.append(len(out)), [1], "mlp_out"):
+        list(run_edits(qwen, prompts, edits, read_layers=[5], max_rows=8))
+    assert rows == [len(prompts)]
+
+
+def test_nothing_is_left_behind(qwen: ChatModel) -> None:
+    prompts = [qwen.prompt_ids(text) for text in PROMPTS]
+    held = [dict(layer.__dict__) for layer in qwen.layers]
+    before = edited_logits(qwen, prompts, addition(0, torch.zeros(qwen.d_model)))
+    list(run_edits(qwen, prompts, some_edits(qwen), read_layers=[2]))
+    with pytest.raises(RuntimeError, match="size"):  # a vector of the wrong width
+        list(run_edits(qwen, prompts, [addition(3, torch.ones(5))], read_layers=[4]))
+    assert [dict(layer.__dict__) for layer in qwen.layers] == held
+    after = edited_logits(qwen, prompts, addition(0, torch.zeros(qwen.d_model)))
+    assert torch.equal(before, after)
+
+
+def test_other_hooks_never_see_an_edit_in_place(qwen: ChatModel) -> None:
+    """The official linear hooks change what other hooks hold; ours must not."""
+    prompts = [qwen.prompt_ids(PROMPTS[0])]
+    clean = clean_states(qwen, prompts, [1])[0, 0]
+    held: list[Tensor] = []
+    with qwen.layer_hooks(lambda _layer, hidden: held.append(hidden), [1]):
+        list(run_edits(qwen, prompts, [ablation(None, clean)], read_layers=[3]))
+    torch.testing.assert_close(held[0][0, -1].double(), clean)
+
+
+def test_an_architecture_without_known_parts_is_refused(qwen: ChatModel) -> None:
+    opt: Any = random_model(
+        "OPTForCausalLM",
+        num_hidden_layers=2,
+        hidden_size=32,
+        ffn_dim=64,
+        num_attention_heads=4,
+        word_embed_proj_dim=32,
+    )
+    prompts = [opt.prompt_ids(PROMPTS[0])]
+    with pytest.raises(InputError, match="OPTDecoderLayer"):
+        list(run_edits(opt, prompts, [ablation(None, torch.ones(32))], read_layers=[0]))
+    assert len(list(run_edits(opt, prompts, [ablation(1, torch.ones(32))], read_layers=[1]))) == 1
