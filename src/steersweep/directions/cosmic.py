@@ -44,6 +44,7 @@ class CosmicRules:
             fails there.
         max_kl: drop candidates whose ablation changes the next token of harmless prompts by more
             than this, in nats; None: no such rule.
+        kl_of_all: measure that also of candidates that lie too deep to be chosen.
         median_rule: drop candidates at the last position that lie deeper than the other positions'
             best layers.
         drop_zero: drop candidates of no length. The official code keeps them.
@@ -60,6 +61,7 @@ class CosmicRules:
     low_share: float = 0.10
     at_least_one_low: bool = True
     max_kl: float | None = MAX_KL
+    kl_of_all: bool = False
     median_rule: bool = True
     drop_zero: bool = True
     cosine: Literal["of-means", "pairwise-mean"] = "of-means"
@@ -74,8 +76,8 @@ class CosmicRules:
         return self.ablate == "affine"
 
     def as_official(self) -> CosmicRules:
-        """Without our two guards, to fail and to choose exactly where the official code does."""
-        return replace(self, at_least_one_low=False, drop_zero=False)
+        """Without our guards and short cuts: fails and chooses where the official code does."""
+        return replace(self, at_least_one_low=False, drop_zero=False, kl_of_all=True)
 
 
 # Methods by the name users give them.
@@ -107,7 +109,7 @@ class CosmicScores:
             code calls it refusal_score).
         refuse: S_refuse: likeness to harmful prompts of harmless ones under addition (the official
             code's steering_score).
-        kl: what ablation does to the next token of harmless prompts, nats.
+        kl: what ablation does to the next token of harmless prompts, nats; NaN where not measured.
         norms: lengths of the candidates.
         layer_similarity: `[layer]`, cosine of the class means at the last token after each layer.
         low_layers: the layers compared, least similar first.
@@ -183,7 +185,7 @@ def select(scores: CosmicScores, rules: CosmicRules) -> Selection:
         "depth": (layers >= eligible_layers(n_layers)) | (layers < rules.first_layer),
     }
     if rules.max_kl is not None:
-        dropped["non-finite"] |= torch.isnan(scores.kl)
+        dropped["non-finite"] |= torch.isnan(scores.kl) & ~dropped["depth"]
         dropped["kl"] = scores.kl > rules.max_kl
     if rules.drop_zero:
         dropped["zero-length"] = scores.norms < ZERO_NORM

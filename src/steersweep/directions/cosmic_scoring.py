@@ -15,6 +15,7 @@ from steersweep.directions.candidates import (
     PromptIds,
     SplitIds,
     candidates_from,
+    eligible_layers,
     next_token_kl,
 )
 from steersweep.directions.cosmic import CosmicRules, CosmicScores
@@ -75,10 +76,12 @@ def score_candidates(
 
     comply = likeness(harmful, edits.ablations, harmless)
     refuse = likeness(harmless, edits.additions, harmful)
-    if rules.max_kl is None:
-        kl = torch.full_like(comply, torch.nan)
-    else:
-        kl = _mean_kl(chat, harmless, edits.ablations, max_rows)
+    kl = torch.full_like(comply, torch.nan)
+    if rules.max_kl is not None:
+        deepest = n_layers if rules.kl_of_all else eligible_layers(n_layers)
+        measured = [index for index, (_, layer) in enumerate(edits.places) if layer < deepest]
+        ablations = [edits.ablations[index] for index in measured]
+        kl[measured] = _mean_kl(chat, harmless, ablations, max_rows)
 
     def on_grid(values: Tensor) -> Tensor:
         grid = torch.full((n_positions, n_layers), torch.nan, dtype=torch.float64)

@@ -18,6 +18,12 @@ from torch import Tensor
 from steersweep.chat_model import Batch, ChatModel
 from steersweep.errors import NumericalError
 
+# A difference of means that should be zero is not, by rounding: about 1e-17.
+_NO_UNIT, _NO_OFFSET = 1e-4, 1e-12
+
+# Few prompts of nearly one length, each under many edits, leave little padding.
+_PROMPTS_PER_BATCH = 16
+
 _EPSILON = 1e-8  # keeps the unit vector of a zero-length direction finite, as in the official code
 
 
@@ -35,6 +41,11 @@ class Edit:
     layer: int | None
     unit: Tensor
     offset: Tensor
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it is too short to change an activation, as at layer 0 for template tokens."""
+        return float(self.unit.norm()) < _NO_UNIT and float(self.offset.norm()) < _NO_OFFSET
 
 
 def addition(layer: int, vector: Tensor) -> Edit:
@@ -103,21 +114,24 @@ def run_edits(
             before the edit instead of after it.
         max_rows: prompts x edits per forward pass.
     """
-    by_layer = sorted(range(len(edits)), key=lambda index: _start(edits[index]))
+    without = [index for index, edit in enumerate(edits) if edit.changes_nothing]
+    by_layer = sorted({*range(len(edits))} - {*without}, key=lambda index: _start(edits[index]))
     for chosen, batch in _batches(chat, prompts, max_rows):
         passes = _Passes(
             chat, batch, tuple(read_layers), with_logits=with_logits, before=read_before_edit
         )
-        passes.run_clean({_start(edit) for edit in edits})
+        passes.run_clean({_start(edits[index]) for index in by_layer})
+        if without:
+            yield passes.unchanged(without, chosen)
         for _, group in groupby(by_layer, key=lambda index: edits[index].layer):
             indices = list(group)
             step = max(1, max_rows // len(chosen))
             for start in range(0, len(indices), step):
                 some = indices[start : start + step]
-                states, logits = passes.run([edits[index] for index in some])
-                yield Reading(
-                    some, chosen, states, passes.clean_states, logits, passes.clean_logits
-                )
+                if passes.shows(edits[some[0]]):
+                    yield passes.run([edits[index] for index in some], some, chosen)
+                else:
+                    yield passes.unchanged(some, chosen)
 
 
 @torch.inference_mode()
@@ -159,8 +173,9 @@ def _batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of prompts that share a batch, and the batch; prompts of like length together."""
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for first in range(0, len(prompts), max_rows):
-        chosen = by_length[first : first + max_rows]
+    size = min(max_rows, _PROMPTS_PER_BATCH)
+    for first in range(0, len(prompts), size):
+        chosen = by_length[first : first + size]
         yield chosen, chat.pad([prompts[index] for index in chosen])
 
 
@@ -197,19 +212,38 @@ class _Passes:
         with self.chat.layer_hooks(keep, resume_at - {0}, "resid_pre"):
             self.clean_states, self.clean_logits = self._run(1, 0, self.chat.n_layers, None)
 
-    def run(self, edits: Sequence[Edit]) -> tuple[Tensor, Tensor | None]:
-        """States `[edit, prompt, layer, d_model]` and logits; all edits at the same layer."""
-        start = _start(edits[0])
-        n = len(edits)
-        if start > self.stop:  # nothing that is read lies above the edit
-            return self.clean_states.expand(n, *self.clean_states.shape), None
-        states, logits = self._run(n, start, self.stop, _RowEdits(self.chat, edits, self.batch))
+    def shows(self, edit: Edit) -> bool:
+        """Whether anything that is read lies above the edit."""
+        return _start(edit) <= self.stop
+
+    def unchanged(self, indices: list[int], prompts: list[int]) -> Reading:
+        """What edits that change nothing that is read leave: the clean pass."""
+        n = len(indices)
+        logits = self.clean_logits.expand(n, *self.clean_logits.shape)
+        return Reading(
+            indices,
+            prompts,
+            self.clean_states.expand(n, *self.clean_states.shape),
+            self.clean_states,
+            logits if self.with_logits else None,
+            self.clean_logits,
+        )
+
+    def run(self, edits: Sequence[Edit], indices: list[int], prompts: list[int]) -> Reading:
+        """One pass of all prompts under edits that share a layer."""
+        start, n = _start(edits[0]), len(edits)
+        states, logits = self._run(n, start, self.stop, _RowEdits(self.chat, edits))
         below = [index for index, layer in enumerate(self.read_layers) if layer + 1 < start]
-        states = states.reshape(n, len(self.batch.input_ids), *states.shape[1:])
+        states = states.reshape(n, len(prompts), *states.shape[1:])
         states[:, :, below] = self.clean_states[:, below]
-        return states, logits.reshape(
-            n, len(self.batch.input_ids), -1
-        ) if self.with_logits else None
+        return Reading(
+            indices,
+            prompts,
+            states,
+            self.clean_states,
+            logits.reshape(n, len(prompts), -1) if self.with_logits else None,
+            self.clean_logits,
+        )
 
     def _run(
         self, copies: int, start: int, stop: int, edits: _RowEdits | None
@@ -250,20 +284,19 @@ class _Passes:
 
 
 class _RowEdits:
-    """Edits spread over the rows of a batch: each edit's prompts follow one another."""
+    """Edits of one layer spread over the rows of a batch: each edit's prompts follow one another.
 
-    def __init__(self, chat: ChatModel, edits: Sequence[Edit], batch: Batch) -> None:
+    One product per edit with all its rows, not one per row.
+    """
+
+    def __init__(self, chat: ChatModel, edits: Sequence[Edit]) -> None:
         self.layer = edits[0].layer
-        n_prompts = len(batch.input_ids)
-
-        def rows(vectors: list[Tensor]) -> Tensor:
-            stacked = torch.stack(vectors).to(chat.device, chat.dtype)
-            return stacked.repeat_interleave(n_prompts, 0)[:, :, None]  # [row, d_model, 1]
-
-        self._unit = rows([edit.unit for edit in edits])
-        self._offset = rows([edit.offset for edit in edits])[:, None, :, 0]
-        self._removes = any(bool(edit.unit.any()) for edit in edits)
-        self._adds = any(bool(edit.offset.any()) for edit in edits)
+        units = torch.stack([edit.unit for edit in edits])
+        offsets = torch.stack([edit.offset for edit in edits])
+        self._unit = units.to(chat.device, chat.dtype)[:, :, None]  # [edit, d_model, 1]
+        self._offset = offsets.to(chat.device, chat.dtype)[:, None]  # [edit, 1, d_model]
+        self._removes = bool(units.any())
+        self._adds = bool(offsets.any())
 
     @property
     def everywhere(self) -> bool:
@@ -276,9 +309,13 @@ class _RowEdits:
         return self._apply(output)
 
     def _apply(self, hidden: Tensor) -> Tensor:
+        edited = hidden.reshape(len(self._unit), -1, hidden.shape[-1])  # [edit, row token, d_model]
         if self._removes:
-            hidden = hidden - (hidden @ self._unit) * self._unit.transpose(1, 2)
-        return hidden + self._offset if self._adds else hidden
+            along = edited @ self._unit
+            edited = torch.baddbmm(edited, along, self._unit.transpose(1, 2), alpha=-1)
+        if self._adds:
+            edited = edited + self._offset
+        return edited.view_as(hidden)
 
 
 def _start(edit: Edit) -> int:
