@@ -16,6 +16,8 @@ RESULT_VERSION = 2
 
 UNSTEERED = "none"
 RANDOM = "random"
+# `cosmic@auto`: at the layer and position the method chooses itself.
+AUTO = "@auto"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,17 @@ import torch
 from steersweep import provenance
 from steersweep.activations import residuals
 from steersweep.chat_model import ChatModel
-from steersweep.conditions import UNSTEERED, Condition, content_key, extraction_file, in_batches
+from steersweep.conditions import (
+    AUTO,
+    UNSTEERED,
+    Condition,
+    content_key,
+    extraction_file,
+    in_batches,
+)
 from steersweep.directions.cosmic import CosmicScores
 from steersweep.directions.direction import Direction, random_direction
-from steersweep.directions.extraction import AUTO, extract_directions
+from steersweep.directions.extraction import extract_directions
 from steersweep.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge

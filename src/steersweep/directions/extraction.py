@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from steersweep.activations import residuals
 from steersweep.chat_model import ChatModel
+from steersweep.conditions import AUTO
 from steersweep.directions.candidates import SplitIds
 from steersweep.directions.cosmic import VARIANTS, CosmicScores, best_position, select
 from steersweep.directions.cosmic_scoring import (
@@ -21,9 +22,6 @@ from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, DIM_EXTRACTION_SET
 
 DIM = "dim"
 METHODS = (DIM, *VARIANTS)
-
-# `cosmic@auto`: the method's own choice of layer and position.
-AUTO = "@auto"
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import write_json
-from steersweep.conditions import RANDOM, UNSTEERED, Condition, extraction_file
+from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, extraction_file
 from steersweep.directions.direction import Direction
-from steersweep.directions.extraction import AUTO, DIM
+from steersweep.directions.extraction import DIM
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import mcnemar
 from steersweep.store import Record, RunStore

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steersweep.conditions import RANDOM, UNSTEERED, Condition, LayerChoice, Strength
-from steersweep.directions.extraction import AUTO, DIM, METHODS, default_extraction
+from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, LayerChoice, Strength
+from steersweep.directions.extraction import DIM, METHODS, default_extraction
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
 from steersweep.model_source import ModelSource, family_of, find_model

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steersweep.conditions import AUTO
+
 Result = dict[str, Any]
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by lightness.
@@ -24,7 +26,7 @@ FORMATS = ("png", "svg")
 
 
 def write_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
-    """One layer x strength map per result, and one of all of them; PNG and SVG.
+    """A layer x strength map per result, and one of all of them by model and method; PNG and SVG.
 
     Returns:
         Paths of the PNG files; the SVG files lie beside them.
@@ -33,47 +35,75 @@ def write_figures(folder: Path, results: Sequence[Result]) -> list[Path]:
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [_save(_map_figure([result]), folder / figure_stem(result)) for result in results]
+    paths = [_save(_map_figure([[result]]), folder / figure_stem(result)) for result in results]
     if len(results) > 1:
-        paths.append(_save(_map_figure(results), folder / "layer_strength_all"))
+        by_model: dict[str, list[Result]] = {}
+        for result in results:
+            by_model.setdefault(result["model"], []).append(result)
+        paths.append(_save(_map_figure([*by_model.values()]), folder / "layer_strength_all"))
     return paths
 
 
-def _map_figure(results: Sequence[Result]) -> Any:
-    """A row per result: steered map on the left, random control on the right."""
+def _map_figure(models: Sequence[Sequence[Result]]) -> Any:
+    """A row per model: a map per method from the left, the random control on the right.
+
+    A method's own choice of layer (`cosmic@auto`) is one more line of the method's map.
+    """
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
-    n_strengths = max(len(_strengths(result)) for result in results)
-    n_layers = max(len(_layers(result)) for result in results)
-    height = 0.62 + 0.34 * n_layers
+    rows = [_panels(results) for results in models]
+    n_strengths = max(len(_strengths(results)) for results in models)
+    n_lines = [len(_lines(results)) for results in models]
     figure, axes = plt.subplots(
-        len(results),
-        2,
-        figsize=(2.4 + 1.5 * n_strengths, height * len(results) + 0.9),
+        len(rows),
+        max(map(len, rows)),
+        figsize=(
+            1.0 + max(map(len, rows)) * (0.6 + 0.72 * n_strengths),
+            0.9 + sum(0.62 + 0.34 * n for n in n_lines),
+        ),
         squeeze=False,
         layout="constrained",
         sharey="row",
+        height_ratios=[0.62 + 0.34 * n for n in n_lines],
     )
-    for row, result in zip(axes, results, strict=True):
-        controls = result["controls"]["random_directions"]
-        _draw_map(row[0], result, result["conditions"], _title(result))
-        _draw_map(row[1], result, controls, "random direction, same strength")
-        row[0].set_ylabel("start layer (depth)", fontsize=8)
+    for row, panels, results in zip(axes, rows, models, strict=True):
+        for axis, (title, entries) in zip(row, panels, strict=False):
+            _draw_map(axis, results, entries, title)
+        for axis in row[len(panels) :]:
+            axis.set_visible(False)
+        row[0].set_ylabel("start layer (depth)" if len(_lines(results)) > 2 else "", fontsize=8)
     for axis in axes[-1]:
-        axis.set_xlabel(_x_label(results[0]), fontsize=8)
+        axis.set_xlabel(_x_label(models[0][0]), fontsize=8)
     handles = [Patch(color=COLOURS[kind], label=LABELS[kind]) for kind in COLOURS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
-def _draw_map(axis: Any, result: Result, entries: Sequence[Result], title: str) -> None:
+def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Title and conditions of each map of a model."""
+    panels: dict[str, list[Result]] = {}
+    controls: dict[str, Result] = {}
+    for result in results:
+        method = result["method"].removesuffix(AUTO) if len(results) > 1 else result["method"]
+        panels.setdefault(method, []).extend(result["conditions"])
+        controls |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
+    n = results[0]["conditions"][0]["n_unique"]
+    titles = [method.upper() for method in panels]
+    titles[0] = f"{results[0]['model']}, {titles[0]}, {n} prompts"
+    return [
+        *zip(titles, panels.values(), strict=True),
+        ("random direction, same strength", [*controls.values()]),
+    ]
+
+
+def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], title: str) -> None:
     from matplotlib.patheffects import withStroke
 
-    layers, strengths = _layers(result), _strengths(result)
+    lines, strengths = _lines(results), _strengths(results)
     for entry in entries:
         x = strengths.index(_strength(entry))
-        y = layers.index((entry["layer_idx"], entry["layer_pct"]))
+        y = lines.index(_line(entry))
         left = x - 0.46
         for kind, share in _shares(entry).items():
             axis.barh(y, 0.92 * share, left=left, height=0.8, color=COLOURS[kind], linewidth=0)
@@ -90,9 +120,9 @@ def _draw_map(axis: Any, result: Result, entries: Sequence[Result], title: str) 
         # Readable on every colour, also where two meet.
         label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
     axis.set_xticks(range(len(strengths)), [f"{value:g}" for _, value in strengths], fontsize=8)
-    axis.set_yticks(range(len(layers)), [_layer_label(*layer) for layer in layers], fontsize=8)
+    axis.set_yticks(range(len(lines)), [_line_label(*line) for line in lines], fontsize=8)
     axis.set_xlim(-0.5, len(strengths) - 0.5)
-    axis.set_ylim(-0.5, len(layers) - 0.5)
+    axis.set_ylim(-0.5, len(lines) - 0.5)
     axis.set_title(title, fontsize=8.5, loc="left", color=_TEXT)
     axis.tick_params(length=0)
     for spine in axis.spines.values():
@@ -104,32 +134,35 @@ def _shares(entry: Result) -> dict[str, float]:
     return {"coherent": coherent, "garbled": garbled, "other": max(0.0, 1 - coherent - garbled)}
 
 
-def _layers(result: Result) -> list[tuple[int, float]]:
-    return sorted({(entry["layer_idx"], entry["layer_pct"]) for entry in result["conditions"]})
+def _lines(results: Sequence[Result]) -> list[tuple[str, int, float]]:
+    """The lines of a model's maps from below: layers, then methods' own choices."""
+    return sorted({_line(entry) for result in results for entry in result["conditions"]})
 
 
-def _strengths(result: Result) -> list[tuple[str, float]]:
-    return sorted({_strength(entry) for entry in result["conditions"]})
+def _line(entry: Result) -> tuple[str, int, float]:
+    """Who chose the layer (empty: the user), the layer and its share of the depth."""
+    chosen_by = entry["method"].removeprefix("random@") if AUTO in entry["method"] else ""
+    return chosen_by, entry["layer_idx"], entry["layer_pct"]
+
+
+def _strengths(results: Sequence[Result]) -> list[tuple[str, float]]:
+    return sorted({_strength(entry) for result in results for entry in result["conditions"]})
 
 
 def _strength(entry: Result) -> tuple[str, float]:
     return entry["strength"]["unit"], entry["strength"]["value"]
 
 
-def _layer_label(index: int, share: float) -> str:
-    return f"{index} ({share:.0%})"
+def _line_label(chosen_by: str, layer: int, share: float) -> str:
+    label = f"{layer} ({share:.0%})"
+    return f"{chosen_by}: {label}" if chosen_by else label
 
 
 def _x_label(result: Result) -> str:
-    units = {unit for unit, _ in _strengths(result)}
+    units = {unit for unit, _ in _strengths([result])}
     if units == {"relative"}:
         return "strength (multiplier / residual norm)"
     return "multiplier" if units == {"multiplier"} else "multiplier or relative strength"
-
-
-def _title(result: Result) -> str:
-    n = result["conditions"][0]["n_unique"]
-    return f"{result['model']}, {result['method'].upper()}, {n} prompts"
 
 
 def figure_stem(result: Result) -> str:

@@ -34,6 +34,7 @@ def write_report(path: Path, results: Sequence[Result], figures: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         results=results,
         images=[_data_uri(figures / f"{figure_stem(result)}.png") for result in results],
+        cosines=[cosines_to_dim(result) for result in results],
         shown=[_shown_conditions(result) for result in results],
         n_unique=results[0]["conditions"][0]["n_unique"],
         provenance=results[0]["provenance"],
@@ -41,6 +42,15 @@ def write_report(path: Path, results: Sequence[Result], figures: Path) -> Path:
     )
     write_text(path, page)
     return path
+
+
+def cosines_to_dim(result: Result) -> dict[int, float]:
+    """By layer, the cosine with DIM's direction; empty for DIM itself or without it."""
+    return {
+        entry["layer_idx"]: entry["cosine_to_dim"]
+        for entry in result["conditions"]
+        if entry.get("cosine_to_dim") is not None
+    }
 
 
 def _shown_conditions(result: Result) -> list[Result]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steersweep import worker
+from steersweep.report.html import cosines_to_dim
 from steersweep.verification.report import shown_difference
 
 Result = dict[str, Any]
@@ -271,12 +272,7 @@ def _methods(results: Sequence[Result]) -> Iterator[str]:
                 f"position {chosen['position']}"
             )
             continue
-        cosines = {
-            entry["layer_idx"]: entry["cosine_to_dim"]
-            for entry in conditions
-            if entry.get("cosine_to_dim") is not None
-        }
-        if cosines:
+        if cosines := cosines_to_dim(result):
             shown = ", ".join(f"{layer}: {cosine:.2f}" for layer, cosine in cosines.items())
             yield f"{where}: cosine with DIM's direction by layer: {shown}"
         for note in extraction["notes"]:
