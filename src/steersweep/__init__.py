@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from steersweep.chat_model import ChatModel
     from steersweep.directions.dim import dim_directions
     from steersweep.directions.direction import Direction, random_direction
+    from steersweep.directions.extraction import Extracted, extract_directions
     from steersweep.errors import InputError, NumericalError, SteersweepError
     from steersweep.experiment.verdict import Verdict, verdict
     from steersweep.judging.judge import Judgement, get_judge
@@ -24,6 +25,8 @@ _HOMES = {
     "dim_directions": "directions.dim",
     "Direction": "directions.direction",
     "random_direction": "directions.direction",
+    "Extracted": "directions.extraction",
+    "extract_directions": "directions.extraction",
     "InputError": "errors",
     "NumericalError": "errors",
     "SteersweepError": "errors",
@@ -42,6 +45,7 @@ _HOMES = {
 __all__ = [
     "ChatModel",
     "Direction",
+    "Extracted",
     "Generation",
     "InputError",
     "Intervention",
@@ -51,6 +55,7 @@ __all__ = [
     "SteersweepError",
     "Verdict",
     "dim_directions",
+    "extract_directions",
     "generate",
     "get_judge",
     "load_extraction_set",
