@@ -248,4 +248,4 @@ def test_a_method_without_a_choice_of_its_own_is_swept_all_the_same(tmp_path: Pa
     (result,) = found.results
     assert result["method"] == "cosmic"
     assert result["extraction"]["chosen"] is None
-    assert "kl 42" in result["extraction"]["notes"][-1]
+    assert "every one of 49 candidates" in result["extraction"]["notes"][-1]
