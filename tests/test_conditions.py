@@ -67,7 +67,8 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
     }
     for field in fields(Condition):
         value = getattr(CONDITION, field.name)
-        assert replace(CONDITION, **{field.name: other[type(value)]}).key != CONDITION.key
+        changed = replace(CONDITION, **{field.name: other[type(value)]}).key != CONDITION.key
+        assert changed == (field.name != "layer_pct")  # how the layer was asked for
     assert replace(CONDITION).key == CONDITION.key
 
 

@@ -340,24 +340,159 @@ def verify_cosmic(
 
 
 @app.command()
-def approve(
-    folder: Annotated[Path, typer.Argument(help="Folder of the verification.", metavar="DIR")],
-    gate: Annotated[str, typer.Argument(help="What is signed: cosmic-verification.")],
-    by: Annotated[str, typer.Option(help="Name of the person who signs.")],
-    note: Annotated[str, typer.Option(help="A remark.")] = "",
+def plan(
+    name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
+    phase: Annotated[str | None, typer.Option(help="Only this phase: 1, 2 or 3.")] = None,
+    apply_cuts: Annotated[int, typer.Option(help="With the plan's first N cuts.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """Sign a checkpoint; recorded with time and evidence.
+    """Show what a plan would run, without running: layers, time, memory, cost.
 
-    Example: `steersweep approve verification cosmic-verification --by "A. Lead"`
+    Example: `steersweep plan v3`
+    """
+    from steersweep.experiment.phases import Cuts
+    from steersweep.experiment.plan import load_plan
+    from steersweep.report.plan_table import planned, print_plan
+
+    loaded = load_plan(name)
+    rows = planned(loaded, Cuts.first(loaded, apply_cuts), phase)
+    if as_json:
+        typer.echo(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
+    else:
+        print_plan(loaded, rows)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    phase: Annotated[
+        str | None,
+        typer.Option(help="Stop after: verification, family_sweep, size_sweep, precision_sweep."),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
+    apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
+    accept_change: Annotated[
+        list[str] | None, typer.Option(help="A changed field to accept; model:NAME for weights.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Where jobs run: local.")] = "local",
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Run a study; the same command again continues. Stops at gates with exit code 3.
+
+    Example: `steersweep run v3-lab --out study`
     """
     from steersweep.errors import InputError
+    from steersweep.experiment.plan import PHASES, load_plan
+    from steersweep.experiment.study import StudyOptions, run_study
+    from steersweep.report.terminal import sweep_progress
+
+    if engine != "local":
+        raise InputError(f"--engine {engine}: this version has only local")
+    if phase is not None and phase not in PHASES:
+        raise InputError(f"--phase {phase}: choose from {', '.join(PHASES)}")
+    if budget is not None and not budget >= 0:
+        raise InputError(f"--budget {budget}: must be 0 or more USD")
+    if apply_cuts < 0:
+        raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
+    loaded = load_plan(name)
+    _quiet_libraries()
+    with sweep_progress(quiet=quiet) as progress:
+        run_study(
+            loaded,
+            out,
+            StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), device),
+            on_progress=progress.on_progress,
+            on_line=lambda line: None if quiet else typer.echo(line, err=True),
+        )
+    typer.echo(f"{loaded.name}: every phase asked for is done; findings in {out}/FINDINGS_LOG.md")
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a study stands.
+
+    Example: `steersweep status study`
+    """
+    from steersweep.experiment.status import status as status_of
+
+    state = status_of(folder)
+    if as_json:
+        typer.echo(json.dumps(state, indent=1))
+        return
+    typer.echo(f"{state['plan']}: {state['phase']}, {state['done']} of {state['total']} conditions")
+    typer.echo(f"spent: {state['spent_usd']:.4g} USD")
+    if state["waiting_gate"]:
+        gate = state["waiting_gate"]
+        if state["rejected_by"]:
+            typer.echo(f"gate {gate} was rejected by {state['rejected_by']}")
+        typer.echo(f"waiting: steersweep approve {folder} {gate} --by NAME")
+    for job, why in state["failures"].items():
+        typer.echo(f"could not run: {job}: {why}")
+    for damaged in state["damaged"]:
+        typer.echo(f"damaged file set aside and computed again: {damaged}")
+
+
+@app.command()
+def decide(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what follows from the results so far, and why.
+
+    Example: `steersweep decide study`
+    """
+    from steersweep.experiment.status import decided
+
+    found = decided(folder)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if not found:
+        typer.echo(f"{folder}: no phase has ended yet")
+    for phase, decision in found.items():
+        typer.echo(f"{phase}:")
+        for family in decision.get("families", []):
+            typer.echo(f"  {family['family']}: {family['action']}: {family['reason']}")
+        for curve in decision.get("curves", []):
+            typer.echo(f"  {curve['family']}, {curve['method']}: size curve {curve['shape']}")
+        for choice in decision.get("phase3", []):
+            typer.echo(f"  phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}")
+        for note in decision.get("notes", []):
+            typer.echo(f"  {note}")
+
+
+@app.command()
+def approve(
+    folder: Annotated[Path, typer.Argument(help="Study or verification.", metavar="DIR")],
+    gate: Annotated[str, typer.Argument(help="R0, R1, R2, R3, or cosmic-verification.")],
+    by: Annotated[str, typer.Option(help="Name of the person who signs.")],
+    note: Annotated[str, typer.Option(help="A remark.")] = "",
+    reject: Annotated[bool, typer.Option("--reject", help="Say no; recorded too.")] = False,
+) -> None:
+    """Sign a checkpoint; recorded with time and the hash of the evidence.
+
+    Example: `steersweep approve study R1 --by "A. Lead"`
+    """
+    from steersweep.errors import InputError
+    from steersweep.experiment.status import sign_gate
     from steersweep.verification.signing import sign_verification
     from steersweep.verification.verify import GATE
 
-    if gate != GATE:
-        raise InputError(f"{gate}: no such gate in {folder}; there is {GATE}")
-    signature = sign_verification(folder, by=by, note=note)
-    typer.echo(f"{gate} signed by {signature['by']} for {signature['evidence']}")
+    if gate == GATE:
+        if reject:
+            raise InputError(f"{GATE}: a report is signed or left unsigned")
+        signature = sign_verification(folder, by=by, note=note)
+    else:
+        signature = sign_gate(folder, gate, by=by, note=note, rejected=reject)
+        if gate == "R0" and not reject:
+            sign_verification(folder, by=by, note=note)
+    verb = "rejected" if reject else "signed"
+    typer.echo(f"{gate} {verb} by {signature['by']} for {signature['evidence']}")
 
 
 @lab_app.command("list")

@@ -102,8 +102,13 @@ class Condition:
 
     @property
     def key(self) -> str:
-        """Content hash, 24 hexadecimal digits; names the condition's file."""
-        return content_key({**asdict(self), "result_version": RESULT_VERSION})
+        """Content hash, 24 hexadecimal digits; names the condition's file.
+
+        How the layer was asked for (`layer_pct`) is no part of it: the layer is.
+        """
+        facts = asdict(self)
+        del facts["layer_pct"]
+        return content_key({**facts, "result_version": RESULT_VERSION})
 
     @property
     def is_control(self) -> bool:

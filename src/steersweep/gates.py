@@ -12,7 +12,14 @@ from steersweep.errors import InputError
 
 
 def sign(
-    folder: Path, gate: str, *, by: str, note: str, evidence: Path, time: str
+    folder: Path,
+    gate: str,
+    *,
+    by: str,
+    note: str,
+    evidence: Path,
+    time: str,
+    rejected: bool = False,
 ) -> dict[str, Any]:
     """Append a signature to the folder's `gates.jsonl`.
 
@@ -23,6 +30,7 @@ def sign(
         note: remark, may be empty.
         evidence: file that was judged; its hash is recorded, so the signature holds for it alone.
         time: UTC time.
+        rejected: the person says no.
 
     Raises:
         InputError: no name.
@@ -34,6 +42,7 @@ def sign(
         "by": by.strip(),
         "note": note,
         "time": time,
+        "rejected": rejected,
         "evidence": evidence.name,
         "sha256": _hash(evidence),
     }

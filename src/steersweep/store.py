@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,35 @@ class RunStore:
         self.folder = folder
 
     @classmethod
-    def open(cls, folder: Path, plan: Mapping[str, Any]) -> RunStore:
+    def open(
+        cls,
+        folder: Path,
+        plan: Mapping[str, Any],
+        *,
+        may_differ: Collection[str] = (),
+        accept: Collection[str] = (),
+    ) -> RunStore:
         """Begin a run in `folder`, or continue the one that is there.
 
         Args:
             folder: made if needed.
             plan: the run's settings; frozen in `plan.yaml`.
+            may_differ: settings that change no result, and so may change between continuations.
+            accept: settings whose change the user accepts; recorded in `changes.jsonl`.
 
         Raises:
             InputError: the folder cannot be written, holds other files, or holds a run with other
                 settings (the message names them). Nothing in it is touched.
         """
+        # Through YAML and back, so that tuples and lists compare equal.
+        asked = yaml.safe_load(yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True))
         frozen = folder / "plan.yaml"
+        changed: list[str] = []
         if frozen.exists():
-            _refuse_other_run(folder, _read_yaml(frozen), plan)
+            held = _read_yaml(frozen)
+            changed = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
+            different = [name for name in changed if name not in (*may_differ, *accept)]
+            _refuse_other_run(folder, held, asked, different)
         elif folder.exists() and not folder.is_dir():
             raise InputError(f"--out {folder}: is a file, not a folder")
         elif folder.exists() and _foreign_entries(folder):
@@ -51,8 +66,10 @@ class RunStore:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not frozen.exists():
-                write_text(frozen, yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True))
+            for name in changed:
+                cls(folder).append("changes.jsonl", {"field": name, "to": asked.get(name)})
+            if changed or not frozen.exists():
+                write_text(frozen, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
@@ -117,19 +134,33 @@ class RunStore:
         path = self.folder / name
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
+    def put_current(self, name: str, value: Any) -> Path:
+        """Save JSON under `name`, in place of what was there if that differs; returns its path."""
+        path = self.folder / name
+        if self.get_once(name) != json.loads(json.dumps(value)):
+            write_json(path, value)
+        return path
+
+    def append(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add a line of JSON to a file that is never rewritten, and flush it to disk."""
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
     def _condition_path(self, key: str) -> Path:
         return self.folder / "conditions" / f"{key}.json"
 
 
 def _foreign_entries(folder: Path) -> list[str]:
     """What lies in a folder besides leftovers of a run that was killed before it began."""
-    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".plan.yaml."))
+    ours = (".plan.yaml.", ".lock")
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
 
 
-def _refuse_other_run(folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    # Through YAML and back, so that tuples and lists compare equal.
-    asked = yaml.safe_load(yaml.safe_dump(dict(asked)))
-    different = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
+def _refuse_other_run(
+    folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any], different: Collection[str]
+) -> None:
     if different:
         differences = "; ".join(
             f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different

@@ -97,7 +97,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
         SteersweepError: out of memory; the message says what to lower.
     """
-    conditions = job.conditions
+    conditions = _placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key) is not None}
 
     def tell(note: str, running: float = 0.0) -> None:
@@ -110,7 +110,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
     tell("extracting directions")
     bench = _Bench(chat, job, store)
-    conditions = bench.runnable(conditions)
+    conditions = _placeable(job, store)
     for batch in in_batches(conditions, len(job.test.prompts), job.max_rows):
         missing = {condition.key for condition in batch} - done
         if not missing:
@@ -133,6 +133,25 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         done |= missing
         tell("saved")
     return None
+
+
+def unplaced(condition: Condition, store: RunStore) -> bool:
+    """Whether the method should choose this condition's layer, and its rules dropped them all."""
+    if condition.placed_by is None:
+        return False
+    held = store.get_once(
+        extraction_file(
+            condition.placed_by,
+            str(condition.extraction_prompts),
+            condition.model_fingerprint,
+            condition.precision,
+        )
+    )
+    return held is not None and held["chosen"] is None
+
+
+def _placeable(job: Job, store: RunStore) -> tuple[Condition, ...]:
+    return tuple(c for c in job.conditions if not unplaced(c, store))
 
 
 class _Bench:
@@ -190,12 +209,6 @@ class _Bench:
         for layer, direction in places:
             norm = self.residual_norms[direction.layer]
             self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
-
-    def runnable(self, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
-        """All but those at a layer the method should choose and could not; its notes say why."""
-        return tuple(
-            c for c in conditions if c.placed_by is None or (c.placed_by, None) in self.directions
-        )
 
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""

@@ -17,6 +17,7 @@ from steersweep.errors import InputError
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
+LOCAL = "local"  # this machine, as a kind of GPU; free unless the plan says otherwise
 DEFAULT_FLAT_WITHIN = 0.10
 
 
@@ -87,6 +88,8 @@ class Plan:
         prices = self.data.get("prices", {})
         if gpu in prices:
             return float(prices[gpu])
+        if gpu == LOCAL:
+            return 0.0
         if gpu in gpu_catalog():
             return float(gpu_catalog()[gpu]["usd_per_hour"])
         raise InputError(f"plan {self.name}: no price for GPU {gpu}; give one under prices")
@@ -224,7 +227,7 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
     used = {method for phase in _phases_with_methods(data) for method in phase["methods"]}
     for method in sorted(used - data["prompts"]["extraction"].keys()):
         yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
-    priced = {**gpu_catalog(), **data.get("prices", {})}
+    priced = {LOCAL: 0, **gpu_catalog(), **data.get("prices", {})}
     for name, model in plan.models.items():
         if model.gpu not in priced:
             known = ", ".join(priced)

@@ -1,0 +1,136 @@
+"""The ledger: money is reserved before a job starts and settled after; stops are not passed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steersweep.errors import SteersweepError
+
+
+class BudgetStop(SteersweepError):
+    """A hard stop of the budget was reached."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Hard stops in USD: in all, and by phase."""
+
+    total: float = math.inf
+    phases: Mapping[str, float] | None = None
+
+    def of(self, phase: str) -> float:
+        """The stop of one phase."""
+        return (self.phases or {}).get(phase, math.inf)
+
+
+class Ledger:
+    """`ledger.jsonl`: appended to, never rewritten.
+
+    A line either reserves (`reserve`: id, phase, job, usd, estimated seconds) or settles a
+    reservation (`settle`: id, usd, seconds). A reservation that a kill left open counts in full.
+    A line that a kill cut counts for nothing: a reservation that was cut had not begun its job, and
+    one whose settling was cut stays in full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "ledger.jsonl"
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All whole entries, in order."""
+        if not self._path.exists():
+            return []
+        found = []
+        for line in self._path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                if {"do", "id", "usd", "seconds"} <= entry.keys():
+                    found.append(entry)
+            except (ValueError, AttributeError):
+                continue
+        return found
+
+    def spent(self, phase: str | None = None) -> float:
+        """USD settled, and reserved but not settled, in all or in one phase."""
+        by_id: dict[str, dict[str, Any]] = {}
+        for entry in self.entries():
+            held = by_id.get(entry["id"], {})
+            by_id[entry["id"]] = held | entry
+        return math.fsum(
+            float(entry["usd"])
+            for entry in by_id.values()
+            if phase is None or entry.get("phase") == phase
+        )
+
+    def timings(self) -> list[tuple[float, float]]:
+        """Actual and estimated seconds of settled jobs."""
+        estimated = {e["id"]: e["seconds"] for e in self.entries() if e["do"] == "reserve"}
+        return [
+            (float(e["seconds"]), float(estimated[e["id"]]))
+            for e in self.entries()
+            if e["do"] == "settle" and e["id"] in estimated and e.get("whole", False)
+        ]
+
+    def reserve(
+        self, phase: str, job: str, *, usd: float, seconds: float, limits: Limits, time: str
+    ) -> str:
+        """Reserve money for a job; returns the reservation's id.
+
+        Raises:
+            BudgetStop: it could pass a stop. Nothing is written then.
+        """
+        for name, held, stop in (
+            ("total", self.spent(), limits.total),
+            (phase, self.spent(phase), limits.of(phase)),
+        ):
+            if held + usd > stop:
+                raise BudgetStop(
+                    f"{job}: could cost {usd:.4g} USD, and {held:.4g} of the {name} stop of "
+                    f"{stop:.4g} is spent or reserved. Everything finished is kept. Raise the "
+                    f"budget with --budget, or cut with --apply-cuts"
+                )
+        identity = f"{len(self.entries()) + 1}"
+        self._append(
+            {
+                "do": "reserve",
+                "id": identity,
+                "phase": phase,
+                "job": job,
+                "usd": usd,
+                "seconds": seconds,
+                "time": time,
+            }
+        )
+        return identity
+
+    def settle(self, identity: str, *, usd: float, seconds: float, whole: bool, time: str) -> None:
+        """Replace a reservation by what the job took; `whole`: it ran from start to end."""
+        self._append(
+            {
+                "do": "settle",
+                "id": identity,
+                "usd": usd,
+                "seconds": seconds,
+                "whole": whole,
+                "time": time,
+            }
+        )
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            file.seek(0, os.SEEK_END)
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # end a line that a kill cut
+                    file.write(b"\n")
+            file.write((json.dumps(entry, allow_nan=False) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,102 @@
+"""Time, memory and cost before a run: a stated model, corrected by what finished jobs took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from steersweep.experiment.phases import Sweep
+from steersweep.experiment.plan import Plan, gpu_catalog
+
+BYTES_PER_PARAMETER = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.05, "int4": 0.6}
+
+# Rough on purpose; finished jobs correct them (`calibration`).
+STARTUP_S = 60.0  # container, imports
+LOAD_GB_PER_S = 0.5
+LAYER_LAUNCH_S = 0.001  # what a layer takes at least, per decoding step
+COMPUTE_SHARE = 0.3  # of the data sheet's TFLOPS that is reached
+BANDWIDTH_SHARE = 0.6
+PROMPT_TOKENS = 40
+JUDGING = 1.2  # scoring responses and judging, on top of generating
+N_POSITIONS, N_VAL = 5, 24  # of COSMIC's candidates and validation prompts
+RESERVE = 1.5  # a job reserves this many times its estimate
+OVERHEAD_GB = 2.0
+# On a CPU: seconds per row and 100 new tokens, for each million parameters and at least.
+LOCAL_ROW_S, LOCAL_ROW_S_PER_MILLION = 0.004, 0.012
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep is expected to take.
+
+    Attributes:
+        seconds: of the job.
+        memory_gb: at its highest.
+        fits: whether that fits the planned GPU; None where its memory is not known.
+        usd: at the plan's price of that GPU.
+    """
+
+    seconds: float
+    memory_gb: float
+    fits: bool | None
+    usd: float
+
+
+def estimate(
+    plan: Plan, sweep: Sweep, n_prompts: int, *, gpu: str | None = None, factor: float = 1.0
+) -> Estimate:
+    """What one sweep takes on its planned GPU, or on `gpu`.
+
+    Args:
+        plan: for prices, rows and lengths.
+        sweep: what to run.
+        n_prompts: unique test prompts.
+        gpu: another kind than the planned one; `local` is this machine.
+        factor: from `calibration`.
+    """
+    kind = gpu or sweep.model.gpu
+    decoding = plan.data.get("decoding", {})
+    new_tokens, rows = decoding.get("max_new_tokens", 100), decoding.get("rows", 256)
+    parameters = sweep.model.billions * 1e9
+    weights_gb = sweep.model.billions * BYTES_PER_PARAMETER[sweep.precision]
+    n_rows = sweep.n_conditions * n_prompts
+    facts = gpu_catalog().get(kind)
+    # Keys and values: two vectors a layer, grouped heads; the width follows from the parameters.
+    width = math.sqrt(parameters / (12 * sweep.model.n_layers))
+    cache_gb = rows * (PROMPT_TOKENS + new_tokens) * sweep.model.n_layers * width * 2 * 2 / 4e9
+    memory_gb = weights_gb + cache_gb + OVERHEAD_GB
+    if facts is None:
+        per_row = LOCAL_ROW_S + LOCAL_ROW_S_PER_MILLION * parameters / 1e6
+        seconds = 5 + n_rows * per_row * new_tokens / 100
+        return Estimate(factor * seconds, memory_gb, None, _usd(plan, kind, factor * seconds))
+    batches = math.ceil(n_rows / rows)
+    flops = facts["tflops"] * 1e12 * COMPUTE_SHARE
+    step = max(
+        weights_gb / (facts["bandwidth_gb_s"] * BANDWIDTH_SHARE),
+        sweep.model.n_layers * LAYER_LAUNCH_S,
+        2 * parameters * min(rows, n_rows) / flops,
+    )
+    scoring = sum(method != "dim" for method in sweep.methods) * (
+        2 * parameters * PROMPT_TOKENS * N_POSITIONS * sweep.model.n_layers * 3 * N_VAL / flops
+    )
+    prefill = 2 * parameters * PROMPT_TOKENS * n_rows / flops
+    seconds = STARTUP_S + weights_gb / LOAD_GB_PER_S + scoring
+    seconds += JUDGING * (batches * new_tokens * step + prefill)
+    return Estimate(
+        factor * seconds,
+        memory_gb,
+        memory_gb <= facts["memory_gb"],
+        _usd(plan, kind, factor * seconds),
+    )
+
+
+def calibration(pairs: Iterable[tuple[float, float]]) -> float:
+    """Median of actual over estimated seconds of finished jobs, 0.1 to 10; 1 without any."""
+    ratios = [actual / expected for actual, expected in pairs if expected > 0 and actual > 0]
+    return min(10.0, max(0.1, median(ratios))) if ratios else 1.0
+
+
+def _usd(plan: Plan, gpu: str, seconds: float) -> float:
+    return seconds / 3600 * plan.price(gpu)

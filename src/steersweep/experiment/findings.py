@@ -1,0 +1,122 @@
+"""`FINDINGS_LOG.md`: what each phase found, appended once; negative results included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from steersweep.atomic import write_text
+from steersweep.store import RunStore
+
+_TITLES = {
+    "verification": "COSMIC verification",
+    "family_sweep": "Phase 1: families and layers",
+    "size_sweep": "Phase 2: size",
+    "precision_sweep": "Phase 3: precision",
+    "final": "Final analysis",
+}
+
+
+def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) -> None:
+    """Add a section on a phase, unless one about exactly these findings is there."""
+    text = json.dumps(decision, sort_keys=True)
+    mark = f"<!-- {phase} {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
+    path = store.folder / "FINDINGS_LOG.md"
+    held = path.read_text("utf-8") if path.exists() else "# Findings\n"
+    if mark in held:
+        return
+    lines = [mark, f"## {_TITLES[phase]}", "", *_section(phase, decision)]
+    write_text(path, held + "\n" + "\n".join(lines).rstrip() + "\n")
+
+
+def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
+    if phase == "verification":
+        yield "Passed." if decision["passed"] else "Failed."
+        yield f"Report: COSMIC_VERIFICATION.md, `{decision['results_file']}`."
+        return
+    if decision.get("outcomes"):
+        yield from _outcomes(decision["outcomes"])
+    if decision.get("families"):
+        yield from _families(decision["families"])
+    if decision.get("curves"):
+        yield from _curves(decision["curves"])
+    if decision.get("phase3"):
+        yield "Chosen for phase 3:"
+        yield ""
+        for choice in decision["phase3"]:
+            place = f"{choice['model']} ({choice['tier']}), layer {choice['layer_idx']}"
+            yield f"- {place}: {choice['reason']}"
+        yield ""
+    if decision.get("precisions"):
+        yield from _precisions(decision["precisions"])
+    if decision.get("best_depths"):
+        yield "Best depth by model and method (layer over layers):"
+        yield ""
+        for row in decision["best_depths"]:
+            yield (
+                f"- {row['model']}, {row['method']}: {row['depth']:.2f} "
+                f"({row['coherent']:.0%} coherent)"
+            )
+        yield ""
+    departures = [
+        f"{name}: could not run: {why}" for name, why in decision.get("failures", {}).items()
+    ]
+    for note in [*decision.get("notes", []), *departures]:
+        yield f"- {note}"
+
+
+def _outcomes(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| model | method | verdict | coherent [95 %] | layer | strength | garbled | prompts |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in outcomes:
+        low, high = row["interval"]
+        strength = row["strength"]
+        yield (
+            f"| {row['model']} | {row['method']} | {row['outcome']}"
+            f"{'' if row['certainty'] == 'clear' else ' ?'} | {row['coherent']:.0%} "
+            f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
+            f"{strength['value']:g} {strength['unit']} | {row['garbled']:.0%} | {row['n_unique']} |"
+        )
+    yield ""
+    yield "Every verdict is provisional until a person has read samples. `?`: the interval crosses"
+    yield "a threshold. Intervals are of the best condition, not corrected for having picked it."
+    yield ""
+
+
+def _families(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    yield "Decisions:"
+    yield ""
+    for row in families:
+        diverged = "; the methods' verdicts differ" if row["diverged"] else ""
+        yield f"- **{row['family']}**: {row['action']}. {row['reason']}{diverged}"
+    yield ""
+
+
+def _curves(curves: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    yield "Size curves (small to large):"
+    yield ""
+    for curve in curves:
+        points = ", ".join(
+            f"{p['model']} {p['coherent_refusal_rate']:.0%} "
+            f"[{p['interval'][0]:.0%}, {p['interval'][1]:.0%}]"
+            for p in curve["points"]
+        )
+        yield f"- {curve['family']}, {curve['method']}: **{curve['shape']}** ({points})"
+    yield ""
+
+
+def _precisions(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        rates = ", ".join(
+            f"{precision} {rate:.0%}"
+            for precision, rate in zip(
+                row["precisions"], row["coherent_refusal_rates"], strict=True
+            )
+        )
+        lowest = min(value for line in row["cosines"] for value in line)
+        kept = "preserved" if row["preserved"] else "not preserved"
+        direction = f"direction {kept} (lowest cosine {lowest:.3f})"
+        yield f"- {row['model']}, {row['method']}: {rates}; {direction}"
+    yield ""

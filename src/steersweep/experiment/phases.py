@@ -1,0 +1,271 @@
+"""What each phase of a plan runs: sweeps of one model each, from plan and decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steersweep.conditions import LayerChoice, Strength
+from steersweep.experiment.decisions import FamilyDecision, SizeChoice
+from steersweep.experiment.plan import Plan, PlannedModel, layer_choice, strength_of
+from steersweep.experiment.sweep import SweepSettings
+from steersweep.model_source import find_model
+from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
+
+RUNNABLE_PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One model's part of a phase.
+
+    Attributes:
+        phase: `1`, `2` or `3` as in result files.
+        step: what it is for: `family`, `follow-up`, `fallback`, `validation`, `size`, `precision`.
+        model: the model.
+        methods: ways to find a direction.
+        layers: where steering starts.
+        strengths: how strongly to steer.
+        precision: what the model runs in.
+        timeout_s: the plan's limit for the job, or None.
+    """
+
+    phase: str
+    step: str
+    model: PlannedModel
+    methods: tuple[str, ...]
+    layers: tuple[LayerChoice, ...]
+    strengths: tuple[Strength, ...]
+    precision: str
+    timeout_s: int | None = None
+
+    @property
+    def n_conditions(self) -> int:
+        """Conditions it expands to, controls and methods' own choices included."""
+        layers = {choice.index(self.model.n_layers) for choice in self.layers}
+        cells = len(layers) * len(self.strengths)
+        choosing = sum(method != "dim" for method in self.methods)
+        return 1 + cells * (len(self.methods) + 1) + 2 * choosing * len(self.strengths)
+
+    def __str__(self) -> str:
+        return f"{self.model.name} {self.step} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Cuts of the plan that were applied; see `Plan.data["cuts"]`.
+
+    Attributes:
+        families: dropped after phase 1 if they failed there.
+        models: dropped from phase 2 on.
+        repeats: of each test prompt, or None.
+        prompts: number of test prompts, or None.
+    """
+
+    families: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+    repeats: int | None = None
+    prompts: int | None = None
+
+    @classmethod
+    def first(cls, plan: Plan, count: int) -> Cuts:
+        """The first `count` cuts of the plan's order."""
+        cuts = cls()
+        for cut in list(plan.data.get("cuts", []))[:count]:
+            if cut["do"] == "drop-failed-families":
+                cuts = replace(cuts, families=cuts.families | {*cut["what"]})
+            elif cut["do"] == "drop-models":
+                cuts = replace(cuts, models=cuts.models | {*cut["what"]})
+            else:
+                cuts = replace(cuts, repeats=cut.get("repeats"), prompts=cut.get("prompts"))
+        return cuts
+
+
+def test_set(plan: Plan, cuts: Cuts) -> TestSet:
+    """The plan's test prompts, fewer if a cut says so."""
+    prompts = load_test_set(plan.data["prompts"]["test"])
+    for limit in (plan.data["prompts"].get("max"), cuts.prompts):
+        if limit is not None:
+            prompts = prompts.first(limit)
+    if cuts.repeats is not None and cuts.repeats < prompts.repeats:
+        prompts = replace(prompts, repeats=cuts.repeats)
+    return prompts
+
+
+def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> SweepSettings:
+    """Settings to run a sweep with.
+
+    Raises:
+        InputError: the model or a prompt set cannot be found.
+    """
+    data = plan.data
+    decoding = data.get("decoding", {})
+    extraction = data["prompts"]["extraction"]
+    return SweepSettings(
+        models=(find_model(sweep.model.model, revision=sweep.model.revision),),
+        methods=sweep.methods,
+        layers=sweep.layers,
+        strengths=sweep.strengths,
+        test=test_set(plan, cuts),
+        extraction={method: load_extraction_set(extraction[method]) for method in sweep.methods},
+        precision=sweep.precision,
+        max_new_tokens=decoding.get("max_new_tokens", 100),
+        judge=data.get("judge", "default"),
+        seed=data.get("seed", 42),
+        rows=decoding.get("rows", 256),
+    )
+
+
+def family_sweeps(plan: Plan) -> list[Sweep]:
+    """Phase 1: every listed model at its layers with the standard strength."""
+    phase = plan.data["family_sweep"]
+    return [
+        Sweep(
+            "1",
+            "family",
+            plan.models[row["model"]],
+            tuple(phase["methods"]),
+            tuple(layer_choice(layer) for layer in row["layers"]),
+            (plan.strength,),
+            plan.data["precision"],
+            row.get("timeout_s"),
+        )
+        for row in phase["models"]
+    ]
+
+
+def follow_up_sweeps(plan: Plan, decisions: Iterable[FamilyDecision]) -> list[Sweep]:
+    """More layers and strengths for partial families, their best layer so far included."""
+    phase = plan.data.get("follow_up")
+    if phase is None:
+        return []
+    strengths = (plan.strength, *(strength_of(entry) for entry in phase["strengths"]))
+    layers = [layer_choice(layer) for layer in phase["layers"]]
+    return [
+        Sweep(
+            "1",
+            "follow-up",
+            plan.models[decision.model],
+            tuple(plan.data["family_sweep"]["methods"]),
+            _distinct([LayerChoice(str(decision.layer_idx)), *layers], decision.n_layers),
+            tuple(dict.fromkeys(strengths)),
+            plan.data["precision"],
+        )
+        for decision in decisions
+        if decision.action == "follow-up"
+    ]
+
+
+def fallback_sweeps(plan: Plan) -> list[Sweep]:
+    """Where every family failed: one model, every tenth of the depth, many strengths."""
+    phase = plan.data.get("fallback")
+    if phase is None:
+        return []
+    return [
+        Sweep(
+            "1",
+            "fallback",
+            plan.models[phase["model"]],
+            tuple(plan.data["family_sweep"]["methods"]),
+            tuple(layer_choice(layer) for layer in phase["layers"]),
+            tuple(strength_of(entry) for entry in phase["strengths"]),
+            plan.data["precision"],
+        )
+    ]
+
+
+def validation_sweeps(plan: Plan, decisions: Iterable[FamilyDecision], cuts: Cuts) -> list[Sweep]:
+    """Phase 2, first: which layer, for the sizes of a family that phase 1 did not sweep."""
+    phase = plan.data.get("size_sweep", {}).get("validation")
+    if phase is None:
+        return []
+    return [
+        Sweep(
+            "2",
+            "validation",
+            model,
+            tuple(phase["methods"]),
+            tuple(layer_choice(layer) for layer in phase["layers"]),
+            (decision.strength,),
+            plan.data["precision"],
+        )
+        for decision in going_on(decisions, cuts)
+        if decision.family in phase["families"]
+        for model in plan.family(decision.family)
+        if model.name != decision.model and model.name not in cuts.models
+    ]
+
+
+def size_sweeps(
+    plan: Plan,
+    decisions: Iterable[FamilyDecision],
+    validated: Mapping[str, LayerChoice],
+    cuts: Cuts,
+) -> list[Sweep]:
+    """Phase 2: every size of the families that go on, at one layer each.
+
+    Args:
+        plan: the plan.
+        decisions: of phase 1.
+        validated: best layer by model name where a validation found one; elsewhere the depth that
+            was best in the family's phase 1 is carried over.
+        cuts: what was cut.
+    """
+    return [
+        Sweep(
+            "2",
+            "size",
+            model,
+            tuple(plan.data["size_sweep"]["methods"]),
+            (validated.get(model.name) or _carried(decision, model),),
+            (decision.strength,),
+            plan.data["precision"],
+        )
+        for decision in going_on(decisions, cuts)
+        for model in plan.family(decision.family)
+        if model.name not in cuts.models
+    ]
+
+
+def precision_sweeps(plan: Plan, choices: Sequence[SizeChoice]) -> list[Sweep]:
+    """Phase 3: the chosen models at their best layer in every precision that can run here."""
+    phase: Mapping[str, Any] = plan.data["precision_sweep"]
+    return [
+        Sweep(
+            "3",
+            "precision",
+            plan.models[choice.model],
+            tuple(phase["methods"]),
+            (LayerChoice(str(choice.layer_idx)),),
+            (choice.strength,),
+            precision,
+        )
+        for choice in choices
+        for precision in phase["precisions"]
+        if precision in RUNNABLE_PRECISIONS
+    ]
+
+
+def _carried(decision: FamilyDecision, model: PlannedModel) -> LayerChoice:
+    """The best layer of phase 1 in a model of the same family."""
+    same = model.name == decision.model
+    return LayerChoice(str(decision.layer_idx) if same else decision.layer_share)
+
+
+def going_on(decisions: Iterable[FamilyDecision], cuts: Cuts) -> list[FamilyDecision]:
+    """Families that phase 2 takes: those not excluded, but failed or partial ones that were cut."""
+    return [
+        decision
+        for decision in decisions
+        if decision.action in ("continue", "continue-with-caveat")
+        and not (decision.family in cuts.families and decision.action != "continue")
+    ]
+
+
+def _distinct(choices: Iterable[LayerChoice], n_layers: int) -> tuple[LayerChoice, ...]:
+    """Choices of different layers, the first of each."""
+    found: dict[int, LayerChoice] = {}
+    for choice in choices:
+        found.setdefault(choice.index(n_layers), choice)
+    return tuple(found.values())

@@ -1,0 +1,117 @@
+"""Where a study stands, and signing its gates: functions of the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steersweep import gates
+from steersweep.errors import InputError
+from steersweep.experiment.budget import Ledger
+from steersweep.experiment.plan import GATES, Plan, parse_plan
+from steersweep.store import RunStore
+
+_ADDED = ("kind", "prompt_sets", "result_version")  # by the engine to the plan's own fields
+
+
+def frozen_plan(store: RunStore) -> Plan:
+    """The plan a study was begun with.
+
+    Raises:
+        InputError: the folder holds another kind of run.
+    """
+    data = store.plan
+    if data.get("kind") != "study":
+        raise InputError(f"{store.folder}: holds a {data.get('kind', 'run')}, not a study")
+    own = {key: value for key, value in data.items() if key not in _ADDED}
+    return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.folder / "plan.yaml"))
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Phase, finished and known conditions, money, and the gate that waits.
+
+    Raises:
+        InputError: no study there.
+    """
+    store = RunStore.existing(folder)
+    plan = frozen_plan(store)
+    state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
+    for phase in plan.phases:
+        decided = store.get_once(f"decisions/{phase}.json")
+        gate = next(
+            (gate for gate, after in GATES.items() if after == phase and plan.questions(gate)), None
+        )
+        if decided is None:
+            state["phase"] = phase
+            break
+        if gate is not None:
+            evidence = folder / "decisions" / f"{phase}.json"
+            signature = gates.signature_of(folder, gate, evidence)
+            if signature is None or signature.get("rejected"):
+                state |= {"phase": phase, "waiting_gate": gate}
+                state["rejected_by"] = signature["by"] if signature else None
+                break
+    keys = [key for phase in plan.phases for key in store.get_once(f"phases/{phase}.json") or []]
+    keys = list(dict.fromkeys(keys))
+    done = sum((folder / "conditions" / f"{key}.json").is_file() for key in keys)
+    ledger = Ledger(folder)
+    failures = {
+        name: why
+        for phase in plan.phases
+        for name, why in (store.get_once(f"phases/{phase}-failures.json") or {}).items()
+    }
+    return state | {
+        "done": done,
+        "total": len(keys),
+        "spent_usd": round(ledger.spent(), 6),
+        "budget_usd": plan.data.get("budget", {}).get("total"),
+        "failures": failures,
+        "damaged": sorted(path.name for path in (folder / "conditions").glob("*.damaged*")),
+    }
+
+
+def sign_gate(
+    folder: Path, gate: str, *, by: str, note: str = "", rejected: bool = False
+) -> dict[str, Any]:
+    """Sign or reject a gate for exactly the decisions that are there now.
+
+    Raises:
+        InputError: no such gate, or its phase has not been decided yet.
+    """
+    from steersweep import provenance
+
+    store = RunStore.existing(folder)
+    plan = frozen_plan(store)
+    known = [name for name in GATES if plan.questions(name)]
+    if gate not in known:
+        raise InputError(
+            f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
+        )
+    evidence = folder / "decisions" / f"{GATES[gate]}.json"
+    if not evidence.is_file():
+        raise InputError(
+            f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
+        )
+    return gates.sign(
+        folder,
+        gate,
+        by=by,
+        note=note,
+        evidence=evidence,
+        time=provenance.utc_now(),
+        rejected=rejected,
+    )
+
+
+def decided(folder: Path) -> dict[str, Any]:
+    """Every decision of a study by phase.
+
+    Raises:
+        InputError: no study there.
+    """
+    store = RunStore.existing(folder)
+    plan = frozen_plan(store)
+    found = {phase: store.get_once(f"decisions/{phase}.json") for phase in (*plan.phases, "final")}
+    return {phase: decision for phase, decision in found.items() if decision is not None}

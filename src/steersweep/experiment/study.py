@@ -1,0 +1,597 @@
+"""Runs a plan from phase to phase: sweeps, decisions, gates, budget. The same call continues.
+
+The run folder is the only state. Every step looks there for what is done, so a kill at any moment
+loses at most the running batch, and a finished study run again does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steersweep import gates, provenance
+from steersweep.atomic import write_json
+from steersweep.conditions import RESULT_VERSION, LayerChoice, Strength
+from steersweep.errors import InputError, SteersweepError
+from steersweep.experiment import analysis, decisions, phases
+from steersweep.experiment.budget import BudgetStop, Ledger, Limits
+from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
+from steersweep.experiment.estimate import RESERVE, calibration, estimate
+from steersweep.experiment.findings import append_findings
+from steersweep.experiment.phases import Cuts, Sweep
+from steersweep.experiment.plan import GATES, LOCAL, Plan, layer_choice, strength_of
+from steersweep.experiment.results import Result, sweep_results
+from steersweep.experiment.sweep import make_job
+from steersweep.prompts.prompts import load_extraction_set, load_test_set
+from steersweep.store import RunStore
+from steersweep.worker import Job, OnProgress, Progress, run_job, unplaced
+
+# Changing these changes no result of a finished condition.
+FREE_FIELDS = ("description", "prices", "fallback_gpu", "budget", "cuts", "gates", "dropped")
+
+
+class GateStop(SteersweepError):
+    """A person must decide before the study goes on."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How to run a study, apart from the plan.
+
+    Attributes:
+        until: the last phase to run, or None for all.
+        budget: total stop in USD instead of the plan's.
+        apply_cuts: how many of the plan's cuts to apply; never fewer than applied before.
+        accept: changed fields of the plan, or `model:NAME` for changed weights, to accept.
+        device: `auto` or a torch device.
+    """
+
+    until: str | None = None
+    budget: float | None = None
+    apply_cuts: int = 0
+    accept: Collection[str] = ()
+    device: str = "auto"
+
+
+def run_study(
+    plan: Plan,
+    out: Path,
+    options: StudyOptions | None = None,
+    *,
+    on_progress: OnProgress = lambda _progress: None,
+    on_line: Callable[[str], None] = lambda _line: None,
+) -> RunStore:
+    """Run every phase up to its gate, as far as signatures and budget allow.
+
+    Raises:
+        GateStop: a gate waits for a signature, or was rejected (exit code 3).
+        BudgetStop: the next job could pass a stop, or the running one reached it (exit code 3).
+        InputError: settings, models or weights differ from the run's.
+        SteersweepError: the COSMIC verification failed, or no job of a phase could run.
+    """
+    options = options or StudyOptions()
+    with run_lock(out):
+        store = RunStore.open(out, _frozen(plan), may_differ=FREE_FIELDS, accept=[*options.accept])
+        _Study(plan, store, options, on_progress, on_line).run()
+    return store
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """One runner per folder; the system frees the lock of a process that died.
+
+    Raises:
+        InputError: another process runs in the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"--out {folder}: another steersweep is running there; wait for it or stop it"
+        ) from error
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _frozen(plan: Plan) -> dict[str, Any]:
+    """The plan, with the content of its prompt sets and the version of this package's results."""
+    sets = {
+        "test": load_test_set(plan.data["prompts"]["test"]).id,
+        **{
+            method: load_extraction_set(name).id
+            for method, name in plan.data["prompts"]["extraction"].items()
+        },
+    }
+    return {"kind": "study", **plan.data, "prompt_sets": sets, "result_version": RESULT_VERSION}
+
+
+class _Study:
+    def __init__(
+        self,
+        plan: Plan,
+        store: RunStore,
+        options: StudyOptions,
+        on_progress: OnProgress,
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.options = options
+        self.on_progress = on_progress
+        self.say = on_line
+        self.ledger = Ledger(store.folder)
+        budget = plan.data.get("budget", {})
+        total = options.budget if options.budget is not None else budget.get("total", float("inf"))
+        self.limits = Limits(total, budget.get("phases"))
+        run = store.put_once("run.json", {"created": provenance.utc_now()})
+        self.created = str(run["created"])
+        self.cuts = self._apply_cuts()
+
+    def run(self) -> None:
+        """Phase after phase; each ends at its gate."""
+        steps: dict[str, Callable[[], None]] = {
+            "verification": self._verification,
+            "family_sweep": self._families,
+            "size_sweep": self._sizes,
+            "precision_sweep": self._precisions,
+        }
+        for phase in self.plan.phases:
+            self.say(f"phase {phase}")
+            steps[phase]()
+            append_findings(self.store, phase, self._decision(phase))
+            if phase == self.options.until:
+                return
+            self._pass_gate(phase)
+        self._final()
+
+    # -- phases ----------------------------------------------------------------------------------
+
+    def _verification(self) -> None:
+        """The blocker: numbers against the official code, and the reproduction run."""
+        held = self.store.get_once(_decision_file("verification"))
+        if held is None or not held["passed"]:
+            held = self._verify()
+            self.store.put_current(_decision_file("verification"), held)
+        if not held["passed"]:
+            raise SteersweepError(
+                f"the COSMIC verification failed; see {self.store.folder}/COSMIC_VERIFICATION.md. "
+                f"Phase 1 does not start without it"
+            )
+
+    def _verify(self) -> dict[str, Any]:
+        from steersweep.verification.fixtures import built_in_fixtures
+        from steersweep.verification.verify import Reproduction, verify_cosmic
+
+        check = self.plan.data["verification"]
+        model = self.plan.models[check["model"]]
+        strength = strength_of(check["strength"])
+        relative = strength.unit == "relative"
+        result, path = verify_cosmic(
+            built_in_fixtures(),
+            self.store.folder,
+            reproduction=Reproduction(
+                model.model,
+                layer_choice(check["layer"]).text,
+                strength.value if relative else None,
+                None if relative else strength.value,
+                check["expect"],
+                self.plan.data["prompts"]["test"],
+                len(phases.test_set(self.plan, self.cuts).prompts),
+            ),
+            on_fixture=lambda name: self.say(f"comparing COSMIC with {name}"),
+            on_progress=self.on_progress,
+        )
+        return {
+            "phase": "verification",
+            "passed": result["passed"],
+            "results_file": f"results/{path.name}",
+            "quantities": result["quantities"],
+            "reproduction": result["reproduction"],
+        }
+
+    def _families(self) -> None:
+        """Phase 1, its follow-up and its fallback."""
+        plan = self.plan
+        sweeps = phases.family_sweeps(plan)
+        results = self._run("family_sweep", sweeps)
+        decided = self._decide_families(results, [])
+        follow_up = phases.follow_up_sweeps(plan, decided)
+        followed = [sweep.model.family for sweep in follow_up]
+        if follow_up:
+            sweeps += follow_up
+            results = self._run("family_sweep", sweeps)
+            decided = self._decide_families(results, followed)
+        fallback: list[Sweep] = []
+        if decisions.all_failed(decided):
+            fallback = phases.fallback_sweeps(plan)
+        if fallback:
+            sweeps += fallback
+            results = self._run("family_sweep", sweeps)
+            families = [sweep.model.family for sweep in fallback]
+            decided = self._decide_families(results, [*followed, *families])
+        self._write_results("v3_phase1_family_sweep", results)
+        notes = []
+        if fallback:
+            notes.append("every family failed; the fallback swept more layers and strengths")
+        confirmed = self._confirmed()
+        if decisions.all_failed(decided):
+            names = ", ".join(d.family for d in confirmed) or "no family"
+            notes.append(f"steering works in {names} only: a negative result for the others")
+        best = {d.family: d.coherent for d in decided if d.coherent is not None}
+        notes += decisions.triggers(
+            plan.data.get("dropped", []), "family_sweep", shapes={}, coherent=best
+        )
+        self._write_decision(
+            "family_sweep",
+            {
+                "families": [_plain(decision) for decision in [*decided, *confirmed]],
+                "outcomes": [_plain(outcome) for outcome in self._outcomes(results)],
+                "methods": analysis.compare_methods(results),
+                "layer_cosines": analysis.layer_cosines(results, self.store.folder),
+                "followed_up": followed,
+                "notes": notes,
+            },
+        )
+
+    def _sizes(self) -> None:
+        """Phase 2: layer validation, then every size at one layer."""
+        plan = self.plan
+        families = [_family_decision(entry) for entry in self._decision("family_sweep")["families"]]
+        validations = phases.validation_sweeps(plan, families, self.cuts)
+        found = self._run("size_sweep", validations)
+        by_family: dict[str, list[Result]] = {}
+        for result in found:
+            by_family.setdefault(self._family_of(result), []).append(result)
+        for family, results in by_family.items():
+            self._write_results(f"v3_phase2_layer_validation_{family}", results)
+        validated = {
+            outcome.model: LayerChoice(str(outcome.layer_idx)) for outcome in self._outcomes(found)
+        }
+        sweeps = phases.size_sweeps(plan, families, validated, self.cuts)
+        results = self._run("size_sweep", sweeps)
+        by_family = {}
+        for result in results:
+            by_family.setdefault(self._family_of(result), []).append(result)
+        for family, members in by_family.items():
+            self._write_results(f"v3_phase2_size_sweep_{family}", members)
+        outcomes = self._outcomes(results)
+        curves = analysis.size_curves(outcomes, list(plan.models), plan.thresholds["flat_within"])
+        precision = plan.data.get("precision_sweep", {})
+        choices = decisions.choose_for_precision(
+            outcomes,
+            list(plan.models),
+            plan.thresholds,
+            tiers=precision.get("tiers", 3),
+            also=precision.get("also", ()),
+        )
+        notes = [] if choices else ["no model works at its layer; phase 3 has nothing to run"]
+        shapes = {
+            curve["family"]: (curve["shape"], curve["largest_is_best"])
+            for curve in curves
+            if curve["method"] == "dim"
+        }
+        notes += decisions.triggers(
+            plan.data.get("dropped", []), "size_sweep", shapes=shapes, coherent={}
+        )
+        self._write_decision(
+            "size_sweep",
+            {
+                "validated_layers": {name: choice.text for name, choice in validated.items()},
+                "outcomes": [_plain(outcome) for outcome in outcomes],
+                "curves": curves,
+                "methods": analysis.compare_methods(results),
+                "phase3": [_plain(choice) for choice in choices],
+                "notes": notes,
+            },
+        )
+
+    def _precisions(self) -> None:
+        """Phase 3: the chosen models in every precision that can run here."""
+        choices = [_size_choice(entry) for entry in self._decision("size_sweep")["phase3"]]
+        sweeps = phases.precision_sweeps(self.plan, choices)
+        results = self._run("precision_sweep", sweeps)
+        phase = self.plan.data["precision_sweep"]
+        if results:
+            self._write_results("v3_phase3_quant_sweep", results)
+        notes = [
+            f"{precision} was not run: this version cannot load it"
+            for precision in phase["precisions"]
+            if precision not in phases.RUNNABLE_PRECISIONS
+        ]
+        self._write_decision(
+            "precision_sweep",
+            {
+                "outcomes": [_plain(outcome) for outcome in self._outcomes(results)],
+                "precisions": analysis.precision_comparison(
+                    results, self.store.folder, phase.get("preserved_from", 0.9)
+                ),
+                "notes": notes,
+            },
+        )
+
+    def _final(self) -> None:
+        """Best depth per family and size, and what every phase found, in one file."""
+        held = {
+            phase: self.store.get_once(_decision_file(phase)) or {} for phase in self.plan.phases
+        }
+        depths = [
+            {
+                "family": outcome["family"],
+                "model": outcome["model"],
+                "method": outcome["method"],
+                "depth": round(outcome["layer_idx"] / outcome["n_layers"], 4),
+                "coherent": outcome["coherent"],
+            }
+            for phase in ("family_sweep", "size_sweep")
+            for outcome in held.get(phase, {}).get("outcomes", [])
+        ]
+        final = {
+            "phase": "final",
+            "best_depths": depths,
+            "curves": held.get("size_sweep", {}).get("curves", []),
+            "precisions": held.get("precision_sweep", {}).get("precisions", []),
+            "notes": [note for found in held.values() for note in found.get("notes", [])],
+        }
+        self.store.put_current(_decision_file("final"), final)
+        append_findings(self.store, "final", final)
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def _run(self, phase: str, sweeps: Sequence[Sweep]) -> list[Result]:
+        """Run what is missing of some sweeps of a phase; their results, one per model and method.
+
+        A model that cannot run is named and left out; the others go on.
+        """
+        jobs: list[tuple[Sweep, Job]] = []
+        failures: dict[str, str] = {}
+        for sweep in sweeps:
+            try:
+                jobs.append((sweep, self._job(sweep)))
+            except InputError as error:
+                failures[str(sweep)] = str(error)
+        self._note_conditions(phase, [job for _, job in jobs])
+        for sweep, job in jobs:
+            try:
+                self._run_one(phase, sweep, job)
+            except (BudgetStop, GateStop):
+                raise
+            except SteersweepError as error:
+                failures[str(sweep)] = str(error)
+                self.say(f"{sweep}: {error}")
+        self.store.put_current(f"phases/{phase}-failures.json", failures)
+        if sweeps and len(failures) == len(sweeps):
+            raise SteersweepError(
+                f"{phase}: no model could run: "
+                + "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+            )
+        return self._results(jobs)
+
+    def _job(self, sweep: Sweep) -> Job:
+        settings = phases.settings_of(self.plan, sweep, self.cuts)
+        job = make_job(settings, settings.models[0], self.options.device)
+        name = f"model:{sweep.model.name}"
+        fingerprint = job.conditions[0].model_fingerprint
+        held = self.store.get_once("models.json") or {}
+        if held.get(name, fingerprint) != fingerprint and name not in self.options.accept:
+            raise _Changed(
+                f"{sweep.model.name}: the model's weights are not those this run began with "
+                f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
+                f"or a new folder"
+            )
+        self.store.put_current("models.json", held | {name: fingerprint})
+        if job.n_layers != sweep.model.n_layers:
+            self.say(
+                f"{sweep.model.name}: the plan says {sweep.model.n_layers} layers, the model has "
+                f"{job.n_layers}; the model decides"
+            )
+        return job
+
+    def _run_one(self, phase: str, sweep: Sweep, job: Job) -> None:
+        missing = [
+            c
+            for c in job.conditions
+            if self.store.get(c.key) is None and not unplaced(c, self.store)
+        ]
+        if not missing:
+            return
+        price = self.plan.price(LOCAL)
+        expected = estimate(
+            self.plan,
+            sweep,
+            len(job.test.prompts),
+            gpu=LOCAL,
+            factor=calibration(self.ledger.timings()),
+        )
+        share = len(missing) / len(job.conditions)
+        identity = self.ledger.reserve(
+            phase,
+            str(sweep),
+            usd=RESERVE * share * expected.usd,
+            seconds=share * expected.seconds,
+            limits=self.limits,
+            time=provenance.utc_now(),
+        )
+        reserved = RESERVE * share * expected.usd
+        before = {
+            "total": self.ledger.spent() - reserved,
+            phase: self.ledger.spent(phase) - reserved,
+        }
+        started = time.monotonic()
+
+        def watch(progress: Progress) -> None:
+            """Stop a job that takes longer than it reserved for, before it passes a stop."""
+            cost = (time.monotonic() - started) / 3600 * price
+            for name, stop in (("total", self.limits.total), (phase, self.limits.of(phase))):
+                if price > 0 and before[name] + cost >= stop:
+                    raise BudgetStop(
+                        f"{sweep}: the {name} stop of {stop:.4g} USD is reached. Everything "
+                        f"finished is kept; raise the budget with --budget to go on"
+                    )
+            self.on_progress(progress)
+
+        whole = False
+        try:
+            run_job(job, self.store, watch)
+            whole = True
+        finally:
+            seconds = time.monotonic() - started
+            self.ledger.settle(
+                identity,
+                usd=seconds / 3600 * price,
+                seconds=seconds,
+                whole=whole,
+                time=provenance.utc_now(),
+            )
+
+    def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
+        """Result objects; the sweeps of a model in one precision are one result per method."""
+        merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
+        for sweep, job in jobs:
+            key = sweep.model.name, sweep.precision
+            first, held = merged.get(key, (sweep, job))
+            together = {c.key: c for c in (*held.conditions, *job.conditions)}
+            merged[key] = first, replace(held, conditions=tuple(together.values()))
+        results = []
+        for sweep, job in merged.values():
+            for result in sweep_results(self.store, [job], self.created):
+                results.append(result | {"phase": sweep.phase})
+        return results
+
+    def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
+        """What the phase consists of, for `status`."""
+        name = f"phases/{phase}.json"
+        held = self.store.get_once(name) or []
+        keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
+        self.store.put_current(name, list(keys))
+
+    def _write_results(self, stem: str, results: Sequence[Result]) -> None:
+        stamp = self.created.replace("-", "").replace(":", "")
+        write_json(self.store.folder / "results" / f"{stem}_{stamp}.json", list(results))
+
+    # -- decisions and gates -----------------------------------------------------------------------
+
+    def _outcomes(self, results: Iterable[Result]) -> list[Outcome]:
+        names = {model.model: model.name for model in self.plan.models.values()}
+        found = decisions.outcomes_of(results, names)
+        return [replace(o, family=self.plan.models[o.model].family) for o in found]
+
+    def _family_of(self, result: Result) -> str:
+        by_id = {model.model: model.family for model in self.plan.models.values()}
+        return by_id[result["model_id"]]
+
+    def _decide_families(
+        self, results: Iterable[Result], followed_up: Iterable[str]
+    ) -> list[FamilyDecision]:
+        return decisions.decide_families(
+            self._outcomes(results), self.plan.thresholds, followed_up=followed_up
+        )
+
+    def _confirmed(self) -> list[FamilyDecision]:
+        found = []
+        for family, row in self.plan.data["family_sweep"].get("confirmed", {}).items():
+            model = self.plan.models[row["model"]]
+            choice = layer_choice(row["layer"])
+            layer = choice.index(model.n_layers)
+            found.append(
+                FamilyDecision(
+                    family=family,
+                    model=model.name,
+                    action="continue",
+                    method="dim",
+                    layer_idx=layer,
+                    layer_share=decisions.share_text(
+                        layer, choice.share(model.n_layers), model.n_layers
+                    ),
+                    n_layers=model.n_layers,
+                    strength=self.plan.strength,
+                    coherent=None,
+                    diverged=False,
+                    reason="confirmed before the study",
+                )
+            )
+        return found
+
+    def _decision(self, phase: str) -> dict[str, Any]:
+        held = self.store.get_once(_decision_file(phase))
+        if held is None:
+            raise SteersweepError(f"{phase} has not been decided in {self.store.folder}")
+        return dict(held)
+
+    def _write_decision(self, phase: str, content: Mapping[str, Any]) -> None:
+        failures = self.store.get_once(f"phases/{phase}-failures.json") or {}
+        self.store.put_current(
+            _decision_file(phase), {"phase": phase, **content, "failures": failures}
+        )
+
+    def _pass_gate(self, phase: str) -> None:
+        gate = gate_of(self.plan, phase)
+        if gate is None:
+            return
+        evidence = self.store.folder / _decision_file(phase)
+        signature = gates.signature_of(self.store.folder, gate, evidence)
+        if signature is None:
+            questions = " ".join(self.plan.questions(gate))
+            raise GateStop(
+                f"gate {gate} waits for a person after {phase}. {questions} Evidence: "
+                f"{evidence}, FINDINGS_LOG.md. Then: steersweep approve {self.store.folder} "
+                f"{gate} --by NAME, and the same run command again"
+            )
+        if signature.get("rejected"):
+            raise GateStop(
+                f"gate {gate} was rejected by {signature['by']} "
+                f"({signature['note'] or 'no note'}); sign it again to go on, or start another run"
+            )
+
+    def _apply_cuts(self) -> Cuts:
+        held = self.store.get_once("cuts.json") or {"applied": 0}
+        count = max(self.options.apply_cuts, held["applied"])
+        available = len(self.plan.data.get("cuts", []))
+        if count > available:
+            raise InputError(f"--apply-cuts {count}: the plan has {available} cuts")
+        if count != held["applied"]:
+            self.store.put_current("cuts.json", {"applied": count})
+        return Cuts.first(self.plan, count)
+
+
+class _Changed(SteersweepError):
+    """Weights changed under a run; not a model that merely fails."""
+
+    exit_code = 2
+
+
+def gate_of(plan: Plan, phase: str) -> str | None:
+    """The gate after a phase, None where the plan asks nothing."""
+    for gate, after in GATES.items():
+        if after == phase and plan.questions(gate):
+            return gate
+    return None
+
+
+def _decision_file(phase: str) -> str:
+    return f"decisions/{phase}.json"
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(value).items()}
+
+
+def _family_decision(entry: Mapping[str, Any]) -> FamilyDecision:
+    return FamilyDecision(**{**entry, "strength": Strength(**entry["strength"])})
+
+
+def _size_choice(entry: Mapping[str, Any]) -> SizeChoice:
+    return SizeChoice(**{**entry, "strength": Strength(**entry["strength"])})

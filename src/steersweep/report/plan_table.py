@@ -1,0 +1,141 @@
+"""What a plan would run, for the terminal and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from steersweep.experiment import phases
+from steersweep.experiment.decisions import FamilyDecision
+from steersweep.experiment.estimate import estimate
+from steersweep.experiment.phases import Cuts, Sweep
+from steersweep.experiment.plan import Plan
+
+
+def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, Any]]:
+    """Every sweep of every phase, as if all families went on at 60 % of the depth.
+
+    Which families and layers phases 2 and 3 really take follows from results; this is the most
+    they would run.
+    """
+    n_prompts = len(phases.test_set(plan, cuts).prompts)
+    rows = []
+    for phase, sweep, note in _most(plan, cuts):
+        if only is not None and not phase.startswith(only):
+            continue
+        expected = estimate(plan, sweep, n_prompts)
+        rows.append(
+            {
+                "phase": phase,
+                "step": sweep.step,
+                "model": sweep.model.name,
+                "model_id": sweep.model.model,
+                "methods": list(sweep.methods),
+                "precision": sweep.precision,
+                "layers": {
+                    choice.text: choice.index(sweep.model.n_layers) for choice in sweep.layers
+                },
+                "strengths": [asdict(strength) for strength in sweep.strengths],
+                "n_conditions": sweep.n_conditions,
+                "gpu": sweep.model.gpu,
+                "timeout_s": sweep.timeout_s,
+                "seconds": round(expected.seconds, 1),
+                "memory_gb": round(expected.memory_gb, 1),
+                "fits": expected.fits,
+                "usd": round(expected.usd, 4),
+                "note": note,
+            }
+        )
+    return rows
+
+
+def _most(plan: Plan, cuts: Cuts) -> list[tuple[str, Sweep, str]]:
+    found = [("1", sweep, "") for sweep in phases.family_sweeps(plan)]
+    swept = [_supposed(plan, sweep) for sweep in phases.family_sweeps(plan)]
+    rows = [
+        ("1 follow-up", sweep, "if partial")
+        for sweep in phases.follow_up_sweeps(
+            plan, [_with(decision, "follow-up") for decision in swept]
+        )
+    ]
+    rows += [("1 fallback", sweep, "if all fail") for sweep in phases.fallback_sweeps(plan)]
+    confirmed = [
+        _supposed_model(plan, row["model"])
+        for row in plan.data["family_sweep"].get("confirmed", {}).values()
+    ]
+    going = [*swept, *confirmed]
+    if "size_sweep" in plan.data:
+        rows += [
+            ("2 validation", sweep, "") for sweep in phases.validation_sweeps(plan, going, cuts)
+        ]
+        rows += [
+            ("2", sweep, "if the family goes on")
+            for sweep in phases.size_sweeps(plan, going, {}, cuts)
+        ]
+    return [*found, *rows]
+
+
+def _supposed(plan: Plan, sweep: Sweep) -> FamilyDecision:
+    return _supposed_model(plan, sweep.model.name)
+
+
+def _supposed_model(plan: Plan, name: str) -> FamilyDecision:
+    model = plan.models[name]
+    return FamilyDecision(
+        family=model.family,
+        model=name,
+        action="continue",
+        method="dim",
+        layer_idx=int(0.6 * model.n_layers),
+        layer_share="0.6",
+        n_layers=model.n_layers,
+        strength=plan.strength,
+        coherent=None,
+        diverged=False,
+        reason="",
+    )
+
+
+def _with(decision: FamilyDecision, action: Any) -> FamilyDecision:
+    from dataclasses import replace
+
+    return replace(decision, action=action)
+
+
+def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    """The sweeps with layers, time, memory and cost on their planned GPUs."""
+    console = console or Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("phase", "model", "layers"):
+        table.add_column(name, no_wrap=True)
+    for name in ("cells", "GPU", "min", "GB", "USD"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        fits = "" if row["fits"] is not False else "!"
+        table.add_row(
+            row["phase"],
+            row["model"],
+            "/".join(str(layer) for layer in row["layers"].values()),
+            str(row["n_conditions"]),
+            row["gpu"],
+            f"{row['seconds'] / 60:.1f}",
+            f"{row['memory_gb']:.0f}{fits}",
+            f"{row['usd']:.2f}",
+        )
+    console.print(table)
+    total = sum(row["usd"] for row in rows)
+    stop = plan.data.get("budget", {}).get("total")
+    lines = [
+        "",
+        f"At most {total:.2f} USD by this estimate"
+        + (f"; hard stop {stop:g} USD." if stop is not None else "."),
+        "cells: conditions with their controls; GB: memory on that GPU (!: does not fit).",
+        "Follow-up, fallback, phase 2 and phase 3 depend on results; this is the most they run,",
+        "phase 2 shown at 60 % of the depth. Phase 3 takes what phase 2 chooses.",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
