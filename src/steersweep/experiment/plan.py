@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import yaml
 
 from steersweep.conditions import LayerChoice, Strength
 from steersweep.errors import InputError
+
+# The safe loader, in C where PyYAML was built with it.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
@@ -134,8 +138,8 @@ def parse_plan(text: str, where: str) -> Plan:
     import jsonschema
 
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_LOADER)
+        data = yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
@@ -151,9 +155,8 @@ def parse_plan(text: str, where: str) -> Plan:
         field = ".".join(map(str, path)) or "the plan"
         return InputError(f"{where}: line {_line_of(root, path)}: {field}: {message}")
 
-    validator = jsonschema.Draft202012Validator(_schema())
     try:
-        errors = sorted(validator.iter_errors(data), key=lambda e: (len(e.path), str(e.path)))
+        errors = sorted(_validator().iter_errors(data), key=lambda e: (len(e.path), str(e.path)))
     except RecursionError as error:
         raise InputError(f"{where}: nested too deeply for a plan") from error
     if errors:
@@ -194,6 +197,7 @@ def strength_of(entry: Mapping[str, float]) -> Strength:
     return Strength("multiplier" if unit == "multiplier" else "relative", float(value))
 
 
+@cache
 def gpu_catalog() -> dict[str, dict[str, float]]:
     """Kinds of GPU with memory, bandwidth and price; sources are in the file."""
     text = (resources.files("steersweep.catalog") / "gpus.yaml").read_text("utf-8")
@@ -201,10 +205,12 @@ def gpu_catalog() -> dict[str, dict[str, float]]:
     return catalog
 
 
-def _schema() -> dict[str, Any]:
+@cache
+def _validator() -> Any:
+    import jsonschema
+
     text = (resources.files("steersweep.plans") / "plan.schema.json").read_text("utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+    return jsonschema.Draft202012Validator(json.loads(text))
 
 
 def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:

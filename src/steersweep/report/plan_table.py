@@ -110,16 +110,17 @@ def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | No
     """The sweeps with layers, time, memory and cost on their planned GPUs."""
     console = console or Console()
     table = Table(box=None, pad_edge=False)
-    for name in ("phase", "model", "layers"):
-        table.add_column(name, no_wrap=True)
-    for name in ("cells", "GPU", "min", "GB", "USD"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name, width in (("phase", 12), ("model", 11)):
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("layers", overflow="fold")
+    for name, width in (("cells", 5), ("GPU", 9), ("min", 4), ("GB", 3), ("USD", 4)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     for row in rows:
         fits = "" if row["fits"] is not False else "!"
         table.add_row(
             row["phase"],
             row["model"],
-            "/".join(str(layer) for layer in row["layers"].values()),
+            " ".join(str(layer) for layer in row["layers"].values()),
             str(row["n_conditions"]),
             row["gpu"],
             f"{row['seconds'] / 60:.1f}",

@@ -1,0 +1,218 @@
+"""Plan files: the shipped ones, their tables, and whatever a user may hand in."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steersweep import InputError
+from steersweep.experiment import phases
+from steersweep.experiment.estimate import calibration, estimate
+from steersweep.experiment.phases import Cuts
+from steersweep.experiment.plan import load_plan, parse_plan, shipped_plans
+from steersweep.report.plan_table import planned
+
+V3 = load_plan("v3")
+TEXT = yaml.safe_dump(dict(V3.data), sort_keys=False)
+
+
+def layers(phase: str) -> dict[str, list[int]]:
+    rows = [row for row in planned(V3, Cuts()) if row["phase"] == phase]
+    return {row["model"]: list(row["layers"].values()) for row in rows}
+
+
+def test_the_plans_own_layer_tables_come_out() -> None:
+    assert layers("1") == {
+        "gemma-9b": [8, 16, 21, 25, 33],
+        "phi-mini": [6, 12, 16, 19, 25],
+        "llama-8b": [16, 19, 22],
+        "mistral-7b": [16, 19, 22],
+    }
+    assert layers("2 validation") == {
+        "qwen-3b": [18, 21, 25],
+        "qwen-14b": [24, 28, 33],
+        "qwen-32b": [32, 38, 44],
+    }
+    sixty = layers("2")
+    assert {name: sixty[name] for name in ("gemma-2b", "gemma-9b", "gemma-27b")} == {
+        "gemma-2b": [15],
+        "gemma-9b": [25],
+        "gemma-27b": [27],
+    }
+    assert sixty["phi-medium"] == [24]
+    assert sixty["qwen-7b"] == [16]
+
+
+def test_the_plans_numbers_are_in_it() -> None:
+    assert V3.data["budget"] == {
+        "total": 100,
+        "phases": {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35},
+    }
+    assert V3.thresholds["works"] == 0.6
+    assert V3.thresholds["partial"] == 0.2
+    rows = {row["model"]: row for row in planned(V3, Cuts()) if row["phase"] == "1"}
+    assert rows["gemma-9b"]["timeout_s"] == 2400
+    assert V3.price("A100-80GB") == 3.73
+    assert len(V3.models) == 13
+    assert set(shipped_plans()) >= {"v3", "v3-lab"}
+
+
+def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
+    sweeps = {sweep.model.name: sweep for sweep in phases.family_sweeps(V3)}
+    big, small = sweeps["gemma-9b"], sweeps["phi-mini"]
+    assert estimate(V3, big, 40).seconds > estimate(V3, big, 10).seconds
+    assert estimate(V3, big, 10).memory_gb > estimate(V3, small, 10).memory_gb
+    assert estimate(V3, big, 10).fits is False  # as the plan itself fears
+    assert estimate(V3, small, 10).fits
+    assert estimate(V3, small, 10, factor=2).usd == pytest.approx(2 * estimate(V3, small, 10).usd)
+    assert estimate(V3, small, 10, gpu="local").usd == 0
+    assert calibration([]) == 1
+    assert calibration([(20, 10), (30, 10), (10, 10)]) == 2
+    assert calibration([(1e9, 1)]) == 10
+
+
+def test_cuts_apply_in_the_plans_order() -> None:
+    one, two, three = (Cuts.first(V3, count) for count in (1, 2, 3))
+    assert one.families == {"llama", "mistral"}
+    assert one.repeats is None
+    assert two.repeats == 3
+    assert phases.test_set(V3, two).repeats == 3
+    assert three.models == {"gemma-27b", "mistral-24b"}
+    assert "gemma-27b" not in {row["model"] for row in planned(V3, three)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("expect: 1.0", "expect: 100", "verification.expect: 100 is greater"),
+        ("follow_up:", "folow_up:", "folow_up"),
+        ("model: qwen-7b\n  layer: 16", "model: qwen-8b\n  layer: 16", "no model qwen-8b"),
+        ("layer: 16", "layer: 28", "layers 0 to 27"),
+        ("works: 0.6", "works: 0.1", "thresholds.partial: above works"),
+        ("gpu: A10G", "gpu: TPU", "no price for GPU TPU"),
+        ("name: gemma-2b", "name: gemma-9b", "given twice"),
+        ("total: 100", "total: .nan", "budget.total"),
+        ("total: 100", "total: -1", "budget.total: -1 is less"),
+        ("seed: 42", "seed: 42\nseed: 43", "seed is given twice"),
+        ("- cosmic\n", "- cosmos\n", "cosmos"),
+    ],
+)
+def test_a_mistake_is_named_with_line_and_field(old: str, new: str, said: str) -> None:
+    assert old in TEXT
+    text = TEXT.replace(old, new, 1)
+    with pytest.raises(InputError, match=r"x\.yaml: line [0-9]+: ") as caught:
+        parse_plan(text, "x.yaml")
+    assert said in str(caught.value)
+
+
+def test_the_line_is_the_right_one() -> None:
+    text = TEXT.replace("expect: 1.0", "expect: 7", 1)
+    line = text.splitlines().index("  expect: 7") + 1
+    with pytest.raises(InputError, match=f"line {line}: verification.expect"):
+        parse_plan(text, "x.yaml")
+
+
+def test_unknown_plans_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="v3-lab"):
+        load_plan("v4")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_plan(str(tmp_path / "none.yaml"))
+    binary = tmp_path / "b.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"b\.yaml"):
+        load_plan(str(binary))
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-10, 10**12),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["dim", "cosmic", "qwen-7b", "fp16", "0.6", "A10G", {}, []]),
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [path] if path else []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            found += places(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            found += places(item, (*path, index))
+    return found
+
+
+PLACES = places(dict(V3.data))
+
+
+def changed(path: tuple[Any, ...], value: Any, *, drop: bool) -> Any:
+    data = copy.deepcopy(dict(V3.data))
+    holder = data
+    for part in path[:-1]:
+        holder = holder[part]
+    if drop:
+        del holder[path[-1]]
+    else:
+        holder[path[-1]] = value
+    return data
+
+
+def refused_or_expanded(path: tuple[Any, ...], value: Any, *, drop: bool) -> None:
+    try:
+        plan = parse_plan(yaml.safe_dump(changed(path, value, drop=drop)), "x.yaml")
+        rows = planned(plan, Cuts.first(plan, 3))
+    except InputError:
+        return
+    assert all(math.isfinite(row["usd"]) for row in rows)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(PLACES), SCALARS, st.booleans())
+def test_no_changed_plan_ever_ends_in_a_traceback(
+    path: tuple[Any, ...], value: Any, drop: bool
+) -> None:
+    """A plan is refused with a message, or it can be expanded."""
+    refused_or_expanded(path, value, drop=drop)
+
+
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(PLACES), SCALARS, st.booleans())
+def test_ten_thousand_changed_plans(path: tuple[Any, ...], value: Any, drop: bool) -> None:
+    refused_or_expanded(path, value, drop=drop)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=60))
+def test_no_text_ever_ends_in_a_traceback(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_plan(text, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000,
+        "a: &a [*a]",
+        "a: !!python/object/apply:os.system ['true']",
+        "&a {a: *a}",
+        "a: 2020-02-30",
+        "? {b: 1}\n: 2",
+        "0x: 1\n1: 2",
+        "\t",
+        "a: 1e999",
+        "---\na: 1\n---\nb: 2",
+    ],
+)
+def test_hostile_yaml_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_plan(text, "x.yaml")
