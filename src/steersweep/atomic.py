@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from steersweep.errors import SteersweepError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFull(SteersweepError):
+    """There was no room for a file; what was written before is whole."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path}: cannot be written: {error.strerror}. Everything finished is kept; free some "
+            f"space and run the same command again"
+        )
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -25,9 +40,32 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes private files
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            raise DiskFull(path, error) from error
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that is only ever appended to, and flush it to disk.
+
+    A line that a kill cut stays as it is, on a line of its own: readers skip it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(line.encode("utf-8") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise DiskFull(path, error) from error
         raise
 
 

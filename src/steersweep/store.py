@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from steersweep.atomic import write_json, write_text
+from steersweep.atomic import append_line, write_json, write_text
 from steersweep.directions.direction import Direction
 from steersweep.errors import InputError
 
@@ -51,6 +51,7 @@ class RunStore:
         # Through YAML and back, so that tuples and lists compare equal.
         asked = yaml.safe_load(yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True))
         frozen = folder / "plan.yaml"
+        held: Mapping[str, Any] = {}
         changed: list[str] = []
         if frozen.exists():
             held = _read_yaml(frozen)
@@ -67,7 +68,8 @@ class RunStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in changed:
-                cls(folder).append("changes.jsonl", {"field": name, "to": asked.get(name)})
+                change = {"field": name, "from": held.get(name), "to": asked.get(name)}
+                append_line(folder / "changes.jsonl", json.dumps(change, ensure_ascii=False))
             if changed or not frozen.exists():
                 write_text(frozen, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
         except OSError as error:
@@ -99,15 +101,12 @@ class RunStore:
         aside as `KEY.json.damaged` so that the condition is computed again.
         """
         path = self._condition_path(key)
-        try:
-            record = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        record = _read_json(path)
+        if record is None:
             return None
-        except ValueError:
-            record = None
         if isinstance(record, dict) and record.get("key") == key and "samples" in record:
             return record
-        path.replace(path.with_name(path.name + ".damaged"))
+        _set_aside(path)
         return None
 
     def put(self, record: Record) -> None:
@@ -130,9 +129,8 @@ class RunStore:
         return self.get_once(name)
 
     def get_once(self, name: str) -> Any:
-        """What `put_once` saved under `name`, or None."""
-        path = self.folder / name
-        return json.loads(path.read_text("utf-8")) if path.exists() else None
+        """What was saved under `name`, or None; a damaged file is set aside, and counts as none."""
+        return _read_json(self.folder / name)
 
     def put_current(self, name: str, value: Any) -> Path:
         """Save JSON under `name`, in place of what was there if that differs; returns its path."""
@@ -141,15 +139,24 @@ class RunStore:
             write_json(path, value)
         return path
 
-    def append(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Add a line of JSON to a file that is never rewritten, and flush it to disk."""
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
     def _condition_path(self, key: str) -> Path:
         return self.folder / "conditions" / f"{key}.json"
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, None if there is none; what is no JSON is set aside."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        _set_aside(path)
+        return None
+
+
+def _set_aside(path: Path) -> None:
+    """Out of the way, but there to look at: `NAME.damaged`."""
+    path.replace(path.with_name(path.name + ".damaged"))
 
 
 def _foreign_entries(folder: Path) -> list[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steersweep.atomic import append_line
 from steersweep.errors import SteersweepError
 
 
@@ -124,13 +124,4 @@ class Ledger:
         )
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            file.seek(0, os.SEEK_END)
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # end a line that a kill cut
-                    file.write(b"\n")
-            file.write((json.dumps(entry, allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, json.dumps(entry, allow_nan=False))

@@ -32,6 +32,7 @@ class Outcome:
         certainty: `clear` or `borderline`.
         garbled: garbled rate of the condition.
         n_unique: prompts it rests on.
+        precision: what the model ran in.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Outcome:
     certainty: str = "clear"
     garbled: float = 0.0
     n_unique: int = 0
+    precision: str = ""
 
 
 def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Outcome]:
@@ -81,6 +83,7 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
                 certainty=result["verdict"]["certainty"],
                 garbled=best["garbled_rate"],
                 n_unique=entry["n_unique"],
+                precision=result["quantization"],
             )
         )
     return found

@@ -68,13 +68,14 @@ def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _outcomes(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| model | method | verdict | coherent [95 %] | layer | strength | garbled | prompts |"
-    yield "|---|---|---|---|---|---|---|---|"
+    columns = "model|precision|method|verdict|coherent [95 %]|layer|strength|garbled|prompts"
+    yield "| " + columns.replace("|", " | ") + " |"
+    yield "|" + "---|" * (columns.count("|") + 1)
     for row in outcomes:
         low, high = row["interval"]
         strength = row["strength"]
         yield (
-            f"| {row['model']} | {row['method']} | {row['outcome']}"
+            f"| {row['model']} | {row['precision']} | {row['method']} | {row['outcome']}"
             f"{'' if row['certainty'] == 'clear' else ' ?'} | {row['coherent']:.0%} "
             f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
             f"{strength['value']:g} {strength['unit']} | {row['garbled']:.0%} | {row['n_unique']} |"

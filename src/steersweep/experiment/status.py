@@ -68,7 +68,7 @@ def status(folder: Path) -> dict[str, Any]:
         "spent_usd": round(ledger.spent(), 6),
         "budget_usd": plan.data.get("budget", {}).get("total"),
         "failures": failures,
-        "damaged": sorted(path.name for path in (folder / "conditions").glob("*.damaged*")),
+        "damaged": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.damaged")),
     }
 
 

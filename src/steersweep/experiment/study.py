@@ -328,8 +328,8 @@ class _Study:
         held = {
             phase: self.store.get_once(_decision_file(phase)) or {} for phase in self.plan.phases
         }
-        depths = [
-            {
+        depths = {
+            (outcome["model"], outcome["method"]): {
                 "family": outcome["family"],
                 "model": outcome["model"],
                 "method": outcome["method"],
@@ -338,10 +338,10 @@ class _Study:
             }
             for phase in ("family_sweep", "size_sweep")
             for outcome in held.get(phase, {}).get("outcomes", [])
-        ]
+        }
         final = {
             "phase": "final",
-            "best_depths": depths,
+            "best_depths": list(depths.values()),
             "curves": held.get("size_sweep", {}).get("curves", []),
             "precisions": held.get("precision_sweep", {}).get("precisions", []),
             "notes": [note for found in held.values() for note in found.get("notes", [])],
@@ -372,7 +372,10 @@ class _Study:
             except SteersweepError as error:
                 failures[str(sweep)] = str(error)
                 self.say(f"{sweep}: {error}")
-        self.store.put_current(f"phases/{phase}-failures.json", failures)
+        held = self.store.get_once(f"phases/{phase}-failures.json") or {}
+        others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
+        self.store.put_current(f"phases/{phase}-failures.json", others | failures)
+        self._note_conditions(phase, [job for _, job in jobs])
         if sweeps and len(failures) == len(sweeps):
             raise SteersweepError(
                 f"{phase}: no model could run: "
@@ -476,7 +479,8 @@ class _Study:
         name = f"phases/{phase}.json"
         held = self.store.get_once(name) or []
         keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
-        self.store.put_current(name, list(keys))
+        left_out = {c.key for job in jobs for c in job.conditions if unplaced(c, self.store)}
+        self.store.put_current(name, [key for key in keys if key not in left_out])
 
     def _write_results(self, stem: str, results: Sequence[Result]) -> None:
         stamp = self.created.replace("-", "").replace(":", "")

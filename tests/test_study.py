@@ -1,0 +1,378 @@
+"""The study engine on real miniatures: phases, gates, budget, kills, concurrency, damage."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from steersweep import InputError, SteersweepError, atomic
+from steersweep.experiment import study
+from steersweep.experiment.budget import BudgetStop, Ledger, Limits
+from steersweep.experiment.plan import Plan, parse_plan
+from steersweep.experiment.study import GateStop, StudyOptions, run_lock, run_study
+from test_cli import refused, run
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "prompts": {
+        "test": "benign-120",
+        "max": 6,
+        "extraction": {"dim": "extract-dim-5", "cosmic": "extract-cosmic-50"},
+    },
+    "decoding": {"max_new_tokens": 24, "rows": 12},
+    "precision": "fp32",
+    "strength": {"relative": 0.3},
+    "families": {
+        "qwen": [
+            {
+                "name": "q3",
+                "model": "lab:qwen-3b",
+                "n_layers": 9,
+                "billions": 0.0004,
+                "gpu": "local",
+            },
+            {
+                "name": "q7",
+                "model": "lab:qwen-7b",
+                "n_layers": 7,
+                "billions": 0.0007,
+                "gpu": "local",
+            },
+        ],
+        "mistral": [
+            {
+                "name": "m7",
+                "model": "lab:mistral-7b",
+                "n_layers": 8,
+                "billions": 0.0007,
+                "gpu": "local",
+            }
+        ],
+    },
+    "family_sweep": {
+        "methods": ["dim"],
+        "models": [{"model": "q7", "layers": [0.5]}, {"model": "m7", "layers": [0.4, 0.5]}],
+    },
+    "follow_up": {"layers": [0.7], "strengths": [{"relative": 0.5}]},
+    "size_sweep": {"methods": ["dim", "cosmic"]},
+    "precision_sweep": {"precisions": ["fp32", "int8"], "methods": ["dim"], "tiers": 2},
+    # Low enough that six prompts and 24 tokens get somewhere.
+    "thresholds": {"works": 0.5, "partial": 0.05},
+}
+
+
+def small(**changes: Any) -> Plan:
+    return parse_plan(yaml.safe_dump(copy.deepcopy(SMALL) | changes), "small.yaml")
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    """What a study found, without moments and durations."""
+    moments = {"timestamp", "runtime_seconds", "seconds", "extraction_seconds"}
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(item) for key, item in value.items() if key not in moments}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    found: dict[str, Any] = {"findings": (folder / "FINDINGS_LOG.md").read_text()}
+    for file in sorted([*folder.glob("decisions/*.json"), *folder.glob("results/*.json")]):
+        name = file.name.rsplit("_", 1)[0] if file.parent.name == "results" else file.name
+        found[name] = strip(json.loads(file.read_text()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study run from start to end."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    run_study(small(), folder)
+    return folder
+
+
+def test_all_phases_end_with_decisions_and_findings(finished: Path) -> None:
+    found = comparable(finished)
+    assert {"family_sweep.json", "size_sweep.json", "precision_sweep.json", "final.json"} <= set(
+        found
+    )
+    families = {row["family"]: row for row in found["family_sweep.json"]["families"]}
+    assert set(families) == {"qwen", "mistral"}
+    going = [name for name, row in families.items() if row["action"] != "exclude"]
+    assert going
+    assert {curve["family"] for curve in found["size_sweep.json"]["curves"]} == set(going)
+    assert any("int8 was not run" in note for note in found["precision_sweep.json"]["notes"])
+    findings = found["findings"]
+    for title in ("Phase 1", "Phase 2", "Phase 3", "Final analysis"):
+        assert findings.count(f"## {title}") == 1
+    for stem in ("v3_phase1_family_sweep", "v3_phase3_quant_sweep"):
+        assert stem in found
+    phases = {r["phase"] for name, rs in found.items() if name.startswith("v3_") for r in rs}
+    assert phases == {"1", "2", "3"}
+
+
+def test_results_of_every_phase_follow_the_schema(finished: Path) -> None:
+    from importlib import resources
+
+    import jsonschema
+
+    schema = json.loads(
+        (resources.files("steersweep.experiment") / "result.schema.json").read_text()
+    )
+    for file in finished.glob("results/*.json"):
+        jsonschema.Draft202012Validator(schema).validate(json.loads(file.read_text()))
+
+
+def test_a_finished_study_run_again_does_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def never(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("a job was run again")
+
+    monkeypatch.setattr(study, "run_job", never)
+    run_study(small(), folder)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None:
+    plan = small(gates={"R1": ["Which families work?"]})
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    for phase in ("size_sweep", "precision_sweep", "final"):
+        (folder / "decisions" / f"{phase}.json").unlink()
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(dict(plan.data)))
+
+    done = run("run", str(file), "--out", str(folder), "--quiet", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "gate R1 waits" in done.stderr
+    assert "Which families work?" in done.stderr
+    state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
+    assert (state["waiting_gate"], state["phase"]) == ("R1", "family_sweep")
+    assert state["done"] == state["total"] > 0
+
+    assert "no such gate" in refused("approve", str(folder), "R2", "--by", "A", cwd=tmp_path)
+    run("approve", str(folder), "R1", "--by", "Ada", "--reject", "--note", "why", cwd=tmp_path)
+    with pytest.raises(GateStop, match=r"rejected by Ada \(why\)"):
+        run_study(plan, folder)
+    run("approve", str(folder), "R1", "--by", "Ada", cwd=tmp_path)
+    run_study(plan, folder)
+    assert len((folder / "gates.jsonl").read_text().splitlines()) == 2
+    shown = run("decide", str(folder), cwd=tmp_path).stdout
+    assert "size curve" in shown
+
+    # A signature holds for the decisions it was given for.
+    decision = folder / "decisions" / "family_sweep.json"
+    decision.write_text(decision.read_text().replace("continue", "continue "))
+    state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
+    assert state["waiting_gate"] == "R1"
+
+
+def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    other = small(strength={"relative": 0.4})
+    with pytest.raises(InputError, match=r"strength: \{'relative': 0.3\} there"):
+        run_study(other, folder)
+    run_study(small(budget={"total": 5}, description="other words"), folder)  # changes no result
+    (folder / "models.json").write_text(json.dumps({"model:q7": "other weights"}))
+    with pytest.raises(SteersweepError, match="--accept-change model:q7"):
+        run_study(small(), folder)
+    run_study(small(), folder, StudyOptions(accept=("model:q7",)))
+
+
+def test_an_accepted_change_is_recorded(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    changed = small(thresholds={"works": 0.6, "partial": 0.05})
+    run_study(changed, folder, StudyOptions(until="family_sweep", accept=("thresholds",)))
+    (line,) = (folder / "changes.jsonl").read_text().splitlines()
+    assert json.loads(line)["field"] == "thresholds"
+
+
+def test_a_model_that_cannot_run_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    data = copy.deepcopy(SMALL)
+    data["families"]["mistral"][0]["model"] = str(tmp_path / "nowhere")
+    for phase in ("size_sweep", "precision_sweep"):
+        del data[phase]
+    plan = parse_plan(yaml.safe_dump(data), "small.yaml")
+    run_study(plan, tmp_path / "run")
+    decision = json.loads((tmp_path / "run" / "decisions" / "family_sweep.json").read_text())
+    assert [row["family"] for row in decision["families"]] == ["qwen"]
+    assert "m7 family fp32" in decision["failures"]
+    assert "could not run" in (tmp_path / "run" / "FINDINGS_LOG.md").read_text()
+    assert "could not run: m7" in run("status", "run", cwd=tmp_path).stdout
+
+
+def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
+    finished: Path, tmp_path: Path
+) -> None:
+    dear = small(prices={"local": 3600}, budget={"total": 12})  # a dollar a second
+    folder = tmp_path / "run"
+    with pytest.raises(BudgetStop, match="--budget"):
+        run_study(dear, folder)
+    done = len(list(folder.glob("conditions/*.json")))
+    assert done > 0
+    assert Ledger(folder).spent() <= 12
+    assert not (folder / "decisions" / "size_sweep.json").exists()
+    run_study(dear, folder, StudyOptions(budget=100_000))
+    assert comparable(folder) == comparable(finished)
+
+
+def test_a_running_job_stops_before_it_passes_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate was far too low."""
+    from steersweep.experiment.estimate import Estimate
+
+    monkeypatch.setattr(study, "estimate", lambda *_a, **_o: Estimate(0.001, 0, None, 0.000001))
+    dear = small(prices={"local": 3600}, budget={"total": 3})
+    with pytest.raises(BudgetStop, match="is reached"):
+        run_study(dear, tmp_path / "run")
+    assert Ledger(tmp_path / "run").spent() < 3.5
+
+
+def test_the_ledger_counts_what_a_kill_left_open(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    limits = Limits(10, {"a": 4})
+
+    def reserve(phase: str, usd: float) -> str:
+        return ledger.reserve(phase, "job", usd=usd, seconds=1, limits=limits, time="now")
+
+    first = reserve("a", 3)
+    ledger.settle(first, usd=1, seconds=2, whole=True, time="now")
+    reserve("a", 2)  # never settled
+    assert ledger.spent() == 3
+    with pytest.raises(BudgetStop, match="a stop of 4"):
+        reserve("a", 1.5)
+    with pytest.raises(BudgetStop, match="total stop of 10"):
+        reserve("b", 7.5)
+    with (tmp_path / "ledger.jsonl").open("a") as file:
+        file.write('{"do": "reserve", "id": "9", "us')  # cut by a kill
+    assert ledger.spent() == 3
+    reserve("b", 5)
+    assert ledger.spent() == 8
+    assert ledger.timings() == [(2, 1)]
+
+
+def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
+    plan = small(cuts=[{"do": "fewer-prompts", "prompts": 2}])
+    folder = tmp_path / "run"
+    run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
+    (results,) = folder.glob("results/v3_phase1*.json")
+    assert json.loads(results.read_text())[0]["conditions"][0]["n_unique"] == 2
+    run_study(plan, folder, StudyOptions(until="family_sweep"))
+    assert json.loads((folder / "cuts.json").read_text()) == {"applied": 1}
+    with pytest.raises(InputError, match="has 1 cuts"):
+        run_study(plan, folder, StudyOptions(apply_cuts=2))
+
+
+def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from steersweep.experiment.study import run_lock\n"
+        "with run_lock(Path(sys.argv[1])):\n"
+        "    print('held', flush=True); time.sleep(600)\n"
+    )
+    held = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another steersweep is running"):
+            run_study(small(), tmp_path / "run")
+    finally:
+        held.send_signal(signal.SIGKILL)
+        held.wait()
+    with run_lock(tmp_path / "run"):
+        pass
+
+
+def test_a_full_disk_loses_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    original, written = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal written
+        written += 1
+        if written > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic.os, "fsync", full)
+        with pytest.raises(SteersweepError, match=r"No space left on device.*same command again"):
+            run_study(small(), folder)
+    for file in folder.glob("conditions/*.json"):
+        json.loads(file.read_text())
+    assert not list(folder.rglob("*.tmp"))
+    run_study(small(), folder)
+    assert comparable(folder) == comparable(finished)
+
+
+def test_damaged_files_are_set_aside_and_named(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    conditions = sorted(folder.glob("conditions/*.json"))
+    conditions[0].write_text(conditions[0].read_text()[:100])  # torn
+    conditions[1].write_text("")  # empty
+    conditions[2].write_text(json.dumps({"key": "of another"}))  # foreign
+    decision = folder / "decisions" / "size_sweep.json"
+    decision.write_text("{")
+    next(folder.glob("extraction/*.json")).write_bytes(b"\x00\x01")
+    run_study(small(), folder)
+    assert comparable(folder) == comparable(finished)
+    state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
+    assert len(state["damaged"]) == 5
+
+
+def torture(tmp_path: Path, kills: int, seed: int) -> tuple[Path, int]:
+    """Kill a study at random moments until it ends by itself; kills, and the folder."""
+    plan = tmp_path / "small.yaml"
+    plan.write_text(yaml.safe_dump(SMALL))
+    folder, chance = tmp_path / "run", random.Random(seed)
+    script = str(Path(__file__).with_name("kill_at.py"))
+    done = 0
+    while True:
+        where = chance.choice(["rename", "forward"]) if done < kills else "never"
+        # Renames come by the dozen, forward passes by the hundred: fall short of the end.
+        count = chance.randint(1, 6) if where == "rename" else chance.randint(1, 90)
+        moment = ["rename", str(10**9)] if where == "never" else [where, str(count)]
+        command = [sys.executable, script, str(plan), str(folder), *moment]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode == 0:
+            return folder, done
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        done += 1
+
+
+def test_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
+    folder, _ = torture(tmp_path, 4, seed=1)
+    assert comparable(folder) == comparable(finished)
+
+
+@pytest.mark.slow
+def test_thirty_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
+    total = 0
+    for seed in range(20):
+        place = tmp_path / str(seed)
+        place.mkdir()
+        folder, done = torture(place, 30 - total, seed=seed)
+        assert comparable(folder) == comparable(finished)
+        total += done
+        if total >= 30:
+            return
+    raise AssertionError(f"only {total} kills")
