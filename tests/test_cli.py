@@ -226,3 +226,28 @@ def test_a_local_copy_gives_the_lab_models_answers(copied_lab_model: Path, qwen:
     answers = [generate(m, [Row(m.prompt_ids(prompt))])[0].text for m in (qwen, copy)]
     assert answers[0] == answers[1]
     assert copy.fingerprint == qwen.fingerprint
+
+
+def test_a_plan_is_shown_without_running(tmp_path: Path) -> None:
+    done = run("plan", "v3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 16 21 25 33" in done.stdout
+    assert "hard stop 100 USD" in done.stdout
+    assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 100
+    sweeps = json.loads(run("plan", "v3-lab", "--phase", "1", "--json", cwd=tmp_path).stdout)
+    assert {row["phase"][0] for row in sweeps["sweeps"]} == {"1"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_study_commands_refuse_what_makes_no_sense(tmp_path: Path) -> None:
+    assert "v3-lab" in refused("plan", "v4", cwd=tmp_path)
+    assert "--phase 7" in refused("plan", "v3", "--phase", "7", cwd=tmp_path)
+    assert "--apply-cuts 9" in refused("plan", "v3", "--apply-cuts", "9", cwd=tmp_path)
+    study = ("run", "v3-lab", "--out", "study")
+    assert "--phase 7" in refused(*study, "--phase", "7", cwd=tmp_path)
+    assert "--engine moon" in refused(*study, "--engine", "moon", cwd=tmp_path)
+    assert "--budget -1" in refused(*study, "--budget", "-1", cwd=tmp_path)
+    assert "--apply-cuts -1" in refused(*study, "--apply-cuts", "-1", cwd=tmp_path)
+    for command in ("status", "decide"):
+        assert "no steersweep run" in refused(command, "nowhere", cwd=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -350,11 +350,18 @@ def plan(
 
     Example: `steersweep plan v3`
     """
+    from steersweep.errors import InputError
     from steersweep.experiment.phases import Cuts
     from steersweep.experiment.plan import load_plan
     from steersweep.report.plan_table import planned, print_plan
 
     loaded = load_plan(name)
+    if phase not in (None, "1", "2", "3"):
+        raise InputError(f"--phase {phase}: choose 1, 2 or 3")
+    if not 0 <= apply_cuts <= len(loaded.data.get("cuts", [])):
+        raise InputError(
+            f"--apply-cuts {apply_cuts}: the plan has {len(loaded.data.get('cuts', []))} cuts"
+        )
     rows = planned(loaded, Cuts.first(loaded, apply_cuts), phase)
     if as_json:
         typer.echo(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
@@ -368,13 +375,16 @@ def run(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     phase: Annotated[
         str | None,
-        typer.Option(help="Stop after: verification, family_sweep, size_sweep, precision_sweep."),
+        typer.Option(help="Stop after this phase: 0 (verification), 1, 2 or 3, or its name."),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
     apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
     accept_change: Annotated[
         list[str] | None, typer.Option(help="A changed field to accept; model:NAME for weights.")
     ] = None,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin anew; the earlier run is kept beside it.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="Where jobs run: local.")] = "local",
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
@@ -390,8 +400,10 @@ def run(
 
     if engine != "local":
         raise InputError(f"--engine {engine}: this version has only local")
+    if phase in ("0", "1", "2", "3"):
+        phase = PHASES[int(phase)]
     if phase is not None and phase not in PHASES:
-        raise InputError(f"--phase {phase}: choose from {', '.join(PHASES)}")
+        raise InputError(f"--phase {phase}: choose 0, 1, 2, 3 or {', '.join(PHASES)}")
     if budget is not None and not budget >= 0:
         raise InputError(f"--budget {budget}: must be 0 or more USD")
     if apply_cuts < 0:
@@ -402,7 +414,7 @@ def run(
         run_study(
             loaded,
             out,
-            StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), device),
+            StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run, device),
             on_progress=progress.on_progress,
             on_line=lambda line: None if quiet else typer.echo(line, err=True),
         )

@@ -35,6 +35,7 @@ class RunStore:
         *,
         may_differ: Collection[str] = (),
         accept: Collection[str] = (),
+        way_out: str = "Choose another folder, or the same settings to continue that run",
     ) -> RunStore:
         """Begin a run in `folder`, or continue the one that is there.
 
@@ -43,6 +44,7 @@ class RunStore:
             plan: the run's settings; frozen in `plan.yaml`.
             may_differ: settings that change no result, and so may change between continuations.
             accept: settings whose change the user accepts; recorded in `changes.jsonl`.
+            way_out: what the user can do where settings differ, for the message.
 
         Raises:
             InputError: the folder cannot be written, holds other files, or holds a run with other
@@ -57,7 +59,7 @@ class RunStore:
             held = _read_yaml(frozen)
             changed = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
             different = [name for name in changed if name not in (*may_differ, *accept)]
-            _refuse_other_run(folder, held, asked, different)
+            _refuse_other_run(folder, held, asked, different, way_out)
         elif folder.exists() and not folder.is_dir():
             raise InputError(f"--out {folder}: is a file, not a folder")
         elif folder.exists() and _foreign_entries(folder):
@@ -166,16 +168,17 @@ def _foreign_entries(folder: Path) -> list[str]:
 
 
 def _refuse_other_run(
-    folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any], different: Collection[str]
+    folder: Path,
+    held: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    different: Collection[str],
+    way_out: str,
 ) -> None:
     if different:
         differences = "; ".join(
             f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
         )
-        raise InputError(
-            f"--out {folder}: holds another run ({differences}). Choose another folder, or the "
-            f"same settings to continue that run"
-        )
+        raise InputError(f"--out {folder}: holds another run ({differences}). {way_out}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class StudyOptions:
         budget: total stop in USD instead of the plan's.
         apply_cuts: how many of the plan's cuts to apply; never fewer than applied before.
         accept: changed fields of the plan, or `model:NAME` for changed weights, to accept.
+        new_run: begin anew; what is in the folder is kept beside it.
         device: `auto` or a torch device.
     """
 
@@ -56,6 +57,7 @@ class StudyOptions:
     budget: float | None = None
     apply_cuts: int = 0
     accept: Collection[str] = ()
+    new_run: bool = False
     device: str = "auto"
 
 
@@ -76,8 +78,19 @@ def run_study(
         SteersweepError: the COSMIC verification failed, or no job of a phase could run.
     """
     options = options or StudyOptions()
+    if options.new_run and out.exists():
+        with run_lock(out):  # nobody runs there
+            aside = out.with_name(f"{out.name}-before-{provenance.utc_now().replace(':', '')}")
+        out.rename(aside)
+        on_line(f"the earlier run is kept in {aside}")
     with run_lock(out):
-        store = RunStore.open(out, _frozen(plan), may_differ=FREE_FIELDS, accept=[*options.accept])
+        store = RunStore.open(
+            out,
+            _frozen(plan),
+            may_differ=FREE_FIELDS,
+            accept=options.accept,
+            way_out="Use --accept-change FIELD to go on with it, or --new-run to begin anew",
+        )
         _Study(plan, store, options, on_progress, on_line).run()
     return store
 
