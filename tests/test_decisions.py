@@ -64,6 +64,16 @@ def test_families_after_phase_1(
     assert decision.layer_share == "0.6"
 
 
+def test_a_breakdown_is_excluded_whatever_its_coherent_rate() -> None:
+    broken = outcome(0.35, outcome="fails", method="cosmic")
+    (decision,) = decide_families([broken], RULES)
+    assert decision.action == "exclude"
+    assert "breakdown" in decision.reason
+    # A partial success with the other method comes first, though its rate is lower.
+    (decision,) = decide_families([broken, outcome(0.25)], RULES)
+    assert (decision.action, decision.method) == ("follow-up", "dim")
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), max_size=12), st.booleans())
 def test_every_family_gets_exactly_one_decision(
     rates: list[tuple[str, float]], followed: bool

@@ -148,6 +148,8 @@ def _decide(
         action, reason = "continue", f"{rate}: works"
     elif best.coherent < thresholds["partial"]:
         action, reason = "exclude", f"{rate} at all layers: a negative result"
+    elif best.outcome == "fails":
+        action, reason = "exclude", f"{rate}, most refusals in broken text: a breakdown"
     elif followed_up:
         action, reason = "continue-with-caveat", f"{rate} after the follow-up: partial"
     else:
@@ -176,8 +178,12 @@ def share_text(layer_idx: int, layer_pct: float, n_layers: int) -> str:
 
 
 def best_outcome(found: Iterable[Outcome]) -> Outcome:
-    """Most coherent refusals; ties to less garbled text, then to DIM, then the lower layer."""
-    return max(found, key=lambda o: (o.coherent, -o.garbled, o.method == "dim", -o.layer_idx))
+    """The better verdict, then more coherent refusals, less garbled text, DIM, the lower layer."""
+    rank = {"works": 2, "partial": 1, "fails": 0}
+    return max(
+        found,
+        key=lambda o: (rank[o.outcome], o.coherent, -o.garbled, o.method == "dim", -o.layer_idx),
+    )
 
 
 def all_failed(decisions: Sequence[FamilyDecision]) -> bool:
