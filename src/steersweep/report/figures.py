@@ -59,13 +59,13 @@ def _map_figure(models: Sequence[Sequence[Result]]) -> Any:
         len(rows),
         max(map(len, rows)),
         figsize=(
-            1.0 + max(map(len, rows)) * (0.6 + 0.72 * n_strengths),
-            0.9 + sum(0.62 + 0.34 * n for n in n_lines),
+            1.0 + max(map(len, rows)) * (0.6 + max(1.3, 0.72 * n_strengths)),
+            0.9 + sum(0.78 + 0.34 * n for n in n_lines),
         ),
         squeeze=False,
         layout="constrained",
         sharey="row",
-        height_ratios=[0.62 + 0.34 * n for n in n_lines],
+        height_ratios=[0.78 + 0.34 * n for n in n_lines],
     )
     for row, panels, results in zip(axes, rows, models, strict=True):
         for axis, (title, entries) in zip(row, panels, strict=False):
@@ -73,8 +73,7 @@ def _map_figure(models: Sequence[Sequence[Result]]) -> Any:
         for axis in row[len(panels) :]:
             axis.set_visible(False)
         row[0].set_ylabel("start layer (depth)" if len(_lines(results)) > 2 else "", fontsize=8)
-    for axis in axes[-1]:
-        axis.set_xlabel(_x_label(models[0][0]), fontsize=8)
+    axes[-1][0].set_xlabel(_x_label(models[0][0]), fontsize=8, loc="left")
     handles = [Patch(color=COLOURS[kind], label=LABELS[kind]) for kind in COLOURS]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
@@ -90,11 +89,10 @@ def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
         controls |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
     n = results[0]["conditions"][0]["n_unique"]
     titles = [method.upper() for method in panels]
-    titles[0] = f"{results[0]['model']}, {titles[0]}, {n} prompts"
-    return [
-        *zip(titles, panels.values(), strict=True),
-        ("random direction, same strength", [*controls.values()]),
-    ]
+    # Two lines: the model over the first map, what is added over each.
+    titles = [f"\n{title}" for title in [*titles, "random direction"]]
+    titles[0] = f"{results[0]['model']}, {n} prompts{titles[0]}"
+    return [*zip(titles, [*panels.values(), [*controls.values()]], strict=True)]
 
 
 def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], title: str) -> None:

@@ -126,10 +126,12 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
         box=None,
         pad_edge=False,
     )
-    table.add_column("model", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for name in ("coherent", "layer", "strength", "garbled", "controls"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("model", no_wrap=True, max_width=18)
+    table.add_column("verdict", no_wrap=True, min_width=7)
+    for name, width in (("coherent", 11), ("layer", 5), ("strength", 12)):
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    for name in ("garbled", "controls"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for index, result in enumerate(results):
         row = _row(result)
         if len(methods) > 1:
