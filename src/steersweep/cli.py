@@ -491,10 +491,13 @@ def approve(
     Example: `steersweep approve study R1 --by "A. Lead"`
     """
     from steersweep.errors import InputError
+    from steersweep.experiment.plan import GATES
     from steersweep.experiment.status import sign_gate
     from steersweep.verification.signing import sign_verification
     from steersweep.verification.verify import GATE
 
+    if gate not in (GATE, *GATES):
+        raise InputError(f"{gate}: no such gate; there are {', '.join([*GATES, GATE])}")
     if gate == GATE:
         if reject:
             raise InputError(f"{GATE}: a report is signed or left unsigned")
