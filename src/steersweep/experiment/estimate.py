@@ -23,6 +23,7 @@ JUDGING = 1.2  # scoring responses and judging, on top of generating
 N_POSITIONS, N_VAL = 5, 24  # of COSMIC's candidates and validation prompts
 RESERVE = 1.5  # a job reserves this many times its estimate
 OVERHEAD_GB = 2.0
+VERIFICATION_S = 60.0  # fixtures and a reproduction run
 # On a CPU: seconds per row and 100 new tokens, for each million parameters and at least.
 LOCAL_ROW_S, LOCAL_ROW_S_PER_MILLION = 0.004, 0.012
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from steersweep import gates, provenance
-from steersweep.atomic import write_json
+from steersweep.atomic import DiskFull, write_json
 from steersweep.conditions import RESULT_VERSION, LayerChoice, Strength
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment import analysis, decisions, phases
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
-from steersweep.experiment.estimate import RESERVE, calibration, estimate
+from steersweep.experiment.estimate import RESERVE, VERIFICATION_S, calibration, estimate
 from steersweep.experiment.findings import append_findings
 from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import GATES, LOCAL, Plan, layer_choice, strength_of
@@ -193,21 +193,23 @@ class _Study:
         model = self.plan.models[check["model"]]
         strength = strength_of(check["strength"])
         relative = strength.unit == "relative"
-        result, path = verify_cosmic(
-            built_in_fixtures(),
-            self.store.folder,
-            reproduction=Reproduction(
-                model.model,
-                layer_choice(check["layer"]).text,
-                strength.value if relative else None,
-                None if relative else strength.value,
-                check["expect"],
-                self.plan.data["prompts"]["test"],
-                len(phases.test_set(self.plan, self.cuts).prompts),
-            ),
-            on_fixture=lambda name: self.say(f"comparing COSMIC with {name}"),
-            on_progress=self.on_progress,
+        reproduction = Reproduction(
+            model.model,
+            layer_choice(check["layer"]).text,
+            strength.value if relative else None,
+            None if relative else strength.value,
+            check["expect"],
+            self.plan.data["prompts"]["test"],
+            len(phases.test_set(self.plan, self.cuts).prompts),
         )
+        with self._paid("verification", "COSMIC verification", VERIFICATION_S) as on_progress:
+            result, path = verify_cosmic(
+                built_in_fixtures(),
+                self.store.folder,
+                reproduction=reproduction,
+                on_fixture=lambda name: self.say(f"comparing COSMIC with {name}"),
+                on_progress=on_progress,
+            )
         return {
             "phase": "verification",
             "passed": result["passed"],
@@ -380,7 +382,7 @@ class _Study:
         for sweep, job in jobs:
             try:
                 self._run_one(phase, sweep, job)
-            except (BudgetStop, GateStop):
+            except (BudgetStop, DiskFull):
                 raise
             except SteersweepError as error:
                 failures[str(sweep)] = str(error)
@@ -424,7 +426,6 @@ class _Study:
         ]
         if not missing:
             return
-        price = self.plan.price(LOCAL)
         expected = estimate(
             self.plan,
             sweep,
@@ -432,45 +433,48 @@ class _Study:
             gpu=LOCAL,
             factor=calibration(self.ledger.timings()),
         )
-        share = len(missing) / len(job.conditions)
+        seconds = expected.seconds * len(missing) / len(job.conditions)
+        with self._paid(phase, str(sweep), seconds) as on_progress:
+            run_job(job, self.store, on_progress)
+
+    @contextmanager
+    def _paid(self, phase: str, job: str, seconds: float) -> Iterator[OnProgress]:
+        """Reserve money for what is expected to take `seconds`, and settle what it took.
+
+        Yields what to tell of progress: it ends a job that reaches a stop because it takes longer
+        than it reserved for.
+        """
+        price = self.plan.price(LOCAL) / 3600
+        stops = {"total": self.limits.total, phase: self.limits.of(phase)}
+        spent = {"total": self.ledger.spent(), phase: self.ledger.spent(phase)}
         identity = self.ledger.reserve(
             phase,
-            str(sweep),
-            usd=RESERVE * share * expected.usd,
-            seconds=share * expected.seconds,
+            job,
+            usd=RESERVE * seconds * price,
+            seconds=seconds,
             limits=self.limits,
             time=provenance.utc_now(),
         )
-        reserved = RESERVE * share * expected.usd
-        before = {
-            "total": self.ledger.spent() - reserved,
-            phase: self.ledger.spent(phase) - reserved,
-        }
         started = time.monotonic()
 
         def watch(progress: Progress) -> None:
-            """Stop a job that takes longer than it reserved for, before it passes a stop."""
-            cost = (time.monotonic() - started) / 3600 * price
-            for name, stop in (("total", self.limits.total), (phase, self.limits.of(phase))):
-                if price > 0 and before[name] + cost >= stop:
+            cost = (time.monotonic() - started) * price
+            for name, stop in stops.items():
+                if cost > 0 and spent[name] + cost >= stop:
                     raise BudgetStop(
-                        f"{sweep}: the {name} stop of {stop:.4g} USD is reached. Everything "
+                        f"{job}: the {name} stop of {stop:.4g} USD is reached. Everything "
                         f"finished is kept; raise the budget with --budget to go on"
                     )
             self.on_progress(progress)
 
         whole = False
         try:
-            run_job(job, self.store, watch)
+            yield watch
             whole = True
         finally:
-            seconds = time.monotonic() - started
+            took = time.monotonic() - started
             self.ledger.settle(
-                identity,
-                usd=seconds / 3600 * price,
-                seconds=seconds,
-                whole=whole,
-                time=provenance.utc_now(),
+                identity, usd=took * price, seconds=took, whole=whole, time=provenance.utc_now()
             )
 
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
