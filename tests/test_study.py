@@ -224,6 +224,28 @@ def test_a_model_that_cannot_run_is_named_and_the_others_go_on(tmp_path: Path) -
     assert "could not run: m7" in run("status", "run", cwd=tmp_path).stdout
 
 
+def test_where_every_family_fails_the_fallback_runs(tmp_path: Path) -> None:
+    plan = small(
+        strength={"relative": 0.01},  # does nothing
+        family_sweep={
+            "methods": ["dim"],
+            "models": [{"model": "m7", "layers": [0.4]}],
+            "confirmed": {"qwen": {"model": "q7", "layer": 0.5}},
+        },
+        fallback={"model": "m7", "layers": [0.1, 0.5], "strengths": [{"relative": 0.02}]},
+    )
+    run_study(plan, tmp_path / "run", StudyOptions(until="family_sweep"))
+    decision = json.loads((tmp_path / "run" / "decisions" / "family_sweep.json").read_text())
+    actions = {row["family"]: row["action"] for row in decision["families"]}
+    assert actions == {"mistral": "exclude", "qwen": "continue"}
+    assert "every family failed" in decision["notes"][0]
+    assert decision["notes"][1] == "steering works in qwen only: a negative result for the others"
+    (results,) = (tmp_path / "run").glob("results/v3_phase1*.json")
+    (result,) = json.loads(results.read_text())
+    cells = {(e["layer_idx"], e["strength"]["value"]) for e in result["conditions"]}
+    assert cells == {(3, 0.01), (0, 0.02), (4, 0.02)}
+
+
 class Clock:
     """Half a second for every look at it, so that costs do not depend on the machine."""
 

@@ -242,7 +242,8 @@ class _Study:
         notes = []
         if fallback:
             notes.append("every family failed; the fallback swept more layers and strengths")
-        confirmed = self._confirmed()
+        swept = {decision.family for decision in decided}
+        confirmed = [found for found in self._confirmed() if found.family not in swept]
         if decisions.all_failed(decided):
             names = ", ".join(d.family for d in confirmed) or "no family"
             notes.append(f"steering works in {names} only: a negative result for the others")
