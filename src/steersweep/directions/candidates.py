@@ -154,11 +154,15 @@ class Selection:
         kept = kept_of(dropped)
         if not bool(kept.any()):
             counts = ", ".join(f"{rule} {int(mask.sum())}" for rule, mask in dropped.items())
+            advice = (
+                ". Ablation disturbs harmless prompts too: use more and more varied extraction "
+                "prompts"
+            )
             raise SteersweepError(
                 f"{method}: every one of {kept.numel()} candidates ({kept.shape[0]} positions x "
-                f"{kept.shape[1]} layers) is dropped, by rule: {counts}. Where kl drops many, "
-                f"ablation disturbs harmless prompts too: use more and more varied extraction "
-                f"prompts"
+                f"{kept.shape[1]} layers) is dropped, by rule: {counts}"
+                + advice
+                * ("kl" in dropped and bool(dropped["kl"].any()))
             )
         return cls(*best_allowed(values, kept), dropped)
 
