@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from steersweep import InputError
 from steersweep.experiment import phases
+from steersweep.experiment.decisions import SizeChoice
 from steersweep.experiment.estimate import calibration, estimate
 from steersweep.experiment.phases import Cuts
 from steersweep.experiment.plan import load_plan, parse_plan, shipped_plans
@@ -48,6 +49,18 @@ def test_the_plans_own_layer_tables_come_out() -> None:
     }
     assert sixty["phi-medium"] == [24]
     assert sixty["qwen-7b"] == [16]
+
+
+def test_trackers_are_told_the_plans_projects_and_run_names() -> None:
+    rows = planned(V3, Cuts())
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        names.setdefault(row["tracking"]["project"], set()).update(row["tracking"]["runs"])
+    assert {"gemma-9b-dim-layer-sweep", "mistral-7b-cosmic-layer-sweep"} <= names["v3-family-sweep"]
+    assert {"qwen-3b-layer-validation", "qwen-3b-dim", "qwen-3b-cosmic"} <= names["v3-size-sweep"]
+    choice = SizeChoice("qwen-3b", "qwen", "small", 20, V3.strength, "")
+    sweep = phases.precision_sweeps(V3, [choice])[0]
+    assert sweep.run_names == ("qwen-3b-fp16",)
 
 
 def test_the_plans_numbers_are_in_it() -> None:

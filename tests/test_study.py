@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from steersweep import InputError, SteersweepError, atomic
-from steersweep.experiment import study
+from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.study import GateStop, StudyOptions, run_lock, run_study
@@ -142,7 +142,7 @@ def test_a_finished_study_run_again_does_nothing(
     def never(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("a job was run again")
 
-    monkeypatch.setattr(study, "run_job", never)
+    monkeypatch.setattr(jobs, "run_job", never)
     run_study(small(), folder)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert before == after
@@ -179,6 +179,18 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
     decision.write_text(decision.read_text().replace("continue", "continue "))
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
     assert state["waiting_gate"] == "R1"
+
+
+def test_decide_shows_verdicts_and_what_follows(finished: Path, tmp_path: Path) -> None:
+    shown = run("decide", str(finished), cwd=tmp_path).stdout
+    assert "Phase 1, families and layers" in shown
+    assert "size curve" in shown
+    assert "int8 was not run" in shown
+    rows = json.loads((finished / "decisions" / "family_sweep.json").read_text())["outcomes"]
+    for row in rows:
+        line = next(line for line in shown.splitlines() if line.startswith(row["model"]))
+        assert f"{row['coherent']:.0%} [" in line
+        assert f"{row['layer_idx']}/{row['n_layers']}" in line
 
 
 def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path: Path) -> None:
@@ -260,7 +272,7 @@ class Clock:
 def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "time", Clock())
+    monkeypatch.setattr(jobs, "time", Clock())
     dear = small(prices={"local": 3600}, budget={"total": 60})  # a dollar a second
     folder = tmp_path / "run"
     with pytest.raises(BudgetStop, match="--budget"):
@@ -278,12 +290,29 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     """The estimate was far too low."""
     from steersweep.experiment.estimate import Estimate
 
-    monkeypatch.setattr(study, "time", Clock())
-    monkeypatch.setattr(study, "estimate", lambda *_a, **_o: Estimate(0.001, 0, None, 0.000001))
+    monkeypatch.setattr(jobs, "time", Clock())
+    monkeypatch.setattr(jobs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, None, 0.000001))
     dear = small(prices={"local": 3600}, budget={"total": 3})
     with pytest.raises(BudgetStop, match="is reached"):
         run_study(dear, tmp_path / "run")
     assert 3 <= Ledger(tmp_path / "run").spent() <= 4
+
+
+def test_a_job_that_reaches_its_timeout_is_named_and_goes_on_when_run_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    swept = copy.deepcopy(SMALL["family_sweep"])
+    swept["models"][0]["timeout_s"] = 1
+    plan = small(family_sweep=swept)
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "time", Clock())
+        run_study(plan, folder, StudyOptions(until="family_sweep"))
+    failures = json.loads((folder / "decisions" / "family_sweep.json").read_text())["failures"]
+    assert [name for name, why in failures.items() if "timeout of 1 s" in why] == ["q7 family fp32"]
+    swept["models"][0]["timeout_s"] = 100_000
+    run_study(small(family_sweep=swept), folder, StudyOptions(accept={"family_sweep"}))
+    assert comparable(folder) | {"findings": ""} == comparable(finished) | {"findings": ""}
 
 
 def test_the_ledger_counts_what_a_kill_left_open(tmp_path: Path) -> None:

@@ -395,7 +395,9 @@ def run(
     """
     from steersweep.errors import InputError
     from steersweep.experiment.plan import PHASES, load_plan
-    from steersweep.experiment.study import StudyOptions, run_study
+    from steersweep.experiment.status import decided
+    from steersweep.experiment.study import GateStop, StudyOptions, run_study
+    from steersweep.report.study_table import print_decision
     from steersweep.report.terminal import sweep_progress
 
     if engine != "local":
@@ -410,15 +412,23 @@ def run(
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
     loaded = load_plan(name)
     _quiet_libraries()
-    with sweep_progress(quiet=quiet) as progress:
-        run_study(
-            loaded,
-            out,
-            StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run, device),
-            on_progress=progress.on_progress,
-            on_line=lambda line: None if quiet else typer.echo(line, err=True),
-        )
-    typer.echo(f"{loaded.name}: every phase asked for is done; findings in {out}/FINDINGS_LOG.md")
+    options = StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run, device)
+    try:
+        with sweep_progress(quiet=quiet) as progress:
+            run_study(
+                loaded,
+                out,
+                options,
+                on_progress=progress.on_progress,
+                on_line=lambda line: None if quiet else typer.echo(line, err=True),
+            )
+    except GateStop as stop:
+        print_decision(stop.phase, decided(out)[stop.phase])
+        typer.echo()
+        raise
+    print_decision(phase or "final", decided(out)[phase or "final"])
+    typer.echo(f"\n{loaded.name}: every phase asked for is done")
+    typer.echo(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
 
 
 @app.command()
@@ -459,6 +469,7 @@ def decide(
     Example: `steersweep decide study`
     """
     from steersweep.experiment.status import decided
+    from steersweep.report.study_table import print_decision
 
     found = decided(folder)
     if as_json:
@@ -466,16 +477,10 @@ def decide(
         return
     if not found:
         typer.echo(f"{folder}: no phase has ended yet")
-    for phase, decision in found.items():
-        typer.echo(f"{phase}:")
-        for family in decision.get("families", []):
-            typer.echo(f"  {family['family']}: {family['action']}: {family['reason']}")
-        for curve in decision.get("curves", []):
-            typer.echo(f"  {curve['family']}, {curve['method']}: size curve {curve['shape']}")
-        for choice in decision.get("phase3", []):
-            typer.echo(f"  phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}")
-        for note in decision.get("notes", []):
-            typer.echo(f"  {note}")
+    for index, (phase, decision) in enumerate(found.items()):
+        if index:
+            typer.echo()
+        print_decision(phase, decision)
 
 
 @app.command()

@@ -48,6 +48,17 @@ class Sweep:
         choosing = sum(method != "dim" for method in self.methods)
         return 1 + cells * (len(self.methods) + 1) + 2 * choosing * len(self.strengths)
 
+    @property
+    def run_names(self) -> tuple[str, ...]:
+        """What trackers call its runs (source plan, section 4.2)."""
+        name = self.model.name
+        if self.step == "validation":
+            return (f"{name}-layer-validation",)
+        if self.step == "precision":
+            return (f"{name}-{self.precision}",)
+        suffix = {"family": "-layer-sweep", "size": ""}.get(self.step, f"-{self.step}")
+        return tuple(f"{name}-{method}{suffix}" for method in self.methods)
+
     def __str__(self) -> str:
         return f"{self.model.name} {self.step} {self.precision}"
 

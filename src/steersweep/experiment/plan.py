@@ -83,6 +83,11 @@ class Plan:
         """What a gate asks; a gate without questions is no gate."""
         return list(self.data.get("gates", {}).get(gate, []))
 
+    def project(self, phase: str) -> str:
+        """Tracker project of a phase."""
+        projects = self.data.get("tracking", {}).get("projects", {})
+        return str(projects.get(phase, f"{self.name}-{phase.replace('_', '-')}"))
+
     def price(self, gpu: str) -> float:
         """USD per hour of a kind of GPU.
 

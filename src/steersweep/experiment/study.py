@@ -6,7 +6,6 @@ loses at most the running batch, and a finished study run again does nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,30 +13,43 @@ from pathlib import Path
 from typing import Any
 
 from steersweep import gates, provenance
-from steersweep.atomic import DiskFull, write_json
+from steersweep.atomic import write_json
 from steersweep.conditions import RESULT_VERSION, LayerChoice, Strength
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment import analysis, decisions, phases
-from steersweep.experiment.budget import BudgetStop, Ledger, Limits
+from steersweep.experiment.budget import Limits
 from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
-from steersweep.experiment.estimate import RESERVE, VERIFICATION_S, calibration, estimate
+from steersweep.experiment.estimate import VERIFICATION_S
 from steersweep.experiment.findings import append_findings
+from steersweep.experiment.jobs import Jobs
 from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import GATES, LOCAL, Plan, layer_choice, strength_of
-from steersweep.experiment.results import Result, sweep_results
-from steersweep.experiment.sweep import make_job
+from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
+from steersweep.experiment.results import Result
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.store import RunStore
-from steersweep.worker import Job, OnProgress, Progress, run_job, unplaced
+from steersweep.worker import OnProgress
 
 # Changing these changes no result of a finished condition.
-FREE_FIELDS = ("description", "prices", "fallback_gpu", "budget", "cuts", "gates", "dropped")
+FREE_FIELDS = (
+    "description",
+    "prices",
+    "fallback_gpu",
+    "budget",
+    "cuts",
+    "gates",
+    "dropped",
+    "tracking",
+)
 
 
 class GateStop(SteersweepError):
-    """A person must decide before the study goes on."""
+    """A person must decide before the study goes on; `phase` holds the evidence."""
 
     exit_code = 3
+
+    def __init__(self, message: str, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase
 
 
 @dataclass(frozen=True)
@@ -144,15 +156,23 @@ class _Study:
         self.plan = plan
         self.store = store
         self.options = options
-        self.on_progress = on_progress
         self.say = on_line
-        self.ledger = Ledger(store.folder)
         budget = plan.data.get("budget", {})
         total = options.budget if options.budget is not None else budget.get("total", float("inf"))
-        self.limits = Limits(total, budget.get("phases"))
         run = store.put_once("run.json", {"created": provenance.utc_now()})
         self.created = str(run["created"])
         self.cuts = self._apply_cuts()
+        self.jobs = Jobs(
+            plan,
+            store,
+            self.cuts,
+            Limits(total, budget.get("phases")),
+            created=self.created,
+            device=options.device,
+            accept=options.accept,
+            on_progress=on_progress,
+            on_line=on_line,
+        )
 
     def run(self) -> None:
         """Phase after phase; each ends at its gate."""
@@ -202,7 +222,7 @@ class _Study:
             self.plan.data["prompts"]["test"],
             len(phases.test_set(self.plan, self.cuts).prompts),
         )
-        with self._paid("verification", "COSMIC verification", VERIFICATION_S) as on_progress:
+        with self.jobs.paid("verification", "COSMIC verification", VERIFICATION_S) as on_progress:
             result, path = verify_cosmic(
                 built_in_fixtures(),
                 self.store.folder,
@@ -222,20 +242,20 @@ class _Study:
         """Phase 1, its follow-up and its fallback."""
         plan = self.plan
         sweeps = phases.family_sweeps(plan)
-        results = self._run("family_sweep", sweeps)
+        results = self.jobs.run("family_sweep", sweeps)
         decided = self._decide_families(results, [])
         follow_up = phases.follow_up_sweeps(plan, decided)
         followed = [sweep.model.family for sweep in follow_up]
         if follow_up:
             sweeps += follow_up
-            results = self._run("family_sweep", sweeps)
+            results = self.jobs.run("family_sweep", sweeps)
             decided = self._decide_families(results, followed)
         fallback: list[Sweep] = []
         if decisions.all_failed(decided):
             fallback = phases.fallback_sweeps(plan)
         if fallback:
             sweeps += fallback
-            results = self._run("family_sweep", sweeps)
+            results = self.jobs.run("family_sweep", sweeps)
             families = [sweep.model.family for sweep in fallback]
             decided = self._decide_families(results, [*followed, *families])
         self._write_results("v3_phase1_family_sweep", results)
@@ -268,7 +288,7 @@ class _Study:
         plan = self.plan
         families = [_family_decision(entry) for entry in self._decision("family_sweep")["families"]]
         validations = phases.validation_sweeps(plan, families, self.cuts)
-        found = self._run("size_sweep", validations)
+        found = self.jobs.run("size_sweep", validations)
         by_family: dict[str, list[Result]] = {}
         for result in found:
             by_family.setdefault(self._family_of(result), []).append(result)
@@ -278,7 +298,7 @@ class _Study:
             outcome.model: LayerChoice(str(outcome.layer_idx)) for outcome in self._outcomes(found)
         }
         sweeps = phases.size_sweeps(plan, families, validated, self.cuts)
-        results = self._run("size_sweep", sweeps)
+        results = self.jobs.run("size_sweep", sweeps)
         by_family = {}
         for result in results:
             by_family.setdefault(self._family_of(result), []).append(result)
@@ -319,7 +339,7 @@ class _Study:
         """Phase 3: the chosen models in every precision that can run here."""
         choices = [_size_choice(entry) for entry in self._decision("size_sweep")["phase3"]]
         sweeps = phases.precision_sweeps(self.plan, choices)
-        results = self._run("precision_sweep", sweeps)
+        results = self.jobs.run("precision_sweep", sweeps)
         phase = self.plan.data["precision_sweep"]
         if results:
             self._write_results("v3_phase3_quant_sweep", results)
@@ -365,146 +385,11 @@ class _Study:
         self.store.put_current(_decision_file("final"), final)
         append_findings(self.store, "final", final)
 
-    # -- jobs ------------------------------------------------------------------------------------
-
-    def _run(self, phase: str, sweeps: Sequence[Sweep]) -> list[Result]:
-        """Run what is missing of some sweeps of a phase; their results, one per model and method.
-
-        A model that cannot run is named and left out; the others go on.
-        """
-        jobs: list[tuple[Sweep, Job]] = []
-        failures: dict[str, str] = {}
-        for sweep in sweeps:
-            try:
-                jobs.append((sweep, self._job(sweep)))
-            except InputError as error:
-                failures[str(sweep)] = str(error)
-        self._note_conditions(phase, [job for _, job in jobs])
-        for sweep, job in jobs:
-            try:
-                self._run_one(phase, sweep, job)
-            except (BudgetStop, DiskFull):
-                raise
-            except SteersweepError as error:
-                failures[str(sweep)] = str(error)
-                self.say(f"{sweep}: {error}")
-        held = self.store.get_once(f"phases/{phase}-failures.json") or {}
-        others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
-        self.store.put_current(f"phases/{phase}-failures.json", others | failures)
-        self._note_conditions(phase, [job for _, job in jobs])
-        if sweeps and len(failures) == len(sweeps):
-            raise SteersweepError(
-                f"{phase}: no model could run: "
-                + "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-            )
-        return self._results(jobs)
-
-    def _job(self, sweep: Sweep) -> Job:
-        settings = phases.settings_of(self.plan, sweep, self.cuts)
-        job = make_job(settings, settings.models[0], self.options.device)
-        name = f"model:{sweep.model.name}"
-        fingerprint = job.conditions[0].model_fingerprint
-        held = self.store.get_once("models.json") or {}
-        if held.get(name, fingerprint) != fingerprint and name not in self.options.accept:
-            raise _Changed(
-                f"{sweep.model.name}: the model's weights are not those this run began with "
-                f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
-                f"or a new folder"
-            )
-        self.store.put_current("models.json", held | {name: fingerprint})
-        if job.n_layers != sweep.model.n_layers:
-            self.say(
-                f"{sweep.model.name}: the plan says {sweep.model.n_layers} layers, the model has "
-                f"{job.n_layers}; the model decides"
-            )
-        return job
-
-    def _run_one(self, phase: str, sweep: Sweep, job: Job) -> None:
-        missing = [
-            c
-            for c in job.conditions
-            if self.store.get(c.key) is None and not unplaced(c, self.store)
-        ]
-        if not missing:
-            return
-        expected = estimate(
-            self.plan,
-            sweep,
-            len(job.test.prompts),
-            gpu=LOCAL,
-            factor=calibration(self.ledger.timings()),
-        )
-        seconds = expected.seconds * len(missing) / len(job.conditions)
-        with self._paid(phase, str(sweep), seconds) as on_progress:
-            run_job(job, self.store, on_progress)
-
-    @contextmanager
-    def _paid(self, phase: str, job: str, seconds: float) -> Iterator[OnProgress]:
-        """Reserve money for what is expected to take `seconds`, and settle what it took.
-
-        Yields what to tell of progress: it ends a job that reaches a stop because it takes longer
-        than it reserved for.
-        """
-        price = self.plan.price(LOCAL) / 3600
-        stops = {"total": self.limits.total, phase: self.limits.of(phase)}
-        spent = {"total": self.ledger.spent(), phase: self.ledger.spent(phase)}
-        identity = self.ledger.reserve(
-            phase,
-            job,
-            usd=RESERVE * seconds * price,
-            seconds=seconds,
-            limits=self.limits,
-            time=provenance.utc_now(),
-        )
-        started = time.monotonic()
-
-        def watch(progress: Progress) -> None:
-            cost = (time.monotonic() - started) * price
-            for name, stop in stops.items():
-                if cost > 0 and spent[name] + cost >= stop:
-                    raise BudgetStop(
-                        f"{job}: the {name} stop of {stop:.4g} USD is reached. Everything "
-                        f"finished is kept; raise the budget with --budget to go on"
-                    )
-            self.on_progress(progress)
-
-        whole = False
-        try:
-            yield watch
-            whole = True
-        finally:
-            took = time.monotonic() - started
-            self.ledger.settle(
-                identity, usd=took * price, seconds=took, whole=whole, time=provenance.utc_now()
-            )
-
-    def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
-        """Result objects; the sweeps of a model in one precision are one result per method."""
-        merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
-        for sweep, job in jobs:
-            key = sweep.model.name, sweep.precision
-            first, held = merged.get(key, (sweep, job))
-            together = {c.key: c for c in (*held.conditions, *job.conditions)}
-            merged[key] = first, replace(held, conditions=tuple(together.values()))
-        results = []
-        for sweep, job in merged.values():
-            for result in sweep_results(self.store, [job], self.created):
-                results.append(result | {"phase": sweep.phase})
-        return results
-
-    def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
-        """What the phase consists of, for `status`."""
-        name = f"phases/{phase}.json"
-        held = self.store.get_once(name) or []
-        keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
-        left_out = {c.key for job in jobs for c in job.conditions if unplaced(c, self.store)}
-        self.store.put_current(name, [key for key in keys if key not in left_out])
+    # -- decisions and gates -----------------------------------------------------------------------
 
     def _write_results(self, stem: str, results: Sequence[Result]) -> None:
         stamp = self.created.replace("-", "").replace(":", "")
         write_json(self.store.folder / "results" / f"{stem}_{stamp}.json", list(results))
-
-    # -- decisions and gates -----------------------------------------------------------------------
 
     def _outcomes(self, results: Iterable[Result]) -> list[Outcome]:
         names = {model.model: model.name for model in self.plan.models.values()}
@@ -570,12 +455,14 @@ class _Study:
             raise GateStop(
                 f"gate {gate} waits for a person after {phase}. {questions} Evidence: "
                 f"{evidence}, FINDINGS_LOG.md. Then: steersweep approve {self.store.folder} "
-                f"{gate} --by NAME, and the same run command again"
+                f"{gate} --by NAME, and the same run command again",
+                phase,
             )
         if signature.get("rejected"):
             raise GateStop(
                 f"gate {gate} was rejected by {signature['by']} "
-                f"({signature['note'] or 'no note'}); sign it again to go on, or start another run"
+                f"({signature['note'] or 'no note'}); sign it again to go on, or start another run",
+                phase,
             )
 
     def _apply_cuts(self) -> Cuts:
@@ -587,12 +474,6 @@ class _Study:
         if count != held["applied"]:
             self.store.put_current("cuts.json", {"applied": count})
         return Cuts.first(self.plan, count)
-
-
-class _Changed(SteersweepError):
-    """Weights changed under a run; not a model that merely fails."""
-
-    exit_code = 2
 
 
 def gate_of(plan: Plan, phase: str) -> str | None:

@@ -13,7 +13,7 @@ from steersweep.experiment import phases
 from steersweep.experiment.decisions import FamilyDecision
 from steersweep.experiment.estimate import estimate
 from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import Plan
+from steersweep.experiment.plan import PHASES, Plan
 
 
 def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, Any]]:
@@ -48,6 +48,10 @@ def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, A
                 "fits": expected.fits,
                 "usd": round(expected.usd, 4),
                 "note": note,
+                "tracking": {
+                    "project": plan.project(PHASES[int(sweep.phase)]),
+                    "runs": list(sweep.run_names),
+                },
             }
         )
     return rows

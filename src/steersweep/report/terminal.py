@@ -20,7 +20,7 @@ from steersweep.verification.report import shown_difference
 Result = dict[str, Any]
 
 _PLAIN_LINE_EVERY = 10.0  # seconds
-_OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
+OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
 _FLAG_NOTES = {
     "breakdown": "refusal words come from broken text, which does not count as refusing",
     "mixed": "many responses are garbled beside the coherent refusals",
@@ -211,7 +211,7 @@ def _row(result: Result) -> list[str | Text]:
     unsteered = result["controls"]["unsteered"]
     return [
         result["model"],
-        Text(outcome + sure, style=_OUTCOME_STYLES[outcome]),
+        Text(outcome + sure, style=OUTCOME_STYLES[outcome]),
         f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
         f"{best['layer_idx']}/{result['n_layers']}",
         f"{best['relative_strength']:.2g} ({best['multiplier']:.3g}x)",

@@ -1,0 +1,86 @@
+"""What a phase of a study found and decided, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from steersweep.report.terminal import OUTCOME_STYLES
+
+_TITLES = {
+    "verification": "COSMIC verification",
+    "family_sweep": "Phase 1, families and layers",
+    "size_sweep": "Phase 2, sizes",
+    "precision_sweep": "Phase 3, precisions",
+    "final": "Final analysis",
+}
+
+
+def print_decision(phase: str, decision: Mapping[str, Any], console: Console | None = None) -> None:
+    """The evidence of a gate: verdicts with intervals, what follows, curves, failures, notes."""
+    console = console or Console()
+    console.print(Text(_TITLES[phase], style="bold"))
+    if phase == "verification":
+        console.print("passed" if decision["passed"] else "failed", highlight=False)
+    if decision.get("outcomes"):
+        console.print(_outcomes(decision["outcomes"]))
+    for line in _lines(decision):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    precisions = len({row["precision"] for row in outcomes}) > 1
+    table.add_column("model", no_wrap=True, max_width=18)
+    for name in ("precision",) * precisions + ("method", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("coherent", "layer", "strength", "garbled"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in outcomes:
+        low, high = row["interval"]
+        sure = "" if row["certainty"] == "clear" else " ?"
+        strength = row["strength"]
+        unit = "x" if strength["unit"] == "multiplier" else ""
+        table.add_row(
+            row["model"],
+            *((row["precision"],) if precisions else ()),
+            row["method"],
+            Text(row["outcome"] + sure, style=OUTCOME_STYLES[row["outcome"]]),
+            f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
+            f"{row['layer_idx']}/{row['n_layers']}",
+            f"{strength['value']:g}{unit}",
+            f"{row['garbled']:.0%}",
+        )
+    return table
+
+
+def _lines(decision: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{row['family']}: {row['action']}: {row['reason']}" for row in decision.get("families", [])
+    ]
+    lines += [
+        f"{curve['family']}, {curve['method']}: size curve {curve['shape']}: "
+        + ", ".join(f"{p['model']} {p['coherent_refusal_rate']:.0%}" for p in curve["points"])
+        for curve in decision.get("curves", [])
+    ]
+    lines += [
+        f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
+        for choice in decision.get("phase3", [])
+    ]
+    for row in decision.get("precisions", []):
+        kept = "preserved" if row["preserved"] else "not preserved"
+        lowest = min(value for line in row["cosines"] for value in line)
+        lines.append(
+            f"{row['model']}, {row['method']}: direction {kept} between "
+            f"{', '.join(row['precisions'])} (lowest cosine {lowest:.3f})"
+        )
+    failures = decision.get("failures", {})
+    return [
+        *lines,
+        *decision.get("notes", []),
+        *(f"could not run: {name}: {why}" for name, why in failures.items()),
+    ]
