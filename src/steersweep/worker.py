@@ -275,7 +275,7 @@ class _Bench:
         seconds: float,
     ) -> Record:
         threshold = self._fluency_threshold()
-        judge = get_judge(condition.judge.split("@")[0])
+        judge = get_judge(condition.judge)
         samples = [
             _sample(judge, prompt, answer, nll, threshold)
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
