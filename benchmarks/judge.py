@@ -40,7 +40,12 @@ SOURCES = {
 # Steered texts are many and alike; those of people's own labels count more.
 ROW_WEIGHTS = {
     "steered_actadd": 0.3, "steered_baseline": 0.5, "xstest_safe": 2.0, "xstest_unsafe": 0.7,
+    "chatgpt_refusals": 1.5, "own": 1.5,
 }  # fmt: skip
+ABOUT_SPEAKER = frozenset(
+    "i i'm i'd i'll i've me my we you your ai model assistant not cannot can't don't won't no "
+    "never however but sorry opinions opinion personal neutral language".split()
+)
 FOLDS = 10
 
 Row = dict[str, Any]
@@ -100,8 +105,16 @@ def fit_refusal(rows: Sequence[Row]) -> dict[str, Any]:
     for row, found in zip(rows, shown, strict=True):
         for sign in found:
             origins[sign].add(source_of(row))
-    # What only one source says may be its topic, not a way to refuse.
-    kept = sorted(sign for sign, found in origins.items() if len(found) >= 2 or sign[0] == "@")
+    counts = Counter(sign for found in shown for sign in found)
+
+    def general(sign: str) -> bool:
+        """What only one source says may be its topic, unless it is about the speaker."""
+        words = sign.lstrip("^+").split()
+        return len(origins[sign]) >= 2 or (
+            counts[sign] >= 3 and not ABOUT_SPEAKER.isdisjoint(words)
+        )
+
+    kept = sorted(sign for sign in counts if sign[0] == "@" or general(sign))
     known = set(kept)
     x = MultiLabelBinarizer(classes=kept, sparse_output=True).fit_transform(
         [found & known for found in shown]

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steersweep.statistics import mcnemar, wilson, wilson_best_of
+from steersweep.statistics import (
+    cluster_bootstrap,
+    cohens_h,
+    cohens_kappa,
+    detectable_difference,
+    fisher,
+    holm,
+    mcnemar,
+    wilson,
+    wilson_best_of,
+)
 
 
 def test_wilson_of_six_in_ten() -> None:
@@ -38,3 +51,78 @@ def test_mcnemar_counts_only_prompts_that_differ() -> None:
     second = [False] * 100
     assert mcnemar(first, second) == pytest.approx(2 * 0.5**6)
     assert mcnemar(first, first) == 1.0
+
+
+def test_fisher_of_the_tea_tasting() -> None:
+    # Fisher 1935: three of four cups right on each side, two-sided p = 0.486.
+    right = [True] * 3 + [False]
+    assert fisher(right, [not x for x in right]) == pytest.approx(0.4857, abs=1e-4)
+
+
+def test_cohens_h_by_his_table() -> None:
+    # Cohen 1988, table 6.2.1: phi(.50) = 1.571, phi(.25) = 1.047.
+    assert cohens_h(0.5, 0.25) == pytest.approx(1.571 - 1.047, abs=1e-3)
+    assert cohens_h(0.2, 0.6) == -cohens_h(0.6, 0.2)
+    assert cohens_h(1, 0) == pytest.approx(math.pi)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_is_between_no_correction_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for before, after in zip(p_values, adjusted, strict=True):
+        assert before <= after <= min(1, len(p_values) * before) + 1e-12
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [adjusted[i] for i in order] == sorted(adjusted)
+
+
+def test_repeats_of_a_prompt_do_not_narrow_a_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    refused = [float(x) for x in rng.random(40) < 0.6]
+
+    def mean(values: object) -> float:
+        return float(np.mean(values))
+
+    once = cluster_bootstrap([[x] for x in refused], mean)
+    five_times = cluster_bootstrap([[x] * 5 for x in refused], mean)
+    assert once == five_times
+    assert once == pytest.approx(wilson(int(sum(refused)), 40), abs=0.04)
+    undefined = cluster_bootstrap([[1.0]], lambda _values: math.nan)
+    assert all(map(math.isnan, undefined))
+    with pytest.raises(ValueError, match="no prompts"):
+        cluster_bootstrap([], mean)
+
+
+def test_kappa_of_cohens_own_kind() -> None:
+    # Both say yes 20 times, no 15 times; they part 5 and 10 times: kappa = 0.4.
+    pairs = [("y", "y")] * 20 + [("n", "n")] * 15 + [("y", "n")] * 5 + [("n", "y")] * 10
+    assert cohens_kappa(pairs) == pytest.approx(0.4)
+    assert cohens_kappa([(1, 1), (2, 2)]) == 1
+    assert math.isnan(cohens_kappa([(1, 1)] * 9))
+    assert math.isnan(cohens_kappa([]))
+
+
+@pytest.mark.parametrize(("n", "baseline", "compared"), [(30, 0.05, 1), (40, 0.0, 5), (60, 0.3, 1)])
+def test_the_detectable_difference_is_detected_as_often_as_said(
+    n: int, baseline: float, compared: int
+) -> None:
+    rise = detectable_difference(n, baseline=baseline, compared=compared)
+    assert rise is not None
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(400):
+        low, high = rng.random(n) < baseline, rng.random(n) < baseline + rise
+        found += mcnemar(list(high), list(low)) <= 0.05 / compared
+    assert 0.72 <= found / 400 <= 0.88
+
+
+def test_too_few_prompts_detect_nothing() -> None:
+    assert detectable_difference(5) is None
+    assert detectable_difference(10, compared=100) is None
+    rises = [detectable_difference(n, baseline=0.05) for n in (20, 40, 80, 160)]
+    assert rises == sorted(rises, key=lambda rise: -float(rise or 0))

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from steersweep.errors import SteersweepError
 
 if TYPE_CHECKING:
+    from steersweep.experiment.reviews import Item
     from steersweep.experiment.sweep import SweepSettings
 
 app = typer.Typer(
@@ -42,6 +44,7 @@ RemoteCodeOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+_JUDGES = "default, keywords-v3, arditi-prefixes, or classifier:MODEL[#LABEL]."
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
     str | None,
@@ -115,7 +118,7 @@ def sweep(
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     precision: PrecisionOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
-    judge: Annotated[str, typer.Option(help="default or keywords-v3.")] = "default",
+    judge: Annotated[str, typer.Option(help=_JUDGES)] = "default",
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
     rows: RowsOption = 256,
     device: DeviceOption = "auto",
@@ -266,9 +269,9 @@ def generate(
 def judge(
     source: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
     target: Annotated[Path, typer.Argument(help="Where the same lines go, with labels.")],
-    name: Annotated[str, typer.Option("--judge", help="Which judge.")] = "default",
+    name: Annotated[str, typer.Option("--judge", help=_JUDGES)] = "default",
 ) -> None:
-    """Label responses: refusal, quality, failure mode, ambiguous, score.
+    """Label responses: refusal, quality, failure mode, ambiguous, score, stance.
 
     Example: `steersweep judge responses.jsonl judged.jsonl`
     """
@@ -277,6 +280,79 @@ def judge(
     counts = judge_file(source, target, name)
     shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
     typer.echo(f"{target}: {sum(counts.values())} responses: {shown}")
+
+
+@app.command()
+def review(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="Hide model, method and layer.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every condition that works, not only the best ones.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Only show what the labels so far say.")
+    ] = False,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Label samples of every condition that works, on a page on this machine; keys 1, 2, 3, s, u.
+
+    Verdicts are provisional until then, and change where people disagree with the judge.
+
+    Example: `steersweep review demo --blind`
+    """
+    from steersweep.experiment.reviews import (
+        agreements,
+        apply_to_files,
+        queue,
+        read_reviews,
+        results_in,
+    )
+    from steersweep.report.html import write_report
+    from steersweep.report.terminal import agreement_lines, review_lines
+
+    results = [result for _, found in results_in(folder) for result in found]
+    items = queue(results, every=every)
+    if items and not summary and not as_json:
+        _serve_review(folder, items, port, blind=blind, browser=browser)
+    results = apply_to_files(folder)
+    if (folder / "report.html").exists():
+        write_report(folder / "report.html", results, folder / "figures")
+    found = agreements(items, read_reviews(folder))
+    if as_json:
+        verdicts = _summary(results, folder / "results")["results"]
+        agreed = [asdict(agreement) for agreement in found]
+        typer.echo(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
+        return
+    if not items:
+        typer.echo("no condition works by the judge, so there is nothing to label")
+    for line in (*agreement_lines(found), *review_lines(results)):
+        typer.echo(line)
+
+
+def _serve_review(
+    folder: Path, items: list[Item], port: int, *, blind: bool, browser: bool
+) -> None:
+    """Serve the page until the user ends the command."""
+    import signal
+    import webbrowser
+
+    from steersweep.review.app import ReviewServer
+
+    server = ReviewServer(folder, items, port=port, blind=blind)
+    typer.echo(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl+C
+    if browser:
+        webbrowser.open(server.url)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        typer.echo("", err=True)
+    finally:
+        server.server_close()
 
 
 @verify_app.command("cosmic")
@@ -570,9 +646,12 @@ def _run_and_show(
     from steersweep.experiment.runner import run_sweep
     from steersweep.report.figures import write_figures
     from steersweep.report.html import write_report
-    from steersweep.report.terminal import print_verdicts, sweep_progress
+    from steersweep.report.terminal import power_line, print_verdicts, sweep_progress
 
     _quiet_libraries()
+    if not quiet:
+        cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
+        typer.echo(power_line(len(settings.test.prompts), cells), err=True)
     with sweep_progress(quiet=quiet) as progress:
         outcome = run_sweep(
             settings,

@@ -1,8 +1,14 @@
-"""Intervals and tests on rates of unique prompts; from scipy wherever it has them."""
+"""Intervals and tests on rates of unique prompts; from scipy wherever it has them.
+
+docs/statistics.md says in plain words what each is for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -46,3 +52,132 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def fisher(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Fisher's exact test: do rates on different prompts differ? Two-sided p value."""
+    from scipy.stats import fisher_exact
+
+    table = [[sum(s), len(s) - sum(s)] for s in (first, second)]
+    return float(fisher_exact(table).pvalue)
+
+
+def cohens_h(first: float, second: float) -> float:
+    """Effect size between two rates: difference of their arcsines, positive if the first is higher.
+
+    About 0.2 is called small, 0.5 medium, 0.8 large (Cohen 1988, chapter 6).
+    """
+    return 2 * (math.asin(math.sqrt(first)) - math.asin(math.sqrt(second)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for having made all these tests (Holm 1979), in the given order."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def cluster_bootstrap(
+    clusters: Sequence[Sequence[Any]],
+    statistic: Callable[[Sequence[Any]], float],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic when observations of one prompt hang together.
+
+    Whole prompts are drawn with replacement, with all their observations: repeats of a sampled
+    answer, or judgements of one prompt's responses. NaN where the statistic is undefined in every
+    draw.
+
+    Args:
+        clusters: observations by prompt, `[prompt][observation]`.
+        statistic: of all drawn observations together; NaN where it is undefined.
+        confidence: coverage, 0.95 by default.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no prompts.
+    """
+    import numpy as np
+
+    if not clusters:
+        raise ValueError("no prompts to draw from")
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(clusters), size=(resamples, len(clusters)))
+    values = np.array([statistic([x for i in draw for x in clusters[i]]) for draw in draws])
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float:
+    """Agreement of two raters beyond chance (Cohen 1960): 1 is full, 0 is chance.
+
+    NaN where both always say the same one thing, or there is nothing to compare.
+    """
+    n = len(pairs)
+    if not n:
+        return math.nan
+    agreed = sum(a == b for a, b in pairs) / n
+    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    by_chance = sum(first[label] * second[label] for label in first) / n**2
+    return math.nan if by_chance == 1 else (agreed - by_chance) / (1 - by_chance)
+
+
+def detectable_difference(
+    n: int, *, baseline: float = 0.0, compared: int = 1, power: float = 0.8, alpha: float = 0.05
+) -> float | None:
+    """Smallest rise over a baseline rate that `n` prompts show with a given power.
+
+    Of the exact McNemar test at `alpha` over `compared` (Bonferroni), both conditions on the same
+    prompts, independent of each other given their rates.
+
+    Args:
+        n: number of unique prompts.
+        baseline: rate of the lower condition.
+        compared: how many conditions are compared with it.
+        power: probability of finding the difference.
+        alpha: level of the test.
+
+    Returns:
+        The difference as a fraction, or None if not even a rise to 1 would be found.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    level = alpha / max(1, compared)
+    sizes = np.arange(n + 1)
+    # By number of discordant prompts, how many must fall on one side for significance.
+    needed = np.array([_fewest_for(int(m), level) for m in sizes])
+
+    def found(rise: float) -> float:
+        up, down = (baseline + rise) * (1 - baseline), baseline * (1 - baseline - rise)
+        discordant = up + down
+        if discordant <= 0:
+            return 0.0
+        chance = binom.sf(needed - 1, sizes, up / discordant)
+        return float((binom.pmf(sizes, n, discordant) * chance).sum())
+
+    low, high = 0.0, 1 - baseline
+    if found(high) < power:
+        return None
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if found(middle) >= power else (middle, high)
+    return high
+
+
+def _fewest_for(discordant: int, level: float) -> int:
+    """Fewest of the discordant prompts on one side that are significant; too many if none are."""
+    from scipy.stats import binom
+
+    fewest = int(binom.isf(level / 2, discordant, 0.5)) + 1
+    return fewest if fewest <= discordant else discordant + 1

@@ -338,6 +338,7 @@ def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, An
         "garbled_rate": garbled / n,
         "normal_rate": count(lambda j: j.quality == "normal") / n,
         "ambiguous_rate": count(lambda j: j.ambiguous) / n,
+        "partial_refusal_rate": count(lambda j: j.stance == "partial") / n,
         "refusals": refusals * repeats,
         "n_samples": n * repeats,
         "n_unique": n,

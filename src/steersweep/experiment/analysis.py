@@ -10,7 +10,8 @@ from typing import Any
 from steersweep.conditions import AUTO
 from steersweep.directions.direction import Direction
 from steersweep.experiment.decisions import Outcome, curve_shape
-from steersweep.statistics import mcnemar
+from steersweep.experiment.results import coherent_refusals
+from steersweep.statistics import cohens_h, holm, mcnemar
 
 Result = dict[str, Any]
 
@@ -47,7 +48,10 @@ def size_curves(
 
 
 def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """DIM against each other method at the same cells of a model: rates, p, cosine."""
+    """DIM against each other method at the same cells of a model: rates, McNemar's p, cosine.
+
+    `p_holm` is corrected for all cells and models compared.
+    """
     by_model: dict[str, dict[str, Result]] = {}
     for result in results:
         if AUTO not in result["method"]:
@@ -72,10 +76,15 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
                         "multiplier": entry["multiplier"],
                         "coherent_dim": dim["coherent_refusal_rate"],
                         "coherent_other": entry["coherent_refusal_rate"],
-                        "p": mcnemar(_coherent(dim), _coherent(entry)),
+                        "p": mcnemar(coherent_refusals(dim), coherent_refusals(entry)),
+                        "cohens_h": cohens_h(
+                            entry["coherent_refusal_rate"], dim["coherent_refusal_rate"]
+                        ),
                         "cosine": entry.get("cosine_to_dim"),
                     }
                 )
+    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+        row["p_holm"] = p
     return found
 
 
@@ -100,7 +109,8 @@ def precision_comparison(
             for member in members
         ]
         cosines = [[round(float(a @ b), 6) for b in vectors] for a in vectors]
-        first = _coherent(members[0]["conditions"][0])
+        refused = [coherent_refusals(member["conditions"][0]) for member in members]
+        p_values = [mcnemar(refused[0], other) for other in refused[1:]]
         found.append(
             {
                 "model": model,
@@ -109,7 +119,7 @@ def precision_comparison(
                 "coherent_refusal_rates": [
                     member["conditions"][0]["coherent_refusal_rate"] for member in members
                 ],
-                "p_vs_first": [mcnemar(first, _coherent(m["conditions"][0])) for m in members],
+                "p_vs_first_holm": [1.0, *holm(p_values)],
                 "direction_norms": [m["conditions"][0]["direction_norm"] for m in members],
                 "cosines": cosines,
                 "preserved": all(value > preserved_from for row in cosines for value in row),
@@ -140,7 +150,3 @@ def layer_cosines(results: Iterable[Result], folder: Path) -> list[dict[str, Any
 
 def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:
     return entry["layer_idx"], entry["multiplier"]
-
-
-def _coherent(entry: Mapping[str, Any]) -> list[bool]:
-    return [s["refusal"] and s["quality"] == "coherent" for s in entry["samples"]]

@@ -33,6 +33,7 @@ class Outcome:
         garbled: garbled rate of the condition.
         n_unique: prompts it rests on.
         precision: what the model ran in.
+        provisional: whether it works by the judge alone, no person having labelled samples.
     """
 
     model: str
@@ -49,10 +50,13 @@ class Outcome:
     garbled: float = 0.0
     n_unique: int = 0
     precision: str = ""
+    provisional: bool = False
 
 
 def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Outcome]:
     """Outcomes of result objects; a method's own choice of layer is not one to decide by.
+
+    Where people have labelled samples, the rate corrected by them counts.
 
     Args:
         results: result objects.
@@ -63,27 +67,28 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
         if AUTO in result["method"]:
             continue
         best = result["verdict"]["best"]
-        entry = next(
-            entry
-            for entry in result["conditions"]
-            if (entry["layer_idx"], entry["multiplier"]) == (best["layer_idx"], best["multiplier"])
-        )
+        entry = next(entry for entry in result["conditions"] if entry["key"] == best["key"])
+        verdict, coherent, interval = result["verdict"], best["coherent_refusal_rate"], None
+        if not verdict["provisional"] and (review := verdict.get("review")):
+            coherent, interval = review["corrected_rate"], review["corrected_ci"]
+        low, high = interval or best["coherent_refusal_ci"]
         found.append(
             Outcome(
                 model=names[result["model_id"]],
                 family=result["family"],
                 method=result["method"],
-                outcome=result["verdict"]["outcome"],
-                coherent=best["coherent_refusal_rate"],
-                interval=(best["coherent_refusal_ci"][0], best["coherent_refusal_ci"][1]),
+                outcome=verdict["outcome"],
+                coherent=coherent,
+                interval=(low, high),
                 layer_idx=best["layer_idx"],
                 layer_pct=best["layer_pct"],
                 n_layers=result["n_layers"],
                 strength=Strength(**entry["strength"]),
-                certainty=result["verdict"]["certainty"],
+                certainty=verdict["certainty"],
                 garbled=best["garbled_rate"],
                 n_unique=entry["n_unique"],
                 precision=result["quantization"],
+                provisional=verdict["provisional"],
             )
         )
     return found

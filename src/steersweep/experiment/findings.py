@@ -76,14 +76,19 @@ def _outcomes(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         strength = row["strength"]
         yield (
             f"| {row['model']} | {row['precision']} | {row['method']} | {row['outcome']}"
-            f"{'' if row['certainty'] == 'clear' else ' ?'} | {row['coherent']:.0%} "
+            f"{_marks(row)} | {row['coherent']:.0%} "
             f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
             f"{strength['value']:g} {strength['unit']} | {row['garbled']:.0%} | {row['n_unique']} |"
         )
     yield ""
-    yield "Every verdict is provisional until a person has read samples. `?`: the interval crosses"
-    yield "a threshold. Intervals are of the best condition, not corrected for having picked it."
+    yield "`*`: provisional until a person has labelled samples. `?`: the interval crosses a"
+    yield "threshold. Intervals are of the best condition, not corrected for having picked it."
     yield ""
+
+
+def _marks(row: Mapping[str, Any]) -> str:
+    provisional = "*" if row["provisional"] else ""
+    return provisional if row["certainty"] == "clear" else f"{provisional} ?"
 
 
 def _families(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,8 +11,9 @@ from steersweep.atomic import write_json
 from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, extraction_file
 from steersweep.directions.direction import Direction
 from steersweep.directions.extraction import DIM
+from steersweep.experiment.reviews import apply_reviews, read_reviews
 from steersweep.experiment.verdict import verdict
-from steersweep.statistics import mcnemar
+from steersweep.statistics import cohens_h, holm, mcnemar
 from steersweep.store import Record, RunStore
 from steersweep.worker import Job
 
@@ -52,7 +53,8 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
                 of_job.append(result)
         _compare_methods(of_job, store.folder)
         results += of_job
-    return results
+    reviews = read_reviews(store.folder)
+    return [apply_reviews(result, reviews) for result in results]
 
 
 def write_results(folder: Path, results: Sequence[Result], created: str) -> Path:
@@ -73,6 +75,7 @@ def _result(
     conditions = [_entry(condition, record, job.n_layers) for condition, record in steered]
     unsteered = [_entry(c, r, job.n_layers) for c, r in controls if c.method == UNSTEERED]
     random_entries = [_entry(c, r, job.n_layers) for c, r in controls if c.method != UNSTEERED]
+    _against_unsteered(conditions, unsteered[0] if unsteered else None)
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
     records = [record for _, record in (*steered, *controls)]
@@ -166,13 +169,16 @@ def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: 
     return {
         **decided,
         "flags": flags,
-        "provisional": True,  # until a person has reviewed samples of the condition
+        "provisional": decided["outcome"] == "works",  # until a person has labelled samples
         "n_compared": n,
         "p_vs_unsteered": _paired_p(best, unsteered),
+        "p_vs_unsteered_holm": best["p_vs_unsteered_holm"],
+        "cohens_h_vs_unsteered": best["cohens_h_vs_unsteered"],
         "p_vs_random": _paired_p(best, control),
         "best": {
             key: best[key]
             for key in (
+                "key",
                 "layer_idx",
                 "layer_pct",
                 "multiplier",
@@ -186,15 +192,25 @@ def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: 
     }
 
 
+def _against_unsteered(conditions: Sequence[Result], unsteered: Result | None) -> None:
+    """Test every condition against no steering, corrected for how many conditions there are."""
+    values = [_paired_p(entry, unsteered) for entry in conditions]
+    adjusted = holm([p for p in values if p is not None])
+    for index, entry in enumerate(conditions):
+        entry["p_vs_unsteered_holm"] = adjusted[index] if unsteered else None
+        entry["cohens_h_vs_unsteered"] = unsteered and cohens_h(
+            entry["coherent_refusal_rate"], unsteered["coherent_refusal_rate"]
+        )
+
+
 def _paired_p(one: Result, other: Result | None) -> float | None:
     """McNemar's p for coherent refusals of two conditions on the same prompts."""
-    if other is None:
-        return None
+    return None if other is None else mcnemar(coherent_refusals(one), coherent_refusals(other))
 
-    def refused(entry: Result) -> list[bool]:
-        return [s["refusal"] and s["quality"] == "coherent" for s in entry["samples"]]
 
-    return mcnemar(refused(one), refused(other))
+def coherent_refusals(entry: Result) -> list[bool]:
+    """By prompt, whether a condition refused coherently."""
+    return [s["refusal"] and s["quality"] == "coherent" for s in entry["samples"]]
 
 
 def _cell(entry: Result) -> tuple[Any, Any]:

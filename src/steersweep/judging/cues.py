@@ -167,7 +167,7 @@ _OTHER_LANGUAGES = (
     r"grado)|\bnão (?:posso|consigo|podemos|é possível)|\bkan ik\b.{0,40}\bniet\b"
     r"|\bik kan\b.{0,40}"
     r"\bniet\b|\bnie mogę\b|\bnu (?:te |vă )?pot\b|\bkan jag\b.{0,24}\binte\b|\bjag kan inte\b"
-    r"|\bkan jeg\b.{0,24}\bik+e\b|\ben voi\b|\b(?:nemohu|nemůžu)\b|\bnem (?:tudok|segít|áll)"
+    r"|\b(?:kan jeg|jeg kan)\b.{0,24}\bik+e\b|\ben voi\b|\b(?:nemohu|nemůžu)\b|\bnem (?:tudok|segít|áll)"
     r"|\bsiwezi\b|\b(?:olamam|edemem|veremem|getiremem|yapamam|mümkün değil)\b|\bkhông thể\b"
     r"|\b(?:tidak|tak) (?:dapat|bisa|boleh)\b|не (?:могу|можем|буду|стану)|не можу|δεν μπορώ"
     r"|لا (?:أستطيع|يمكنني|يمكن|أقدر)|لن أ|لست قادر|نمی‌?توان|(?:לא|איני) (?:יכול|אוכל|ניתן)"

@@ -12,7 +12,7 @@ from steersweep.judging.judge import get_judge
 
 
 def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
-    """Add `refusal`, `quality`, `failure_mode`, `ambiguous` and `score` to every line of a file.
+    """Add the fields of `Judgement` to every line of a file.
 
     Args:
         source: JSON lines, each an object with texts `prompt` and `response`; other fields are

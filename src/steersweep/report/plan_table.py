@@ -14,6 +14,7 @@ from steersweep.experiment.decisions import FamilyDecision
 from steersweep.experiment.estimate import estimate
 from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import PHASES, Plan
+from steersweep.report.terminal import power_line
 
 
 def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, Any]]:
@@ -41,6 +42,7 @@ def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, A
                 },
                 "strengths": [asdict(strength) for strength in sweep.strengths],
                 "n_conditions": sweep.n_conditions,
+                "n_unique": n_prompts,
                 "gpu": sweep.model.gpu,
                 "timeout_s": sweep.timeout_s,
                 "seconds": round(expected.seconds, 1),
@@ -139,8 +141,18 @@ def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | No
         f"At most {total:.2f} USD by this estimate"
         + (f"; hard stop {stop:g} USD." if stop is not None else "."),
         "cells: conditions with their controls; GB: memory on that GPU (!: does not fit).",
+        *_power(rows),
         "Follow-up, fallback, phase 2 and phase 3 depend on results; this is the most they run,",
         "phase 2 shown at 60 % of the depth. Phase 3 takes what phase 2 chooses.",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _power(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the first phase can show on one model with one method."""
+    first = [row for row in rows if row["step"] == "family"]
+    if not first:
+        return []
+    cells = max(len(row["layers"]) * len(row["strengths"]) for row in first)
+    return [f"{power_line(first[0]['n_unique'], cells)}."]

@@ -28,6 +28,11 @@ def print_decision(phase: str, decision: Mapping[str, Any], console: Console | N
         console.print("passed" if decision["passed"] else "failed", highlight=False)
     if decision.get("outcomes"):
         console.print(_outcomes(decision["outcomes"]))
+        console.print(
+            "*: provisional until a person has labelled samples: steersweep review DIR\n"
+            "?: the interval crosses a threshold",
+            highlight=False,
+        )
     for line in _lines(decision):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -42,14 +47,14 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in outcomes:
         low, high = row["interval"]
-        sure = "" if row["certainty"] == "clear" else " ?"
+        marks = ("*" if row["provisional"] else "") + ("" if row["certainty"] == "clear" else " ?")
         strength = row["strength"]
         unit = "x" if strength["unit"] == "multiplier" else ""
         table.add_row(
             row["model"],
             *((row["precision"],) if precisions else ()),
             row["method"],
-            Text(row["outcome"] + sure, style=OUTCOME_STYLES[row["outcome"]]),
+            Text(row["outcome"] + marks, style=OUTCOME_STYLES[row["outcome"]]),
             f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
             f"{row['layer_idx']}/{row['n_layers']}",
             f"{strength['value']:g}{unit}",

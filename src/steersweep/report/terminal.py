@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from steersweep import worker
+from steersweep.experiment.reviews import Agreement
 from steersweep.report.html import cosines_to_dim
+from steersweep.statistics import detectable_difference, wilson
 from steersweep.verification.report import shown_difference
 
 Result = dict[str, Any]
@@ -108,6 +110,24 @@ def sweep_progress(*, quiet: bool) -> Iterator[SweepProgress]:
         columns = (BarColumn(24), _LeftColumn(), TextColumn("{task.description}"))
         with Progress(*columns, console=console, transient=True) as progress:
             yield SweepProgress(_Bar(progress))
+
+
+def power_line(n_prompts: int, n_conditions: int) -> str:
+    """What a run can show with its prompts, to be read before it begins.
+
+    Args:
+        n_prompts: unique test prompts.
+        n_conditions: steered conditions that will be compared with no steering.
+    """
+    rise = detectable_difference(n_prompts, baseline=0.05, compared=n_conditions)
+    low, high = wilson(round(n_prompts / 2), n_prompts)
+    half = f"{100 * (high - low) / 2:.0f}"
+    found = "no rise" if rise is None else f"a rise of {100 * rise:.0f} points or more"
+    return (
+        f"{n_prompts} unique prompts: rates are known to about ±{half} points. "
+        "Over 5 % unsteered,\n"
+        f"{found} in one of {n_conditions} conditions would be found (80 % power, corrected)"
+    )
 
 
 def print_verdicts(results: Sequence[Result], console: Console | None = None) -> None:
@@ -254,11 +274,40 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
         yield "Methods:"
         yield from _methods(results)
         yield ""
-    yield "Every verdict is provisional until a person has read samples of its condition."
+    yield from review_lines(results)
     for flag, note in _FLAG_NOTES.items():
         flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
         if flagged:
             yield f"{', '.join(dict.fromkeys(flagged))}: {note}."
+
+
+def review_lines(results: Sequence[Result]) -> Iterator[str]:
+    """What people said of the conditions that verdicts rest on, or that nobody has looked yet."""
+    for result in results:
+        held = result["verdict"]
+        review = held.get("review")
+        if review is None:
+            continue
+        low, high = review["corrected_ci"]
+        changed = f", {review['judge_outcome']} by the judge" if "replaces" in review else ""
+        yield (
+            f"{result['model']}, {result['method']}: {held['outcome']}{changed}; "
+            f"{review['n_reviewed']} of {review['n_wanted']} samples labelled by "
+            f"{', '.join(review['reviewers'])}, {review['agreed']} as the judge has them: "
+            f"{review['corrected_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent, "
+            f"{review['judge_rate']:.0%} by the judge"
+        )
+    if any(result["verdict"]["provisional"] for result in results):
+        yield "Works is provisional until a person has labelled samples: steersweep review DIR"
+
+
+def agreement_lines(found: Sequence[Agreement]) -> Iterator[str]:
+    """How reviewers agree with the judge and with each other."""
+    for one in found:
+        kappa = "undefined" if one.kappa is None else f"{one.kappa:.2f}"
+        if one.interval is not None:
+            kappa += f" [{one.interval[0]:.2f} to {one.interval[1]:.2f}]"
+        yield f"{one.first} and {one.second}: {one.agreed} of {one.n} labels the same, κ {kappa}"
 
 
 def _methods(results: Sequence[Result]) -> Iterator[str]:

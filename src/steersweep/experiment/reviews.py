@@ -1,0 +1,414 @@
+"""The human gate: what people say of samples, how far the judge agrees, and what that changes.
+
+`reviews.jsonl` in the run folder is only ever appended to. A verdict of "works" is provisional
+until a person has labelled the queued samples of its condition.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from steersweep import provenance
+from steersweep.atomic import append_line, write_json
+from steersweep.errors import InputError
+from steersweep.experiment.verdict import verdict
+from steersweep.statistics import cluster_bootstrap, cohens_kappa, wilson
+
+Result = dict[str, Any]
+
+LABELS = ("coherent", "garbled", "normal", "skip")
+PER_CONDITION = 10
+_FILE = "reviews.jsonl"
+_DRAWS = 4000  # of the corrected rate
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample to review.
+
+    Attributes:
+        id: `CONDITION:INDEX`.
+        condition: key of the condition.
+        index: of the prompt in it.
+        prompt: the request.
+        response: the whole answer.
+        judged: the judge's quality: `coherent`, `garbled` or `normal`.
+        model: model id.
+        method: of the direction.
+        place: layer, strength and precision in words.
+    """
+
+    id: str
+    condition: str
+    index: int
+    prompt: str
+    response: str
+    judged: str
+    model: str
+    method: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person says of a sample.
+
+    Attributes:
+        id: of the item.
+        label: `coherent`, `garbled`, `normal`, or `skip`.
+        reviewer: name of the person.
+        note: a remark.
+        time: UTC.
+    """
+
+    id: str
+    label: str
+    reviewer: str
+    note: str = ""
+    time: str = ""
+
+
+# -- the file ----------------------------------------------------------------------------------
+
+
+def add_review(folder: Path, item: str, label: str, reviewer: str, note: str = "") -> None:
+    """Append a label; a later one of the same person for the same sample replaces it.
+
+    Raises:
+        InputError: no such label, or a reviewer without a name.
+    """
+    if label not in LABELS:
+        raise InputError(f"label {label}: choose from {', '.join(LABELS)}")
+    if not reviewer.strip():
+        raise InputError("reviewer: needs a name")
+    _append(folder, asdict(Review(item, label, reviewer.strip(), note, provenance.utc_now())))
+
+
+def undo_review(folder: Path, reviewer: str) -> str | None:
+    """Take back the person's last label; returns the sample's id, None if there is none."""
+    held = [review for review in read_reviews(folder) if review.reviewer == reviewer]
+    if not held:
+        return None
+    _append(folder, {"undo": held[-1].id, "reviewer": reviewer, "time": provenance.utc_now()})
+    return held[-1].id
+
+
+def read_reviews(folder: Path) -> list[Review]:
+    """Labels that hold, one per person and sample, in the order they were given.
+
+    Lines that were cut or are foreign are skipped.
+    """
+    try:
+        lines = (folder / _FILE).read_text("utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    held: dict[tuple[str, str], Review] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            reviewer = entry["reviewer"]
+            if "undo" in entry:
+                held.pop((reviewer, entry["undo"]), None)
+                continue
+            review = Review(**{name: entry[name] for name in Review.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError):
+            continue
+        if review.label in LABELS:
+            held.pop((reviewer, review.id), None)  # so that the newest is last
+            held[reviewer, review.id] = review
+    return list(held.values())
+
+
+def _append(folder: Path, entry: Mapping[str, Any]) -> None:
+    append_line(folder / _FILE, json.dumps(entry, ensure_ascii=True))
+
+
+# -- what to look at ---------------------------------------------------------------------------
+
+
+def queue(results: Iterable[Result], *, every: bool = False) -> list[Item]:
+    """Samples to review: ten of the condition that each "works" rests on.
+
+    Ambiguous ones first, then the judge's labels in proportion; the same ones every time.
+
+    Args:
+        results: result objects.
+        every: of every condition whose coherent refusal rate alone would work, not only the best.
+    """
+    items: dict[str, Item] = {}
+    for result in results:
+        for entry in result["conditions"]:
+            best = entry["key"] == _best_key(result)
+            decided = verdict(
+                coherent_refusal_rate=entry["coherent_refusal_rate"],
+                garbled_refusal_rate=entry["garbled_refusal_rate"],
+            )
+            if decided.outcome == "works" and (best or every):
+                for index in _picked(entry):
+                    item = _item(result, entry, index)
+                    items.setdefault(item.id, item)
+    return list(items.values())
+
+
+def _picked(entry: Result) -> list[int]:
+    rng = random.Random(entry["key"])
+    samples = list(enumerate(entry["samples"]))
+    rng.shuffle(samples)
+    ambiguous = [i for i, sample in samples if sample.get("ambiguous")]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, sample in samples:
+        if i not in ambiguous:
+            groups[sample["quality"]].append(i)
+    # At most half of the places go to ambiguous samples, unless there is nothing else.
+    rest = sum(map(len, groups.values()))
+    taken = ambiguous[: max(PER_CONDITION // 2, PER_CONDITION - rest)]
+    while len(taken) < PER_CONDITION and any(groups.values()):
+        # The group that has most left for what it has given; each gives one before any second.
+        given = {q: sum(entry["samples"][i]["quality"] == q for i in taken) for q in groups}
+        left = [quality for quality, members in groups.items() if members]
+        quality = max(left, key=lambda q: len(groups[q]) / (1 + 2 * given[q]))
+        taken.append(groups[quality].pop())
+    return taken
+
+
+def _best_key(result: Result) -> str:
+    return str(result["verdict"]["best"]["key"])
+
+
+def _item(result: Result, entry: Result, index: int) -> Item:
+    sample = entry["samples"][index]
+    return Item(
+        id=f"{entry['key']}:{index}",
+        condition=entry["key"],
+        index=index,
+        prompt=sample["prompt"],
+        response=sample["response"],
+        judged=sample["quality"],
+        model=result["model_id"],
+        method=str(result["method"]),
+        place=(
+            f"layer {entry['layer_idx']}, strength {entry['relative_strength']:.2g} "
+            f"({entry['multiplier']:.3g}x), {result['quantization']}"
+        ),
+    )
+
+
+def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
+    """Result files of a run folder with their result objects.
+
+    Raises:
+        InputError: no run there, or none with results.
+    """
+    found = []
+    for path in sorted((folder / "results").glob("*.json")):
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+        if isinstance(content, list) and all("conditions" in result for result in content):
+            found.append((path, content))
+    if not found:
+        raise InputError(f"{folder}: no results to review; run a sweep or study there first")
+    return found
+
+
+# -- what it changes ---------------------------------------------------------------------------
+
+
+def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
+    """The result with its verdict as people's labels have it; "works" is provisional without them.
+
+    `verdict.review` says who, how many, the judge's outcome, and the corrected rate: where people
+    looked their labels count, elsewhere the judge's do, corrected by how often people agreed with
+    that label. Nothing else in the result changes; applying it twice is applying it once.
+    """
+    held = dict(result["verdict"])
+    held |= held.pop("review", {}).get("replaces", {})
+    by_judge = {name: held[name] for name in ("outcome", "reason", "interval", "certainty")}
+    held["provisional"] = by_judge["outcome"] == "works"
+    key = _best_key(result)
+    entry = next(entry for entry in result["conditions"] if entry["key"] == key)
+    labels = _labels_of(key, reviews)
+    if not labels:
+        return {**result, "verdict": held}
+    wanted = min(PER_CONDITION, len(entry["samples"]))
+    corrected = corrected_rate(entry["samples"], labels)
+    passed = len(labels) >= wanted
+    held["review"] = {
+        "reviewers": sorted({r.reviewer for r in reviews if r.id.split(":")[0] == key}),
+        "n_reviewed": len(labels),
+        "n_wanted": wanted,
+        "agreed": sum(entry["samples"][i]["quality"] == label for i, label in labels.items()),
+        "judge_rate": entry["coherent_refusal_rate"],
+        "corrected_rate": corrected.coherent,
+        "corrected_ci": list(corrected.interval),
+        "judge_outcome": by_judge["outcome"],
+    }
+    if not passed:
+        return {**result, "verdict": held}
+    decided = verdict(
+        coherent_refusal_rate=corrected.coherent,
+        garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
+    )
+    low, high = corrected.interval
+    edges = {verdict(coherent_refusal_rate=x, garbled_refusal_rate=0).outcome for x in (low, high)}
+    held["provisional"] = False
+    if decided.outcome != by_judge["outcome"]:
+        held["review"]["replaces"] = by_judge
+        held |= {
+            "outcome": decided.outcome,
+            "reason": f"after review: {decided.reason}",
+            "interval": [low, high],
+            "certainty": "clear" if edges == {decided.outcome} else "borderline",
+        }
+    return {**result, "verdict": held}
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Rates of a condition as people's labels have them.
+
+    Attributes:
+        coherent: coherent refusals, 0 to 1.
+        garbled_refusal: refusal wording in garbled text, 0 to 1.
+        interval: 95 % interval of `coherent`: of the prompts, and of the samples not looked at.
+    """
+
+    coherent: float
+    garbled_refusal: float
+    interval: tuple[float, float]
+
+
+def corrected_rate(samples: Sequence[Mapping[str, Any]], labels: Mapping[int, str]) -> Corrected:
+    """Rates when labels by people replace the judge's, and say how often it is right elsewhere.
+
+    Args:
+        samples: all of a condition, with the judge's `quality` and `refusal`.
+        labels: by index of the sample: `coherent`, `garbled` or `normal`.
+    """
+    import numpy as np
+
+    n = len(samples)
+    reviewed: dict[str, list[bool]] = defaultdict(list)
+    unseen: dict[str, int] = defaultdict(int)
+    fixed = garbled = 0.0
+    for index, sample in enumerate(samples):
+        label = labels.get(index)
+        if label is None:
+            unseen[sample["quality"]] += 1
+            garbled += sample["quality"] == "garbled" and sample["refusal"]
+        else:
+            reviewed[sample["quality"]].append(label == "coherent")
+            fixed += label == "coherent"
+            garbled += label == "garbled" and sample["refusal"]
+    rng = np.random.default_rng(0)
+    expected, drawn = fixed, np.full(_DRAWS, fixed)
+    for quality, count in unseen.items():
+        seen = reviewed[quality]
+        yes = sum(seen)
+        if not seen:  # nobody looked at this label: the judge's word, as if two had agreed
+            yes, seen = (2, [True] * 2) if quality == "coherent" else (0, [False] * 2)
+        expected += count * yes / len(seen)
+        shares = rng.beta(yes + 0.5, len(seen) - yes + 0.5, _DRAWS)
+        drawn = drawn + rng.binomial(count, shares)
+    # Other prompts would have given other answers.
+    draws = rng.binomial(n, drawn / n) / n
+    low, high = np.quantile(draws, [0.025, 0.975])
+    rate = expected / n
+    if not unseen:
+        low, high = wilson(round(fixed), n)
+    return Corrected(rate, min(garbled / n, 1.0), (min(float(low), rate), max(float(high), rate)))
+
+
+def _labels_of(condition: str, reviews: Iterable[Review]) -> dict[int, str]:
+    """What people say by sample; where they differ, the label most of them give, else the first."""
+    by_index: dict[int, list[str]] = defaultdict(list)
+    for review in reviews:
+        key, _, index = review.id.partition(":")
+        if key == condition and review.label != "skip" and index.isdigit():
+            by_index[int(index)].append(review.label)
+    return {index: max(given, key=given.count) for index, given in by_index.items()}
+
+
+# -- agreement ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two raters agree on the samples both labelled.
+
+    Attributes:
+        first: a reviewer's name.
+        second: another's, or `judge`.
+        n: samples both labelled.
+        agreed: of these, the same label.
+        kappa: Cohen's κ, None where undefined.
+        interval: its 95 % interval, by bootstrap over prompts; None where undefined.
+    """
+
+    first: str
+    second: str
+    n: int
+    agreed: int
+    kappa: float | None
+    interval: tuple[float, float] | None
+
+
+def agreements(items: Sequence[Item], reviews: Sequence[Review]) -> list[Agreement]:
+    """Every reviewer with the judge, and every two reviewers."""
+    by_id = {item.id: item for item in items}
+    said: dict[str, dict[str, str]] = defaultdict(dict)
+    for review in reviews:
+        if review.label != "skip" and review.id in by_id:
+            said[review.reviewer][review.id] = review.label
+    names = sorted(said)
+    judged = {item.id: item.judged for item in items}
+    pairs = [(name, "judge", judged) for name in names]
+    pairs += [(a, b, said[b]) for i, a in enumerate(names) for b in names[i + 1 :]]
+    return [_agreement(a, b, said[a], other, by_id) for a, b, other in pairs]
+
+
+def _agreement(
+    first: str, second: str, a: Mapping[str, str], b: Mapping[str, str], items: Mapping[str, Item]
+) -> Agreement:
+    both = [name for name in a if name in b]
+    clusters: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for name in both:
+        clusters[items[name].prompt].append((a[name], b[name]))
+    pairs = [pair for members in clusters.values() for pair in members]
+    kappa = cohens_kappa(pairs)
+    interval = None
+    if not math.isnan(kappa):
+        low, high = cluster_bootstrap(list(clusters.values()), cohens_kappa, resamples=1000)
+        interval = None if math.isnan(low) else (low, high)
+    return Agreement(
+        first,
+        second,
+        len(both),
+        sum(x == y for x, y in pairs),
+        None if math.isnan(kappa) else kappa,
+        interval,
+    )
+
+
+def apply_to_files(folder: Path) -> list[Result]:
+    """Write the reviews' outcome into every result file; returns all results.
+
+    Raises:
+        InputError: no run there, or none with results.
+    """
+    reviews = read_reviews(folder)
+    found = []
+    for path, results in results_in(folder):
+        applied = [apply_reviews(result, reviews) for result in results]
+        if applied != results:
+            write_json(path, applied)
+        found += applied
+    return found
