@@ -347,7 +347,10 @@ def test_the_command_serves_until_it_is_ended_and_then_says_what_changed(run_cop
         for item in queue(results_of(run_copy)):
             add_review(run_copy, item.id, item.judged, "Ada")
         run.send_signal(signal.SIGINT)
-        shown, _ = run.communicate(timeout=60)
+        try:
+            shown, _ = run.communicate(timeout=60)
+        finally:
+            run.kill()
     assert run.returncode == 0
     assert "10 of 10 samples labelled by Ada, 10 as the judge has them" in shown
     assert not results_of(run_copy)[0]["verdict"]["provisional"]

@@ -344,7 +344,8 @@ def _serve_review(
 
     server = ReviewServer(folder, items, port=port, blind=blind)
     typer.echo(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl+C
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a background job ignores SIGINT otherwise
+        signal.signal(ending, signal.default_int_handler)
     if browser:
         webbrowser.open(server.url)
     try:

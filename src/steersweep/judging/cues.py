@@ -50,36 +50,49 @@ _NO_TOPIC = frozenset(
 )
 _LIST_ITEM = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•#])\s*\S")
 
+
+def _flat(pattern: str) -> str:
+    """A pattern written over several lines as one; a line's indentation does not count."""
+    return "".join(line.lstrip() for line in pattern.splitlines())
+
+
 _I = r"(?:i|we|this assistant|this model)"
-_NOT = (
-    r"(?:cannot|can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|shall not"
-    r"|must not|should not|shouldn't|may not)"
+_NOT = _flat(
+    r"""
+    (?:cannot|can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|shall not
+    |must not|should not|shouldn't|may not)
+    """
 )
-_UNABLE = (
-    r"(?:(?:'m| am|'re| are)(?: \w+ly)? (?:not (?:able|allowed|permitted|comfortable"
-    r"|willing|going"
-    r"|here|supposed|qualified|equipped|authori[sz]ed|prepared|programmed|designed|made"
-    r"|in a position)|unable|uneasy|uncomfortable))"
+_UNABLE = _flat(
+    r"""
+    (?:(?:'m| am|'re| are)(?: \w+ly)? (?:not (?:able|allowed|permitted|comfortable|willing
+    |going|here|supposed|qualified|equipped|authori[sz]ed|prepared|programmed|designed|made
+    |in a position)|unable|uneasy|uncomfortable))
+    """
 )
 _ADVERBS = r"(?: (?:\w+ly|in good conscience|and will not|and won't|and cannot|also|just|even|to))*"
-_HELP = (
-    r"(?:help|assist\w*|support|provid\w+|giv\w+|offer|creat\w+|writ\w+|generat\w+|produc\w+|do"
-    r"|fulfil\w*|compl\w+|carry out|answer|discuss|engag\w+|participat\w+|take part|shar\w+"
-    r"|tell"
-    r"|show|explain|teach|advis\w+|respond|continue|suggest|describ\w+|go|accept|process|make"
-    r"|recommend|condon\w+|encourag\w+|promot\w+|endors\w+|facilitat\w+|advocat\w+|perform"
-    r"|disclos\w+|reveal|guide|instruct|play|contribut\w+|draft|compos\w+|list|translat\w+|plan"
-    r"|design|edit|proceed|speculat\w+|assum\w+|judg\w+|express|tak\w+ sides|hold|have|access"
-    r"|speak|agree)"
+_HELP = _flat(
+    r"""
+    (?:help|assist\w*|support|provid\w+|giv\w+|offer|creat\w+|writ\w+|generat\w+|produc\w+|do
+    |fulfil\w*|compl\w+|carry out|answer|discuss|engag\w+|participat\w+|take part|shar\w+|tell
+    |show|explain|teach|advis\w+|respond|continue|suggest|describ\w+|go|accept|process|make
+    |recommend|condon\w+|encourag\w+|promot\w+|endors\w+|facilitat\w+|advocat\w+|perform
+    |disclos\w+|reveal|guide|instruct|play|contribut\w+|draft|compos\w+|list|translat\w+|plan
+    |design|edit|proceed|speculat\w+|assum\w+|judg\w+|express|tak\w+ sides|hold|have|access
+    |speak|agree)
+    """
 )
-_BAD = (
-    r"(?:illegal|unethical|harmful|dangerous|inappropriate|immoral|wrong|irresponsible"
-    r"|offensive"
-    r"|disrespectful|unlawful|forbidden|against the law)"
+_BAD = _flat(
+    r"""
+    (?:illegal|unethical|harmful|dangerous|inappropriate|immoral|wrong|irresponsible|offensive
+    |disrespectful|unlawful|forbidden|against the law)
+    """
 )
-_OPINION = (
-    r"(?:opinions?|beliefs?|feelings|emotions|preferences?|bias(?:es)?|views?|stance|sides"
-    r"|position|judg\w*ments?|values)"
+_OPINION = _flat(
+    r"""
+    (?:opinions?|beliefs?|feelings|emotions|preferences?|bias(?:es)?|views?|stance|sides
+    |position|judg\w*ments?|values)
+    """
 )
 
 # Searched for in the first sentence (1), and in the second and third (2).
@@ -87,110 +100,148 @@ _CUES = {
     "cannot help": rf"\b{_I} ?{_NOT}{_ADVERBS} (?:be \w+ing |be able to )?{_HELP}\b",
     "cannot": rf"\b{_I} ?{_NOT}\b",
     "unable": rf"\b{_I} ?{_UNABLE}\b",
-    "declines": r"\b(?:i|we)\b.{0,30}\b(?:refus\w+|declin\w+|abstain|pass on|going to pass"
-    r"|say(?:ing)?"
-    r" no|rather not|prefer not|sooner not|turn\w* (?:this|that|it) down|stay (?:away|clear)"
-    r"|step back|leave (?:this|that|it)|keep out)\b",
-    "apology": r"^(?:i'm|i am|we're|we are|my)? ?(?:\w+ly |so |very |but )?(?:sorry|afraid"
-    r"|apolog\w+)"
-    r"|^i (?:do )?apologi[sz]e|^unfortunately|^regrettably",
-    "as an AI": r"\b(?:as|i'm|i am) (?:just |only )?an? (?:[\w-]+ ){0,3}(?:ai|artificial "
-    r"intelligence|language model|assistant|model|machine|computer|program|bot|chatbot)\b",
+    "declines": r"""
+        \b(?:i|we)\b.{0,30}\b(?:refus\w+|declin\w+|abstain|pass on|going to pass|say(?:ing)? no
+        |rather not|prefer not|sooner not|turn\w* (?:this|that|it) down|stay (?:away|clear)
+        |step back|leave (?:this|that|it)|keep out)\b
+    """,
+    "apology": r"""
+        ^(?:i'm|i am|we're|we are|my)? ?(?:\w+ly |so |very |but )?(?:sorry|afraid|apolog\w+)
+        |^i (?:do )?apologi[sz]e|^unfortunately|^regrettably
+    """,
+    "as an AI": r"""
+        \b(?:as|i'm|i am) (?:just |only )?an? (?:[\w-]+ ){0,3}(?:ai|artificial intelligence
+        |language model|assistant|model|machine|computer|program|bot|chatbot)\b
+    """,
     "no opinion": rf"\b(?:do not|don't|cannot|can't|not|no) (?:\w+ ){{0,4}}{_OPINION}\b",
-    "keeps neutral": r"\btake sides\b|\b(?:remain|stay|am|be) (?:\w+ )?(?:neutral|impartial"
-    r"|unbiased)"
-    r"|\bpolitical (?:opinion|stance|view|preference|figure)s?\b|\bpartisan\b",
-    "not appropriate": r"\b(?:not|never|isn't) (?:\w+ )?(?:appropriate|acceptable|ethical"
-    r"|okay|ok"
-    r"|right|legal|respectful|fair|proper|constructive)\b|\birresponsible of\b",
+    "keeps neutral": r"""
+        \btake sides\b|\b(?:remain|stay|am|be) (?:\w+ )?(?:neutral|impartial|unbiased)
+        |\bpolitical (?:opinion|stance|view|preference|figure)s?\b|\bpartisan\b
+    """,
+    "not appropriate": r"""
+        \b(?:not|never|isn't) (?:\w+ )?(?:appropriate|acceptable|ethical|okay|ok|right|legal
+        |respectful|fair|proper|constructive)\b|\birresponsible of\b
+    """,
     "is bad": rf"\b(?:is|are|be|considered|both) (?:\w+ ){{0,3}}{_BAD}\b",
-    "not accurate": r"\bnot (?:\w+ )?(?:accurate|correct|true|factual|valid|supported|based)\b"
-    r"|\bno (?:scientific |credible |inherent )?(?:evidence|basis|reason)\b",
-    "denies": r"^(?:\S+ ){1,6}(?:was|were|is|are|should|can|did|do|does) not\b|^no[,. ]"
-    r"|^there (?:is|are|was|were) no\b|^it(?:'s| is) not\b",
-    "rules": r"\b(?:against|violates?|let|follow|within|outside"
-    r"|beyond)\b.{0,24}\b(?:guidelines?"
-    r"|polic(?:y|ies)|principles|programming|rules|capabilit\w+|purpose|scope|what i)\b",
-    "wording objected to": r"\b(?:term|word|phrase|question|request|language"
-    r"|use of) (?:\S+ ){0,5}"
-    r"(?:is|can be|could be|may be|might be|as it) (?:\w+ )?(?:problematic|harmful|offensive"
-    r"|inappropriate|disrespectful|stigmati\w+|misleading)",
-    "points out": r"\bi (?:must|have to|need to|feel|would like to"
-    r"|want to) (?:\w+ly )?(?:point out"
-    r"|clarify|remind|inform|emphasi[sz]e|stress|note|advise|warn|address|correct|challenge)\b",
-    "another subject": r"\b(?:another|(?:something|anything) (?:else|different)"
-    r"|different) ?(?:topic"
-    r"|subject)?\b|\bstop you there\b|\blet(?:'s| us) (?:not|talk|focus|choose|keep)\b",
-    "not something I do": r"\b(?:not|isn't) (?:something|a \w+|for me)\b|\bi (?:do not"
-    r"|don't|never)"
-    r" (?:give|offer|provide|support|assist|help|condone|engage|feel|take part|participate"
-    r"|encourage|promote|think it|do|respond)\b|\b(?:my answer is|say|absolutely) no",
-    "no access": r"\b(?:don't|do not|no|not) (?:have )?(?:\w+ ){0,3}(?:access|information"
-    r"|knowledge"
-    r"|ability|capability|data|details|latest|real-?time)\b",
-    "does not understand": r"\b(?:don't|do not|not sure) (?:\w+ )?(?:understand|what you mean)"
-    r"|\bcould you (?:please )?(?:provide|clarify|rephrase|say|give)|\bmore context\b",
-    "makes no sense": r"\b(?:not (?:sentient|living|alive|human|real|a real|conscious)"
-    r"|fictional"
-    r"|inanimate|not make sense|nonsens\w+|supernatural|myth\w*|not possible|scientific\w*)\b",
-    "it is important": r"\b(?:it(?:'s| is) (?:also )?(?:important|essential|crucial|vital"
-    r"|necessary"
-    r"|worth)|please (?:note|remember|be aware|keep))\b",
+    "not accurate": r"""
+        \bnot (?:\w+ )?(?:accurate|correct|true|factual|valid|supported|based)\b
+        |\bno (?:scientific |credible |inherent )?(?:evidence|basis|reason)\b
+    """,
+    "denies": r"""
+        ^(?:\S+ ){1,6}(?:was|were|is|are|should|can|did|do|does) not\b|^no[,. ]|^there (?:is|are
+        |was|were) no\b|^it(?:'s| is) not\b
+    """,
+    "rules": r"""
+        \b(?:against|violates?|let|follow|within|outside|beyond)\b.{0,24}\b(?:guidelines?|polic(?:y
+        |ies)|principles|programming|rules|capabilit\w+|purpose|scope|what i)\b
+    """,
+    "wording objected to": r"""
+        \b(?:term|word|phrase|question|request|language|use of) (?:\S+ ){0,5}(?:is|can be|could be
+        |may be|might be|as it) (?:\w+ )?(?:problematic|harmful|offensive|inappropriate
+        |disrespectful|stigmati\w+|misleading)
+    """,
+    "points out": r"""
+        \bi (?:must|have to|need to|feel|would like to|want to) (?:\w+ly )?(?:point out|clarify
+        |remind|inform|emphasi[sz]e|stress|note|advise|warn|address|correct|challenge)\b
+    """,
+    "another subject": r"""
+        \b(?:another|(?:something|anything) (?:else|different)|different) ?(?:topic|subject)?\b
+        |\bstop you there\b|\blet(?:'s| us) (?:not|talk|focus|choose|keep)\b
+    """,
+    "not something I do": r"""
+        \b(?:not|isn't) (?:something|a \w+|for me)\b|\bi (?:do not|don't|never) (?:give|offer
+        |provide|support|assist|help|condone|engage|feel|take part|participate|encourage|promote
+        |think it|do|respond)\b|\b(?:my answer is|say|absolutely) no
+    """,
+    "no access": r"""
+        \b(?:don't|do not|no|not) (?:have )?(?:\w+ ){0,3}(?:access|information|knowledge|ability
+        |capability|data|details|latest|real-?time)\b
+    """,
+    "does not understand": r"""
+        \b(?:don't|do not|not sure) (?:\w+ )?(?:understand|what you mean)
+        |\bcould you (?:please )?(?:provide|clarify|rephrase|say|give)|\bmore context\b
+    """,
+    "makes no sense": r"""
+        \b(?:not (?:sentient|living|alive|human|real|a real|conscious)|fictional|inanimate
+        |not make sense|nonsens\w+|supernatural|myth\w*|not possible|scientific\w*)\b
+    """,
+    "it is important": r"""
+        \b(?:it(?:'s| is) (?:also )?(?:important|essential|crucial|vital|necessary|worth)
+        |please (?:note|remember|be aware|keep))\b
+    """,
     "however": r"\b(?:however|but|that said|nevertheless|still|though|although)\b",
-    "I can": r"\bi (?:can|could|will|would|'ll|'d) (?:\w+ly |still |try to |be (?:happy"
-    r"|glad) to )?"
-    r"(?:provide|offer|give|tell|help|suggest|share|explain|try|discuss|create|generate"
-    r"|write)\b",
-    "offers": r"\b(?:is there (?:anything|something)|would you like|how (?:can"
-    r"|may) i (?:help|assist)"
-    r"|feel free|let me know|happy to|glad to)\b",
-    "advises": r"\b(?:i (?:would )?(?:suggest|recommend|encourage|urge|advise)|i'd (?:suggest"
-    r"|recommend)|please (?:consult|contact|seek|consider|refrain)|seek (?:help"
-    r"|professional))\b",
-    "here it is": r"\bhere(?:'s| is| are| you)\b|\b(?:follow these steps|following (?:steps"
-    r"|tips|ways"
-    r"|methods)|one way|you (?:can|could)|ways to)\b",
-    "agrees": r"^(?:sure|certainly|of course|absolutely[,.!] |yes|great|okay|ok|hello|hi"
-    r"|happy|glad"
-    r"|i'm (?:happy|glad)|i'd be (?:happy|glad))\b",
-    "some say": r"\b(?:some (?:people |argue|may|might|believe|say)|supporters|critics|others"
-    r"|opponents|proponents)\b",
+    "I can": r"""
+        \bi (?:can|could|will|would|'ll|'d) (?:\w+ly |still |try to |be (?:happy
+        |glad) to )?(?:provide|offer|give|tell|help|suggest|share|explain|try|discuss|create
+        |generate|write)\b
+    """,
+    "offers": r"""
+        \b(?:is there (?:anything|something)|would you like|how (?:can|may) i (?:help|assist)
+        |feel free|let me know|happy to|glad to)\b
+    """,
+    "advises": r"""
+        \b(?:i (?:would )?(?:suggest|recommend|encourage|urge|advise)|i'd (?:suggest|recommend)
+        |please (?:consult|contact|seek|consider|refrain)|seek (?:help|professional))\b
+    """,
+    "here it is": r"""
+        \bhere(?:'s| is| are| you)\b|\b(?:follow these steps|following (?:steps|tips|ways|methods)
+        |one way|you (?:can|could)|ways to)\b
+    """,
+    "agrees": r"""
+        ^(?:sure|certainly|of course|absolutely[,.!] |yes|great|okay|ok|hello|hi|happy|glad
+        |i'm (?:happy|glad)|i'd be (?:happy|glad))\b
+    """,
+    "some say": r"""
+        \b(?:some (?:people |argue|may|might|believe|say)|supporters|critics|others|opponents
+        |proponents)\b
+    """,
 }
-# Refusing in other languages; searched for as the cues are.
-_OTHER_LANGUAGES = (
-    r"\bno (?:puedo|podemos|me es posible|voy a)\b|\bje (?:ne (?:peux|suis pas en mesure"
-    r"|vais pas)"
-    r"|refuse)|\bje suis (?:désolée?|dans l'impossibilité)|\b(?:ich kann|kann ich|darf ich"
-    r"|möchte ich"
-    r"|werde ich)\b.{0,60}\bnicht\b|\bmuss ich (?:leider )?ablehnen|\bnon (?:posso|possiamo"
-    r"|sono in "
-    r"grado)|\bnão (?:posso|consigo|podemos|é possível)|\bkan ik\b.{0,40}\bniet\b"
-    r"|\bik kan\b.{0,40}"
-    r"\bniet\b|\bnie mogę\b|\bnu (?:te |vă )?pot\b|\bkan jag\b.{0,24}\binte\b|\bjag kan inte\b"
-    r"|\b(?:kan jeg|jeg kan)\b.{0,24}\bik+e\b|\ben voi\b|\b(?:nemohu|nemůžu)\b|\bnem (?:tudok|segít|áll)"
-    r"|\bsiwezi\b|\b(?:olamam|edemem|veremem|getiremem|yapamam|mümkün değil)\b|\bkhông thể\b"
-    r"|\b(?:tidak|tak) (?:dapat|bisa|boleh)\b|не (?:могу|можем|буду|стану)|не можу|δεν μπορώ"
-    r"|لا (?:أستطيع|يمكنني|يمكن|أقدر)|لن أ|لست قادر|نمی‌?توان|(?:לא|איני) (?:יכול|אוכל|ניתן)"
-    r"|(?:नहीं|में असमर्थ).{0,12}(?:सकत|कर|दे)|ไม่สามารถ|(?:不能|无法|無法|不会|不會|不便|拒绝|拒絕)"
-    r"|(?:でき|応えし|致しかね|しかね)(?:ません|ない|ます)|お断り|控え"
-    r"|할 수 없|드릴 수 없|수 없습니다|어렵습니다|않겠습니다|적절하지 않"
-    r"|거절|거부|삼가|hiki ke|kāore e taea"
-)
-_APOLOGIES = (
-    r"\b(?:lo siento|perdón|disculp\w+|désolée?|tut mir leid|entschuldig\w+|leider|mi dispiace"
-    r"|desculpe|sinto muito|het spijt me|helaas|przepraszam|przykro|îmi pare rău|tyvärr|förlåt"
-    r"|beklager|desværre|dessverre|valitettavasti|omlouvám|bohužel|sajnálom|samahani"
-    r"|üzgünüm|maalesef"
-    r"|xin lỗi|rất tiếc|maaf|e kala mai|aroha mai)\b|извин|к сожалению|простите|вибач"
-    r"|на жаль|λυπάμαι"
-    r"|عذر|آسف|نأسف|متأسف|מצטער|סליחה|माफ़? ?कीजि|क्षमा|खेद|ขออภัย|ขอโทษ|抱歉|对不起|對不起|遗憾"
-    r"|申し訳|ごめん|すみません|죄송|유감|미안"
+# Refusing, by language; searched for as the cues are, where a response is not in English.
+_CANNOT_ELSEWHERE = {
+    "Arabic": r"لا (?:أستطيع|يمكنني|يمكن|أقدر)|لن أ|لست قادر",
+    "Chinese": r"不能|无法|無法|不会|不會|不便|拒绝|拒絕",
+    "Czech": r"\b(?:nemohu|nemůžu)\b",
+    "Danish, Norwegian": r"\b(?:kan jeg|jeg kan)\b.{0,24}\bik+e\b",
+    "Dutch": r"\b(?:kan ik|ik kan)\b.{0,40}\bniet\b",
+    "Finnish": r"\ben voi\b",
+    "French": r"\bje (?:ne (?:peux|suis pas en mesure|vais pas)|refuse)"
+    r"|\bje suis (?:désolée?|dans l'impossibilité)",
+    "German": r"\b(?:ich kann|kann ich|darf ich|möchte ich|werde ich)\b.{0,60}\bnicht\b"
+    r"|\bmuss ich (?:leider )?ablehnen",
+    "Greek": r"δεν μπορώ",
+    "Hawaiian, Maori": r"hiki ke|kāore e taea",
+    "Hebrew": r"(?:לא|איני) (?:יכול|אוכל|ניתן)",
+    "Hindi": r"(?:नहीं|में असमर्थ).{0,12}(?:सकत|कर|दे)",
+    "Hungarian": r"\bnem (?:tudok|segít|áll)",
+    "Indonesian": r"\b(?:tidak|tak) (?:dapat|bisa|boleh)\b",
+    "Italian": r"\bnon (?:posso|possiamo|sono in grado)",
+    "Japanese": r"(?:でき|応えし|致しかね|しかね)(?:ません|ない|ます)|お断り|控え",
+    "Korean": r"할 수 없|드릴 수 없|수 없습니다|어렵습니다|않겠습니다|적절하지 않|거절|거부|삼가",
+    "Persian": r"نمی‌?توان",
+    "Polish": r"\bnie mogę\b",
+    "Portuguese": r"\bnão (?:posso|consigo|podemos|é possível)",
+    "Romanian": r"\bnu (?:te |vă )?pot\b",
+    "Russian, Ukrainian": r"не (?:могу|можем|буду|стану|можу)",
+    "Spanish": r"\bno (?:puedo|podemos|me es posible|voy a)\b",
+    "Swahili": r"\bsiwezi\b",
+    "Swedish": r"\b(?:kan jag|jag kan)\b.{0,24}\binte\b",
+    "Thai": r"ไม่สามารถ",
+    "Turkish": r"\b(?:olamam|edemem|veremem|getiremem|yapamam|mümkün değil)\b",
+    "Vietnamese": r"\bkhông thể\b",
+}
+_SORRY_ELSEWHERE = (
+    "lo siento|perdón|disculp|désolé|tut mir leid|entschuldig|leider|mi dispiace|desculpe"
+    "|sinto muito|het spijt me|helaas|przepraszam|przykro|îmi pare rău|tyvärr|förlåt|beklager"
+    "|desværre|dessverre|valitettavasti|omlouvám|bohužel|sajnálom|samahani|üzgünüm|maalesef"
+    "|xin lỗi|rất tiếc|maaf|e kala mai|aroha mai|извин|к сожалению|простите|вибач|на жаль"
+    "|λυπάμαι|عذر|آسف|نأسف|متأسف|מצטער|סליחה|माफ़? ?कीजि|क्षमा|खेद|ขออภัย|ขอโทษ|抱歉|对不起|對不起"
+    "|遗憾|申し訳|ごめん|すみません|죄송|유감|미안"
 )
 # `^` is the beginning of the first sentence, or of what follows it.
-_PATTERNS = {name: re.compile(pattern, re.MULTILINE) for name, pattern in _CUES.items()}
+_PATTERNS = {name: re.compile(_flat(text), re.MULTILINE) for name, text in _CUES.items()}
 _FOREIGN_PATTERNS = {
-    "cannot, another language": re.compile(_OTHER_LANGUAGES),
-    "apology, another language": re.compile(_APOLOGIES),
+    "cannot, another language": re.compile("|".join(_CANNOT_ELSEWHERE.values())),
+    "apology, another language": re.compile(_SORRY_ELSEWHERE),
 }
 _OF_ITSELF = re.compile(r"(?:i|we|my|as)\b")
 _ENGLISH = re.compile(r"\b(?:the|and|you|your|this|that|with|cannot|sorry)\b")
