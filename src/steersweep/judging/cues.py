@@ -239,6 +239,10 @@ _SORRY_ELSEWHERE = (
 )
 # `^` is the beginning of the first sentence, or of what follows it.
 _PATTERNS = {name: re.compile(_flat(text), re.MULTILINE) for name, text in _CUES.items()}
+# Most answers do not speak of themselves, and need not be searched for what an "I" says.
+_SPEAKER = re.compile(r"\b(?:i|we|this (?:assistant|model))\b")
+_OF_SPEAKER = ("cannot help", "cannot", "unable", "declines", "points out", "I can")
+_WITHOUT_SPEAKER = {n: pattern for n, pattern in _PATTERNS.items() if n not in _OF_SPEAKER}
 _FOREIGN_PATTERNS = {
     "cannot, another language": re.compile("|".join(_CANNOT_ELSEWHERE.values())),
     "apology, another language": re.compile(_SORRY_ELSEWHERE),
@@ -280,10 +284,10 @@ def _cues(text: str) -> set[str]:
     """Names of cues, with `1` or `2` after the name saying where."""
     sentences = _sentences(text)
     first, next_two = sentences[0] if sentences else "", " ".join(sentences[1:3])
-    patterns = _PATTERNS
-    if _OTHER_SCRIPTS.search(text[:200]) or not _ENGLISH.search(text[:200]):
-        patterns = _PATTERNS | _FOREIGN_PATTERNS
     both = f"{first}\n{next_two}"
+    patterns = _PATTERNS if _SPEAKER.search(both) else _WITHOUT_SPEAKER
+    if _OTHER_SCRIPTS.search(text[:200]) or not _ENGLISH.search(text[:200]):
+        patterns = patterns | _FOREIGN_PATTERNS
     found = set()
     for name, pattern in patterns.items():
         match = pattern.search(both)

@@ -136,11 +136,13 @@ def _repeated_unit(tokens: Sequence[str]) -> tuple[list[str], int] | None:
     over at least 16 tokens. The last copy may be cut off.
     """
     n = len(tokens)
-    for size in range(1, 41):
+    for size in range(1, min(41, n)):
+        if tokens[n - 1 - size] != tokens[n - 1]:
+            continue
         times = 8 if size == 1 else 5 if size <= 3 else 3
         needed = max(size * times, 16 if size > 3 else 0)
         if needed > n:
-            break
+            continue
         # Positions from the end that equal the token one unit earlier.
         run = 0
         while run < n - size and tokens[n - 1 - run] == tokens[n - 1 - run - size]:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import repeat
 from typing import Any, Literal
 
 from steersweep.judging.cues import signs
@@ -109,9 +110,7 @@ class Weights:
 
     def probability(self, shown: set[str]) -> float:
         """Probability of a refusal, 0 to 1."""
-        total = self._intercept + math.fsum(
-            weight for sign in shown if (weight := self._weights.get(sign)) is not None
-        )
+        total = self._intercept + math.fsum(map(self._weights.get, shown, repeat(0.0)))
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, total))))
 
 
