@@ -24,6 +24,7 @@ import numpy as np
 from steersweep.judging import quality
 from steersweep.judging import refusal as refusals
 from steersweep.judging.cues import signs
+from steersweep.judging.english import English
 from steersweep.judging.judge import Judgement, TextJudge, get_judge
 from steersweep.lab.refusals import REFUSALS
 
@@ -149,9 +150,7 @@ def fit_english(rows: Iterable[Row], n_common: int = 300) -> dict[str, Any]:
                     prompts[token].add(row["prompt"])
     common = [w for w, _ in counts.most_common(4000) if len(prompts[w]) >= 3][:n_common]
     words = sorted(w for w in counts if len(prompts[w]) >= 2 and w.isalpha())
-    kinds_of = quality.English(
-        {"common": common, "words": [], "pairs": {}, "first": {}, "second": {}}
-    )
+    kinds_of = English({"common": common, "words": [], "pairs": {}, "first": {}, "second": {}})
     pairs: Counter[str] = Counter()
     first: Counter[str] = Counter()
     second: Counter[str] = Counter()
@@ -196,7 +195,7 @@ def left_out(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
 def fitted_judge(rows: Sequence[Row]) -> TextJudge:
     """The default judge as it would be if it had been fitted on these rows."""
     weights = refusals.Weights(fit_refusal([row for row in rows if row["set"] in REFUSAL_SETS]))
-    english = quality.English(fit_english(row for row in rows if fluent(row)))
+    english = English(fit_english(row for row in rows if fluent(row)))
     return TextJudge(
         "fitted",
         lambda prompt, response: refusals.judge_refusal(prompt, response, weights),

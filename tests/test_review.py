@@ -34,6 +34,7 @@ from steersweep.experiment.reviews import (
     undo_review,
 )
 from steersweep.review.app import ReviewServer
+from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
 
@@ -255,6 +256,17 @@ def test_labels_reach_result_files_and_the_next_run(run_copy: Path) -> None:
     assert "Ada and judge" in shown
     report = (run_copy / "report.html").read_text()
     assert "Labelled by Ada" in report
+
+
+@pytest.mark.parametrize("content", ["[3]", "[{}]", '[{"conditions": 1}]', "[", "\\x00"])
+def test_foreign_result_files_are_named(run_copy: Path, content: str) -> None:
+    (run_copy / "results" / "v3_phase1_mine.json").write_text(content)
+    error = refused("review", str(run_copy), "--summary", cwd=run_copy)
+    assert "v3_phase1_mine.json" in error
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    assert "no results to review" in refused("review", "nowhere", "--summary", cwd=tmp_path)
 
 
 class Page:

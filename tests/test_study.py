@@ -21,6 +21,7 @@ from steersweep import InputError, SteersweepError, atomic
 from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
+from steersweep.experiment.reviews import add_review, queue, results_in
 from steersweep.experiment.study import GateStop, StudyOptions, run_lock, run_study
 from test_cli import refused, run
 
@@ -203,6 +204,31 @@ def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path:
     with pytest.raises(SteersweepError, match="--accept-change model:q7"):
         run_study(small(), folder)
     run_study(small(), folder, StudyOptions(accept=("model:q7",)))
+
+
+def test_another_judge_and_an_unknown_one_are_refused(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    frozen = folder / "plan.yaml"
+    frozen.write_text(frozen.read_text().replace("judge_id: default@", "judge_id: default@0"))
+    with pytest.raises(InputError, match="judge_id"):
+        run_study(small(), folder)
+    with pytest.raises(InputError, match="judge nobody: no judge of that name"):
+        run_study(small(judge="nobody"), tmp_path / "new")
+
+
+def test_labels_by_a_person_change_what_a_study_decides(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    results = [result for _, found in results_in(folder) for result in found]
+    items = queue(results)
+    assert items
+    for item in items:
+        add_review(folder, item.id, "garbled", "Ada")
+    run_study(small(), folder)
+    phase = json.loads((folder / "decisions" / "family_sweep.json").read_text())
+    before = json.loads((finished / "decisions" / "family_sweep.json").read_text())
+    working = {row["model"] for row in before["outcomes"] if row["outcome"] == "works"}
+    assert {row["outcome"] for row in phase["outcomes"] if row["model"] in working} == {"fails"}
+    assert "*" in (finished / "FINDINGS_LOG.md").read_text()
 
 
 def test_a_new_run_keeps_the_earlier_one(finished: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -207,16 +208,29 @@ def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
         InputError: no run there, or none with results.
     """
     found = []
-    for path in sorted((folder / "results").glob("*.json")):
+    for path in sorted((folder / "results").glob("v3_phase*.json")):
         try:
             content = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
-        if isinstance(content, list) and all("conditions" in result for result in content):
-            found.append((path, content))
+        _check(path, content)
+        found.append((path, content))
     if not found:
         raise InputError(f"{folder}: no results to review; run a sweep or study there first")
     return found
+
+
+def _check(path: Path, results: Any) -> None:
+    import jsonschema
+
+    text = (resources.files("steersweep.experiment") / "result.schema.json").read_text("utf-8")
+    error = next(jsonschema.Draft202012Validator(json.loads(text)).iter_errors(results), None)
+    if error is not None:
+        field = ".".join(map(str, error.absolute_path)) or "the file"
+        raise InputError(
+            f"{path}: {field}: {error.message[:200]}. If another version wrote it, run the same "
+            f"sweep or study again"
+        )
 
 
 # -- what it changes ---------------------------------------------------------------------------

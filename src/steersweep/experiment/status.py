@@ -13,7 +13,12 @@ from steersweep.experiment.budget import Ledger
 from steersweep.experiment.plan import GATES, Plan, parse_plan
 from steersweep.store import RunStore
 
-_ADDED = ("kind", "prompt_sets", "result_version")  # by the engine to the plan's own fields
+_ADDED = (
+    "kind",
+    "prompt_sets",
+    "judge_id",
+    "result_version",
+)  # by the engine to the plan's own fields
 
 
 def frozen_plan(store: RunStore) -> Plan:

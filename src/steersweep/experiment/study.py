@@ -25,6 +25,7 @@ from steersweep.experiment.jobs import Jobs
 from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
 from steersweep.experiment.results import Result
+from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.store import RunStore
 from steersweep.worker import OnProgress
@@ -133,7 +134,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def _frozen(plan: Plan) -> dict[str, Any]:
-    """The plan, with the content of its prompt sets and the version of this package's results."""
+    """The plan, with the content of its prompt sets, and versions of the judge and of results."""
     sets = {
         "test": load_test_set(plan.data["prompts"]["test"]).id,
         **{
@@ -141,7 +142,18 @@ def _frozen(plan: Plan) -> dict[str, Any]:
             for method, name in plan.data["prompts"]["extraction"].items()
         },
     }
-    return {"kind": "study", **plan.data, "prompt_sets": sets, "result_version": RESULT_VERSION}
+    judge = plan.data.get("judge", DEFAULT_JUDGE)
+    try:
+        judge_id = get_judge(judge).id
+    except ValueError as error:
+        raise InputError(f"plan {plan.name}: judge {judge}: {error}") from error
+    return {
+        "kind": "study",
+        **plan.data,
+        "prompt_sets": sets,
+        "judge_id": judge_id,
+        "result_version": RESULT_VERSION,
+    }
 
 
 class _Study:

@@ -6,16 +6,14 @@ in its likelihood under the unsteered model, which is the `Fluency` evidence.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib import resources
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+
+from steersweep.judging.english import English, shipped_english
 
 _LOOKED_AT = 3000  # characters; of longer texts the beginning and the end
 # Words of 500 characters and more are no words, and would make searches slow.
@@ -306,100 +304,3 @@ def _odd_spelling(word: str) -> bool:
     return not re.search(r"[aeiouy]", word) or bool(
         re.search(r"[^aeiouyhs\W]{4}|^[^aeiouy]{4}", word)
     )
-
-
-_ENDINGS = (
-    "s",
-    "es",
-    "ed",
-    "d",
-    "ing",
-    "ly",
-    "er",
-    "r",
-    "est",
-    "al",
-    "ness",
-    "ful",
-    "less",
-    "ment",
-)
-_CLASSES = (
-    ("ing", "-ing"), ("ed", "-ed"), ("ly", "-ly"), ("tion", "-n"), ("sion", "-n"), ("ment", "-n"),
-    ("ness", "-n"), ("ity", "-n"), ("er", "-er"), ("or", "-er"), ("est", "-est"), ("ous", "-adj"),
-    ("ive", "-adj"), ("al", "-adj"), ("ful", "-adj"), ("able", "-adj"), ("ible", "-adj"),
-    ("ic", "-adj"), ("ss", "-w"), ("us", "-w"), ("'s", "-'s"), ("s", "-s"),
-)  # fmt: skip
-_SMOOTHING = 2.0  # added to counts of pairs
-
-
-class English:
-    """Which words English has, and which kinds of words follow each other in it.
-
-    A common word is a kind by itself; others are kinds by their ending. `benchmarks/judge_fit.py`
-    counts both.
-    """
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.common = frozenset(data["common"])
-        self._words = frozenset(data["words"]) | self.common
-        self._pairs = {tuple(pair.split(" ")): n for pair, n in data["pairs"].items()}
-        self._first: dict[str, int] = data["first"]
-        self._second: dict[str, int] = data["second"]
-        self._total = sum(self._first.values())
-        # Most words come again and again.
-        self.knows = lru_cache(50_000)(self._knows)
-        self.kind = lru_cache(50_000)(self._kind)
-        self.information = lru_cache(200_000)(self._information)
-
-    def _knows(self, word: str) -> bool:
-        """Whether the word, or one it is derived from, is known."""
-        word = word.removesuffix("'s").replace("-", "")
-        if word in self._words or len(word) < 2:
-            return True
-        for ending in _ENDINGS:
-            stem = word[: -len(ending)]
-            if word.endswith(ending) and len(stem) >= 3:
-                doubled = stem[:-1] if len(stem) > 3 and stem[-1] == stem[-2] else stem
-                if not self._words.isdisjoint((stem, stem + "e", stem + "y", doubled)):
-                    return True
-        return bool(word.endswith("ies") and word[:-3] + "y" in self._words)
-
-    def _kind(self, token: str) -> str:
-        """Kind of a token: itself, by its ending, or punctuation."""
-        if token in self.common:
-            return token
-        if token[0].isdigit():
-            return "#"
-        if not token[0].isalpha():
-            return token if token in ".,;:!?" else "§"
-        if not token.isascii():
-            return "-x"
-        return next(
-            (k for end, k in _CLASSES if token.endswith(end) and len(token) > len(end) + 2), "-w"
-        )
-
-    def kinds(self, tokens: Iterable[str]) -> list[str]:
-        """Kinds of the words and stops among some tokens."""
-        return [kind for token in tokens if (kind := self.kind(token)) not in ("#", "§")]
-
-    def _information(self, a: str, b: str) -> float:
-        """How much likelier `b` is after `a` than anywhere, in nats."""
-        expected = self._first.get(a, 0) * self._second.get(b, 0) / self._total
-        return math.log((self._pairs.get((a, b), 0) + _SMOOTHING) / (expected + _SMOOTHING))
-
-    def order(self, tokens: Sequence[str]) -> float | None:
-        """How much likelier neighbours are than by chance: mean pointwise information, in nats.
-
-        About 1 in prose, below 0 in shuffled words. None for fewer than twelve pairs of words.
-        """
-        kinds = self.kinds(tokens[:200])
-        values = [self.information(a, b) for a, b in pairwise(kinds)]
-        return sum(values) / len(values) if len(values) >= 12 else None
-
-
-@cache
-def shipped_english() -> English:
-    """What the package knows of English."""
-    text = (resources.files("steersweep.judging") / "english.json").read_text("utf-8")
-    return English(json.loads(text))
