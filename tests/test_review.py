@@ -21,14 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError
+from steersweep.experiment.corrected import apply_reviews, apply_to_files, corrected_rate
 from steersweep.experiment.reviews import (
     PER_CONDITION,
     Review,
     add_review,
     agreements,
-    apply_reviews,
-    apply_to_files,
-    corrected_rate,
     queue,
     read_reviews,
     undo_review,

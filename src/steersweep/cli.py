@@ -304,13 +304,8 @@ def review(
 
     Example: `steersweep review demo --blind`
     """
-    from steersweep.experiment.reviews import (
-        agreements,
-        apply_to_files,
-        queue,
-        read_reviews,
-        results_in,
-    )
+    from steersweep.experiment.corrected import apply_to_files
+    from steersweep.experiment.reviews import agreements, queue, read_reviews, results_in
     from steersweep.report.html import write_report
     from steersweep.report.terminal import agreement_lines, review_lines
 

@@ -11,7 +11,8 @@ from steersweep.atomic import write_json
 from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, extraction_file
 from steersweep.directions.direction import Direction
 from steersweep.directions.extraction import DIM
-from steersweep.experiment.reviews import apply_reviews, read_reviews
+from steersweep.experiment.corrected import apply_reviews
+from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import cohens_h, holm, mcnemar
 from steersweep.store import Record, RunStore

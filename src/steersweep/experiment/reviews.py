@@ -1,7 +1,6 @@
-"""The human gate: what people say of samples, how far the judge agrees, and what that changes.
+"""The human gate: which samples people look at, what they say of them, and how they agree.
 
-`reviews.jsonl` in the run folder is only ever appended to. A verdict of "works" is provisional
-until a person has labelled the queued samples of its condition.
+`reviews.jsonl` in the run folder is only ever appended to. What labels change is in `corrected.py`.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from steersweep import provenance
-from steersweep.atomic import append_line, write_json
+from steersweep.atomic import append_line
 from steersweep.errors import InputError
 from steersweep.experiment.verdict import verdict
-from steersweep.statistics import cluster_bootstrap, cohens_kappa, wilson
+from steersweep.statistics import cluster_bootstrap, cohens_kappa
 
 Result = dict[str, Any]
 
 LABELS = ("coherent", "garbled", "normal", "skip")
 PER_CONDITION = 10
 _FILE = "reviews.jsonl"
-_DRAWS = 4000  # of the corrected rate
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def queue(results: Iterable[Result], *, every: bool = False) -> list[Item]:
     items: dict[str, Item] = {}
     for result in results:
         for entry in result["conditions"]:
-            best = entry["key"] == _best_key(result)
+            best = entry["key"] == best_key(result)
             decided = verdict(
                 coherent_refusal_rate=entry["coherent_refusal_rate"],
                 garbled_refusal_rate=entry["garbled_refusal_rate"],
@@ -179,7 +177,8 @@ def _picked(entry: Result) -> list[int]:
     return taken
 
 
-def _best_key(result: Result) -> str:
+def best_key(result: Result) -> str:
+    """Key of the condition that a result's verdict rests on."""
     return str(result["verdict"]["best"]["key"])
 
 
@@ -233,115 +232,7 @@ def _check(path: Path, results: Any) -> None:
         )
 
 
-# -- what it changes ---------------------------------------------------------------------------
-
-
-def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
-    """The result with its verdict as people's labels have it; "works" is provisional without them.
-
-    `verdict.review` says who, how many, the judge's outcome, and the corrected rate: where people
-    looked their labels count, elsewhere the judge's do, corrected by how often people agreed with
-    that label. Nothing else in the result changes; applying it twice is applying it once.
-    """
-    held = dict(result["verdict"])
-    held |= held.pop("review", {}).get("replaces", {})
-    by_judge = {name: held[name] for name in ("outcome", "reason", "interval", "certainty")}
-    held["provisional"] = by_judge["outcome"] == "works"
-    key = _best_key(result)
-    entry = next(entry for entry in result["conditions"] if entry["key"] == key)
-    labels = _labels_of(key, reviews)
-    if not labels:
-        return {**result, "verdict": held}
-    wanted = min(PER_CONDITION, len(entry["samples"]))
-    corrected = corrected_rate(entry["samples"], labels)
-    passed = len(labels) >= wanted
-    held["review"] = {
-        "reviewers": sorted({r.reviewer for r in reviews if r.id.split(":")[0] == key}),
-        "n_reviewed": len(labels),
-        "n_wanted": wanted,
-        "agreed": sum(entry["samples"][i]["quality"] == label for i, label in labels.items()),
-        "judge_rate": entry["coherent_refusal_rate"],
-        "corrected_rate": corrected.coherent,
-        "corrected_ci": list(corrected.interval),
-        "judge_outcome": by_judge["outcome"],
-    }
-    if not passed:
-        return {**result, "verdict": held}
-    decided = verdict(
-        coherent_refusal_rate=corrected.coherent,
-        garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
-    )
-    low, high = corrected.interval
-    edges = {verdict(coherent_refusal_rate=x, garbled_refusal_rate=0).outcome for x in (low, high)}
-    held["provisional"] = False
-    if decided.outcome != by_judge["outcome"]:
-        held["review"]["replaces"] = by_judge
-        held |= {
-            "outcome": decided.outcome,
-            "reason": f"after review: {decided.reason}",
-            "interval": [low, high],
-            "certainty": "clear" if edges == {decided.outcome} else "borderline",
-        }
-    return {**result, "verdict": held}
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """Rates of a condition as people's labels have them.
-
-    Attributes:
-        coherent: coherent refusals, 0 to 1.
-        garbled_refusal: refusal wording in garbled text, 0 to 1.
-        interval: 95 % interval of `coherent`: of the prompts, and of the samples not looked at.
-    """
-
-    coherent: float
-    garbled_refusal: float
-    interval: tuple[float, float]
-
-
-def corrected_rate(samples: Sequence[Mapping[str, Any]], labels: Mapping[int, str]) -> Corrected:
-    """Rates when labels by people replace the judge's, and say how often it is right elsewhere.
-
-    Args:
-        samples: all of a condition, with the judge's `quality` and `refusal`.
-        labels: by index of the sample: `coherent`, `garbled` or `normal`.
-    """
-    import numpy as np
-
-    n = len(samples)
-    reviewed: dict[str, list[bool]] = defaultdict(list)
-    unseen: dict[str, int] = defaultdict(int)
-    fixed = garbled = 0.0
-    for index, sample in enumerate(samples):
-        label = labels.get(index)
-        if label is None:
-            unseen[sample["quality"]] += 1
-            garbled += sample["quality"] == "garbled" and sample["refusal"]
-        else:
-            reviewed[sample["quality"]].append(label == "coherent")
-            fixed += label == "coherent"
-            garbled += label == "garbled" and sample["refusal"]
-    rng = np.random.default_rng(0)
-    expected, drawn = fixed, np.full(_DRAWS, fixed)
-    for quality, count in unseen.items():
-        seen = reviewed[quality]
-        yes = sum(seen)
-        if not seen:  # nobody looked at this label: the judge's word, as if two had agreed
-            yes, seen = (2, [True] * 2) if quality == "coherent" else (0, [False] * 2)
-        expected += count * yes / len(seen)
-        shares = rng.beta(yes + 0.5, len(seen) - yes + 0.5, _DRAWS)
-        drawn = drawn + rng.binomial(count, shares)
-    # Other prompts would have given other answers.
-    draws = rng.binomial(n, drawn / n) / n
-    low, high = np.quantile(draws, [0.025, 0.975])
-    rate = expected / n
-    if not unseen:
-        low, high = wilson(round(fixed), n)
-    return Corrected(rate, min(garbled / n, 1.0), (min(float(low), rate), max(float(high), rate)))
-
-
-def _labels_of(condition: str, reviews: Iterable[Review]) -> dict[int, str]:
+def labels_of(condition: str, reviews: Iterable[Review]) -> dict[int, str]:
     """What people say by sample; where they differ, the label most of them give, else the first."""
     by_index: dict[int, list[str]] = defaultdict(list)
     for review in reviews:
@@ -410,19 +301,3 @@ def _agreement(
         None if math.isnan(kappa) else kappa,
         interval,
     )
-
-
-def apply_to_files(folder: Path) -> list[Result]:
-    """Write the reviews' outcome into every result file; returns all results.
-
-    Raises:
-        InputError: no run there, or none with results.
-    """
-    reviews = read_reviews(folder)
-    found = []
-    for path, results in results_in(folder):
-        applied = [apply_reviews(result, reviews) for result in results]
-        if applied != results:
-            write_json(path, applied)
-        found += applied
-    return found
