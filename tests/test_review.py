@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -322,6 +323,18 @@ def test_bad_posts_are_refused_and_the_page_lives_on(page: Page, sent: Any) -> N
     status, text = page.ask("label", sent, {"X-Token": page.server.token})
     assert status == 400
     assert json.loads(text)["error"]
+    assert page.ask("state")[0] == 200
+
+
+@pytest.mark.parametrize("length", ["-5", "many", "99999999", "9" * 40])
+def test_a_false_length_is_refused(page: Page, length: str) -> None:
+    port = page.server.server_address[1]
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(
+            f"POST /label HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+            f"Content-Length: {length}\r\n\r\n".encode()
+        )
+        assert b" 413 " in raw.recv(4096)
     assert page.ask("state")[0] == 200
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
@@ -60,6 +61,11 @@ class ReviewServer(ThreadingHTTPServer):
             raise InputError(f"--port {port}: cannot be used: {error}") from error
         self.url = f"http://{_ADDRESS}:{self.server_address[1]}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A closed tab is no error; anything else is shown as usual."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def state(self, reviewer: str) -> dict[str, Any]:
         """What the page shows a person: samples, their own labels, agreement once all are done."""
         reviews = read_reviews(self.folder)
@@ -96,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.NOT_FOUND, {"error": "no such page"})
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
+        said = self.headers.get("Content-Length") or "0"
+        length = int(said) if said.isdecimal() and len(said) < 12 else -1
         if not 0 <= length <= _LARGEST_POST:
             self._json(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "too long"})
             self.close_connection = True
