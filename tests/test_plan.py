@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from steersweep.experiment import phases
 from steersweep.experiment.decisions import SizeChoice
 from steersweep.experiment.estimate import calibration, estimate
 from steersweep.experiment.phases import Cuts
-from steersweep.experiment.plan import load_plan, parse_plan, shipped_plans
+from steersweep.experiment.plan import load_plan, parse_plan, shipped_plans, with_prices
 from steersweep.report.plan_table import planned
 
 V3 = load_plan("v3")
@@ -89,6 +90,50 @@ def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
     assert calibration([]) == 1
     assert calibration([(20, 10), (30, 10), (10, 10)]) == 2
     assert calibration([(1e9, 1)]) == 10
+
+
+def test_prices_of_a_file_go_before_the_plans_and_the_catalogs(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text("A10G: 0.5\nL4: 0\n")
+    cheap = with_prices(V3, file)
+    assert [cheap.price(gpu) for gpu in ("A10G", "L4", "A100-80GB")] == [0.5, 0, 3.73]
+    before, after = (
+        sum(row["usd"] for row in planned(plan, Cuts()) if row["gpu"] == "A10G")
+        for plan in (V3, cheap)
+    )
+    assert after == pytest.approx(before * 0.5 / 1.10, rel=0.01)
+    assert {
+        row["cheapest"]["gpu"] for row in planned(cheap, Cuts()) if row["model"] == "phi-mini"
+    } == {"L4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1]", "must be a mapping"),
+        ("A10G: cheap", "A10G: 'cheap' is no price"),
+        ("A10G: -1", "A10G: -1 is no price"),
+        ("A10G: .nan", "A10G: nan is no price"),
+        ("A10G: true", "A10G: True is no price"),
+        ("Z9: 1", "Z9: no such GPU"),
+        ("a: b: c", "cannot be read"),
+    ],
+)
+def test_bad_prices_name_the_file_and_the_gpu(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        with_prices(V3, file)
+    assert "prices.yaml" in str(caught.value)
+
+
+def test_a_model_that_does_not_fit_is_sent_where_it_does() -> None:
+    rows = {row["model"]: row for row in planned(V3, Cuts()) if row["phase"] == "2"}
+    assert rows["qwen-32b"]["fits"] is False
+    assert rows["qwen-32b"]["cheapest"]["gpu"] == "H200"
+    for row in rows.values():
+        if row["fits"]:
+            assert row["cheapest"]["usd"] <= row["usd"] * 1.5
 
 
 def test_cuts_apply_in_the_plans_order() -> None:

@@ -44,6 +44,10 @@ RemoteCodeOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+PricesOption = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of prices, GPU: USD per hour, over the plan's and the catalog's."),
+]
 _JUDGES = "default, keywords-v3, arditi-prefixes, or classifier:MODEL[#LABEL]."
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
@@ -416,6 +420,7 @@ def plan(
     name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
     phase: Annotated[str | None, typer.Option(help="Only this phase: 1, 2 or 3.")] = None,
     apply_cuts: Annotated[int, typer.Option(help="With the plan's first N cuts.")] = 0,
+    prices: PricesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a plan would run, without running: layers, time, memory, cost.
@@ -424,10 +429,12 @@ def plan(
     """
     from steersweep.errors import InputError
     from steersweep.experiment.phases import Cuts
-    from steersweep.experiment.plan import load_plan
+    from steersweep.experiment.plan import load_plan, with_prices
     from steersweep.report.plan_table import planned, print_plan
 
     loaded = load_plan(name)
+    if prices is not None:
+        loaded = with_prices(loaded, prices)
     if phase not in (None, "1", "2", "3"):
         raise InputError(f"--phase {phase}: choose 1, 2 or 3")
     if not 0 <= apply_cuts <= len(loaded.data.get("cuts", [])):
@@ -451,6 +458,7 @@ def run(
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
     apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
+    prices: PricesOption = None,
     accept_change: Annotated[
         list[str] | None, typer.Option(help="A changed field to accept; model:NAME for weights.")
     ] = None,
@@ -466,7 +474,7 @@ def run(
     Example: `steersweep run v3-lab --out study`
     """
     from steersweep.errors import InputError
-    from steersweep.experiment.plan import PHASES, load_plan
+    from steersweep.experiment.plan import PHASES, load_plan, with_prices
     from steersweep.experiment.status import decided
     from steersweep.experiment.study import GateStop, StudyOptions, run_study
     from steersweep.report.study_table import print_decision
@@ -483,6 +491,8 @@ def run(
     if apply_cuts < 0:
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
     loaded = load_plan(name)
+    if prices is not None:
+        loaded = with_prices(loaded, prices)
     _quiet_libraries()
     options = StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run, device)
     try:

@@ -93,6 +93,16 @@ def estimate(
     )
 
 
+def cheapest(plan: Plan, sweep: Sweep, n_prompts: int) -> tuple[str, Estimate] | None:
+    """The catalog's cheapest GPU for a sweep among those it fits, and what it takes there."""
+    found = [(gpu, estimate(plan, sweep, n_prompts, gpu=gpu)) for gpu in gpu_catalog()]
+    return min(
+        ((gpu, expected) for gpu, expected in found if expected.fits),
+        key=lambda item: item[1].usd,
+        default=None,
+    )
+
+
 def calibration(pairs: Iterable[tuple[float, float]]) -> float:
     """Median of actual over estimated seconds of finished jobs, 0.1 to 10; 1 without any."""
     ratios = [actual / expected for actual, expected in pairs if expected > 0 and actual > 0]

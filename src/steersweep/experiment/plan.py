@@ -191,6 +191,29 @@ def parse_plan(text: str, where: str) -> Plan:
     return plan
 
 
+def with_prices(plan: Plan, file: Path) -> Plan:
+    """The plan with prices from a YAML file, `GPU: USD per hour`, over its own and the catalog's.
+
+    Raises:
+        InputError: unreadable, no such mapping, or a GPU that neither plan nor catalog knows.
+    """
+    try:
+        given = yaml.load(file.read_text("utf-8"), Loader=_LOADER)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"--prices {file}: cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise InputError(f"--prices {file}: must be a mapping such as `A10G: 1.10`")
+    held = plan.data.get("prices", {})
+    known = [LOCAL, *gpu_catalog(), *held]
+    for gpu, price in given.items():
+        if gpu not in known:
+            raise InputError(f"--prices {file}: {gpu}: no such GPU; there are {', '.join(known)}")
+        number = isinstance(price, int | float) and not isinstance(price, bool)
+        if not number or not 0 <= price < math.inf:
+            raise InputError(f"--prices {file}: {gpu}: {price!r} is no price in USD per hour")
+    return Plan({**plan.data, "prices": {**held, **given}}, plan.models)
+
+
 def layer_choice(value: float) -> LayerChoice:
     """A layer as a plan gives it: a share below 1, or an index."""
     return LayerChoice(str(value) if isinstance(value, int) else format(value, "f"))

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from steersweep.experiment import phases
 from steersweep.experiment.decisions import FamilyDecision
-from steersweep.experiment.estimate import estimate
+from steersweep.experiment.estimate import cheapest, estimate
 from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import PHASES, Plan
+from steersweep.experiment.plan import LOCAL, PHASES, Plan
 from steersweep.report.terminal import power_line
 
 
@@ -29,6 +29,7 @@ def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, A
         if only is not None and not phase.startswith(only):
             continue
         expected = estimate(plan, sweep, n_prompts)
+        best = None if sweep.model.gpu == LOCAL else cheapest(plan, sweep, n_prompts)
         rows.append(
             {
                 "phase": phase,
@@ -49,6 +50,7 @@ def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, A
                 "memory_gb": round(expected.memory_gb, 1),
                 "fits": expected.fits,
                 "usd": round(expected.usd, 4),
+                "cheapest": best and {"gpu": best[0], "usd": round(best[1].usd, 4)},
                 "note": note,
                 "tracking": {
                     "project": plan.project(PHASES[int(sweep.phase)]),
@@ -142,6 +144,7 @@ def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | No
         + (f"; hard stop {stop:g} USD." if stop is not None else "."),
         "cells: conditions with their controls; GB: memory on that GPU (!: does not fit).",
         *_power(rows),
+        *_cheaper(rows),
         "Follow-up, fallback, phase 2 and phase 3 depend on results; this is the most they run,",
         "phase 2 shown at 60 % of the depth. Phase 3 takes what phase 2 chooses.",
     ]
@@ -156,3 +159,29 @@ def _power(rows: Sequence[dict[str, Any]]) -> list[str]:
         return []
     cells = max(len(row["layers"]) * len(row["strengths"]) for row in first)
     return [f"{power_line(first[0]['n_unique'], cells)}."]
+
+
+_WORTH_SAYING = 0.8  # of the planned cost
+
+
+def _cheaper(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Where a model would be clearly cheaper than on its planned GPU, or fit at all."""
+    elsewhere: dict[tuple[str, str, str], list[float]] = {}
+    nowhere = []
+    for row in rows:
+        best = row["cheapest"]
+        if best is None:
+            nowhere += [row["model"]] if row["fits"] is False else []
+        elif row["fits"] is False or best["usd"] < _WORTH_SAYING * row["usd"]:
+            key = (row["model"], row["gpu"], best["gpu"])
+            costs = elsewhere.setdefault(key, [0.0, 0.0])
+            costs[0] += row["usd"]
+            costs[1] += best["usd"]
+    unfit = {row["model"] for row in rows if row["fits"] is False}
+    lines = [
+        f"{model}: {other} {costs[1]:.2f} USD instead of {gpu} {costs[0]:.2f}"
+        + (", where it does not fit" if model in unfit else "")
+        for (model, gpu, other), costs in elsewhere.items()
+    ]
+    lines += [f"{model}: fits no GPU of the catalog" for model in dict.fromkeys(nowhere)]
+    return ["Elsewhere, by this estimate:", *(f"  {line}" for line in lines)] if lines else []

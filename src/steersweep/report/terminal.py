@@ -138,8 +138,7 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
     families = [method.upper() for method in methods if "@" not in method]
     table = Table(
         title=(
-            f"{' and '.join(families)}: best condition per model, "
-            f"{n_unique} unique benign prompts"
+            f"{' and '.join(families)}: best condition per model, {n_unique} unique benign prompts"
         ),
         title_justify="left",
         title_style="bold",
