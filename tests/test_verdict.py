@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steersweep import InputError, verdict
+from steersweep.experiment.results import p_difference
+from steersweep.experiment.runner import run_sweep
+from steersweep.experiment.sweep import make_settings
+from steersweep.model_source import find_model
+from steersweep.statistics import fisher, holm
 
 PERCENT = st.integers(0, 100)
 
@@ -83,3 +91,38 @@ def test_picking_the_best_of_many_widens_the_interval() -> None:
         return found.interval[1] - found.interval[0]
 
     assert width(1) < width(5) < width(20)
+
+
+def test_conditions_are_compared_by_prompt_where_they_share_them() -> None:
+    def condition(prompts: range, refused: int) -> dict[str, Any]:
+        return {
+            "samples": [
+                {"prompt": str(p), "refusal": i < refused, "quality": "coherent"}
+                for i, p in enumerate(prompts)
+            ]
+        }
+
+    one, other = condition(range(10), 8), condition(range(10), 2)
+    assert p_difference(one, None) is None
+    assert p_difference(one, other) == pytest.approx(2 * 0.5**6)  # six prompts differ
+    fewer = condition(range(100, 106), 1)
+    refused = [True] * 8 + [False] * 2, [True] + [False] * 5
+    assert p_difference(one, fewer) == pytest.approx(fisher(*refused))
+
+
+def test_every_condition_is_tested_against_no_steering_and_corrected(tmp_path: Path) -> None:
+    settings = make_settings(
+        [find_model("lab:qwen-7b")], layers="0.4,0.6", strengths="0.1,0.5", max_prompts=8,
+        max_new_tokens=16,
+    )  # fmt: skip
+    (result,) = run_sweep(settings, tmp_path / "run").results
+    unsteered = result["controls"]["unsteered"]
+    plain = [p_difference(entry, unsteered) for entry in result["conditions"]]
+    adjusted = [entry["p_vs_unsteered_holm"] for entry in result["conditions"]]
+    assert adjusted == holm([p for p in plain if p is not None])
+    best = result["verdict"]["best"]["key"]
+    for entry, p in zip(result["conditions"], plain, strict=True):
+        assert p <= entry["p_vs_unsteered_holm"] <= 1
+        if entry["key"] == best:
+            assert result["verdict"]["p_vs_unsteered"] == p
+            assert result["verdict"]["cohens_h_vs_unsteered"] == entry["cohens_h_vs_unsteered"]

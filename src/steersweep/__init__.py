@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steersweep.directions.extraction import Extracted, extract_directions
     from steersweep.errors import InputError, NumericalError, SteersweepError
     from steersweep.experiment.verdict import Verdict, verdict
+    from steersweep.judging.files import judge_file
     from steersweep.judging.judge import Judgement, get_judge
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.steering import Generation, Intervention, Row, generate
@@ -32,6 +33,7 @@ _HOMES = {
     "SteersweepError": "errors",
     "Verdict": "experiment.verdict",
     "verdict": "experiment.verdict",
+    "judge_file": "judging.files",
     "Judgement": "judging.judge",
     "get_judge": "judging.judge",
     "load_extraction_set": "prompts.prompts",
@@ -58,6 +60,7 @@ __all__ = [
     "extract_directions",
     "generate",
     "get_judge",
+    "judge_file",
     "load_extraction_set",
     "load_test_set",
     "random_direction",

@@ -10,8 +10,8 @@ from typing import Any
 from steersweep.conditions import AUTO
 from steersweep.directions.direction import Direction
 from steersweep.experiment.decisions import Outcome, curve_shape
-from steersweep.experiment.results import coherent_refusals
-from steersweep.statistics import cohens_h, holm, mcnemar
+from steersweep.experiment.results import p_difference
+from steersweep.statistics import cohens_h, holm
 
 Result = dict[str, Any]
 
@@ -48,7 +48,7 @@ def size_curves(
 
 
 def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """DIM against each other method at the same cells of a model: rates, McNemar's p, cosine.
+    """DIM against each other method at the same cells of a model: rates, p, cosine.
 
     `p_holm` is corrected for all cells and models compared.
     """
@@ -76,7 +76,7 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
                         "multiplier": entry["multiplier"],
                         "coherent_dim": dim["coherent_refusal_rate"],
                         "coherent_other": entry["coherent_refusal_rate"],
-                        "p": mcnemar(coherent_refusals(dim), coherent_refusals(entry)),
+                        "p": p_difference(dim, entry),
                         "cohens_h": cohens_h(
                             entry["coherent_refusal_rate"], dim["coherent_refusal_rate"]
                         ),
@@ -109,8 +109,8 @@ def precision_comparison(
             for member in members
         ]
         cosines = [[round(float(a @ b), 6) for b in vectors] for a in vectors]
-        refused = [coherent_refusals(member["conditions"][0]) for member in members]
-        p_values = [mcnemar(refused[0], other) for other in refused[1:]]
+        first, *others = (member["conditions"][0] for member in members)
+        p_values = [p for other in others if (p := p_difference(first, other)) is not None]
         found.append(
             {
                 "model": model,

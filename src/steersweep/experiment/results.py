@@ -14,7 +14,7 @@ from steersweep.directions.extraction import DIM
 from steersweep.experiment.corrected import apply_reviews
 from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
-from steersweep.statistics import cohens_h, holm, mcnemar
+from steersweep.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.store import Record, RunStore
 from steersweep.worker import Job
 
@@ -172,10 +172,10 @@ def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: 
         "flags": flags,
         "provisional": decided["outcome"] == "works",  # until a person has labelled samples
         "n_compared": n,
-        "p_vs_unsteered": _paired_p(best, unsteered),
+        "p_vs_unsteered": p_difference(best, unsteered),
         "p_vs_unsteered_holm": best["p_vs_unsteered_holm"],
         "cohens_h_vs_unsteered": best["cohens_h_vs_unsteered"],
-        "p_vs_random": _paired_p(best, control),
+        "p_vs_random": p_difference(best, control),
         "best": {
             key: best[key]
             for key in (
@@ -195,7 +195,7 @@ def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: 
 
 def _against_unsteered(conditions: Sequence[Result], unsteered: Result | None) -> None:
     """Test every condition against no steering, corrected for how many conditions there are."""
-    values = [_paired_p(entry, unsteered) for entry in conditions]
+    values = [p_difference(entry, unsteered) for entry in conditions]
     adjusted = holm([p for p in values if p is not None])
     for index, entry in enumerate(conditions):
         entry["p_vs_unsteered_holm"] = adjusted[index] if unsteered else None
@@ -204,9 +204,17 @@ def _against_unsteered(conditions: Sequence[Result], unsteered: Result | None) -
         )
 
 
-def _paired_p(one: Result, other: Result | None) -> float | None:
-    """McNemar's p for coherent refusals of two conditions on the same prompts."""
-    return None if other is None else mcnemar(coherent_refusals(one), coherent_refusals(other))
+def p_difference(one: Result, other: Result | None) -> float | None:
+    """p that two conditions refuse coherently equally often.
+
+    McNemar's exact test where they have the same prompts, Fisher's where they have not, as when a
+    cut left prompts out in between.
+    """
+    if other is None:
+        return None
+    refused = coherent_refusals(one), coherent_refusals(other)
+    prompts = [[sample["prompt"] for sample in entry["samples"]] for entry in (one, other)]
+    return mcnemar(*refused) if prompts[0] == prompts[1] else fisher(*refused)
 
 
 def coherent_refusals(entry: Result) -> list[bool]:
