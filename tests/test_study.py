@@ -212,8 +212,10 @@ def test_another_judge_and_an_unknown_one_are_refused(finished: Path, tmp_path: 
     frozen.write_text(frozen.read_text().replace("judge_id: default@", "judge_id: default@0"))
     with pytest.raises(InputError, match="judge_id"):
         run_study(small(), folder)
-    with pytest.raises(InputError, match="judge nobody: no judge of that name"):
-        run_study(small(judge="nobody"), tmp_path / "new")
+    with pytest.raises(InputError, match=r"small.yaml: line \d+: judge: no judge nobody"):
+        small(judge="nobody")
+    with pytest.raises(InputError, match=r"judge classifier:.*cannot be loaded"):
+        run_study(small(judge=f"classifier:{tmp_path}"), tmp_path / "new")
 
 
 def test_labels_by_a_person_change_what_a_study_decides(finished: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from steersweep.conditions import LayerChoice, Strength
 from steersweep.errors import InputError
+from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
 
 # The safe loader, in C where PyYAML was built with it.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -261,6 +262,8 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
     used = {method for phase in _phases_with_methods(data) for method in phase["methods"]}
     for method in sorted(used - data["prompts"]["extraction"].keys()):
         yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
+    if not is_judge_name(data.get("judge", DEFAULT_JUDGE)):
+        yield ["judge"], f"no judge {data['judge']}; see docs/judging.md"
     priced = {LOCAL: 0, **gpu_catalog(), **data.get("prices", {})}
     for name, model in plan.models.items():
         if model.gpu not in priced:

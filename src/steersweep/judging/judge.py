@@ -118,6 +118,11 @@ _JUDGES: dict[str, Callable[[], Judge]] = {
 }
 
 
+def is_judge_name(name: str) -> bool:
+    """Whether `get_judge` knows the name, or would try to load it as a classifier."""
+    return name in _JUDGES or name.startswith(CLASSIFIER)
+
+
 def get_judge(name: str = DEFAULT_JUDGE) -> Judge:
     """The judge of that name, or of the name before the version in a judge's id.
 
