@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from steersweep import InputError, SteersweepError, atomic
+from steersweep.engines import engine
 from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
@@ -143,7 +144,7 @@ def test_a_finished_study_run_again_does_nothing(
     def never(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("a job was run again")
 
-    monkeypatch.setattr(jobs, "run_job", never)
+    monkeypatch.setattr(engine, "run_job", never)
     run_study(small(), folder)
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert before == after
@@ -300,7 +301,7 @@ class Clock:
 def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "time", Clock())
+    monkeypatch.setattr(engine, "time", Clock())
     dear = small(prices={"local": 3600}, budget={"total": 60})  # a dollar a second
     folder = tmp_path / "run"
     with pytest.raises(BudgetStop, match="--budget"):
@@ -318,7 +319,7 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     """The estimate was far too low."""
     from steersweep.experiment.estimate import Estimate
 
-    monkeypatch.setattr(jobs, "time", Clock())
+    monkeypatch.setattr(engine, "time", Clock())
     monkeypatch.setattr(jobs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, None, 0.000001))
     dear = small(prices={"local": 3600}, budget={"total": 3})
     with pytest.raises(BudgetStop, match="is reached"):
@@ -334,7 +335,7 @@ def test_a_job_that_reaches_its_timeout_is_named_and_goes_on_when_run_again(
     swept["models"][0]["timeout_s"] = 1
     plan = small(family_sweep=swept)
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "time", Clock())
+        patched.setattr(engine, "time", Clock())
         run_study(plan, folder, StudyOptions(until="family_sweep"))
     failures = json.loads((folder / "decisions" / "family_sweep.json").read_text())["failures"]
     assert [name for name, why in failures.items() if "timeout of 1 s" in why] == ["q7 family fp32"]
@@ -363,7 +364,8 @@ def test_the_ledger_counts_what_a_kill_left_open(tmp_path: Path) -> None:
     assert ledger.spent() == 3
     reserve("b", 5)
     assert ledger.spent() == 8
-    assert ledger.timings() == [(2, 1)]
+    assert ledger.timings("local") == [(2, 1)]
+    assert ledger.timings("A10G") == []
 
 
 def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:

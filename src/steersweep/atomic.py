@@ -18,8 +18,10 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class DiskFull(SteersweepError):
     """There was no room for a file; what was written before is whole."""
 
-    def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(
+    @classmethod
+    def at(cls, path: Path, error: OSError) -> DiskFull:
+        """The error for a file that could not be written."""
+        return cls(
             f"{path}: cannot be written: {error.strerror}. Everything finished is kept; free some "
             f"space and run the same command again"
         )
@@ -44,7 +46,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            raise DiskFull(path, error) from error
+            raise DiskFull.at(path, error) from error
         raise
 
 
@@ -65,7 +67,7 @@ def append_line(path: Path, line: str) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise DiskFull(path, error) from error
+            raise DiskFull.at(path, error) from error
         raise
 
 

@@ -494,7 +494,7 @@ def run(
     if prices is not None:
         loaded = with_prices(loaded, prices)
     _quiet_libraries()
-    options = StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run, device)
+    options = StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run)
     try:
         with sweep_progress(quiet=quiet) as progress:
             run_study(

@@ -1,10 +1,18 @@
 """Errors that reach the user: each message says what is wrong, where, and what to do."""
 
+from steersweep.redaction import redact
+
 
 class SteersweepError(Exception):
-    """Base of every error raised on purpose; the command line exits with `exit_code`."""
+    """Base of every error raised on purpose; the command line exits with `exit_code`.
+
+    Messages go to screens, logs and run folders, so secrets are taken out of them here.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *others: object) -> None:
+        super().__init__(redact(message), *others)
 
 
 class InputError(SteersweepError):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from steersweep.errors import InputError
 
 LAB_PREFIX = "lab:"
+_HUB, _UNKNOWN = "hub:", "unknown"  # of fingerprints
 
 # transformers' model_type -> the family name used in results.
 _FAMILIES = {
@@ -35,7 +36,7 @@ class ModelSource:
 
     Attributes:
         model_id: what the user typed (`lab:qwen-7b`, `./folder`, `google/gemma-2-9b-it`).
-        location: what transformers is given: a folder, or the hub id.
+        location: what transformers is given: a folder's full path, or the hub id.
         revision: the hub revision asked for; None for folders and the default branch.
         trust_remote_code: whether code from the model repository may run. Off unless asked.
     """
@@ -68,6 +69,11 @@ class ModelSource:
         with explain_loading(self):
             return AutoConfig.from_pretrained(self.location, **self.load_options())
 
+    def pinned(self, config: Any) -> ModelSource:
+        """This model at the hub commit that `config` was read from; folders as they are."""
+        commit = getattr(config, "_commit_hash", None)
+        return self if self.is_local or not commit else replace(self, revision=commit)
+
     def load_options(self) -> dict[str, Any]:
         """Keyword arguments shared by every `from_pretrained` call for this model."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
@@ -80,7 +86,7 @@ class ModelSource:
         """
         if not self.is_local:
             commit = getattr(config, "_commit_hash", None)
-            return f"hub:{commit or self.revision or 'unknown'}"
+            return f"{_HUB}{commit or self.revision or _UNKNOWN}"
         digest = hashlib.sha256()
         patterns = ("*.safetensors", "*.json", "*.jinja", "*.model")
         files = sorted(path for pattern in patterns for path in Path(self.location).glob(pattern))
@@ -89,6 +95,12 @@ class ModelSource:
             for chunk in _sampled_chunks(path):
                 digest.update(chunk)
         return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def hub_commit(fingerprint: str) -> str | None:
+    """The commit in the fingerprint of a hub model; None for folders, or where it is unknown."""
+    commit = fingerprint.removeprefix(_HUB)
+    return commit if fingerprint.startswith(_HUB) and commit != _UNKNOWN else None
 
 
 def _sampled_chunks(
@@ -119,7 +131,7 @@ def find_model(
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(f"{model_id}: the folder has no config.json, so it holds no model")
-        return ModelSource(model_id, str(path), None, trust_remote_code)
+        return ModelSource(model_id, str(path.resolve()), None, trust_remote_code)
     if model_id.startswith((".", "/", "~")) or model_id.count("/") != 1 or path.exists():
         raise InputError(
             f"{model_id}: not a model folder, a hub id (owner/name) or a lab model "

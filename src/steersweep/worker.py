@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from steersweep import provenance
 from steersweep.activations import residuals
 from steersweep.chat_model import ChatModel
@@ -23,9 +21,10 @@ from steersweep.conditions import (
 from steersweep.directions.cosmic import CosmicScores
 from steersweep.directions.direction import Direction, random_direction
 from steersweep.directions.extraction import extract_directions
-from steersweep.errors import SteersweepError
+from steersweep.errors import InputError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.memory import OutOfMemory, RowLimit, free_memory, is_out_of_memory, memory_model
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.statistics import wilson
@@ -45,11 +44,12 @@ class Job:
         family: its family, for results.
         n_layers: its decoder layers, from the config.
         precision: resolved precision (`fp32`, `bf16`, `fp16`).
-        device: torch device.
+        device: torch device, or `auto`: decided where the job runs.
         conditions: in a fixed order that begins with the unsteered control.
         extraction: prompts directions are extracted from, by method.
         test: prompts every condition is tested on.
         max_rows: rows per generation batch.
+        moved_from: kinds of GPU it did not fit before.
     """
 
     source: ModelSource
@@ -61,6 +61,7 @@ class Job:
     extraction: Mapping[str, ExtractionSet]
     test: TestSet
     max_rows: int
+    moved_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,13 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     whole, so that the missing ones come out the same to the last bit. Where a method drops every
     candidate and so chooses no layer, the conditions at its choice are left out.
 
+    Rows per batch follow free memory, and are halved where that was too little. `rows` in a
+    record's provenance says how many a batch was allowed.
+
     Raises:
         InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
-        SteersweepError: out of memory; the message says what to lower.
+        InputError: the weights found here are not those the job was made for.
+        OutOfMemory: the model does not fit, or not a single row beside it.
     """
     conditions = _placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key) is not None}
@@ -107,7 +112,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     if len(done) == len(conditions):
         return tell("already finished")
     tell("loading the model")
-    chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
+    chat = _load(job)
     tell("extracting directions")
     bench = _Bench(chat, job, store)
     conditions = _placeable(job, store)
@@ -121,18 +126,31 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
                 f"step {step.step}, {step.rows} rows", size * _DECODING * step.step / step.max_steps
             )
 
-        try:
-            records = bench.run(batch, on_step)
-        except torch.OutOfMemoryError as error:
-            raise SteersweepError(
-                f"{job.source.model_id}: out of memory on {job.device} with {job.max_rows} rows a "
-                f"batch; use --rows {max(1, job.max_rows // 2)} in a new folder"
-            ) from error
-        for record in records:
+        for record in bench.run(batch, on_step):
             store.put(record)
         done |= missing
         tell("saved")
     return None
+
+
+def _load(job: Job) -> ChatModel:
+    """The job's model, if it is the one the conditions were made for."""
+    try:
+        chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+    else:
+        expected = job.conditions[0].model_fingerprint
+        if chat.fingerprint != expected:
+            raise InputError(
+                f"{job.source.model_id}: the weights in {job.source.location} are not those this "
+                f"run began with (fingerprint {expected} then, {chat.fingerprint} now)"
+            )
+        return chat
+    free_memory()
+    raise OutOfMemory(f"{job.source.model_id}: does not fit on {job.device}: {reason}")
 
 
 def unplaced(condition: Condition, store: RunStore) -> bool:
@@ -162,8 +180,11 @@ class _Bench:
         self.job = job
         self.store = store
         self.prompt_ids = [chat.prompt_ids(text) for text in job.test.prompts]
+        self.rows = _row_limit(chat, job, max(map(len, self.prompt_ids)))
         # One length per layer for all methods: strengths mean the same whatever is added.
-        states = residuals(chat, self.prompt_ids)[:, 0]  # [prompt, layer, d_model]
+        states = self.rows.run(  # [prompt, layer, d_model]
+            lambda rows: residuals(chat, self.prompt_ids, max_rows=min(64, rows))[:, 0]
+        )
         self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
         # By method and layer; the layer is None where the method chose it.
         self.directions: dict[tuple[str, int | None], Direction] = {}
@@ -179,13 +200,15 @@ class _Bench:
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         name = extraction_file(method, prompts.id, self.chat.fingerprint, self.chat.precision)
         held = self.store.get_once(name)
-        found = extract_directions(
-            self.chat,
-            method,
-            prompts,
-            layers,
-            scores=None if held is None else CosmicScores.from_json(held["scores"]),
-            max_rows=self.job.max_rows,
+        found = self.rows.run(
+            lambda rows: extract_directions(
+                self.chat,
+                method,
+                prompts,
+                layers,
+                scores=None if held is None else CosmicScores.from_json(held["scores"]),
+                max_rows=rows,
+            )
         )
         seconds = time.monotonic() - started
         if found.scores is not None:
@@ -215,20 +238,34 @@ class _Bench:
         started = time.monotonic()
         steering = [self._intervention(condition) for condition in batch]
         rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
-        answers = generate(
-            self.chat,
-            rows,
-            max_new_tokens=batch[0].max_new_tokens,
-            max_rows=self.job.max_rows,
-            on_step=on_step,
+        answers = self.rows.run(
+            lambda most: generate(
+                self.chat,
+                rows,
+                max_new_tokens=batch[0].max_new_tokens,
+                max_rows=most,
+                on_step=on_step,
+            )
         )
-        nlls = response_nll(
-            self.chat, [row.prompt_ids for row in rows], [answer.token_ids for answer in answers]
+        most_rows = self.rows.used
+        nlls = self.rows.run(
+            lambda most: response_nll(
+                self.chat,
+                [row.prompt_ids for row in rows],
+                [answer.token_ids for answer in answers],
+                max_rows=most,
+            )
         )
         n = len(self.prompt_ids)
         if batch[0].method == UNSTEERED:
-            self._threshold = fluency_threshold(
-                self.chat, self.prompt_ids, [a.token_ids for a in answers[:n]], batch[0].seed
+            self._threshold = self.rows.run(
+                lambda most: fluency_threshold(
+                    self.chat,
+                    self.prompt_ids,
+                    [answer.token_ids for answer in answers[:n]],
+                    batch[0].seed,
+                    max_rows=most,
+                )
             )
         seconds = time.monotonic() - started
         return [
@@ -238,6 +275,7 @@ class _Bench:
                 answers[i * n : (i + 1) * n],
                 nlls[i * n : (i + 1) * n],
                 seconds / len(batch),
+                most_rows,
             )
             for i, (condition, (direction, _)) in enumerate(zip(batch, steering, strict=True))
         ]
@@ -273,6 +311,7 @@ class _Bench:
         answers: Sequence[Generation],
         nlls: Sequence[ResponseNll | None],
         seconds: float,
+        most_rows: int,
     ) -> Record:
         threshold = self._fluency_threshold()
         judge = get_judge(condition.judge)
@@ -308,10 +347,23 @@ class _Bench:
                 **self.facts,
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
+                "rows": most_rows,
+                **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
                 "model_fingerprint": condition.model_fingerprint,
             },
         }
+
+
+def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
+    new_tokens = max(condition.max_new_tokens for condition in job.conditions)
+    model = memory_model(chat.model.config, chat.model)
+    return RowLimit(
+        job.max_rows,
+        model.row(job.precision, prompt_tokens, new_tokens),
+        str(chat.device),
+        f"{job.source.model_id} on {job.device}",
+    )
 
 
 def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, Any]:

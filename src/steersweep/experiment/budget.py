@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import append_line
+from steersweep.catalog.gpus import LOCAL
 from steersweep.errors import SteersweepError
 
 
@@ -34,10 +35,10 @@ class Limits:
 class Ledger:
     """`ledger.jsonl`: appended to, never rewritten.
 
-    A line either reserves (`reserve`: id, phase, job, usd, estimated seconds) or settles a
-    reservation (`settle`: id, usd, seconds). A reservation that a kill left open counts in full.
-    A line that a kill cut counts for nothing: a reservation that was cut had not begun its job, and
-    one whose settling was cut stays in full.
+    A line either reserves (`reserve`: id, phase, job, GPU, usd, estimated seconds, and the GPUs
+    that were too small before) or settles a reservation (`settle`: id, usd, seconds). A
+    reservation that a kill left open counts in full. A line that a kill cut counts for nothing: a
+    reservation that was cut had not begun its job, and one whose settling was cut stays in full.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,9 +70,13 @@ class Ledger:
             if phase is None or entry.get("phase") == phase
         )
 
-    def timings(self) -> list[tuple[float, float]]:
-        """Actual and estimated seconds of settled jobs."""
-        estimated = {e["id"]: e["seconds"] for e in self.entries() if e["do"] == "reserve"}
+    def timings(self, gpu: str) -> list[tuple[float, float]]:
+        """Actual and estimated seconds of settled jobs on a kind of GPU."""
+        estimated = {
+            e["id"]: e["seconds"]
+            for e in self.entries()
+            if e["do"] == "reserve" and e.get("gpu", LOCAL) == gpu
+        }
         return [
             (float(e["seconds"]), float(estimated[e["id"]]))
             for e in self.entries()
@@ -79,7 +84,16 @@ class Ledger:
         ]
 
     def reserve(
-        self, phase: str, job: str, *, usd: float, seconds: float, limits: Limits, time: str
+        self,
+        phase: str,
+        job: str,
+        *,
+        usd: float,
+        seconds: float,
+        limits: Limits,
+        time: str,
+        gpu: str = LOCAL,
+        moved_from: Sequence[str] = (),
     ) -> str:
         """Reserve money for a job; returns the reservation's id.
 
@@ -103,6 +117,8 @@ class Ledger:
                 "id": identity,
                 "phase": phase,
                 "job": job,
+                "gpu": gpu,
+                **({"moved_from": list(moved_from)} if moved_from else {}),
                 "usd": usd,
                 "seconds": seconds,
                 "time": time,

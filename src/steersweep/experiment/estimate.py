@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
+from steersweep.catalog.gpus import gpu_catalog
 from steersweep.experiment.phases import Sweep
-from steersweep.experiment.plan import Plan, gpu_catalog
+from steersweep.experiment.plan import Plan
 
 BYTES_PER_PARAMETER = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.05, "int4": 0.6}
 
@@ -23,7 +24,6 @@ JUDGING = 1.2  # scoring responses and judging, on top of generating
 N_POSITIONS, N_VAL = 5, 24  # of COSMIC's candidates and validation prompts
 RESERVE = 1.5  # a job reserves this many times its estimate
 OVERHEAD_GB = 2.0
-VERIFICATION_S = 60.0  # fixtures and a reproduction run
 # On a CPU: seconds per row and 100 new tokens, for each million parameters and at least.
 LOCAL_ROW_S, LOCAL_ROW_S_PER_MILLION = 0.004, 0.012
 

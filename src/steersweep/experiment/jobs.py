@@ -1,24 +1,23 @@
-"""Runs the sweeps of a phase as jobs: conditions noted, money reserved, failures kept by name."""
+"""The jobs of a phase: made from its sweeps, run, and gathered into results; failures by name."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
-from steersweep import provenance
-from steersweep.atomic import DiskFull
+from steersweep.engines.engine import Engine, Work
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment import phases
-from steersweep.experiment.budget import BudgetStop, Ledger, Limits
-from steersweep.experiment.estimate import RESERVE, calibration, estimate
+from steersweep.experiment.budget import Ledger, Limits
+from steersweep.experiment.estimate import calibration, estimate
 from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import LOCAL, Plan
+from steersweep.experiment.plan import Plan
 from steersweep.experiment.results import Result, sweep_results
+from steersweep.experiment.scheduler import Scheduler, Task
 from steersweep.experiment.sweep import make_job
+from steersweep.model_source import hub_commit
 from steersweep.store import RunStore
-from steersweep.worker import Job, OnProgress, Progress, run_job, unplaced
+from steersweep.worker import Job, OnProgress, unplaced
 
 
 class ChangedWeights(SteersweepError):
@@ -35,8 +34,8 @@ class Jobs:
         store: the run folder.
         cuts: cuts that apply.
         limits: hard stops.
+        engine: where jobs run; open for the run folder.
         created: UTC time the study began.
-        device: `auto` or a torch device.
         accept: `model:NAME` of every model whose changed weights are accepted.
         on_progress: told of progress within a job.
         on_line: told what a person should read.
@@ -48,9 +47,9 @@ class Jobs:
         store: RunStore,
         cuts: Cuts,
         limits: Limits,
+        engine: Engine,
         *,
         created: str,
-        device: str,
         accept: Collection[str],
         on_progress: OnProgress,
         on_line: Callable[[str], None],
@@ -59,12 +58,13 @@ class Jobs:
         self.store = store
         self.cuts = cuts
         self.created = created
-        self.device = device
         self.accept = accept
-        self.on_progress = on_progress
         self.say = on_line
-        self._limits = limits
+        self._engine = engine
         self._ledger = Ledger(store.folder)
+        self._scheduler = Scheduler(
+            plan, self._ledger, limits, engine, on_progress=on_progress, on_line=on_line
+        )
 
     def run(self, phase: str, sweeps: Sequence[Sweep]) -> list[Result]:
         """Run what is missing of some sweeps of a phase; their results, one per model and method.
@@ -79,14 +79,9 @@ class Jobs:
             except InputError as error:
                 failures[str(sweep)] = str(error)
         self._note_conditions(phase, [job for _, job in jobs])
-        for sweep, job in jobs:
-            try:
-                self._run_one(phase, sweep, job)
-            except (BudgetStop, DiskFull):
-                raise
-            except SteersweepError as error:
-                failures[str(sweep)] = str(error)
-                self.say(f"{sweep}: {error}")
+        tasks = [self._task(phase, sweep, job) for sweep, job in jobs if self._missing(job)]
+        for name, reason in self._scheduler.run(phase, tasks).items():
+            failures[name] = str(reason)
         held = self.store.get_once(f"phases/{phase}-failures.json") or {}
         others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
         self.store.put_current(f"phases/{phase}-failures.json", others | failures)
@@ -94,17 +89,35 @@ class Jobs:
         if sweeps and len(failures) == len(sweeps):
             raise SteersweepError(
                 f"{phase}: no model could run: "
-                + "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+                + "; ".join(f"{name}: {why}" for name, why in failures.items())
             )
         return self._results(jobs)
 
+    def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunStore) -> None:
+        """Run a job whose conditions go to a run of their own inside the study's folder.
+
+        Raises:
+            SteersweepError: why it could not run.
+        """
+        folder = store.folder.relative_to(self.store.folder).as_posix()
+        task = self._task(phase, sweep, job, folder)
+        for error in self._scheduler.run(phase, [task]).values():
+            raise error
+
+    def device(self, sweep: Sweep) -> str:
+        """Torch device a sweep's job runs on."""
+        return self._engine.device(self._engine.kind(sweep.model.gpu))
+
     def _job(self, sweep: Sweep) -> Job:
-        settings = phases.settings_of(self.plan, sweep, self.cuts)
-        job = make_job(settings, settings.models[0], self.device)
         name = f"model:{sweep.model.name}"
-        fingerprint = job.conditions[0].model_fingerprint
         held = self.store.get_once("models.json") or {}
-        if held.get(name, fingerprint) != fingerprint and name not in self.accept:
+        accepted = name in self.accept
+        # A model of the hub stays at the commit this run began with.
+        commit = None if accepted else hub_commit(held.get(name, ""))
+        settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
+        job = make_job(settings, settings.models[0], self.device(sweep))
+        fingerprint = job.conditions[0].model_fingerprint
+        if held.get(name, fingerprint) != fingerprint and not accepted:
             raise ChangedWeights(
                 f"{sweep.model.name}: the model's weights are not those this run began with "
                 f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
@@ -118,72 +131,29 @@ class Jobs:
             )
         return job
 
-    def _run_one(self, phase: str, sweep: Sweep, job: Job) -> None:
-        missing = [
-            c
-            for c in job.conditions
-            if self.store.get(c.key) is None and not unplaced(c, self.store)
-        ]
-        if not missing:
-            return
-        expected = estimate(
-            self.plan,
-            sweep,
-            len(job.test.prompts),
-            gpu=LOCAL,
-            factor=calibration(self._ledger.timings()),
+    def _missing(self, job: Job) -> int:
+        """Conditions of a job that are still to be computed."""
+        return sum(
+            self.store.get(c.key) is None and not unplaced(c, self.store) for c in job.conditions
         )
-        seconds = expected.seconds * len(missing) / len(job.conditions)
-        with self.paid(phase, str(sweep), seconds, sweep.timeout_s) as on_progress:
-            run_job(job, self.store, on_progress)
 
-    @contextmanager
-    def paid(
-        self, phase: str, job: str, seconds: float, timeout_s: float | None = None
-    ) -> Iterator[OnProgress]:
-        """Reserve money for what is expected to take `seconds`, and settle what it took.
+    def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
+        share = 1.0 if folder else self._missing(job) / len(job.conditions)
 
-        Yields what to tell of progress: it ends a job that reaches a stop because it takes longer
-        than it reserved for, or that reaches `timeout_s`.
-        """
-        price = self.plan.price(LOCAL) / 3600
-        stops = {"total": self._limits.total, phase: self._limits.of(phase)}
-        spent = {"total": self._ledger.spent(), phase: self._ledger.spent(phase)}
-        identity = self._ledger.reserve(
-            phase,
-            job,
-            usd=RESERVE * seconds * price,
-            seconds=seconds,
-            limits=self._limits,
-            time=provenance.utc_now(),
-        )
-        started = time.monotonic()
+        def seconds(kind: str) -> float:
+            factor = calibration(self._ledger.timings(kind))
+            n_prompts = len(job.test.prompts)
+            return share * estimate(self.plan, sweep, n_prompts, gpu=kind, factor=factor).seconds
 
-        def watch(progress: Progress) -> None:
-            took = time.monotonic() - started
-            if timeout_s is not None and took >= timeout_s:
-                raise SteersweepError(
-                    f"{job}: the plan's timeout of {timeout_s:g} s is reached. What is finished "
-                    f"counts; the same command again goes on with the rest"
-                )
-            cost = took * price
-            for name, stop in stops.items():
-                if cost > 0 and spent[name] + cost >= stop:
-                    raise BudgetStop(
-                        f"{job}: the {name} stop of {stop:.4g} USD is reached. Everything "
-                        f"finished is kept; raise the budget with --budget to go on"
-                    )
-            self.on_progress(progress)
-
-        whole = False
-        try:
-            yield watch
-            whole = True
-        finally:
-            took = time.monotonic() - started
-            self._ledger.settle(
-                identity, usd=took * price, seconds=took, whole=whole, time=provenance.utc_now()
-            )
+        labels = {
+            "phase": phase,
+            "step": sweep.step,
+            "model": sweep.model.name,
+            "family": sweep.model.family,
+        }
+        kind = self._engine.kind(sweep.model.gpu)
+        work = Work(str(sweep), job, kind, sweep.timeout_s, folder, labels)
+        return Task(work, seconds)
 
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
         """Result objects; the sweeps of a model in one precision are one result per method."""

@@ -104,8 +104,8 @@ def test_set(plan: Plan, cuts: Cuts) -> TestSet:
     return prompts
 
 
-def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> SweepSettings:
-    """Settings to run a sweep with.
+def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = None) -> SweepSettings:
+    """Settings to run a sweep with; `revision`: of the model, where the plan names none.
 
     Raises:
         InputError: the model or a prompt set cannot be found.
@@ -114,7 +114,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> SweepSettings:
     decoding = data.get("decoding", {})
     extraction = data["prompts"]["extraction"]
     return SweepSettings(
-        models=(find_model(sweep.model.model, revision=sweep.model.revision),),
+        models=(find_model(sweep.model.model, revision=sweep.model.revision or revision),),
         methods=sweep.methods,
         layers=sweep.layers,
         strengths=sweep.strengths,

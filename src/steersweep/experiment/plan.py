@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.conditions import LayerChoice, Strength
 from steersweep.errors import InputError
 from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
@@ -22,7 +23,6 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
-LOCAL = "local"  # this machine, as a kind of GPU; free unless the plan says otherwise
 DEFAULT_FLAT_WITHIN = 0.10
 
 
@@ -103,6 +103,16 @@ class Plan:
         if gpu in gpu_catalog():
             return float(gpu_catalog()[gpu]["usd_per_hour"])
         raise InputError(f"plan {self.name}: no price for GPU {gpu}; give one under prices")
+
+    def concurrency(self, gpu: str) -> int | None:
+        """Jobs of a kind of GPU that may run at the same time; None: as many as there is room."""
+        limit = self.data.get("concurrency", {}).get(gpu)
+        return None if limit is None else int(limit)
+
+    def fallback_gpu(self, gpu: str) -> str | None:
+        """Where a job goes that does not fit a kind of GPU, or None."""
+        larger = self.data.get("fallback_gpu", {}).get(gpu)
+        return None if larger is None else str(larger)
 
     @property
     def thresholds(self) -> Mapping[str, float]:
@@ -227,14 +237,6 @@ def strength_of(entry: Mapping[str, float]) -> Strength:
 
 
 @cache
-def gpu_catalog() -> dict[str, dict[str, float]]:
-    """Kinds of GPU with memory, bandwidth and price; sources are in the file."""
-    text = (resources.files("steersweep.catalog") / "gpus.yaml").read_text("utf-8")
-    catalog: dict[str, dict[str, float]] = yaml.safe_load(text)["gpus"]
-    return catalog
-
-
-@cache
 def _validator() -> Any:
     import jsonschema
 
@@ -264,11 +266,20 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
         yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
     if not is_judge_name(data.get("judge", DEFAULT_JUDGE)):
         yield ["judge"], f"no judge {data['judge']}; see docs/judging.md"
+    yield from _unpriced(plan)
+
+
+def _unpriced(plan: Plan) -> Iterator[tuple[list[Any], str]]:
+    """Kinds of GPU without a price."""
+    data = plan.data
     priced = {LOCAL: 0, **gpu_catalog(), **data.get("prices", {})}
-    for name, model in plan.models.items():
-        if model.gpu not in priced:
-            known = ", ".join(priced)
-            yield ["families", model.family], f"{name}: no price for GPU {model.gpu}: {known}"
+    named = [(["fallback_gpu", gpu], gpu) for gpu in data.get("fallback_gpu", {})]
+    named += [(["fallback_gpu", gpu], to) for gpu, to in data.get("fallback_gpu", {}).items()]
+    named += [(["concurrency", gpu], gpu) for gpu in data.get("concurrency", {})]
+    named += [(["families", model.family], model.gpu) for model in plan.models.values()]
+    for path, gpu in named:
+        if gpu not in priced:
+            yield path, f"no price for GPU {gpu}; there are {', '.join(priced)}"
 
 
 def _model_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:

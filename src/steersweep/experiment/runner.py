@@ -10,7 +10,9 @@ from steersweep.errors import SteersweepError
 from steersweep.experiment.results import Result, sweep_results, write_results
 from steersweep.experiment.sweep import SweepSettings, make_job
 from steersweep.store import RunStore
-from steersweep.worker import OnProgress, run_job
+from steersweep.worker import Job, OnProgress, run_job
+
+RunJob = Callable[[Job, RunStore, OnProgress], None]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def run_sweep(
     device: str = "auto",
     on_progress: OnProgress = lambda _progress: None,
     on_model: Callable[[int, int], None] = lambda _index, _count: None,
+    run: RunJob | None = None,
 ) -> SweepOutcome:
     """Run every condition that `out` lacks, then write the results.
 
@@ -46,17 +49,22 @@ def run_sweep(
         device: `auto` or a torch device.
         on_progress: receives progress within a model.
         on_model: called with the index of the model about to run, and the number of models.
+        run: runs a job into the run folder on another machine, whose device `device` is then;
+            None: here.
 
     Raises:
         InputError: bad settings, or a folder of another run. Raised before any model is loaded
             where possible.
     """
-    jobs = [make_job(settings, model, device) for model in settings.models]
+    from steersweep.chat_model import resolve_device
+
+    target = device if run else resolve_device(device)
+    jobs = [make_job(settings, model, target) for model in settings.models]
     store = RunStore.open(out, settings.plan())
     created = _freeze(store, settings)
     for index, job in enumerate(jobs):
         on_model(index, len(jobs))
-        run_job(job, store, on_progress)
+        (run or run_job)(job, store, on_progress)
     results = sweep_results(store, jobs, created)
     if not results:
         raise SteersweepError(f"{out}: no condition finished")

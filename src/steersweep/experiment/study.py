@@ -15,11 +15,12 @@ from typing import Any
 from steersweep import gates, provenance
 from steersweep.atomic import write_json
 from steersweep.conditions import RESULT_VERSION, LayerChoice, Strength
+from steersweep.engines.engine import Engine
+from steersweep.engines.local import local_engine
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment import analysis, decisions, phases
 from steersweep.experiment.budget import Limits
 from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
-from steersweep.experiment.estimate import VERIFICATION_S
 from steersweep.experiment.findings import append_findings
 from steersweep.experiment.jobs import Jobs
 from steersweep.experiment.phases import Cuts, Sweep
@@ -35,6 +36,8 @@ FREE_FIELDS = (
     "description",
     "prices",
     "fallback_gpu",
+    "concurrency",
+    "modal",
     "budget",
     "cuts",
     "gates",
@@ -63,7 +66,6 @@ class StudyOptions:
         apply_cuts: how many of the plan's cuts to apply; never fewer than applied before.
         accept: changed fields of the plan, or `model:NAME` for changed weights, to accept.
         new_run: begin anew; what is in the folder is kept beside it.
-        device: `auto` or a torch device.
     """
 
     until: str | None = None
@@ -71,7 +73,6 @@ class StudyOptions:
     apply_cuts: int = 0
     accept: Collection[str] = ()
     new_run: bool = False
-    device: str = "auto"
 
 
 def run_study(
@@ -79,10 +80,19 @@ def run_study(
     out: Path,
     options: StudyOptions | None = None,
     *,
+    engine: Engine | None = None,
     on_progress: OnProgress = lambda _progress: None,
     on_line: Callable[[str], None] = lambda _line: None,
 ) -> RunStore:
     """Run every phase up to its gate, as far as signatures and budget allow.
+
+    Args:
+        plan: what to run.
+        out: the run folder, new or of the same plan.
+        options: how.
+        engine: where jobs run; None: this machine.
+        on_progress: told of progress within a job.
+        on_line: told what a person should read.
 
     Raises:
         GateStop: a gate waits for a signature, or was rejected (exit code 3).
@@ -104,7 +114,12 @@ def run_study(
             accept=options.accept,
             way_out="Use --accept-change FIELD to go on with it, or --new-run to begin anew",
         )
-        _Study(plan, store, options, on_progress, on_line).run()
+        engine = engine or local_engine()
+        engine.open(out)
+        try:
+            _Study(plan, store, options, engine, on_progress, on_line).run()
+        finally:
+            engine.close()
     return store
 
 
@@ -162,6 +177,7 @@ class _Study:
         plan: Plan,
         store: RunStore,
         options: StudyOptions,
+        engine: Engine,
         on_progress: OnProgress,
         on_line: Callable[[str], None],
     ) -> None:
@@ -179,8 +195,8 @@ class _Study:
             store,
             self.cuts,
             Limits(total, budget.get("phases")),
+            engine,
             created=self.created,
-            device=options.device,
             accept=options.accept,
             on_progress=on_progress,
             on_line=on_line,
@@ -234,14 +250,25 @@ class _Study:
             self.plan.data["prompts"]["test"],
             len(phases.test_set(self.plan, self.cuts).prompts),
         )
-        with self.jobs.paid("verification", "COSMIC verification", VERIFICATION_S) as on_progress:
-            result, path = verify_cosmic(
-                built_in_fixtures(),
-                self.store.folder,
-                reproduction=reproduction,
-                on_fixture=lambda name: self.say(f"comparing COSMIC with {name}"),
-                on_progress=on_progress,
-            )
+        sweep = Sweep(
+            "0",
+            "verification",
+            model,
+            ("cosmic",),
+            (layer_choice(check["layer"]),),
+            (strength,),
+            self.plan.data["precision"],
+        )
+        result, path = verify_cosmic(
+            built_in_fixtures(),
+            self.store.folder,
+            reproduction=reproduction,
+            on_fixture=lambda name: self.say(f"comparing COSMIC with {name}"),
+            device=self.jobs.device(sweep),
+            run=lambda job, store, _progress: self.jobs.run_apart(
+                "verification", sweep, job, store
+            ),
+        )
         return {
             "phase": "verification",
             "passed": result["passed"],

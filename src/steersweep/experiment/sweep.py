@@ -140,24 +140,23 @@ def make_settings(
     )
 
 
-def make_job(settings: SweepSettings, source: ModelSource, device: str = "auto") -> Job:
-    """The job of one model. Reads its config, not its weights.
+def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
+    """The job of one model on a torch device, of this machine or another. Reads only its config.
 
     Raises:
         InputError: the model cannot be found, or a layer lies outside it.
     """
-    from steersweep.chat_model import resolve_device, resolve_precision
+    from steersweep.chat_model import resolve_precision
 
     config = source.config()
-    target = resolve_device(device)
     n_layers = int(config.get_text_config().num_hidden_layers)
-    precision = resolve_precision(settings.precision, config, target)
+    precision = resolve_precision(settings.precision, config, device)
     return Job(
-        source=source,
+        source=source.pinned(config),
         family=family_of(config),
         n_layers=n_layers,
         precision=precision,
-        device=target,
+        device=device,
         conditions=tuple(
             _conditions(settings, source, source.fingerprint(config), precision, n_layers)
         ),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from steersweep.chat_model import ChatModel
+from steersweep.memory import free_bytes
 
 # Tokens in the stretch of a response that is looked at; a soup of a few words inside fluent text
 # hardly moves the mean of a whole response.
@@ -38,7 +39,11 @@ class ResponseNll:
 
 @torch.inference_mode()
 def response_nll(
-    chat: ChatModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    chat: ChatModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    *,
+    max_rows: int = 256,
 ) -> list[ResponseNll | None]:
     """How unlikely each response is after its prompt, without steering.
 
@@ -46,6 +51,7 @@ def response_nll(
         chat: the model; nothing may be hooked into it.
         prompts: prompt token ids, `[row][position]`.
         responses: response token ids, `[row][position]`, without the ending token.
+        max_rows: responses per forward pass, at most.
 
     Returns:
         One entry per response; None for an empty one.
@@ -57,10 +63,14 @@ def response_nll(
         key=lambda i: (len(responses[i]), len(prompts[i])),
     )
     budget = _LOGITS_BYTES.get(chat.device.type, 1 << 27)
+    free = free_bytes(str(chat.device))
+    if free is not None:  # the loss holds a few copies of the logits
+        budget = min(budget, free // 6)
     first = 0
     while first < len(order):
         # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
-        count = max(1, budget // (4 * chat.vocab_size * (len(responses[order[-1]]) + 1)))
+        count = budget // (4 * chat.vocab_size * (len(responses[order[-1]]) + 1))
+        count = max(1, min(max_rows, count))
         rows = order[first : first + count]
         first += count
         batch = chat.pad([[*prompts[i], *responses[i]] for i in rows])
@@ -80,7 +90,12 @@ def response_nll(
 
 
 def fluency_threshold(
-    chat: ChatModel, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], seed: int
+    chat: ChatModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    seed: int,
+    *,
+    max_rows: int = 256,
 ) -> float:
     """Worst-stretch NLL from which a response counts as broken, from unsteered responses.
 
@@ -100,7 +115,9 @@ def fluency_threshold(
     fluent = [list(responses[i]) for i in usable]
     soups = [rng.sample(ids, len(ids)) for ids in fluent]
     fluent_nll, soup_nll = (
-        statistics.median(nll.worst for nll in response_nll(chat, contexts, texts) if nll)
-        for texts in (fluent, soups)
+        statistics.median(nll.worst for nll in nlls if nll)
+        for nlls in (
+            response_nll(chat, contexts, texts, max_rows=max_rows) for texts in (fluent, soups)
+        )
     )
     return fluent_nll + _BROKEN_FROM * (soup_nll - fluent_nll)

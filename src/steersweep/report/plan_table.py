@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from steersweep.catalog.gpus import LOCAL
 from steersweep.experiment import phases
 from steersweep.experiment.decisions import FamilyDecision
 from steersweep.experiment.estimate import cheapest, estimate
 from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import LOCAL, PHASES, Plan
+from steersweep.experiment.plan import PHASES, Plan
 from steersweep.report.terminal import power_line
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from steersweep.atomic import write_json, write_text
 from steersweep.errors import SteersweepError
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import make_settings
+from steersweep.experiment.runner import RunJob, SweepOutcome, run_sweep
+from steersweep.experiment.sweep import SweepSettings, make_settings
 from steersweep.statistics import wilson
 from steersweep.verification.fixtures import Check, check_fixture, fixture_folders
 from steersweep.verification.report import render_markdown
@@ -51,6 +51,8 @@ def verify_cosmic(
     reproduction: Reproduction | None = None,
     on_fixture: Callable[[str], None] = lambda _name: None,
     on_progress: OnProgress = lambda _progress: None,
+    device: str = "auto",
+    run: RunJob | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Compare with the official numbers, run the reproduction, write report and result file.
 
@@ -60,6 +62,8 @@ def verify_cosmic(
         reproduction: what to run on a model; None: nothing.
         on_fixture: called with the name of each fixture before it is checked.
         on_progress: receives the reproduction's progress.
+        device: torch device of the reproduction.
+        run: runs the reproduction's job on another machine; see `run_sweep`.
 
     Returns:
         The result object, and the result file.
@@ -76,14 +80,19 @@ def verify_cosmic(
     for folder in folders:
         on_fixture(folder.name)
         checks += check_fixture(folder)
-    run = None if reproduction is None else _reproduce(reproduction, out, on_progress)
+    reproduced = None
+    if reproduction is not None:
+        settings = _settings(reproduction)
+        folder = out / "reproduction" / _name(reproduction, settings)
+        outcome = run_sweep(settings, folder, device=device, on_progress=on_progress, run=run)
+        reproduced = _compared(reproduction, outcome, out)
     created = provenance.utc_now()
     fixtures_passed = all(check.passed for check in checks)
     result = {
         "phase": "pre",
         "kind": GATE,
         "timestamp": created,
-        "passed": fixtures_passed and (run is None or bool(run["passed"])),
+        "passed": fixtures_passed and (reproduced is None or bool(reproduced["passed"])),
         "quantities": _by_quantity(checks),
         "fixtures": [
             {
@@ -101,10 +110,10 @@ def verify_cosmic(
             }
             for folder in folders
         ],
-        "reproduction": run,
+        "reproduction": reproduced,
         "steps": [step._asdict() for step in STEPS],
         "differences": list(DIFFERENCES),
-        "acceptance": _acceptance(fixtures_passed, run),
+        "acceptance": _acceptance(fixtures_passed, reproduced),
         "provenance": provenance.facts(torch.device("cpu")),
     }
     stamp = created.replace("-", "").replace(":", "")
@@ -135,21 +144,26 @@ def _finite(value: float) -> float | None:
     return None if value == float("inf") else value
 
 
-def _reproduce(asked: Reproduction, out: Path, on_progress: OnProgress) -> dict[str, Any]:
-    auto = asked.layer == "auto"
-    settings = make_settings(
+def _settings(asked: Reproduction) -> SweepSettings:
+    return make_settings(
         [asked.model],
         methods="cosmic",
-        layers="0.5" if auto else asked.layer,
+        layers="0.5" if asked.layer == "auto" else asked.layer,
         multipliers="" if asked.multiplier is None else str(asked.multiplier),
         strengths="" if asked.strength is None else str(asked.strength),
         prompts=asked.prompts,
         max_prompts=asked.max_prompts,
     )
-    name = settings.models[0].name.replace(":", "-").replace("/", "-")
-    folder = out / "reproduction" / f"{name}-{asked.layer}-{asked.strength or asked.multiplier}"
-    outcome = run_sweep(settings, folder, on_progress=on_progress)
-    method = "cosmic@auto" if auto else "cosmic"
+
+
+def _name(asked: Reproduction, settings: SweepSettings) -> str:
+    model = settings.models[0].name.replace(":", "-").replace("/", "-")
+    return f"{model}-{asked.layer}-{asked.strength or asked.multiplier}"
+
+
+def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str, Any]:
+    """What the reproduction found, beside what was expected."""
+    method = "cosmic@auto" if asked.layer == "auto" else "cosmic"
     result = next((found for found in outcome.results if found["method"] == method), None)
     if result is None:
         note = outcome.results[0]["extraction"]["notes"][-1]

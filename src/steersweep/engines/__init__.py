@@ -1,0 +1,1 @@
+"""Where jobs run: this machine, Modal or a Ray cluster, behind one small protocol."""

@@ -1,0 +1,178 @@
+"""The protocol of engines: work goes in; what happens to it comes out as events.
+
+An engine moves whole jobs, never conditions. Whoever runs a piece of work calls `carry_out`, which
+saves finished conditions in the run folder it sees; an engine sees to it that they reach the run
+folder the study was begun with before it reports them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from steersweep.atomic import write_text
+from steersweep.errors import InputError, SteersweepError
+from steersweep.model_source import LAB_PREFIX, ModelSource, find_model
+from steersweep.redaction import redact
+from steersweep.store import RunStore
+from steersweep.worker import Job, Progress, run_job
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job on its way: a model at a precision with its conditions, and where it may run.
+
+    Attributes:
+        name: unique among the work of a phase, such as `gemma-9b family fp16`.
+        job: the model and its conditions.
+        gpu: kind of GPU to run on, as the engine's `kind` gave it.
+        timeout_s: limit of the plan, or None.
+        folder: where its conditions go, relative to the run folder; empty: the run folder.
+        labels: `phase`, `step`, `model` and `family` of the plan, for an engine's names.
+    """
+
+    name: str
+    job: Job
+    gpu: str
+    timeout_s: float | None = None
+    folder: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+Kind = Literal["started", "progress", "finished", "failed", "lost"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What an engine reports of a piece of work.
+
+    Attributes:
+        work: its name.
+        kind: `started`; `progress`, which includes finished conditions; and one of three ends:
+            `finished`, `failed` with an error, or `lost` when the machine under it went away and
+            the same work may be submitted again.
+        seconds: how long it has occupied its GPU so far; money follows from it.
+        progress: with `progress`.
+        error: with `failed` and `lost`.
+    """
+
+    work: str
+    kind: Kind
+    seconds: float = 0.0
+    progress: Progress | None = None
+    error: SteersweepError | None = None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing more will come of this work."""
+        return self.kind in ("finished", "failed", "lost")
+
+
+OnEvent = Callable[[Event], None]
+
+
+class Cancelled(SteersweepError):
+    """The study asked for the end of this work."""
+
+
+class Engine(Protocol):
+    """Where work runs. A study knows engines by this alone."""
+
+    def open(self, folder: Path) -> None:
+        """Make ready for the run in `folder`. Everything saved there is seen by the work.
+
+        Raises:
+            InputError: this engine cannot be used here; the message says what is missing.
+        """
+
+    def close(self) -> None:
+        """End what still runs, and let go of processes and connections."""
+
+    def kind(self, gpu: str) -> str:
+        """The kind of GPU that work planned for `gpu` runs on here; its price is what counts."""
+
+    def capacity(self, kind: str) -> int | None:
+        """Jobs of a kind of GPU that can run at the same time; None: as many as asked for.
+
+        Raises:
+            InputError: this engine has no such GPU.
+        """
+
+    def device(self, kind: str) -> str:
+        """Torch device of work on a kind of GPU; `auto` and precisions are resolved by it."""
+
+    def submit(self, work: Work) -> None:
+        """Begin a piece of work, at once or in `wait`."""
+
+    def cancel(self, name: str) -> None:
+        """Ask for the end of a piece of work. It still ends with an event."""
+
+    def wait(self, on_event: OnEvent) -> None:
+        """Hand over what happened; returns after some events, or after a moment without any.
+
+        What `on_event` raises ends the call.
+        """
+
+
+def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
+    """Run work where it has arrived, and report from its start to its end.
+
+    Errors become an event and end this work alone. One that nobody foresaw does too; its traceback
+    is kept in `logs/` of the run folder. What `on_event` raises passes through.
+
+    Args:
+        work: what to run.
+        folder: the run folder as it is seen here.
+        on_event: told of its start, progress and end.
+    """
+    started = time.monotonic()
+    told: list[BaseException] = []
+
+    def tell(
+        kind: Kind, progress: Progress | None = None, error: SteersweepError | None = None
+    ) -> None:
+        try:
+            on_event(Event(work.name, kind, time.monotonic() - started, progress, error))
+        except BaseException as raised:
+            told.append(raised)
+            raise
+
+    tell("started")
+    try:
+        job = replace(work.job, source=found_here(work.job.source))
+        store = RunStore(folder / work.folder)
+        run_job(job, store, lambda progress: tell("progress", progress))
+    except SteersweepError as error:
+        if error in told:
+            raise
+        failure = error
+    except Exception as error:
+        if error in told:
+            raise
+        log = folder / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', work.name)}.txt"
+        write_text(log, redact(traceback.format_exc()))
+        failure = SteersweepError(f"{type(error).__name__}: {error} (traceback: logs/{log.name})")
+    else:
+        return tell("finished")
+    return tell("failed", error=failure)
+
+
+def found_here(source: ModelSource) -> ModelSource:
+    """The same model on the machine this runs on; lab models lie elsewhere on each.
+
+    Raises:
+        InputError: a folder that this machine does not have.
+    """
+    if source.model_id.startswith(LAB_PREFIX):
+        return find_model(source.model_id)
+    if Path(source.location).is_absolute() and not source.is_local:
+        raise InputError(
+            f"{source.model_id}: the folder {source.location} is not on the machine that should "
+            f"run it; put it on storage that every machine sees, or on the hub"
+        )
+    return source

@@ -1,0 +1,173 @@
+"""Several devices of this machine at once: a process for each, which lives from job to job.
+
+Work goes to a process and events come back as pickles over its pipes. A process is not
+multiprocessing's: a script that uses the library needs no `__main__` guard, and a process that dies
+takes nobody with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from steersweep.catalog.gpus import LOCAL
+from steersweep.engines.engine import Cancelled, Event, Kind, OnEvent, Work, carry_out
+from steersweep.errors import SteersweepError
+
+_LOOK_EVERY = 0.2  # seconds
+_STOP_WITHIN = 10.0
+
+
+class ProcessEngine:
+    """Runs as many jobs at a time as there are devices, each in a process of its own."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._devices = list(devices)
+        self._idle: list[_Process] = []
+        self._busy: dict[str, _Process] = {}
+        self._waiting: deque[Work] = deque()
+        self._events: queue.Queue[tuple[_Process, Event | None]] = queue.Queue()
+        self._seconds: dict[str, float] = {}
+        self._folder = Path()
+
+    def open(self, folder: Path) -> None:
+        """Work in `folder`."""
+        self._folder = folder
+        self._idle = [_Process(device, self._events) for device in self._devices]
+
+    def close(self) -> None:
+        """End every process."""
+        for process in (*self._idle, *self._busy.values()):
+            process.stop()
+        self._idle, self._busy = [], {}
+        self._waiting.clear()
+
+    def kind(self, gpu: str) -> str:
+        """This machine, whatever was planned."""
+        return LOCAL
+
+    def capacity(self, kind: str) -> int | None:
+        """One job per device."""
+        return len(self._devices)
+
+    def device(self, kind: str) -> str:
+        """The first device; the others are of its type."""
+        return self._devices[0]
+
+    def submit(self, work: Work) -> None:
+        """Give it to an idle process, or to the first that becomes idle."""
+        self._waiting.append(work)
+        self._hand_out()
+
+    def cancel(self, name: str) -> None:
+        """Stop the process it runs in; the device gets a new one."""
+        if name in self._busy:
+            process = self._busy[name]
+            process.stop()
+            self._events.put(
+                (process, self._ended(name, "failed", Cancelled(f"{name}: cancelled")))
+            )
+
+    def wait(self, on_event: OnEvent) -> None:
+        """Hand over what the processes reported."""
+        try:
+            process, event = self._events.get(timeout=_LOOK_EVERY)
+        except queue.Empty:
+            return
+        name = process.work
+        if name is None or self._busy.get(name) is not process:
+            return  # the last words of a process that was stopped
+        if event is None:
+            code = process.stop()
+            reason = f"the process on {process.device} ended with exit code {code}"
+            event = self._ended(name, "lost", SteersweepError(f"{name}: {reason}"))
+        self._seconds[name] = event.seconds
+        if event.is_end:
+            del self._busy[name]
+            alive = process.is_alive
+            self._idle.append(process if alive else _Process(process.device, self._events))
+            self._idle[-1].work = None
+        on_event(event)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._idle:
+            process, work = self._idle.pop(), self._waiting.popleft()
+            self._busy[work.name] = process
+            process.send(self._folder, replace(work, job=replace(work.job, device=process.device)))
+
+    def _ended(self, name: str, kind: Kind, error: SteersweepError) -> Event:
+        return Event(name, kind, self._seconds.get(name, 0.0), error=error)
+
+
+class _Process:
+    """A process that carries out work on one device, and a thread that reads what it reports."""
+
+    def __init__(self, device: str, events: queue.Queue[tuple[_Process, Event | None]]) -> None:
+        self.device = device
+        self.work: str | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._events = events
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, folder: Path, work: Work) -> None:
+        """Let it begin; a process that is gone shows in the events."""
+        self.work = work.name
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            pickle.dump((str(folder), work), self._process.stdin)
+            self._process.stdin.flush()
+
+    def stop(self) -> int:
+        """End it, now; what it saved is whole. Returns its exit code."""
+        if self.is_alive:
+            self._process.kill()
+        return self._process.wait(_STOP_WITHIN)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while True:
+                self._events.put((self, pickle.load(self._process.stdout)))
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._events.put((self, None))
+
+
+def main() -> None:
+    """What a process of the engine runs: work from standard input, events to standard output."""
+    # Whatever libraries print must not get between the pickles.
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def send(event: Event) -> None:
+        pickle.dump(event, events)
+        events.flush()
+
+    while True:
+        try:
+            folder, work = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            carry_out(work, Path(folder), send)
+        except BrokenPipeError:  # whoever asked for it is gone
+            return
+
+
+if __name__ == "__main__":
+    main()
