@@ -162,6 +162,24 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
     return tell("failed", error=failure)
 
 
+def sparingly(on_event: OnEvent, every: float = 0.5) -> OnEvent:
+    """Pass on every event but progress within `every` seconds in which no condition finished.
+
+    For events that travel: a small model makes hundreds of steps a second.
+    """
+    last, done = -every, -1
+
+    def pass_on(event: Event) -> None:
+        nonlocal last, done
+        now, finished = time.monotonic(), event.progress.done if event.progress else -1
+        if event.kind == "progress" and now - last < every and finished == done:
+            return
+        last, done = now, finished
+        on_event(event)
+
+    return pass_on
+
+
 def found_here(source: ModelSource) -> ModelSource:
     """The same model on the machine this runs on; lab models lie elsewhere on each.
 

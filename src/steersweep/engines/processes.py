@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from steersweep.catalog.gpus import LOCAL
-from steersweep.engines.engine import Cancelled, Event, Kind, OnEvent, Work, carry_out
+from steersweep.engines.engine import Cancelled, Event, OnEvent, Work, carry_out, sparingly
 from steersweep.errors import SteersweepError
 
 _LOOK_EVERY = 0.2  # seconds
@@ -71,11 +71,8 @@ class ProcessEngine:
     def cancel(self, name: str) -> None:
         """Stop the process it runs in; the device gets a new one."""
         if name in self._busy:
-            process = self._busy[name]
-            process.stop()
-            self._events.put(
-                (process, self._ended(name, "failed", Cancelled(f"{name}: cancelled")))
-            )
+            self._busy[name].cancelled = True
+            self._busy[name].stop()
 
     def wait(self, on_event: OnEvent) -> None:
         """Hand over what the processes reported."""
@@ -87,9 +84,7 @@ class ProcessEngine:
         if name is None or self._busy.get(name) is not process:
             return  # the last words of a process that was stopped
         if event is None:
-            code = process.stop()
-            reason = f"the process on {process.device} ended with exit code {code}"
-            event = self._ended(name, "lost", SteersweepError(f"{name}: {reason}"))
+            event = self._end_of(process, name)
         self._seconds[name] = event.seconds
         if event.is_end:
             del self._busy[name]
@@ -105,8 +100,13 @@ class ProcessEngine:
             self._busy[work.name] = process
             process.send(self._folder, replace(work, job=replace(work.job, device=process.device)))
 
-    def _ended(self, name: str, kind: Kind, error: SteersweepError) -> Event:
-        return Event(name, kind, self._seconds.get(name, 0.0), error=error)
+    def _end_of(self, process: _Process, name: str) -> Event:
+        """What the end of a process means for the work it was at."""
+        code, seconds = process.stop(), self._seconds.get(name, 0.0)
+        if process.cancelled:
+            return Event(name, "failed", seconds, error=Cancelled(f"{name} was cancelled"))
+        reason = f"the process on {process.device} ended with exit code {code}"
+        return Event(name, "lost", seconds, error=SteersweepError(f"{name}: {reason}"))
 
 
 class _Process:
@@ -115,6 +115,7 @@ class _Process:
     def __init__(self, device: str, events: queue.Queue[tuple[_Process, Event | None]]) -> None:
         self.device = device
         self.work: str | None = None
+        self.cancelled = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -164,7 +165,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            carry_out(work, Path(folder), send)
+            carry_out(work, Path(folder), sparingly(send))
         except BrokenPipeError:  # whoever asked for it is gone
             return
 

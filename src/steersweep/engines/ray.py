@@ -1,0 +1,294 @@
+"""A Ray cluster: an existing one, or one on this machine.
+
+Kinds of GPU are custom resources (`ray start --resources '{"A10G": 1}'`) or Ray's own accelerator
+types. A job is one Ray task; what it reports comes back through a queue.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from steersweep.catalog.gpus import LOCAL
+from steersweep.engines.engine import (
+    Cancelled,
+    Event,
+    OnEvent,
+    Work,
+    carry_out,
+    sparingly,
+)
+from steersweep.engines.share import Mirror, SameFolder, Share
+from steersweep.errors import InputError, SteersweepError
+
+_LOOK_EVERY = 0.2  # seconds
+_ACCELERATOR = "accelerator_type:"
+
+
+class RayEngine:
+    """Runs jobs as tasks of a Ray cluster.
+
+    Args:
+        address: of a cluster, or None to start one on this machine.
+        storage: where results travel if the machines do not share the run folder: a path that all
+            of them see, or an fsspec URL. None: they all see the run folder at its own path.
+        cpus: CPUs a job takes that is planned for no GPU; None: all of a machine.
+    """
+
+    def __init__(
+        self, address: str | None = None, storage: str | None = None, cpus: int | None = None
+    ) -> None:
+        self._address = address
+        self._storage = storage
+        self._cpus = cpus
+        self._share: Share = SameFolder() if storage is None else Mirror(storage)
+        self._tasks: dict[str, Any] = {}
+        self._seconds: dict[str, float] = {}
+        self._done: dict[str, int] = {}  # conditions of each that the run folder has
+        self._cancelled: set[str] = set()
+        self._ours = False
+        self._folder = Path()
+
+    def open(self, folder: Path) -> None:
+        """Connect, and see that every machine of the cluster can run work for `folder`."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        try:
+            import ray
+            from ray.util.queue import Queue
+        except ImportError as error:
+            raise InputError(
+                "--engine ray: Ray is not installed: pip install 'steersweep[ray]'"
+            ) from error
+        if not ray.is_initialized():
+            self._connect(ray)
+        self._folder = folder.resolve()
+        self._check_machines(ray)
+        self._queue = Queue(actor_options={"num_cpus": 0})
+        self._share.publish(self._folder)
+
+    def close(self) -> None:
+        """Cancel what runs; end the cluster if this engine started it."""
+        import ray
+
+        for name in list(self._tasks):
+            self.cancel(name)
+        self._queue.shutdown()
+        if self._ours:
+            ray.shutdown()
+
+    def kind(self, gpu: str) -> str:
+        """As planned."""
+        return gpu
+
+    def capacity(self, kind: str) -> int | None:
+        """GPUs of the kind in the cluster; for work without a GPU, as many as its CPUs allow."""
+        if kind == LOCAL:
+            return max(1, int(sum(_cpus(node) // self._cpus_of(kind) for node in self._nodes())))
+        found = int(sum(node["Resources"].get(kind, 0) for node in self._nodes()))
+        found = found or int(
+            sum(
+                node["Resources"].get("GPU", 0)
+                for node in self._nodes()
+                if any(name in node["Resources"] for name in _accelerator_names(kind))
+            )
+        )
+        if found:
+            return found
+        names = {name for node in self._nodes() for name in node["Resources"]}
+        usual = ("CPU", "GPU", "memory", "object_store_memory")
+        others = sorted(
+            name.removeprefix(_ACCELERATOR)
+            for name in names
+            if name not in usual and not name.startswith("node:")
+        )
+        raise InputError(
+            f"--engine ray: the cluster has no {kind}; it has {', '.join(others) or 'only CPUs'}. "
+            f"Start a machine that has one with: ray start --resources '{{\"{kind}\": 1}}'"
+        )
+
+    def device(self, kind: str) -> str:
+        """The GPU Ray gives a task, where the cluster has GPUs; else the CPU."""
+        has_gpus = any(node["Resources"].get("GPU") for node in self._nodes())
+        return "cuda" if has_gpus and kind != LOCAL else "cpu"
+
+    def submit(self, work: Work) -> None:
+        """Hand it to Ray, which runs it when there is a place."""
+        import ray
+
+        custom = any(work.gpu in node["Resources"] for node in self._nodes())
+        options: dict[str, Any] = {"num_cpus": self._cpus_of(work.gpu), "max_retries": 0}
+        if work.gpu != LOCAL:
+            accelerators = [
+                name
+                for node in self._nodes()
+                for name in _accelerator_names(work.gpu)
+                if name in node["Resources"]
+            ]
+            options["resources"] = {work.gpu: 1} if custom else {accelerators[0]: 0.001}
+            if self.device(work.gpu) == "cuda":
+                options["num_gpus"] = 1
+        task = ray.remote(_run_on_ray).options(**options)
+        self._cancelled.discard(work.name)
+        self._seconds[work.name], self._done[work.name] = 0.0, 0
+        self._tasks[work.name] = task.remote(work, str(self._folder), self._storage, self._queue)
+
+    def cancel(self, name: str) -> None:
+        """End its worker; what it saved is whole."""
+        import ray
+
+        if name in self._tasks:
+            self._cancelled.add(name)
+            ray.cancel(self._tasks[name], force=True)
+
+    def wait(self, on_event: OnEvent) -> None:
+        """Hand over what the tasks reported, and which of them died."""
+        from ray.util.queue import Empty
+
+        try:
+            event: Event = self._queue.get(timeout=_LOOK_EVERY)
+        except Empty:
+            # Only when all that was said is heard does a task without an end count as dead.
+            for event in self._dead():
+                del self._tasks[event.work]
+                self._share.refresh(self._folder)
+                on_event(event)
+            return
+        if event.work not in self._tasks:
+            return
+        self._seconds[event.work] = event.seconds
+        done = -1 if event.progress is None else event.progress.done
+        if event.is_end or done > self._done.get(event.work, 0):
+            self._done[event.work] = done
+            self._share.refresh(self._folder)
+        if event.is_end:
+            del self._tasks[event.work]
+        on_event(event)
+
+    def _dead(self) -> list[Event]:
+        import ray
+
+        ended, _ = ray.wait(list(self._tasks.values()), timeout=0) if self._tasks else ([], [])
+        found = []
+        for name, task in list(self._tasks.items()):
+            if task not in ended:
+                continue
+            try:
+                ray.get(task)
+            except ray.exceptions.RayTaskError as error:  # raised by our code around the job
+                why = str(error).strip().splitlines()[-1]
+                found.append(Event(name, "failed", self._seconds[name], error=_error(name, why)))
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[0]
+                if name in self._cancelled:
+                    told = Cancelled(f"{name} was cancelled")
+                    found.append(Event(name, "failed", self._seconds[name], error=told))
+                else:
+                    lost = _error(name, f"the worker was lost: {reason}")
+                    found.append(Event(name, "lost", self._seconds[name], error=lost))
+        return found
+
+    def _connect(self, ray: Any) -> None:
+        import steersweep
+
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self._address is None:
+            options["include_dashboard"] = False
+        else:
+            # The machines of a cluster need the libraries, but get this very version of the code.
+            package = Path(steersweep.__file__).parent
+            options["address"] = self._address
+            options["runtime_env"] = {"py_modules": [str(package)]}
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"--ray-address {self._address}: no Ray cluster answers there: {error}"
+            ) from error
+        self._ours = True
+
+    def _check_machines(self, ray: Any) -> None:
+        """Every machine must import the code and see the run folder, unless storage is given."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        probe = self._folder / f".probe-{uuid.uuid4().hex}"
+        probe.touch()
+        looks = ray.remote(_sees)
+        try:
+            answers = {
+                node["NodeManagerAddress"]: looks.options(
+                    num_cpus=0,
+                    max_retries=0,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                ).remote(str(probe))
+                for node in self._nodes()
+            }
+            for address, answer in answers.items():
+                try:
+                    sees = ray.get(answer)
+                except ray.exceptions.RayError as error:
+                    why = str(error).strip().splitlines()[-1]
+                    raise InputError(
+                        f"--engine ray: {address} cannot run steersweep: {why}. Install the "
+                        f"libraries there: pip install 'steersweep[ray]'"
+                    ) from error
+                if not sees and self._storage is None:
+                    raise InputError(
+                        f"--out {self._folder}: {address} does not see this folder; use a shared "
+                        f"one, or --ray-storage with a path or URL that every machine reaches"
+                    )
+        finally:
+            probe.unlink()
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        import ray
+
+        return [node for node in ray.nodes() if node["Alive"]]
+
+    def _cpus_of(self, kind: str) -> int:
+        if kind != LOCAL:
+            return 1
+        return self._cpus or max(1, int(min(_cpus(node) for node in self._nodes())))
+
+
+def _run_on_ray(work: Work, folder: str, storage: str | None, queue: Any) -> None:
+    """A Ray task: one piece of work, in the run folder or in a copy of it."""
+    import ray
+    import torch
+
+    # As many threads as CPUs were asked for; a worker begins with one.
+    torch.set_num_threads(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    if storage is None:
+        carry_out(work, Path(folder), sparingly(queue.put))
+        return
+    share = Mirror(storage)
+    with tempfile.TemporaryDirectory() as scratch:
+        share.refresh(Path(scratch))
+
+        def tell(event: Event) -> None:
+            share.publish(Path(scratch))
+            queue.put(event)
+
+        carry_out(work, Path(scratch), sparingly(tell))
+
+
+def _sees(path: str) -> bool:
+    """Run on every machine: whether it sees a file; importing this module is half of the test."""
+    return Path(path).exists()
+
+
+def _error(name: str, reason: str) -> SteersweepError:
+    return SteersweepError(f"{name}: {reason}")
+
+
+def _cpus(node: dict[str, Any]) -> float:
+    return float(node["Resources"].get("CPU", 0))
+
+
+def _accelerator_names(kind: str) -> list[str]:
+    """What Ray may call a kind of GPU: `A100-80GB` is its `A100-80G` or plain `A100`."""
+    names = (kind, kind.removesuffix("B"), kind.split("-", maxsplit=1)[0])
+    return [f"{_ACCELERATOR}{name}" for name in dict.fromkeys(names)]

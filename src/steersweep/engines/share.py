@@ -1,0 +1,97 @@
+"""How what a worker saves on one machine reaches the run folder on another.
+
+What jobs write never changes once it is there: conditions, directions, extraction scores and logs,
+each named by its content or its work. So sharing them is copying what the other side lacks.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+from steersweep.atomic import write_bytes
+from steersweep.errors import InputError
+
+_WRITTEN_BY_JOBS = ("conditions", "directions", "extraction", "logs")
+
+
+class Share(Protocol):
+    """A run folder seen from several machines."""
+
+    def refresh(self, folder: Path) -> None:
+        """Bring to `folder` what others saved."""
+
+    def publish(self, folder: Path) -> None:
+        """Let others see what was saved in `folder`."""
+
+
+class SameFolder:
+    """Every machine sees the folder itself: one machine, or a shared file system."""
+
+    def refresh(self, folder: Path) -> None:
+        """Nothing to bring."""
+
+    def publish(self, folder: Path) -> None:
+        """Nothing to send."""
+
+
+class Mirror:
+    """Copies through a place that fsspec can reach, such as `s3://bucket/runs/mine`.
+
+    Args:
+        url: of a folder there. Credentials come from the environment, as for fsspec itself.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._held: set[str] = set()
+
+    def refresh(self, folder: Path) -> None:
+        """Download what `folder` lacks."""
+        system, root = self._system()
+        for name in sorted(self._there(system, root)):
+            if not (folder / name).exists():
+                write_bytes(folder / name, system.cat_file(f"{root}/{name}"))
+            self._held.add(name)
+
+    def publish(self, folder: Path) -> None:
+        """Upload what is not there yet; each file appears whole."""
+        system, root = self._system()
+        here = {
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and is_of_jobs(path.relative_to(folder))
+        }
+        missing = here - self._held
+        if missing:
+            self._held |= self._there(system, root)
+        for name in sorted(missing - self._held):
+            part = f"{root}/.{uuid.uuid4().hex}.part"
+            system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            system.pipe_file(part, (folder / name).read_bytes())
+            system.mv(part, f"{root}/{name}")
+            self._held.add(name)
+
+    def _there(self, system: Any, root: str) -> set[str]:
+        system.invalidate_cache()
+        if not system.exists(root):
+            return set()
+        found = (Path(path[len(root) :].lstrip("/")) for path in system.find(root))
+        return {path.as_posix() for path in found if is_of_jobs(path)}
+
+    def _system(self) -> tuple[Any, str]:
+        import fsspec
+
+        try:
+            system, root = fsspec.core.url_to_fs(self.url)
+            system.makedirs(root, exist_ok=True)
+        except (ImportError, ValueError, OSError) as error:
+            raise InputError(f"storage {self.url}: cannot be used: {error}") from error
+        return system, root.rstrip("/")
+
+
+def is_of_jobs(path: Path) -> bool:
+    """Whether a path relative to a run folder is one that jobs write, whole and not damaged."""
+    whole = path.suffix in (".json", ".safetensors", ".txt") and not path.name.startswith(".")
+    return whole and len(path.parts) > 1 and path.parts[-2] in _WRITTEN_BY_JOBS

@@ -1,0 +1,522 @@
+"""Engines: the same results wherever jobs run, whatever happens to the machines under them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from steersweep import ChatModel, InputError, SteersweepError, worker
+from steersweep.engines import engine as engine_module
+from steersweep.engines.engine import Engine, Event, OnEvent, Work, carry_out, found_here
+from steersweep.engines.local import LocalEngine, local_engine
+from steersweep.engines.processes import ProcessEngine
+from steersweep.engines.ray import RayEngine
+from steersweep.engines.share import Mirror
+from steersweep.experiment.budget import BudgetStop, Ledger, Limits
+from steersweep.experiment.plan import Plan
+from steersweep.experiment.scheduler import Scheduler, Task
+from steersweep.experiment.study import StudyOptions, run_study
+from steersweep.experiment.sweep import make_job, make_settings
+from steersweep.memory import memory_model
+from steersweep.model_source import ModelSource, find_model
+from steersweep.store import RunStore
+from steersweep.worker import Job, run_job
+from test_study import SMALL, comparable, small
+
+PHASE_1 = StudyOptions(until="family_sweep")
+
+
+def job_of(name: str = "lab:qwen-3b", prompts: int = 3, rows: int = 64, tokens: int = 12) -> Job:
+    settings = make_settings(
+        [name], layers="0.5", strengths="0.2", max_prompts=prompts, max_new_tokens=tokens, rows=rows
+    )
+    return make_job(settings, settings.models[0], "cpu")
+
+
+def records(folder: Path) -> dict[str, Any]:
+    """Conditions by key, without moments and durations."""
+    found = {}
+    for file in folder.glob("conditions/*.json"):
+        record = json.loads(file.read_text())
+        kept = {k: v for k, v in record.items() if k not in ("timestamp", "runtime_seconds")}
+        kept["result"] = {k: v for k, v in kept["result"].items() if k != "extraction_seconds"}
+        found[file.name] = kept
+    return found
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return {name: found for name, found in comparable(folder).items() if name.startswith("v3_")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phase 1 of the small study, in this process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    run_study(small(), folder, PHASE_1, engine=LocalEngine("cpu"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster on this machine, with GPUs that are only names."""
+    import ray
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    ray.init(
+        num_cpus=4,
+        resources={"A10G": 5, "A100-80GB": 1},
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield ray
+    ray.shutdown()
+
+
+# -- the same results everywhere -----------------------------------------------------------------
+
+
+def test_processes_give_the_results_of_one(alone: Path, tmp_path: Path) -> None:
+    run_study(small(), tmp_path / "run", PHASE_1, engine=ProcessEngine(["cpu", "cpu"]))
+    assert results(tmp_path / "run") == results(alone)
+
+
+def test_ray_gives_the_results_of_one(alone: Path, tmp_path: Path, cluster: Any) -> None:
+    run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(cpus=2))
+    assert results(tmp_path / "run") == results(alone)
+
+
+def test_results_travel_through_storage_where_folders_are_not_shared(
+    alone: Path, tmp_path: Path, cluster: Any
+) -> None:
+    storage = (tmp_path / "bucket").as_uri()
+    run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(storage=storage, cpus=2))
+    assert results(tmp_path / "run") == results(alone)
+    assert list((tmp_path / "bucket").glob("directions/*.safetensors"))
+    # Another machine that goes on with the same storage computes nothing again.
+    other = RayEngine(storage=storage, cpus=2)
+    (tmp_path / "other").mkdir()
+    other.open(tmp_path / "other")
+    Mirror(storage).refresh(tmp_path / "other")
+    assert records(tmp_path / "other") == records(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cluster: Any) -> None:
+    from steersweep.experiment.plan import load_plan
+
+    plan = load_plan("v3-lab")
+    phase_1 = Plan({k: v for k, v in plan.data.items() if k != "verification"}, plan.models)
+    run_study(phase_1, tmp_path / "local", PHASE_1, engine=LocalEngine("cpu"))
+    killed = kill_when_something_is_saved(tmp_path / "ray", ray_workers)
+    run_study(phase_1, tmp_path / "ray", PHASE_1, engine=RayEngine(cpus=2))
+    assert killed()
+    assert results(tmp_path / "ray") == results(tmp_path / "local")
+
+
+# -- machines that go away -----------------------------------------------------------------------
+
+
+def ray_workers() -> list[psutil.Process]:
+    named = (p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"])
+    return [p for p in named if p.info["cmdline"][0].startswith("ray::_run_on_ray")]
+
+
+def engine_processes() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [p for p in children if "steersweep.engines.processes" in p.cmdline()]
+
+
+def kill_when_something_is_saved(
+    folder: Path, workers: Callable[[], list[psutil.Process]]
+) -> Callable[[], bool]:
+    """In the background, `kill -9` the workers once a condition is there; says whether it did."""
+    killed: list[int] = []
+
+    def watch() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not list(folder.glob("conditions/*.json")):
+            time.sleep(0.005)
+        for process in workers():
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+
+    def done() -> bool:
+        thread.join()
+        return bool(killed)
+
+    return done
+
+
+@pytest.mark.parametrize("kind", ["processes", "ray"])
+def test_a_worker_killed_in_the_middle_changes_nothing(
+    kind: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+    engine: Engine = RayEngine(cpus=2) if kind == "ray" else ProcessEngine(["cpu"])
+    workers = ray_workers if kind == "ray" else engine_processes
+    folder = tmp_path / "run"
+    lines: list[str] = []
+    killed = kill_when_something_is_saved(folder, workers)
+    run_study(small(), folder, PHASE_1, engine=engine, on_line=lines.append)
+    assert killed()
+    assert any("it is run again" in line for line in lines)
+    assert results(folder) == results(alone)
+    ends = [entry["whole"] for entry in Ledger(folder).entries() if entry["do"] == "settle"]
+    assert False in ends
+    assert True in ends
+
+
+class Restless(LocalEngine):
+    """Loses its machine as often as it is told to."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__("cpu")
+        self.losses = losses
+
+    def wait(self, on_event: OnEvent) -> None:
+        if self._waiting and self.losses:
+            self.losses -= 1
+            work = self._waiting.popleft()
+            on_event(Event(work.name, "lost", 1.0, error=SteersweepError("preempted")))
+        else:
+            super().wait(on_event)
+
+
+def test_a_machine_lost_three_times_is_given_up_by_name(tmp_path: Path) -> None:
+    engine = Restless(losses=3)
+    store = run_study(small(), tmp_path / "run", PHASE_1, engine=engine)
+    failures = store.get_once("phases/family_sweep-failures.json")
+    assert list(failures) == ["q7 family fp32"]
+    assert "lost 3 times: preempted" in failures["q7 family fp32"]
+
+
+# -- concurrency ---------------------------------------------------------------------------------
+
+
+def scheduler(engine: Engine, folder: Path, limits: Limits | None = None, **plan: Any) -> Scheduler:
+    return Scheduler(
+        small(**plan),
+        Ledger(folder),
+        limits or Limits(),
+        engine,
+        on_progress=lambda _progress: None,
+        on_line=lambda _line: None,
+    )
+
+
+class Counted:
+    """An engine that counts how many jobs of a kind run at the same time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kinds: dict[str, str] = {}
+        self._now: dict[str, set[str]] = {}
+        self.most: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, work: Work) -> None:
+        self._kinds[work.name] = work.gpu
+        self._engine.submit(work)
+
+    def wait(self, on_event: OnEvent) -> None:
+        def counted(event: Event) -> None:
+            kind = self._kinds[event.work]
+            running = self._now.setdefault(kind, set())
+            (running.discard if event.is_end else running.add)(event.work)
+            self.most[kind] = max(self.most.get(kind, 0), len(running))
+            on_event(event)
+
+        self._engine.wait(counted)
+
+
+def test_no_more_jobs_of_a_kind_run_at_once_than_the_plan_allows(
+    tmp_path: Path, cluster: Any
+) -> None:
+    """Ten A10G jobs on a cluster with five of them, at most three at once; A100 jobs singly."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    engine = Counted(RayEngine())
+    engine.open(folder)
+    job = job_of(prompts=2, tokens=4)
+    tasks = [
+        Task(
+            Work(f"{kind} {i}", job, kind, folder=f"runs/{kind}-{i}"),
+            seconds=lambda _kind: 1.0,
+        )
+        for kind, count in (("A10G", 10), ("A100-80GB", 3))
+        for i in range(count)
+    ]
+    limited = scheduler(engine, folder, concurrency={"A10G": 3, "A100-80GB": 2})  # type: ignore[arg-type]
+    assert limited.run("family_sweep", tasks) == {}
+    assert engine.most == {"A10G": 3, "A100-80GB": 1}  # there is one A100
+    assert len(list(folder.glob("runs/*/conditions"))) == 13
+
+
+def test_a_cluster_without_the_gpu_says_so_at_once(tmp_path: Path, cluster: Any) -> None:
+    engine = RayEngine()
+    engine.open(tmp_path)
+    with pytest.raises(InputError, match=r"no H100; it has .*A100-80GB, A10G.*--resources"):
+        engine.capacity("H100")
+
+
+def test_a_folder_that_the_cluster_does_not_see_is_refused(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steersweep.engines.ray._sees", lambda _path: False)
+    with pytest.raises(InputError, match="--ray-storage"):
+        RayEngine().open(tmp_path)
+    RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
+
+
+def test_a_job_waits_for_the_money_that_others_may_not_need(tmp_path: Path) -> None:
+    """Reservations of two do not fit at once, but the first costs far less than it reserved."""
+    engine = ProcessEngine(["cpu", "cpu"])
+    engine.open(tmp_path)
+    try:
+        tasks = [
+            Task(Work(name, job_of(), "local", folder=name), seconds=lambda _kind: 1000.0)
+            for name in "ab"
+        ]
+        dear = scheduler(engine, tmp_path, Limits(2000.0), prices={"local": 3600})
+        assert dear.run("family_sweep", tasks) == {}
+    finally:
+        engine.close()
+    assert Ledger(tmp_path).spent() < 500
+
+
+def test_a_stop_ends_jobs_in_other_processes(tmp_path: Path) -> None:
+    engine = ProcessEngine(["cpu", "cpu"])
+    engine.open(tmp_path)
+    try:
+        long = job_of(prompts=60, tokens=100)
+        tasks = [Task(Work(name, long, "local"), seconds=lambda _kind: 0.0) for name in "ab"]
+        dear = scheduler(engine, tmp_path, Limits(1.0), prices={"local": 3600})
+        with pytest.raises(BudgetStop, match="is reached"):
+            dear.run("family_sweep", tasks)
+        assert {e["whole"] for e in Ledger(tmp_path).entries() if e["do"] == "settle"} == {False}
+        # The devices are free again, with new processes.
+        assert dear_again(engine, tmp_path) == {}
+    finally:
+        engine.close()
+    assert engine_processes() == []
+
+
+def dear_again(engine: Engine, folder: Path) -> dict[str, SteersweepError]:
+    tasks = [Task(Work("c", job_of(), "local"), seconds=lambda _kind: 0.0)]
+    return scheduler(engine, folder).run("size_sweep", tasks)
+
+
+def test_a_timeout_ends_a_job_in_another_process(tmp_path: Path) -> None:
+    engine = ProcessEngine(["cpu"])
+    engine.open(tmp_path)
+    try:
+        work = Work("slow", job_of(prompts=60, tokens=100), "local", timeout_s=0.5)
+        failures = scheduler(engine, tmp_path).run("family_sweep", [Task(work, lambda _kind: 1.0)])
+    finally:
+        engine.close()
+    assert "timeout of 0.5 s" in str(failures["slow"])
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def out_of_memory_above(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Generation that runs out of memory with more than `most` rows; says what was tried."""
+    generate, tried = worker.generate, []
+
+    def limited(*arguments: Any, max_rows: int, **options: Any) -> Any:
+        tried.append(max_rows)
+        if max_rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return generate(*arguments, max_rows=max_rows, **options)
+
+    monkeypatch.setattr(worker, "generate", limited)
+    return tried
+
+
+def test_rows_are_halved_until_they_fit_and_results_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(prompts=6, rows=12)
+    run_job(job, RunStore(tmp_path / "ample"))
+    tried = out_of_memory_above(4, monkeypatch)
+    run_job(job, RunStore(tmp_path / "scarce"))
+    assert tried == [12, 6, 3, 3]  # what was too much is not tried again
+    ample, scarce = records(tmp_path / "ample"), records(tmp_path / "scarce")
+    assert {r["provenance"]["rows"] for r in ample.values()} == {12}
+    assert {r["provenance"]["rows"] for r in scarce.values()} == {3}
+    for key, record in ample.items():
+        texts = [sample["response"] for sample in record["samples"]]
+        assert texts == [sample["response"] for sample in scarce[key]["samples"]]
+
+
+class TwoKinds(LocalEngine):
+    """This machine under the name of whatever GPU was planned."""
+
+    def kind(self, gpu: str) -> str:
+        return gpu
+
+
+def planned_on(gpu: str, **changes: Any) -> Plan:
+    families = copy.deepcopy(SMALL["families"])
+    for models in families.values():
+        for model in models:
+            model["gpu"] = gpu
+    return small(families=families, **changes)
+
+
+def test_a_job_that_does_not_fit_moves_to_the_next_larger_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = ChatModel.load
+    loaded: list[str] = []
+
+    def too_large_once(source: ModelSource, **options: Any) -> ChatModel:
+        loaded.append(source.model_id)
+        if loaded.count(source.model_id) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(source, **options)
+
+    monkeypatch.setattr(worker.ChatModel, "load", too_large_once)
+    plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
+    lines: list[str] = []
+    store = run_study(plan, tmp_path / "run", PHASE_1, engine=TwoKinds("cpu"), on_line=lines.append)
+    assert store.get_once("phases/family_sweep-failures.json") == {}
+    assert any("moved from A10G to A100-80GB" in line for line in lines)
+    for found in results(tmp_path / "run")["v3_phase1_family_sweep"]:
+        assert found["provenance"]["moved_from"] == ["A10G"]
+    reserved = [e for e in Ledger(tmp_path / "run").entries() if e["do"] == "reserve"]
+    assert [(e["gpu"], e.get("moved_from")) for e in reserved[:2]] == [
+        ("A10G", None),
+        ("A100-80GB", ["A10G"]),
+    ]
+
+
+def test_a_job_that_fits_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out_of_memory_above(0, monkeypatch)
+    plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB", "A100-80GB": "A10G"})
+    with pytest.raises(SteersweepError, match=r"no model could run.*with a single row"):
+        run_study(plan, tmp_path / "run", PHASE_1, engine=TwoKinds("cpu"))
+
+
+def test_other_errors_are_not_taken_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def broken(*_arguments: Any, **_options: Any) -> Any:
+        calls.append(1)
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(worker, "generate", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_job(job_of(), RunStore(tmp_path))
+    assert calls == [1]
+
+
+def test_the_memory_model_is_exact_where_it_can_be(family: ChatModel) -> None:
+    """Weights and keys and values, against the tensors of a real model."""
+    from steersweep.kv_cache import make_cache
+
+    model = memory_model(family.model.config)
+    weights = sum(p.numel() * p.element_size() for p in family.model.parameters())
+    assert model.weights("fp32") == weights
+    assert model == memory_model(family.model.config, family.model)
+    cache: Any = make_cache(family.model.config, 20)
+    batch = family.pad([family.prompt_ids("Hello")])
+    family.logits(batch.input_ids, batch.attention_mask, batch.position_ids, cache=cache)
+    held = sum(t.numel() * t.element_size() for x in cache.layers for t in (x._keys, x._values))
+    assert model.cache("fp32", 20) == held
+    assert model.weights("bf16") == weights // 2
+    assert model.weights("int4") < model.weights("int8") < model.weights("bf16")
+    one = model.row("fp32", 16, 4)
+    assert model.rows_that_fit("fp32", 16, 4, free=100 * one) == 85
+    assert model.rows_that_fit("fp32", 16, 4, free=-1) == 0
+
+
+@pytest.mark.gpu
+def test_the_memory_model_covers_what_a_gpu_allocates(tmp_path: Path) -> None:
+    job = replace(job_of("lab:qwen-32b", prompts=40, tokens=100), device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    run_job(job, RunStore(tmp_path))
+    chat = ChatModel.load("lab:qwen-32b", device="cpu")
+    model = memory_model(chat.model.config)
+    longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
+    needed = model.weights("fp32") + 64 * model.row("fp32", longest, 100)
+    assert torch.cuda.max_memory_allocated() <= 1.5 * needed + 2e9
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+
+def test_an_unforeseen_error_ends_one_job_and_leaves_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = engine_module.run_job
+
+    def fails_for_qwen(job: Job, *arguments: Any) -> None:
+        if job.family == "qwen":
+            raise ZeroDivisionError("a bug")
+        run(job, *arguments)
+
+    monkeypatch.setattr(engine_module, "run_job", fails_for_qwen)
+    store = run_study(small(), tmp_path / "run", PHASE_1, engine=LocalEngine("cpu"))
+    failures = store.get_once("phases/family_sweep-failures.json")
+    assert "ZeroDivisionError: a bug" in failures["q7 family fp32"]
+    log = tmp_path / "run" / "logs" / "q7-family-fp32.txt"
+    assert "fails_for_qwen" in log.read_text()
+    assert results(tmp_path / "run")["v3_phase1_family_sweep"][0]["family"] == "mistral"
+
+
+def test_what_a_listener_raises_is_no_error_of_the_job(tmp_path: Path) -> None:
+    def listener(event: Event) -> None:
+        if event.kind == "progress":
+            raise ValueError("the display broke")
+
+    with pytest.raises(ValueError, match="display"):
+        carry_out(Work("w", job_of(), "local"), tmp_path, listener)
+
+
+def test_other_weights_at_the_same_place_are_noticed_where_the_job_runs(
+    tmp_path: Path, copied_lab_model: Path
+) -> None:
+    settings = make_settings([str(copied_lab_model)], layers="0.5", strengths="0.2", max_prompts=2)
+    job = make_job(settings, settings.models[0], "cpu")
+    config = copied_lab_model / "generation_config.json"
+    config.write_text(config.read_text().replace("{", '{"top_k": 7,', 1))
+    events: list[Event] = []
+    carry_out(Work("w", job, "local"), tmp_path, events.append)
+    assert events[-1].kind == "failed"
+    assert "are not those this run began with" in str(events[-1].error)
+
+
+def test_a_folder_that_the_worker_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not on the machine"):
+        found_here(ModelSource("models/mine", "/no/such/folder"))
+    assert found_here(find_model("lab:qwen-3b")).is_local
+
+
+def test_this_machine_is_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(local_engine("cpu"), LocalEngine)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    several = local_engine("auto")
+    assert isinstance(several, ProcessEngine)
+    assert several.capacity("local") == 3
