@@ -15,7 +15,10 @@ import typer
 from steersweep.errors import SteersweepError
 
 if TYPE_CHECKING:
+    from steersweep.engines.engine import Engine
+    from steersweep.experiment.plan import Plan
     from steersweep.experiment.reviews import Item
+    from steersweep.experiment.study import StudyOptions
     from steersweep.experiment.sweep import SweepSettings
 
 app = typer.Typer(
@@ -465,7 +468,17 @@ def run(
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Begin anew; the earlier run is kept beside it.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="Where jobs run: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where jobs run: local, ray or modal.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray: a cluster [default: one on this machine].")
+    ] = None,
+    ray_storage: Annotated[
+        str | None,
+        typer.Option(help="Ray: a path or URL for results if machines do not share --out."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Modal: begin, and do not wait for the end.")
+    ] = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
@@ -476,12 +489,15 @@ def run(
     from steersweep.errors import InputError
     from steersweep.experiment.plan import PHASES, load_plan, with_prices
     from steersweep.experiment.status import decided
-    from steersweep.experiment.study import GateStop, StudyOptions, run_study
+    from steersweep.experiment.study import StudyOptions
     from steersweep.report.study_table import print_decision
-    from steersweep.report.terminal import sweep_progress
 
-    if engine != "local":
-        raise InputError(f"--engine {engine}: this version has only local")
+    if engine not in ("local", "ray", "modal"):
+        raise InputError(f"--engine {engine}: choose local, ray or modal")
+    if engine != "ray" and (ray_address or ray_storage):
+        raise InputError("--ray-address and --ray-storage go with --engine ray")
+    if engine != "modal" and detach:
+        raise InputError("--detach goes with --engine modal")
     if phase in ("0", "1", "2", "3"):
         phase = PHASES[int(phase)]
     if phase is not None and phase not in PHASES:
@@ -495,12 +511,37 @@ def run(
         loaded = with_prices(loaded, prices)
     _quiet_libraries()
     options = StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run)
+    if engine == "modal":
+        _run_away(loaded, out, options, detach=detach, quiet=quiet)
+    else:
+        _run_here(loaded, out, options, _engine(engine, device, ray_address, ray_storage), quiet)
+    last = phase or "final"
+    print_decision(last, decided(out)[last])
+    typer.echo(f"\n{loaded.name}: every phase asked for is done")
+    typer.echo(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+
+
+def _engine(name: str, device: str, address: str | None, storage: str | None) -> Engine:
+    from steersweep.engines.local import local_engine
+    from steersweep.engines.ray import RayEngine
+
+    return local_engine(device) if name == "local" else RayEngine(address, storage)
+
+
+def _run_here(plan: Plan, out: Path, options: StudyOptions, engine: Engine, quiet: bool) -> None:
+    """Run a study from this process; at a gate, show what its phase found."""
+    from steersweep.experiment.status import decided
+    from steersweep.experiment.study import GateStop, run_study
+    from steersweep.report.study_table import print_decision
+    from steersweep.report.terminal import sweep_progress
+
     try:
         with sweep_progress(quiet=quiet) as progress:
             run_study(
-                loaded,
+                plan,
                 out,
                 options,
+                engine=engine,
                 on_progress=progress.on_progress,
                 on_line=lambda line: None if quiet else typer.echo(line, err=True),
             )
@@ -508,9 +549,48 @@ def run(
         print_decision(stop.phase, decided(out)[stop.phase])
         typer.echo()
         raise
-    print_decision(phase or "final", decided(out)[phase or "final"])
-    typer.echo(f"\n{loaded.name}: every phase asked for is done")
-    typer.echo(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+
+
+def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
+    """Begin a study on Modal, and follow it unless told not to."""
+    from steersweep.engines import away
+    from steersweep.experiment.status import decided
+    from steersweep.report.study_table import print_decision
+
+    away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
+    if not quiet:
+        typer.echo(
+            f"{plan.name} runs on Modal; this machine may sleep. steersweep status {out} shows "
+            f"where it stands, steersweep fetch {out} brings results home",
+            err=True,
+        )
+    if detach:
+        raise typer.Exit
+    end = away.follow(out, lambda line: None if quiet else typer.echo(line, err=True))
+    if end["exit_code"]:
+        if end["phase"] is not None:
+            print_decision(end["phase"], decided(out)[end["phase"]])
+            typer.echo()
+        raise away.EndedThere(end["message"], end["exit_code"])
+
+
+@app.command()
+def fetch(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
+) -> None:
+    """Bring home what a study that runs on Modal has finished.
+
+    Example: `steersweep fetch study`
+    """
+    from steersweep.engines import away
+
+    count = away.fetch(folder)
+    typer.echo(f"{count} files are new or changed in {folder}")
+    end = away.outcome(folder)
+    typer.echo("the study is still running" if end is None else f"it ended: {end['message']}")
+    cost = away.billed(folder)
+    if cost is not None:
+        typer.echo(f"Modal billed {cost:.2f} USD for full hours so far")
 
 
 @app.command()
@@ -522,8 +602,14 @@ def status(
 
     Example: `steersweep status study`
     """
+    from steersweep.engines import away
     from steersweep.experiment.status import status as status_of
 
+    if away.is_away(folder):
+        try:
+            away.fetch(folder)
+        except SteersweepError as error:
+            typer.echo(f"{error}; this is what was fetched before", err=True)
     state = status_of(folder)
     if as_json:
         typer.echo(json.dumps(state, indent=1))

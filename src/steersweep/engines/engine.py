@@ -59,6 +59,7 @@ class Event:
         seconds: how long it has occupied its GPU so far; money follows from it.
         progress: with `progress`.
         error: with `failed` and `lost`.
+        gpu: the kind it really runs on, where a provider may give a larger one; else empty.
     """
 
     work: str
@@ -66,6 +67,7 @@ class Event:
     seconds: float = 0.0
     progress: Progress | None = None
     error: SteersweepError | None = None
+    gpu: str = ""
 
     @property
     def is_end(self) -> bool:
@@ -78,6 +80,14 @@ OnEvent = Callable[[Event], None]
 
 class Cancelled(SteersweepError):
     """The study asked for the end of this work."""
+
+
+def timed_out(work: Work) -> SteersweepError:
+    """The error of work that reached the plan's timeout."""
+    return SteersweepError(
+        f"{work.name}: the plan's timeout of {work.timeout_s:g} s is reached. What is finished "
+        f"counts; the same command again goes on with the rest"
+    )
 
 
 class Engine(Protocol):

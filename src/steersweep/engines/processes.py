@@ -79,7 +79,11 @@ class ProcessEngine:
         try:
             process, event = self._events.get(timeout=_LOOK_EVERY)
         except queue.Empty:
-            return
+            # One that died while it was idle told so before it was given this work.
+            dead = next((p for p in self._busy.values() if not p.is_alive), None)
+            if dead is None:
+                return
+            process, event = dead, None
         name = process.work
         if name is None or self._busy.get(name) is not process:
             return  # the last words of a process that was stopped

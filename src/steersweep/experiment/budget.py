@@ -36,9 +36,10 @@ class Ledger:
     """`ledger.jsonl`: appended to, never rewritten.
 
     A line either reserves (`reserve`: id, phase, job, GPU, usd, estimated seconds, and the GPUs
-    that were too small before) or settles a reservation (`settle`: id, usd, seconds). A
-    reservation that a kill left open counts in full. A line that a kill cut counts for nothing: a
-    reservation that was cut had not begun its job, and one whose settling was cut stays in full.
+    that were too small before) or settles a reservation (`settle`: id, usd, seconds, and the GPU it
+    really ran on). A reservation that a kill left open counts in full. A line that a kill cut
+    counts for nothing: a reservation that was cut had not begun its job, and one whose settling was
+    cut stays in full.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +81,10 @@ class Ledger:
         return [
             (float(e["seconds"]), float(estimated[e["id"]]))
             for e in self.entries()
-            if e["do"] == "settle" and e["id"] in estimated and e.get("whole", False)
+            if e["do"] == "settle"
+            and e["id"] in estimated
+            and e.get("whole", False)
+            and e.get("gpu", LOCAL) == gpu
         ]
 
     def reserve(
@@ -126,12 +130,22 @@ class Ledger:
         )
         return identity
 
-    def settle(self, identity: str, *, usd: float, seconds: float, whole: bool, time: str) -> None:
+    def settle(
+        self,
+        identity: str,
+        *,
+        usd: float,
+        seconds: float,
+        whole: bool,
+        time: str,
+        gpu: str = LOCAL,
+    ) -> None:
         """Replace a reservation by what the job took; `whole`: it ran from start to end."""
         self._append(
             {
                 "do": "settle",
                 "id": identity,
+                "gpu": gpu,
                 "usd": usd,
                 "seconds": seconds,
                 "whole": whole,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from steersweep import provenance
 from steersweep.atomic import DiskFull
-from steersweep.engines.engine import Cancelled, Engine, Event, Work
+from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.estimate import RESERVE
@@ -42,6 +42,7 @@ class _Running:
     task: Task
     reservation: str
     reserved: float
+    gpu: str
     price: float  # USD per second
     seconds: float = 0.0
     cancelled: SteersweepError | None = None
@@ -145,7 +146,7 @@ class Scheduler:
             limits=self._limits,
             time=provenance.utc_now(),
         )
-        self._running[work.name] = _Running(task, identity, reserved, price)
+        self._running[work.name] = _Running(task, identity, reserved, work.gpu, price)
         self._count_settled(phase)
         self._engine.submit(work)
 
@@ -154,6 +155,8 @@ class Scheduler:
         if running is None:
             return  # settled already
         running.seconds = max(running.seconds, event.seconds)
+        if event.gpu:
+            running.gpu, running.price = event.gpu, self._plan.price(event.gpu) / 3600
         if not event.is_end:
             if event.progress is not None:
                 self._on_progress(event.progress)
@@ -178,10 +181,7 @@ class Scheduler:
         if running.cancelled is not None:
             return
         if work.timeout_s is not None and running.seconds >= work.timeout_s:
-            running.cancelled = SteersweepError(
-                f"{work.name}: the plan's timeout of {work.timeout_s:g} s is reached. What is "
-                f"finished counts; the same command again goes on with the rest"
-            )
+            running.cancelled = timed_out(work)
             self._engine.cancel(work.name)
         cost = sum(other.cost for other in self._running.values())
         for name, stop in (("total", self._limits.total), (phase, self._limits.of(phase))):
@@ -226,6 +226,7 @@ class Scheduler:
             running.reservation,
             usd=running.cost,
             seconds=running.seconds,
+            gpu=running.gpu,
             whole=whole,
             time=provenance.utc_now(),
         )
