@@ -165,6 +165,7 @@ def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
         InputError: the run in `folder` does not run elsewhere.
         SteersweepError: the other side cannot be reached.
     """
+    _known(folder)
     remote = remote or remote_of(folder)
     fetched = RunStore(folder).get_once(_FETCHED) or {}
     count = 0
