@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from steersweep.errors import InputError
+from steersweep.hub import check_disk
 from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
 
 # Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
@@ -95,7 +96,8 @@ class ChatModel:
             trust_remote_code: let code from the model's repository run. Off by default.
 
         Raises:
-            InputError: unknown model, no chat template, unknown precision or device.
+            InputError: unknown model, no chat template, unknown precision or device, no room on the
+                disk for what must be downloaded.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -105,6 +107,7 @@ class ChatModel:
             else find_model(model, revision=revision, trust_remote_code=trust_remote_code)
         )
         target = resolve_device(device)
+        source = source.pinned()
         config = source.config()
         precision = resolve_precision(precision, config, target)
         with explain_loading(source):
@@ -114,6 +117,7 @@ class ChatModel:
                 f"{source.model_id}: the tokenizer has no chat template, so prompts cannot be put "
                 f"to it as a chat; use the instruction-tuned version of the model"
             )
+        check_disk(source)
         with explain_loading(source):
             network: Any = AutoModelForCausalLM.from_pretrained(
                 source.location,
@@ -161,7 +165,7 @@ class ChatModel:
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the weights; see `ModelSource.fingerprint`."""
-        return self.source.fingerprint(self.model.config)
+        return self.source.fingerprint()
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:

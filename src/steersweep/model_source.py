@@ -6,6 +6,7 @@ Knows names, folders and configs. Does not load weights; that is `chat_model`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from typing import Any
 from steersweep.errors import InputError
 
 LAB_PREFIX = "lab:"
-_HUB, _UNKNOWN = "hub:", "unknown"  # of fingerprints
+_HUB = "hub:"  # of fingerprints
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # transformers' model_type -> the family name used in results.
 _FAMILIES = {
@@ -69,24 +71,38 @@ class ModelSource:
         with explain_loading(self):
             return AutoConfig.from_pretrained(self.location, **self.load_options())
 
-    def pinned(self, config: Any) -> ModelSource:
-        """This model at the hub commit that `config` was read from; folders as they are."""
-        commit = getattr(config, "_commit_hash", None)
-        return self if self.is_local or not commit else replace(self, revision=commit)
+    def pinned(self) -> ModelSource:
+        """This model at the hub commit its revision stands for now; folders as they are.
+
+        Without a network, the commit that was downloaded last.
+
+        Raises:
+            InputError: the hub has no such model or revision, or the model is gated.
+        """
+        if self.is_local or (self.revision and _COMMIT.fullmatch(self.revision)):
+            return self
+        from huggingface_hub import hf_hub_download
+
+        # transformers does not say which commit it read; the cache's folder does.
+        with explain_loading(self):
+            config = hf_hub_download(self.location, "config.json", revision=self.revision)
+        return replace(self, revision=Path(config).parent.name)
 
     def load_options(self) -> dict[str, Any]:
         """Keyword arguments shared by every `from_pretrained` call for this model."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
-    def fingerprint(self, config: Any) -> str:
+    def fingerprint(self) -> str:
         """What identifies the weights: the hub commit, or a hash over the folder's files.
 
         Results are only ever reused for an equal fingerprint, so a retrained model in the same
         folder is a different model.
+
+        Raises:
+            InputError: the hub does not say which commit this is.
         """
         if not self.is_local:
-            commit = getattr(config, "_commit_hash", None)
-            return f"{_HUB}{commit or self.revision or _UNKNOWN}"
+            return f"{_HUB}{self.pinned().revision}"
         digest = hashlib.sha256()
         patterns = ("*.safetensors", "*.json", "*.jinja", "*.model")
         files = sorted(path for pattern in patterns for path in Path(self.location).glob(pattern))
@@ -98,9 +114,8 @@ class ModelSource:
 
 
 def hub_commit(fingerprint: str) -> str | None:
-    """The commit in the fingerprint of a hub model; None for folders, or where it is unknown."""
-    commit = fingerprint.removeprefix(_HUB)
-    return commit if fingerprint.startswith(_HUB) and commit != _UNKNOWN else None
+    """The commit in the fingerprint of a hub model; None for folders."""
+    return fingerprint.removeprefix(_HUB) if fingerprint.startswith(_HUB) else None
 
 
 def _sampled_chunks(
@@ -154,18 +169,27 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
 
     try:
         yield
-    except GatedRepoError as error:
-        raise InputError(
-            f"{source.model_id}: the model is gated. Accept its licence at "
-            f"https://huggingface.co/{source.location} and set HF_TOKEN to a token of that account"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"{source.model_id}: the hub knows no such model (or HF_TOKEN may not read it)"
-        ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        # transformers wraps what the hub said.
+        said = {type(cause) for cause in _causes(error)}
+        if any(issubclass(kind, GatedRepoError) for kind in said):
+            raise InputError(
+                f"{source.model_id}: the model is gated. Accept its licence at "
+                f"https://huggingface.co/{source.location} and set HF_TOKEN to a token of that "
+                f"account"
+            ) from error
+        if any(issubclass(kind, RepositoryNotFoundError) for kind in said):
+            raise InputError(
+                f"{source.model_id}: the hub knows no such model (or HF_TOKEN may not read it)"
+            ) from error
         where = "folder" if source.is_local else "hub or local cache"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{source.model_id}: cannot be loaded from the {where}: {reason}"
         ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

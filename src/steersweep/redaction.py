@@ -12,10 +12,10 @@ _NAMES = re.compile(
 )
 # Secrets by their own form, wherever they come from.
 _FORMS = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}\b"  # Hugging Face
+    r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user:password@ of an address
+    r"|\bhf_[A-Za-z0-9]{16,}\b"  # Hugging Face
     r"|\ba[ks]-[A-Za-z0-9]{20,}\b"  # Modal
     r"|\bAKIA[A-Z0-9]{16}\b"  # AWS
-    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user:password@ of an address
     r"|(?i:(?<=bearer )[A-Za-z0-9._~+/-]{16,})"
 )
 _SHORTEST = 8  # anything shorter would hide ordinary words

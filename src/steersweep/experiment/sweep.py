@@ -148,18 +148,17 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
     """
     from steersweep.chat_model import resolve_precision
 
+    source = source.pinned()
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
     precision = resolve_precision(settings.precision, config, device)
     return Job(
-        source=source.pinned(config),
+        source=source,
         family=family_of(config),
         n_layers=n_layers,
         precision=precision,
         device=device,
-        conditions=tuple(
-            _conditions(settings, source, source.fingerprint(config), precision, n_layers)
-        ),
+        conditions=tuple(_conditions(settings, source, source.fingerprint(), precision, n_layers)),
         extraction=settings.extraction,
         test=settings.test,
         max_rows=settings.rows,
