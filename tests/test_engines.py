@@ -368,6 +368,18 @@ def test_rows_are_halved_until_they_fit_and_results_stay(
         assert texts == [sample["response"] for sample in scarce[key]["samples"]]
 
 
+def test_rows_follow_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU that has room for two rows of this job."""
+    job = job_of(prompts=6, rows=12)
+    chat = ChatModel.load("lab:qwen-3b")
+    longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
+    row = memory_model(chat.model.config).row("fp32", longest, 12)
+    monkeypatch.setattr("steersweep.memory.free_bytes", lambda _device: int(2.5 * row / 0.85))
+    tried = out_of_memory_above(12, monkeypatch)
+    run_job(job, RunStore(tmp_path))
+    assert tried == [2, 2]
+
+
 class TwoKinds(LocalEngine):
     """This machine under the name of whatever GPU was planned."""
 

@@ -320,7 +320,7 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     from steersweep.experiment.estimate import Estimate
 
     monkeypatch.setattr(engine, "time", Clock())
-    monkeypatch.setattr(jobs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, None, 0.000001))
+    monkeypatch.setattr(jobs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, 1, None, 0.000001))
     dear = small(prices={"local": 3600}, budget={"total": 3})
     with pytest.raises(BudgetStop, match="is reached"):
         run_study(dear, tmp_path / "run")

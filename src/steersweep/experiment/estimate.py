@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from steersweep.catalog.gpus import gpu_catalog
+from steersweep.catalog.models import model_shapes
 from steersweep.experiment.phases import Sweep
-from steersweep.experiment.plan import Plan
-
-BYTES_PER_PARAMETER = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.05, "int4": 0.6}
+from steersweep.experiment.plan import Plan, PlannedModel
+from steersweep.memory import OVERHEAD_BYTES, MemoryModel
 
 # Rough on purpose; finished jobs correct them (`calibration`).
 STARTUP_S = 60.0  # container, imports
@@ -23,7 +23,6 @@ PROMPT_TOKENS = 40
 JUDGING = 1.2  # scoring responses and judging, on top of generating
 N_POSITIONS, N_VAL = 5, 24  # of COSMIC's candidates and validation prompts
 RESERVE = 1.5  # a job reserves this many times its estimate
-OVERHEAD_GB = 2.0
 # On a CPU: seconds per row and 100 new tokens, for each million parameters and at least.
 LOCAL_ROW_S, LOCAL_ROW_S_PER_MILLION = 0.004, 0.012
 
@@ -34,13 +33,15 @@ class Estimate:
 
     Attributes:
         seconds: of the job.
-        memory_gb: at its highest.
-        fits: whether that fits the planned GPU; None where its memory is not known.
+        memory_gb: at its highest, with that many rows.
+        rows: of a batch: the plan's, or what fits beside the weights.
+        fits: whether a single row does; None where the GPU's memory is not known.
         usd: at the plan's price of that GPU.
     """
 
     seconds: float
     memory_gb: float
+    rows: int
     fits: bool | None
     usd: float
 
@@ -61,17 +62,22 @@ def estimate(
     decoding = plan.data.get("decoding", {})
     new_tokens, rows = decoding.get("max_new_tokens", 100), decoding.get("rows", 256)
     parameters = sweep.model.billions * 1e9
-    weights_gb = sweep.model.billions * BYTES_PER_PARAMETER[sweep.precision]
     n_rows = sweep.n_conditions * n_prompts
     facts = gpu_catalog().get(kind)
-    # Keys and values: two vectors a layer, grouped heads; the width follows from the parameters.
-    width = math.sqrt(parameters / (12 * sweep.model.n_layers))
-    cache_gb = rows * (PROMPT_TOKENS + new_tokens) * sweep.model.n_layers * width * 2 * 2 / 4e9
-    memory_gb = weights_gb + cache_gb + OVERHEAD_GB
+    model = shape_of(sweep.model)
+    weights = model.weights(sweep.precision)
+    fits = None
+    if facts is not None:
+        free = facts["memory_gb"] * 1e9 - weights - OVERHEAD_BYTES
+        fitting = model.rows_that_fit(sweep.precision, PROMPT_TOKENS, new_tokens, free=free)
+        rows, fits = min(rows, max(1, fitting)), fitting > 0
+    row = model.row(sweep.precision, PROMPT_TOKENS, new_tokens)
+    weights_gb = weights / 1e9
+    memory_gb = weights_gb + (min(rows, n_rows) * row + OVERHEAD_BYTES) / 1e9
     if facts is None:
         per_row = LOCAL_ROW_S + LOCAL_ROW_S_PER_MILLION * parameters / 1e6
-        seconds = 5 + n_rows * per_row * new_tokens / 100
-        return Estimate(factor * seconds, memory_gb, None, _usd(plan, kind, factor * seconds))
+        seconds = factor * (5 + n_rows * per_row * new_tokens / 100)
+        return Estimate(seconds, memory_gb, rows, fits, _usd(plan, kind, seconds))
     batches = math.ceil(n_rows / rows)
     flops = facts["tflops"] * 1e12 * COMPUTE_SHARE
     step = max(
@@ -85,11 +91,33 @@ def estimate(
     prefill = 2 * parameters * PROMPT_TOKENS * n_rows / flops
     seconds = STARTUP_S + weights_gb / LOAD_GB_PER_S + scoring
     seconds += JUDGING * (batches * new_tokens * step + prefill)
-    return Estimate(
-        factor * seconds,
-        memory_gb,
-        memory_gb <= facts["memory_gb"],
-        _usd(plan, kind, factor * seconds),
+    seconds *= factor
+    return Estimate(seconds, memory_gb, rows, fits, _usd(plan, kind, seconds))
+
+
+def shape_of(model: PlannedModel) -> MemoryModel:
+    """What a planned model's memory depends on: from the catalog, else from its parameters."""
+    parameters = int(model.billions * 1e9)
+    facts = model_shapes().get(model.model)
+    if facts is not None:
+        matrices = 1 if facts["tied"] else 2
+        return MemoryModel(
+            parameters=parameters,
+            embeddings=matrices * facts["vocab_size"] * facts["d_model"],
+            n_layers=facts["n_layers"],
+            d_model=facts["d_model"],
+            n_heads=facts["n_heads"],
+            q_width=facts["n_heads"] * facts["head_dim"],
+            kv_width=facts["kv_heads"] * facts["head_dim"],
+            mlp_width=facts["mlp_width"],
+            vocab_size=facts["vocab_size"],
+        )
+    # A layer has about twelve squares of its width; four queries share keys and values.
+    width = int(math.sqrt(parameters / (12 * model.n_layers))) + 1
+    heads = max(1, width // 128)
+    vocab = min(150_000, max(1, parameters // (10 * width)))
+    return MemoryModel(
+        parameters, vocab * width, model.n_layers, width, heads, width, width // 4, 4 * width, vocab
     )
 
 

@@ -49,6 +49,7 @@ def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, A
                 "timeout_s": sweep.timeout_s,
                 "seconds": round(expected.seconds, 1),
                 "memory_gb": round(expected.memory_gb, 1),
+                "rows": expected.rows,
                 "fits": expected.fits,
                 "usd": round(expected.usd, 4),
                 "cheapest": best and {"gpu": best[0], "usd": round(best[1].usd, 4)},
