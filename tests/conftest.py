@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: workers that each use every core get in each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -36,6 +37,7 @@ from steersweep.worker import Job, run_job
 from test_study import SMALL, comparable, small
 
 PHASE_1 = StudyOptions(until="family_sweep")
+THREADS = torch.get_num_threads()
 
 
 def job_of(name: str = "lab:qwen-3b", prompts: int = 3, rows: int = 64, tokens: int = 12) -> Job:
@@ -93,7 +95,7 @@ def test_processes_give_the_results_of_one(alone: Path, tmp_path: Path) -> None:
 
 
 def test_ray_gives_the_results_of_one(alone: Path, tmp_path: Path, cluster: Any) -> None:
-    run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(cpus=2))
+    run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(cpus=THREADS))
     assert results(tmp_path / "run") == results(alone)
 
 
@@ -101,11 +103,11 @@ def test_results_travel_through_storage_where_folders_are_not_shared(
     alone: Path, tmp_path: Path, cluster: Any
 ) -> None:
     storage = (tmp_path / "bucket").as_uri()
-    run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(storage=storage, cpus=2))
+    run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(storage=storage, cpus=THREADS))
     assert results(tmp_path / "run") == results(alone)
     assert list((tmp_path / "bucket").glob("directions/*.safetensors"))
     # Another machine that goes on with the same storage computes nothing again.
-    other = RayEngine(storage=storage, cpus=2)
+    other = RayEngine(storage=storage, cpus=THREADS)
     (tmp_path / "other").mkdir()
     other.open(tmp_path / "other")
     Mirror(storage).refresh(tmp_path / "other")
@@ -120,7 +122,7 @@ def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cl
     phase_1 = Plan({k: v for k, v in plan.data.items() if k != "verification"}, plan.models)
     run_study(phase_1, tmp_path / "local", PHASE_1, engine=LocalEngine("cpu"))
     killed = kill_when_something_is_saved(tmp_path / "ray", ray_workers)
-    run_study(phase_1, tmp_path / "ray", PHASE_1, engine=RayEngine(cpus=2))
+    run_study(phase_1, tmp_path / "ray", PHASE_1, engine=RayEngine(cpus=THREADS))
     assert killed()
     assert results(tmp_path / "ray") == results(tmp_path / "local")
 
@@ -129,8 +131,13 @@ def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cl
 
 
 def ray_workers() -> list[psutil.Process]:
-    named = (p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"])
-    return [p for p in named if p.info["cmdline"][0].startswith("ray::_run_on_ray")]
+    """Of this process's own cluster."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith("ray::_run_on_ray"):
+                found.append(process)
+    return found
 
 
 def engine_processes() -> list[psutil.Process]:
@@ -168,7 +175,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
 ) -> None:
     if kind == "ray":
         request.getfixturevalue("cluster")
-    engine: Engine = RayEngine(cpus=2) if kind == "ray" else ProcessEngine(["cpu"])
+    engine: Engine = RayEngine(cpus=THREADS) if kind == "ray" else ProcessEngine(["cpu"])
     workers = ray_workers if kind == "ray" else engine_processes
     folder = tmp_path / "run"
     lines: list[str] = []

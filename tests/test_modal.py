@@ -23,11 +23,12 @@ from modal import _serialization
 from modal.mount import _Mount
 
 from steersweep import InputError, SteersweepError, worker
-from steersweep.engines import away, modal_app, modal_remote
-from steersweep.engines.away import RemoteFile
+from steersweep.cloud import apps, away
+from steersweep.cloud import remote as there
+from steersweep.cloud.away import RemoteFile
+from steersweep.cloud.engine import Lost, ModalEngine
+from steersweep.cloud.remote import VolumeShare, lead, run_work
 from steersweep.engines.engine import Event, Work
-from steersweep.engines.modal import Lost, ModalEngine
-from steersweep.engines.modal_remote import VolumeShare, lead, run_work
 from steersweep.experiment.budget import Ledger
 from steersweep.experiment.plan import Plan, load_plan
 from steersweep.experiment.study import StudyOptions, run_study
@@ -62,7 +63,7 @@ def defined() -> dict[str, list[dict[str, Any]]]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(modal.App, "function", noted)
-        modal_app.define_apps(V3)
+        apps.define_apps(V3)
     return found
 
 
@@ -112,7 +113,7 @@ def test_functions_have_volumes_secrets_retries_and_the_concurrency_of_the_plan(
 
 
 def test_the_image_holds_the_versions_this_project_is_tested_with() -> None:
-    pins = modal_app.pinned_requirements()
+    pins = apps.pinned_requirements()
     assert all("==" in pin for pin in pins)
     locked = {
         line.lower().replace("_", "-") for line in Path("constraints.txt").read_text().split("\n")
@@ -125,7 +126,7 @@ def test_the_image_holds_the_versions_this_project_is_tested_with() -> None:
 
 def files_in_the_image(target: Path) -> Path:
     """What the image's layer of source would put into a container, under `target`."""
-    image = next(v for k, v in vars(modal_app._image(modal)).items() if "_sync_original" in k)
+    image = next(v for k, v in vars(apps._image(modal)).items() if "_sync_original" in k)
     mounts = [layer for layer in image._deps() if isinstance(layer, _Mount)]
     assert mounts
     for mount in mounts:
@@ -156,7 +157,7 @@ def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> 
     assert not list(root.rglob("__pycache__"))
     where = bare(
         root,
-        "import steersweep, steersweep.engines.modal_remote, steersweep.engines.modal as m; "
+        "import steersweep, steersweep.cloud.remote, steersweep.cloud.engine as m; "
         "from steersweep.experiment.plan import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
         "from steersweep.judging.judge import get_judge; "
@@ -170,22 +171,20 @@ def test_a_function_and_its_work_arrive_in_a_container(tmp_path: Path) -> None:
     """Pickled as the client does it, unpickled where only the image's source is."""
     root = files_in_the_image(tmp_path)
     work = Work("q3", job_of(), "A10G", 60.0, "", {"phase": "family_sweep"})
-    (tmp_path / "call").write_bytes(
-        _serialization.serialize((modal_remote.work_there, (work, "run")))
-    )
+    (tmp_path / "call").write_bytes(_serialization.serialize((there.work_there, (work, "run"))))
     told = bare(
         root,
         "from modal._serialization import deserialize; from pathlib import Path; "
         f"f, (w, run) = deserialize(Path({str(tmp_path / 'call')!r}).read_bytes(), None); "
         "print(f.__module__, w.name, len(w.job.conditions), run)",
     )
-    assert told == "steersweep.engines.modal_remote q3 3 run"
+    assert told == "steersweep.cloud.remote q3 3 run"
 
 
 def test_modal_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modal", None)
     with pytest.raises(InputError, match=r"pip install 'steersweep\[modal\]'"):
-        modal_app.define_apps(V3)
+        apps.define_apps(V3)
 
 
 def test_the_client_offers_what_the_engine_calls() -> None:
@@ -285,7 +284,7 @@ class OnCpu(ModalEngine):
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steersweep.engines.modal._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("steersweep.cloud.engine._LOOK_EVERY_S", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +311,7 @@ def test_a_study_led_there_gives_the_results_of_one_here(alone: Path, tmp_path: 
         ("small-family-sweep", "sweep_m7", None, None),
     ]
     assert cloud.commits >= len(list(tmp_path.glob("conditions/*.json"))) // 2
-    assert "phase family_sweep" in (tmp_path / modal_remote.LOG).read_text()
+    assert "phase family_sweep" in (tmp_path / there.LOG).read_text()
     # Money at the price of what was planned; the container said nothing of another GPU.
     assert {e["gpu"] for e in Ledger(tmp_path).entries()} == {"A10G"}
     assert 0 < Ledger(tmp_path).spent() < 1
@@ -390,8 +389,8 @@ def test_the_plans_timeout_ends_work_in_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before Modal ends the call, which would look like a lost machine and be tried again."""
-    monkeypatch.setattr(modal_remote, "_END_BEFORE_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(modal_remote, "_PROGRESS_EVERY_S", 0.0)
+    monkeypatch.setattr(there, "_END_BEFORE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(there, "_PROGRESS_EVERY_S", 0.0)
     work = Work("slow", job_of(prompts=60, tokens=100), "A10G", timeout_s=0.5)
     end = run_work(work, tmp_path, lambda: None, lambda _event: None)
     assert end.kind == "failed"

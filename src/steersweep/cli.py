@@ -553,7 +553,7 @@ def _run_here(plan: Plan, out: Path, options: StudyOptions, engine: Engine, quie
 
 def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
     """Begin a study on Modal, and follow it unless told not to."""
-    from steersweep.engines import away
+    from steersweep.cloud import away
     from steersweep.experiment.status import decided
     from steersweep.report.study_table import print_decision
 
@@ -582,7 +582,7 @@ def fetch(
 
     Example: `steersweep fetch study`
     """
-    from steersweep.engines import away
+    from steersweep.cloud import away
 
     count = away.fetch(folder)
     typer.echo(f"{count} files are new or changed in {folder}")
@@ -602,7 +602,7 @@ def status(
 
     Example: `steersweep status study`
     """
-    from steersweep.engines import away
+    from steersweep.cloud import away
     from steersweep.experiment.status import status as status_of
 
     if away.is_away(folder):

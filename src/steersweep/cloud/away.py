@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from steersweep import provenance
 from steersweep.atomic import write_bytes, write_json
-from steersweep.engines import modal_app
-from steersweep.engines.modal_remote import LOG, RUNS_VOLUME
+from steersweep.cloud import apps
+from steersweep.cloud.remote import LOG, RUNS_VOLUME
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment.plan import Plan
 from steersweep.store import RunStore
@@ -102,7 +102,7 @@ def begin(
             f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
         )
     run = held["run"] if held else f"{plan.name}-{secrets.token_hex(4)}"
-    remote = remote or ModalRun(run, study_app=modal_app.study_app_name(plan))
+    remote = remote or ModalRun(run, study_app=apps.study_app_name(plan))
     if held and remote.outcome(held["call"]) is None:
         raise SteersweepError(
             f"{folder}: the study is still running; see steersweep status {folder}"
@@ -116,7 +116,7 @@ def begin(
     content = {
         "engine": "modal",
         "run": run,
-        "study_app": modal_app.study_app_name(plan),
+        "study_app": apps.study_app_name(plan),
         "began": held["began"] if held else provenance.utc_now(),
         "call": call,
     }
@@ -235,7 +235,7 @@ class ModalRun:
     """
 
     def __init__(self, run: str, *, study_app: str) -> None:
-        self._modal = modal_app.import_modal()
+        self._modal = apps.import_modal()
         self._run = run
         self._study_app = study_app
         self._volume = self._modal.Volume.from_name(RUNS_VOLUME, create_if_missing=True)
@@ -246,9 +246,9 @@ class ModalRun:
 
         text = yaml.safe_dump(dict(plan.data), sort_keys=False, allow_unicode=True)
         try:
-            for app in modal_app.define_apps(plan).values():
+            for app in apps.define_apps(plan).values():
                 app.deploy()
-            study = self._modal.Function.from_name(self._study_app, modal_app.STUDY_FUNCTION)
+            study = self._modal.Function.from_name(self._study_app, apps.STUDY_FUNCTION)
             return str(study.spawn(text, self._run, dict(options)).object_id)
         except self._modal.exception.AuthError as error:
             raise InputError(

@@ -17,9 +17,19 @@ from typing import Any
 
 from steersweep.atomic import append_line
 from steersweep.catalog.gpus import kind_of
-from steersweep.engines.engine import Event, OnEvent, Work, carry_out, sparingly, timed_out
+from steersweep.engines.engine import (
+    Engine,
+    Event,
+    OnEvent,
+    Work,
+    carry_out,
+    sparingly,
+    timed_out,
+)
 from steersweep.engines.share import is_of_jobs
 from steersweep.errors import SteersweepError
+from steersweep.experiment.plan import Plan, parse_plan
+from steersweep.experiment.study import StudyOptions, run_study
 
 RUNS, HUB = "/runs", "/hub"  # where the volumes are mounted
 RUNS_VOLUME, HUB_VOLUME, EVENTS_QUEUE = "steersweep-runs", "steersweep-hub", "steersweep-events"
@@ -84,8 +94,8 @@ def study_there(plan_text: str, run: str, options: Mapping[str, Any]) -> dict[st
     """
     import modal
 
-    from steersweep.engines.modal import ModalCalls, ModalEngine
-    from steersweep.experiment.plan import parse_plan
+    # Imports this module for its names.
+    from steersweep.cloud.engine import ModalCalls, ModalEngine
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     plan = parse_plan(plan_text, "the plan")
@@ -94,10 +104,10 @@ def study_there(plan_text: str, run: str, options: Mapping[str, Any]) -> dict[st
     return lead(plan, share, ModalEngine(plan, share, ModalCalls(run)), options)
 
 
-def lead(plan: Any, share: VolumeShare, engine: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def lead(
+    plan: Plan, share: VolumeShare, engine: Engine, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Run a study on an engine in a copy of its folder; see `study_there`."""
-    from steersweep.experiment.study import StudyOptions, run_study
-
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         share.copy_all(folder)

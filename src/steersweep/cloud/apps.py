@@ -17,7 +17,7 @@ from typing import Any
 
 import steersweep
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
-from steersweep.engines import modal_remote
+from steersweep.cloud import remote
 from steersweep.errors import InputError
 from steersweep.experiment import phases
 from steersweep.experiment.plan import Plan
@@ -145,8 +145,8 @@ def define_apps(plan: Plan) -> dict[str, Any]:
     modal = import_modal()
     image = _image(modal)
     volumes = {
-        modal_remote.RUNS: modal.Volume.from_name(modal_remote.RUNS_VOLUME, create_if_missing=True),
-        modal_remote.HUB: modal.Volume.from_name(modal_remote.HUB_VOLUME, create_if_missing=True),
+        remote.RUNS: modal.Volume.from_name(remote.RUNS_VOLUME, create_if_missing=True),
+        remote.HUB: modal.Volume.from_name(remote.HUB_VOLUME, create_if_missing=True),
     }
     names = plan.data.get("modal", {}).get("secrets", [])
     shared: dict[str, Any] = {
@@ -166,7 +166,7 @@ def define_apps(plan: Plan) -> dict[str, Any]:
             # Of machines that are taken away. Work itself never raises.
             retries=modal.Retries(max_retries=2, initial_delay=10.0),
             **shared,
-        )(modal_remote.work_there)
+        )(remote.work_there)
     name = study_app_name(plan)
     apps[name] = _app(modal, plan, name)
     apps[name].function(
@@ -176,7 +176,7 @@ def define_apps(plan: Plan) -> dict[str, Any]:
         timeout=STUDY_TIMEOUT_S,
         retries=modal.Retries(max_retries=3, initial_delay=10.0),
         **shared,
-    )(modal_remote.study_there)
+    )(remote.study_there)
     return apps
 
 
@@ -206,7 +206,7 @@ def _image(modal: Any) -> Any:
     return (
         modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
         .pip_install(*pinned_requirements())
-        .env({"HF_HOME": modal_remote.HUB, "TOKENIZERS_PARALLELISM": "false"})
+        .env({"HF_HOME": remote.HUB, "TOKENIZERS_PARALLELISM": "false"})
         .add_local_dir(Path(steersweep.__file__).parent, _SOURCE, ignore=["**/__pycache__"])
     )
 

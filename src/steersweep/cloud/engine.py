@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from steersweep.engines import modal_app
+from steersweep.cloud import apps
+from steersweep.cloud.remote import EVENTS_QUEUE, VolumeShare
 from steersweep.engines.engine import Cancelled, Event, OnEvent, Work
-from steersweep.engines.modal_remote import EVENTS_QUEUE, VolumeShare
 from steersweep.errors import SteersweepError
 from steersweep.experiment.plan import Plan
 from steersweep.store import RunStore
@@ -54,7 +54,7 @@ class ModalEngine:
     """
 
     def __init__(self, plan: Plan, share: VolumeShare, calls: Calls) -> None:
-        self._deployed = {(f.app, f.name): f for f in modal_app.remote_functions(plan)}
+        self._deployed = {(f.app, f.name): f for f in apps.remote_functions(plan)}
         self._plan = plan
         self._share = share
         self._calls = calls
@@ -76,11 +76,11 @@ class ModalEngine:
 
     def kind(self, gpu: str) -> str:
         """As planned; the cheapest GPU for what was planned for none."""
-        return modal_app.place(gpu)
+        return apps.place(gpu)
 
     def capacity(self, kind: str) -> int | None:
         """As many as asked for; the plan's concurrency is the limit."""
-        modal_app.place(kind)
+        apps.place(kind)
         return None
 
     def device(self, kind: str) -> str:
@@ -125,14 +125,14 @@ class ModalEngine:
             time.sleep(_LOOK_EVERY_S)
 
     def _call(self, work: Work) -> str:
-        app = modal_app.app_name(self._plan, work.labels["phase"])
-        function = modal_app.function_name(self._plan, work.labels["step"], work.labels["model"])
+        app = apps.app_name(self._plan, work.labels["phase"])
+        function = apps.function_name(self._plan, work.labels["step"], work.labels["model"])
         deployed = self._deployed[app, function]
         timeout = None if work.timeout_s is None else int(work.timeout_s)
         return self._calls.spawn(
             app,
             function,
-            None if work.gpu == deployed.gpus[0] else modal_app.modal_gpu(work.gpu),
+            None if work.gpu == deployed.gpus[0] else apps.modal_gpu(work.gpu),
             None if timeout in (None, deployed.timeout_s) else timeout,
             work,
         )
@@ -167,7 +167,7 @@ class ModalCalls:
     """
 
     def __init__(self, run: str) -> None:
-        self._modal = modal_app.import_modal()
+        self._modal = apps.import_modal()
         self._run = run
         self._queue = self._modal.Queue.from_name(EVENTS_QUEUE, create_if_missing=True)
 
