@@ -10,8 +10,8 @@ INSTALLED := $(VENV)/installed
 demo: $(INSTALLED)  ## run the main job on the lab zoo
 	$(BIN)/steersweep demo --out demo
 
-test: $(INSTALLED)  ## run the fast tests
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## run the fast tests, a file at a time on each of up to four cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

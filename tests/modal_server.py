@@ -7,6 +7,7 @@ thread, from the very bytes that were deployed. Reply fields nobody needs here a
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,13 @@ from modal._serialization import deserialize, serialize
 from modal_proto import api_grpc, api_pb2
 
 _BLOCK = 8 << 20
-_PREFIXES = {"secret_id": "st", "volume_id": "vo", "queue_id": "qu", "image_id": "im", "app_id": "ap"}
+_PREFIXES = {
+    "secret_id": "st",
+    "volume_id": "vo",
+    "queue_id": "qu",
+    "image_id": "im",
+    "app_id": "ap",
+}
 
 
 class ModalServer:
@@ -48,6 +55,7 @@ class ModalServer:
         self._queues: dict[tuple[str, bytes], list[bytes]] = {}
         self._results: dict[str, Any] = {}
         self._uploads: dict[str, bytes] = {}
+        self._blobs: dict[str, bytes] = {}
         self._torch = threading.Lock()
         self._stop: Callable[[], None] = lambda: None
 
@@ -80,7 +88,7 @@ class ModalServer:
         self._files.server_close()
 
     def _file_handler(self) -> type[BaseHTTPRequestHandler]:
-        volumes = self.volumes
+        volumes, blobs = self.volumes, self._blobs
 
         class Files(BaseHTTPRequestHandler):
             def log_message(self, *_arguments: Any) -> None:
@@ -94,6 +102,14 @@ class ModalServer:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def do_PUT(self) -> None:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                blobs[self.path.removeprefix("/blob/")] = content
+                self.send_response(200)
+                self.send_header("ETag", f'"{hashlib.md5(content).hexdigest()}"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
 
         return Files
 
@@ -119,9 +135,9 @@ class ModalServer:
                     prefix = _PREFIXES.get(field.name, field.name[:2])
                     setattr(reply, field.name, f"{prefix}-{self._ids}")
             answer = getattr(self, f"_on_{name}", None)
-            if answer is not None:
-                answer(request, reply)
-            await stream.send_message(reply)
+            replies = answer(request, reply) if answer is not None else None
+            for message in [reply] if replies is None else replies:
+                await stream.send_message(message)
 
         return Handler(handle, known.cardinality, known.request_type, known.reply_type)
 
@@ -131,9 +147,15 @@ class ModalServer:
     def _on_ImageGetOrCreate(self, _request: Any, reply: Any) -> None:
         reply.result.status = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 
+    def _on_BlobCreate(self, _request: Any, reply: Any) -> None:
+        blob = f"bl-{self._ids}"
+        reply.blob_ids.append(blob)
+        reply.upload_urls.items.append(f"http://127.0.0.1:{self._files.server_port}/blob/{blob}")
+
     def _on_MountPutFile(self, request: Any, reply: Any) -> None:
-        self._uploads[request.sha256_hex] = request.data
-        reply.exists = True
+        if request.WhichOneof("data_oneof") is not None:
+            self._uploads[request.sha256_hex] = request.data
+        reply.exists = request.sha256_hex in self._uploads
 
     def _on_MountBatchedCheckExistence(self, _request: Any, _reply: Any) -> None:
         pass  # an empty answer: nothing is missing
@@ -190,12 +212,16 @@ class ModalServer:
         self.calls.append((*key, gpu, timeout))
         for item in request.pipelined_inputs:
             reply.pipelined_inputs.add(input_id=f"in-{self._ids}", input_jwt="jwt")
-            arguments = item.input.args
+            arguments = item.input.args or self._blobs[item.input.args_blob_id]
             target = self._run if number not in self.fate else self._end
-            threading.Thread(target=target, args=(call, key, arguments, number), daemon=True).start()
+            threading.Thread(
+                target=target, args=(call, key, arguments, number), daemon=True
+            ).start()
 
     def _end(self, call: str, _key: Any, _arguments: bytes, number: int) -> None:
-        self._results[call] = api_pb2.GenericResult(status=self.fate[number], exception="taken away")
+        self._results[call] = api_pb2.GenericResult(
+            status=self.fate[number], exception="taken away"
+        )
 
     def _run(self, call: str, key: tuple[str, str], arguments: bytes, _number: int) -> None:
         request = self.functions[key]
@@ -257,6 +283,8 @@ class ModalServer:
     def _on_VolumeListFiles(self, request: Any, reply: Any) -> None:
         root = self.volumes / self._volume_names[request.volume_id]
         for path in sorted((root / request.path.strip("/")).rglob("*")):
+            if path.name.endswith(".part"):  # being written
+                continue
             kind = api_pb2.FileEntry.FILE if path.is_file() else api_pb2.FileEntry.DIRECTORY
             facts = path.stat()
             reply.entries.add(
@@ -280,3 +308,13 @@ class ModalServer:
             target = root / file.filename.strip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(self._uploads[file.sha256_hex])
+
+    def _on_WorkspaceBillingReport(self, request: Any, _reply: Any) -> list[Any]:
+        """Two apps of the plan `small`, and one of somebody else's, in the first full hour."""
+        assert request.resolution == "h"
+        found = []
+        for plan, cost in (("small", "0.25"), ("small", "0.5"), ("other", "7")):
+            item = api_pb2.WorkspaceBillingReportItem(cost=cost, tags={"steersweep-plan": plan})
+            item.interval.CopyFrom(request.start_timestamp)
+            found.append(item)
+        return found

@@ -1,40 +1,40 @@
-"""Modal: what would be deployed, and a study led as it is there, on folders instead of volumes.
+"""Modal without an account: what is deployed, and whole studies against a server on this machine.
 
-Without an account nothing can be sent. The client library defines the apps for real; the calls of
-functions run here in threads, on the very code that runs in the containers.
+The client library is the real one. `modal_server.py` answers it, and runs what was deployed in
+threads of this process, on the very code that runs in the containers; only the GPU is missing.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import modal
 import pytest
+import yaml
 from modal import _serialization
 from modal.mount import _Mount
+from modal_proto import api_pb2
 
-from steersweep import InputError, SteersweepError, worker
+from modal_server import ModalServer
+from steersweep import InputError, worker
 from steersweep.cloud import apps, away
 from steersweep.cloud import remote as there
 from steersweep.cloud.away import RemoteFile
-from steersweep.cloud.engine import Lost, ModalEngine
-from steersweep.cloud.remote import VolumeShare, lead, run_work
+from steersweep.cloud.engine import ModalEngine
+from steersweep.cloud.remote import VolumeShare, run_work
 from steersweep.engines.engine import Event, Work
 from steersweep.experiment.budget import Ledger
 from steersweep.experiment.plan import Plan, load_plan
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.store import RunStore
-from test_engines import job_of, out_of_memory_above, planned_on
-from test_study import comparable
+from test_cli import run
+from test_engines import job_of, out_of_memory_above, planned_on, results
 
 V3 = load_plan("v3")
 PHASE_1: dict[str, Any] = {"until": "family_sweep"}
@@ -187,104 +187,30 @@ def test_modal_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
         apps.define_apps(V3)
 
 
-def test_the_client_offers_what_the_engine_calls() -> None:
-    """Names and parameters used on objects that only exist with an account."""
-    assert {"gpu", "timeout"} <= {*inspect.signature(modal.Function.with_options).parameters}
-    assert "timeout" in inspect.signature(modal.FunctionCall.get).parameters
-    assert "terminate_containers" in inspect.signature(modal.FunctionCall.cancel).parameters
-    assert {"block", "partition"} <= {*inspect.signature(modal.Queue.get_many).parameters}
-    assert "partition" in inspect.signature(modal.Queue.put).parameters
-    for name in ("listdir", "read_file", "batch_upload", "commit", "reload"):
-        assert hasattr(modal.Volume, name)
-    for name in (
-        "OutputExpiredError",
-        "FunctionTimeoutError",
-        "TimeoutError",
-        "ConnectionError",
-        "ServiceError",
-        "InternalError",
-        "AuthError",
-        "NotFoundError",
-    ):
-        assert issubclass(getattr(modal.exception, name), modal.exception.Error)
+# -- studies against the server ------------------------------------------------------------------
 
 
-# -- a study as it is led there ------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalServer]:
+    server = ModalServer(tmp_path_factory.mktemp("modal"))
+    server.start()
+    yield server
+    server.stop()
 
 
-class Cloud:
-    """Functions in threads, volumes as folders. What the code does with them is the real thing."""
-
-    def __init__(self, volume: Path, fate: Mapping[int, str] | None = None) -> None:
-        self.volume = volume
-        self.calls: list[dict[str, Any]] = []
-        self.ends: dict[str, Event | Exception] = {}
-        self.commits = 0
-        self.fate = dict(fate or {})  # what happens to the n-th call instead
-        self._heard: list[Event] = []
-        self._stop: set[str] = set()
-        self._one_at_a_time = threading.Lock()
-
-    def commit(self) -> None:
-        self.commits += 1
-
-    def share(self) -> VolumeShare:
-        return VolumeShare(self.volume, self.commit, lambda: None)
-
-    def spawn(
-        self, app: str, function: str, gpu: str | None, timeout_s: int | None, work: Work
-    ) -> str:
-        call = f"fc-{len(self.calls)}"
-        reserved = Ledger(self.volume).entries()
-        assert reserved, "a call before its reservation is on the volume"
-        self.calls.append(
-            {"app": app, "function": function, "gpu": gpu, "timeout": timeout_s, "work": work.name}
-        )
-        fate = self.fate.get(len(self.calls) - 1)
-        if fate == "lost":
-            self.ends[call] = Lost("preempted")
-        elif fate != "hangs":
-            threading.Thread(target=self._run, args=(call, work), daemon=True).start()
-        return call
-
-    def _run(self, call: str, work: Work) -> None:
-        def tell(event: Event) -> None:
-            if call in self._stop:
-                raise KeyboardInterrupt
-            self._heard.append(event)
-
-        try:
-            with self._one_at_a_time:  # containers do not share a process; threads do
-                if call not in self._stop:
-                    self.ends[call] = run_work(work, self.volume, self.commit, tell)
-        except BaseException as error:
-            self.ends[call] = Lost(str(error))
-
-    def result(self, call: str) -> Event | None:
-        end = self.ends.get(call)
-        if isinstance(end, Exception):
-            raise end
-        return end
-
-    def cancel(self, call: str) -> None:
-        self._stop.add(call)
-        self.ends.setdefault(call, Lost("cancelled"))
-
-    def heard(self) -> list[Event]:
-        heard, self._heard = self._heard, []
-        return heard
-
-
-class OnCpu(ModalEngine):
-    """The engine, but the containers have no GPU here."""
-
-    def device(self, kind: str) -> str:
-        return "cpu"
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def server(service: ModalServer, monkeypatch: pytest.MonkeyPatch) -> ModalServer:
+    """The service as the client's, with volumes mounted here and containers without a GPU."""
+    monkeypatch.setenv("MODAL_SERVER_URL", service.url)
+    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-test")
+    monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-test")
+    monkeypatch.setattr(there, "RUNS", str(service.volumes / there.RUNS_VOLUME))
+    monkeypatch.setattr(there, "_PROGRESS_EVERY_S", 0.2)
+    monkeypatch.setattr(ModalEngine, "device", lambda _self, _kind: "cpu")
     monkeypatch.setattr("steersweep.cloud.engine._LOOK_EVERY_S", 0.05)
+    service.calls.clear()
+    service.fate.clear()
+    return service
 
 
 @pytest.fixture(scope="module")
@@ -294,38 +220,55 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def led(cloud: Cloud, plan: Plan, **options: Any) -> dict[str, Any]:
-    return lead(plan, cloud.share(), OnCpu(plan, cloud.share(), cloud), {**PHASE_1, **options})
+def led(plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
+    """Begin a study there and follow it to its end."""
+    away.begin(plan, folder, {**PHASE_1, **options})
+    return away.follow(folder, lambda _line: None, every_s=0.2)
 
 
-def results(folder: Path) -> dict[str, Any]:
-    return {name: found for name, found in comparable(folder).items() if name.startswith("v3_")}
+def jobs_called(server: ModalServer) -> list[tuple[str, str]]:
+    """Function and GPU asked for, of every call but the leading one's."""
+    return [(name, gpu) for _, name, gpu, _ in server.calls if name != "study"]
 
 
-def test_a_study_led_there_gives_the_results_of_one_here(alone: Path, tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path)
-    assert led(cloud, planned_on("A10G"))["exit_code"] == 0
-    assert results(tmp_path) == results(alone)
-    assert [(c["app"], c["function"], c["gpu"], c["timeout"]) for c in cloud.calls] == [
-        ("small-family-sweep", "sweep_q7", None, None),
-        ("small-family-sweep", "sweep_m7", None, None),
+def test_a_study_there_gives_the_results_of_one_here(
+    alone: Path, tmp_path: Path, server: ModalServer
+) -> None:
+    assert led(planned_on("A10G"), tmp_path / "run")["exit_code"] == 0
+    assert results(tmp_path / "run") == results(alone)
+    assert server.calls == [
+        ("small-study", "study", "", 0),
+        ("small-family-sweep", "sweep_q7", "", 0),
+        ("small-family-sweep", "sweep_m7", "", 0),
     ]
-    assert cloud.commits >= len(list(tmp_path.glob("conditions/*.json"))) // 2
-    assert "phase family_sweep" in (tmp_path / there.LOG).read_text()
+    # As deployed: GPU, timeout, retries, volumes and concurrency reach the service.
+    deployed = server.functions["small-family-sweep", "sweep_q7"]
+    mounted = {volume.mount_path for volume in _function(deployed).volume_mounts}
+    assert mounted == {there.HUB, there.RUNS}
+    assert _function(deployed).resources.gpu_config.gpu_type == "A10"
     # Money at the price of what was planned; the container said nothing of another GPU.
-    assert {e["gpu"] for e in Ledger(tmp_path).entries()} == {"A10G"}
-    assert 0 < Ledger(tmp_path).spent() < 1
+    assert {entry["gpu"] for entry in Ledger(tmp_path / "run").entries()} == {"A10G"}
+    assert 0 < Ledger(tmp_path / "run").spent() < 1
+    assert away.fetch(tmp_path / "run") == 0
 
 
-def test_a_container_that_is_lost_is_called_again(alone: Path, tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path, fate={0: "lost"})
-    assert led(cloud, planned_on("A10G"))["exit_code"] == 0
-    assert [c["function"] for c in cloud.calls].count("sweep_q7") == 2
-    assert results(tmp_path) == results(alone)
+def _function(request: Any) -> Any:
+    ranked = request.function_data.ranked_functions
+    return ranked[0].function if ranked else request.function
+
+
+@pytest.mark.parametrize("status", ["INTERNAL_FAILURE", "TERMINATED", "TIMEOUT"])
+def test_a_container_that_is_lost_is_called_again(
+    status: str, alone: Path, tmp_path: Path, server: ModalServer
+) -> None:
+    server.fate = {1: api_pb2.GenericResult.GenericStatus.Value(f"GENERIC_STATUS_{status}")}
+    assert led(planned_on("A10G"), tmp_path / "run")["exit_code"] == 0
+    assert [name for name, _ in jobs_called(server)].count("sweep_q7") == 2
+    assert results(tmp_path / "run") == results(alone)
 
 
 def test_a_job_too_large_is_called_on_the_larger_gpu(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: ModalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = worker.ChatModel.load
     loaded: list[str] = []
@@ -337,52 +280,96 @@ def test_a_job_too_large_is_called_on_the_larger_gpu(
         return load(source, **options)
 
     monkeypatch.setattr(worker.ChatModel, "load", too_large_once)
-    cloud = Cloud(tmp_path)
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
-    assert led(cloud, plan)["exit_code"] == 0
-    assert [c["gpu"] for c in cloud.calls if c["function"] == "sweep_q7"] == [None, "A100-80GB"]
+    assert led(plan, tmp_path / "run")["exit_code"] == 0
+    asked = [gpu for name, gpu in jobs_called(server) if name == "sweep_q7"]
+    assert asked == ["", "A100-80GB"]
+    paid = [e["gpu"] for e in Ledger(tmp_path / "run").entries() if e["do"] == "settle"]
+    assert "A100-80GB" in paid
 
 
-def test_a_leader_that_died_takes_over_the_calls_that_still_run(
-    alone: Path, tmp_path: Path
+def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
+    tmp_path: Path, server: ModalServer
 ) -> None:
-    cloud = Cloud(tmp_path, fate={0: "hangs"})
-    plan = planned_on("A10G")
+    """By the commands alone."""
+    gates = {"R1": ["Which families work?"]}
+    gated = planned_on("A10G", gates=gates, size_sweep={"methods": ["dim"]})
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(dict(gated.data)))
+    command = ("run", "plan.yaml", "--engine", "modal", "--out", "here")
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "gate R1 waits" in done.stderr
+    assert "steersweep approve here R1 --by NAME" in done.stderr  # as it is called here
+    assert "q7" in done.stdout  # the evidence
+    state = json.loads(run("status", "here", "--json", cwd=tmp_path).stdout)
+    assert state["waiting_gate"] == "R1"
+    assert state["done"] == state["total"] > 0
+    assert state["spent_usd"] > 0
 
-    class Dies(OnCpu):
-        def wait(self, on_event: Any) -> None:
-            super().wait(on_event)
-            if cloud.ends:
-                raise KeyboardInterrupt  # nothing is tidied up
-
-        def close(self) -> None:
-            pass
-
-        def cancel(self, name: str) -> None:
-            pass
-
-    with pytest.raises(KeyboardInterrupt):
-        lead(plan, cloud.share(), Dies(plan, cloud.share(), cloud), PHASE_1)
-    assert len(cloud.calls) == 2
-
-    def finish() -> None:
-        time.sleep(1)
-        work = Work("q7 family fp32", _job_of_first_call(plan, tmp_path), "A10G")
-        cloud.ends["fc-0"] = run_work(work, tmp_path, cloud.commit, lambda _event: None)
-
-    threading.Thread(target=finish).start()
-    assert led(cloud, plan)["exit_code"] == 0
-    assert len(cloud.calls) == 2  # none again
-    assert results(tmp_path) == results(alone)
+    run("approve", "here", "R1", "--by", "A. Lead", cwd=tmp_path)
+    server.calls.clear()
+    done = run(*command, "--phase", "2", "--detach", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "may sleep" in done.stderr
+    again = run(*command, cwd=tmp_path)
+    assert again.returncode == 1
+    assert "still running" in again.stderr
+    lines: list[str] = []
+    end = away.follow(tmp_path / "here", lines.append, every_s=0.2)
+    assert end == {"exit_code": 0, "message": "every phase asked for is done", "phase": None}
+    assert "phase size_sweep" in lines
+    assert {app for app, name, _, _ in server.calls if name != "study"} == {"small-size-sweep"}
+    assert (tmp_path / "here" / "decisions" / "size_sweep.json").is_file()
+    fetched = run("fetch", "here", cwd=tmp_path).stdout
+    assert "every phase asked for is done" in fetched
+    assert "Modal billed 0.75 USD for full hours so far" in fetched
 
 
-def _job_of_first_call(plan: Plan, folder: Path) -> Any:
-    from steersweep.experiment import phases
-    from steersweep.experiment.phases import Cuts
-    from steersweep.experiment.sweep import make_job
+def test_a_leader_that_died_takes_over_the_calls_that_still_run(tmp_path: Path) -> None:
+    """The next one neither pays twice nor waits for ever."""
+    volume, folder = tmp_path / "volume", tmp_path / "copy"
+    share = VolumeShare(volume, lambda: None, lambda: None)
+    work = Work(
+        "q7 family fp32",
+        job_of(),
+        "A10G",
+        labels={"phase": "family_sweep", "step": "family", "model": "q7"},
+    )
 
-    settings = phases.settings_of(plan, phases.family_sweeps(plan)[0], Cuts())
-    return make_job(settings, settings.models[0], "cpu")
+    class Slow:
+        """Calls that end when they are told to."""
+
+        def __init__(self) -> None:
+            self.ended: dict[str, Event] = {}
+            self.spawned: list[str] = []
+
+        def spawn(self, _app: str, _function: str, _gpu: Any, _timeout: Any, _work: Work) -> str:
+            self.spawned.append(f"fc-{len(self.spawned)}")
+            return self.spawned[-1]
+
+        def result(self, call: str) -> Event | None:
+            return self.ended.get(call)
+
+        def cancel(self, call: str) -> None:
+            raise AssertionError("nobody asked for that")
+
+        def heard(self) -> list[Event]:
+            return []
+
+    calls = Slow()
+    for _ in range(2):  # the first leader dies after it made the call
+        share.copy_all(folder)
+        engine = ModalEngine(planned_on("A10G"), share, calls)
+        engine.open(folder)
+        engine.submit(work)
+    assert calls.spawned == ["fc-0"]
+    calls.ended["fc-0"] = Event(work.name, "finished", 12.0)
+    events: list[Event] = []
+    engine.wait(events.append)
+    assert [event.kind for event in events] == ["finished"]
+    # One that has ended is not taken for running.
+    engine.submit(work)
+    assert calls.spawned == ["fc-0", "fc-1"]
 
 
 def test_the_plans_timeout_ends_work_in_the_container(
@@ -406,119 +393,73 @@ def test_out_of_memory_in_a_container_is_told_as_such(
     assert type(returned.error).__name__ == "OutOfMemory"
 
 
-# -- seen from the machine it was begun on -------------------------------------------------------
+# -- what is refused -----------------------------------------------------------------------------
 
 
-class Remote:
-    """The other side of `away`: a folder as volume, and a leader in a thread."""
+def test_without_an_account_it_says_what_to_do(
+    tmp_path: Path, server: ModalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: Any, **_options: Any) -> None:
+        raise modal.exception.AuthError("Token missing")
 
-    def __init__(self, volume: Path) -> None:
-        self.cloud = Cloud(volume)
-        self.ends: dict[str, dict[str, Any]] = {}
-        self.began: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(modal.App, "deploy", refused)
+    with pytest.raises(InputError, match="modal setup"):
+        away.begin(planned_on("A10G"), tmp_path / "run", {})
+    assert not (tmp_path / "run").exists()
 
-    def begin(self, plan: Plan, options: Mapping[str, Any]) -> str:
-        call = f"study-{len(self.began)}"
-        self.began.append(options)
 
-        def run() -> None:
-            engine = OnCpu(plan, self.cloud.share(), self.cloud)
-            self.ends[call] = lead(plan, self.cloud.share(), engine, options)
+def test_a_secret_that_is_missing_is_named(
+    tmp_path: Path, server: ModalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: Any, **_options: Any) -> None:
+        raise modal.exception.NotFoundError("Secret 'huggingface-secret' not found")
 
-        threading.Thread(target=run, daemon=True).start()
-        return call
+    monkeypatch.setattr(modal.App, "deploy", refused)
+    with pytest.raises(InputError, match=r"huggingface-secret.*modal secret create"):
+        away.begin(planned_on("A10G"), tmp_path / "run", {})
 
-    def outcome(self, call: str) -> dict[str, Any] | None:
-        return self.ends.get(call)
+
+class Hostile:
+    """A volume with names that would leave the folder, or replace what was decided here."""
 
     def files(self) -> dict[str, RemoteFile]:
-        root = self.cloud.volume
-        return {
-            path.relative_to(root).as_posix(): RemoteFile(path.stat().st_size, path.stat().st_mtime)
-            for path in root.rglob("*")
-            if path.is_file()
-        }
+        names = ("../escaped", "/etc/escaped", "gates.jsonl", "engine.json", "log.txt")
+        return {name: RemoteFile(1, 0.0) for name in names}
 
-    def read(self, name: str) -> bytes:
-        return (self.cloud.volume / name).read_bytes()
-
-    def write(self, files: Mapping[str, bytes]) -> None:
-        for name, content in files.items():
-            (self.cloud.volume / name).write_bytes(content)
-
-    def billed(self, since: str) -> float | None:
-        return None
+    def read(self, _name: str) -> bytes:
+        return b"x"
 
 
-@pytest.fixture
-def remote(tmp_path: Path) -> Remote:
-    (tmp_path / "volume").mkdir()
-    return Remote(tmp_path / "volume")
-
-
-def test_a_study_away_stops_at_its_gate_and_goes_on_when_signed_here(
-    tmp_path: Path, remote: Remote
-) -> None:
-    from steersweep.experiment.status import sign_gate, status
-
-    plan = planned_on("A10G", gates={"R1": ["Which families work?"]})
+def test_files_that_would_leave_the_folder_are_not_fetched(tmp_path: Path) -> None:
     out = tmp_path / "here"
-    away.begin(plan, out, {}, remote)
-    with pytest.raises(SteersweepError, match="still running"):
-        away.begin(plan, out, {}, remote)
-    lines: list[str] = []
-    end = away.follow(out, lines.append, remote, every_s=0.1)
-    assert end["exit_code"] == 3
-    assert end["phase"] == "family_sweep"
-    assert "phase family_sweep" in lines
-    assert any("gate R1 waits" in line for line in lines)
-    state = status(out)
-    assert state["waiting_gate"] == "R1"
-    assert state["done"] == state["total"] > 0
-    assert state["spent_usd"] > 0
-
-    sign_gate(out, "R1", by="A. Lead")
-    calls = len(remote.cloud.calls)
-    away.begin(plan, out, {"until": "size_sweep"}, remote)
-    end = away.follow(out, lines.append, remote, every_s=0.1)
-    assert end == {"exit_code": 0, "message": "every phase asked for is done", "phase": None}
-    assert {call["app"] for call in remote.cloud.calls[calls:]} == {"small-size-sweep"}
-    assert (out / "decisions" / "size_sweep.json").is_file()
-    assert away.fetch(out, remote) == 0  # all is here
-
-
-def test_files_that_would_leave_the_folder_are_not_fetched(tmp_path: Path, remote: Remote) -> None:
-    out = tmp_path / "here"
-    RunStore(out).put_current(
-        away.ENGINE_FILE,
-        {"run": "r", "call": "c", "study_app": "a", "began": "2026-01-01T00:00:00Z"},
-    )
-
-    class Hostile(Remote):
-        def files(self) -> dict[str, RemoteFile]:
-            names = ("../escaped", "/etc/escaped", "gates.jsonl", "engine.json", "log.txt")
-            return {name: RemoteFile(1, 0.0) for name in names}
-
-        def read(self, name: str) -> bytes:
-            return b"x"
-
-    assert away.fetch(out, Hostile(tmp_path / "volume")) == 1
+    where = {"run": "r", "call": "c", "study_app": "a", "began": "2026-01-01T00:00:00Z"}
+    RunStore(out).put_current(away.ENGINE_FILE, where)
+    hostile: Any = Hostile()
+    assert away.fetch(out, hostile) == 1
     assert not (tmp_path / "escaped").exists()
     assert not (out / "gates.jsonl").exists()
-    assert json.loads((out / "engine.json").read_text())["run"] == "r"
+    assert json.loads((out / "engine.json").read_text()) == where
 
 
 def test_folders_of_this_machine_and_foreign_folders_are_refused(
-    tmp_path: Path, remote: Remote, copied_lab_model: Path
+    tmp_path: Path, copied_lab_model: Path
 ) -> None:
     plan = planned_on("A10G")
     here = {"q7": replace(plan.models["q7"], model=str(copied_lab_model))}
-    plan = Plan(plan.data, {**plan.models, **here})
     with pytest.raises(InputError, match="folder of this machine"):
-        away.begin(plan, tmp_path / "out", {}, remote)
+        away.begin(Plan(plan.data, {**plan.models, **here}), tmp_path / "out", {})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
-        away.begin(planned_on("A10G"), tmp_path / "mine", {}, remote)
+        away.begin(plan, tmp_path / "mine", {})
     with pytest.raises(InputError, match=r"no engine\.json"):
-        away.fetch(tmp_path / "mine", remote)
+        away.fetch(tmp_path / "mine")
+    (tmp_path / "mine" / "engine.json").write_text('{"run": "r"}')
+    with pytest.raises(InputError, match=r"engine\.json: began, call, study_app missing"):
+        away.fetch(tmp_path / "mine")
+
+
+def test_a_gpu_that_modal_does_not_rent_is_named() -> None:
+    with pytest.raises(InputError, match="no GPU Z9; there are A10G"):
+        apps.place("Z9")
+    assert apps.place("local") == "L4"

@@ -112,7 +112,7 @@ def begin(
     }
     if decided:
         remote.write(decided)
-    call = remote.begin(plan, {**options, "new_run": False})
+    call = remote.begin(plan, {**options, "new_run": False, "shown_as": str(folder)})
     content = {
         "engine": "modal",
         "run": run,
@@ -140,10 +140,17 @@ def follow(
         every_s: seconds between two looks.
     """
     remote = remote or remote_of(folder)
-    shown = len(_said(folder))
+    shown, away = len(_said(folder)), False
     while True:
-        end = outcome(folder, remote)  # before the last fetch, so that nothing is missed
-        fetch(folder, remote)
+        try:
+            end = outcome(folder, remote)  # before the last fetch, so that nothing is missed
+            fetch(folder, remote)
+        except SteersweepError as error:  # this machine slept, or has no network now
+            if not away:
+                on_line(f"{error}; trying again")
+            end, away = None, True
+        else:
+            away = False
         lines = _said(folder)
         for line in lines[shown:]:
             on_line(line)

@@ -107,21 +107,31 @@ def study_there(plan_text: str, run: str, options: Mapping[str, Any]) -> dict[st
 def lead(
     plan: Plan, share: VolumeShare, engine: Engine, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Run a study on an engine in a copy of its folder; see `study_there`."""
+    """Run a study on an engine in a copy of its folder; see `study_there`.
+
+    Args:
+        plan: what to run.
+        share: the run folder on the volume.
+        engine: where jobs run.
+        options: fields of `StudyOptions`, and `shown_as`: what messages call the folder.
+    """
+    options = dict(options)
+    shown_as = options.pop("shown_as", "DIR")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         share.copy_all(folder)
 
         def say(line: str) -> None:
-            append_line(folder / LOG, line)
+            append_line(folder / LOG, line.replace(str(folder), shown_as))
             share.publish(folder)
 
         try:
             run_study(plan, folder, StudyOptions(**options), engine=engine, on_line=say)
         except SteersweepError as error:
-            say(str(error))
+            message = str(error).replace(str(folder), shown_as)
+            say(message)
             phase = getattr(error, "phase", None)
-            return {"exit_code": error.exit_code, "message": str(error), "phase": phase}
+            return {"exit_code": error.exit_code, "message": message, "phase": phase}
         finally:
             share.publish(folder)
     return {"exit_code": 0, "message": "every phase asked for is done", "phase": None}
