@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from steersweep.errors import InputError
-from steersweep.hub import check_disk
+from steersweep.hub import check_disk, check_whole
 from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
+from steersweep.precision import check_usable, load_options, resolve_precision, settle
 
 # Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
 _DECODER_STACKS = (
@@ -29,8 +30,6 @@ _DECODER_STACKS = (
     "transformer.h",  # GPT-2, Falcon, Bloom
     "gpt_neox.layers",  # GPT-NeoX, Pythia
 )
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # What decoder layers call their two parts.
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention")
@@ -89,8 +88,8 @@ class ChatModel:
 
         Args:
             model: a hub id, a local folder or `lab:NAME`; or a source already found.
-            precision: `fp32`, `bf16`, `fp16`, or `auto`: float32 on a CPU, the checkpoint's own
-                16-bit type on a GPU.
+            precision: one of `PRECISIONS`, or `auto`: float32 on a CPU, the checkpoint's own 16-bit
+                type on a GPU, and of a quantized checkpoint its own.
             device: a torch device, or `auto`: the first GPU if there is one, else the CPU.
             revision: hub revision; ignored for folders.
             trust_remote_code: let code from the model's repository run. Off by default.
@@ -110,6 +109,7 @@ class ChatModel:
         source = source.pinned()
         config = source.config()
         precision = resolve_precision(precision, config, target)
+        check_usable(precision, config, target)
         with explain_loading(source):
             tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_options())
         if not getattr(tokenizer, "chat_template", None):
@@ -118,14 +118,16 @@ class ChatModel:
                 f"to it as a chat; use the instruction-tuned version of the model"
             )
         check_disk(source)
+        check_whole(source)
         with explain_loading(source):
             network: Any = AutoModelForCausalLM.from_pretrained(
                 source.location,
-                dtype=DTYPES[precision],
                 use_safetensors=True,
                 device_map={"": target},
+                **load_options(precision, config, target),
                 **source.load_options(),
             )
+        settle(network)
         network.eval()
         network.requires_grad_(False)
         return cls(network, tokenizer, source=source, precision=precision)
@@ -149,8 +151,9 @@ class ChatModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type activations are computed in."""
-        return DTYPES.get(self.precision, torch.float32)
+        """The type of activations."""
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
 
     @property
     def family(self) -> str:
@@ -405,14 +408,3 @@ def resolve_device(device: str) -> str:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {device}: not available on this machine ({reason})") from error
     return device
-
-
-def resolve_precision(precision: str, config: Any, device: str) -> str:
-    """`auto` becomes float32 on a CPU, the checkpoint's 16-bit type (else bf16) on a GPU."""
-    if precision == "auto":
-        if device.startswith("cpu"):
-            return "fp32"
-        return "fp16" if getattr(config, "dtype", None) == torch.float16 else "bf16"
-    if precision not in DTYPES:
-        raise InputError(f"--precision {precision}: choose one of auto, {', '.join(DTYPES)}")
-    return precision

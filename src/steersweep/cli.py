@@ -39,7 +39,10 @@ ModelArgument = Annotated[
     str, typer.Argument(help="A hub id, a local folder, or lab:NAME.", metavar="MODEL")
 ]
 PrecisionOption = Annotated[
-    str, typer.Option(help="auto, fp32, bf16 or fp16. auto: fp32 on a CPU, 16 bits on a GPU.")
+    str,
+    typer.Option(
+        help="auto, fp32, bf16, fp16, int8 or int4 (NF4). auto: fp32 on a CPU, 16 bits on a GPU."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 RevisionOption = Annotated[str | None, typer.Option(help="Revision of a hub model.")]

@@ -169,7 +169,7 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         # transformers wraps what the hub said.
         said = {type(cause) for cause in _causes(error)}
         if any(issubclass(kind, GatedRepoError) for kind in said):

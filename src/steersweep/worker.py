@@ -43,7 +43,7 @@ class Job:
         source: the model.
         family: its family, for results.
         n_layers: its decoder layers, from the config.
-        precision: resolved precision (`fp32`, `bf16`, `fp16`).
+        precision: resolved precision (`fp32`, `bf16`, `fp16`, `int8`, `int4`).
         device: torch device, or `auto`: decided where the job runs.
         conditions: in a fixed order that begins with the unsteered control.
         extraction: prompts directions are extracted from, by method.

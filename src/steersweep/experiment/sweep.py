@@ -36,7 +36,7 @@ class SweepSettings:
         strengths: how strongly to steer.
         test: prompts to test on.
         extraction: prompts to extract directions from, by method.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
         max_new_tokens: longest answer.
         judge: name of the judge.
         seed: of the random control direction and the fluency threshold's shuffles.
@@ -146,7 +146,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
     Raises:
         InputError: the model cannot be found, or a layer lies outside it.
     """
-    from steersweep.chat_model import resolve_precision
+    from steersweep.precision import resolve_precision
 
     source = source.pinned()
     config = source.config()
