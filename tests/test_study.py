@@ -113,7 +113,9 @@ def test_all_phases_end_with_decisions_and_findings(finished: Path) -> None:
     going = [name for name, row in families.items() if row["action"] != "exclude"]
     assert going
     assert {curve["family"] for curve in found["size_sweep.json"]["curves"]} == set(going)
-    assert any("int8 was not run" in note for note in found["precision_sweep.json"]["notes"])
+    precisions = found["precision_sweep.json"]
+    assert {row["precision"] for row in precisions["outcomes"]} == {"fp32", "int8"}
+    assert precisions["failures"] == {}
     findings = found["findings"]
     for title in ("Phase 1", "Phase 2", "Phase 3", "Final analysis"):
         assert findings.count(f"## {title}") == 1
@@ -187,7 +189,7 @@ def test_decide_shows_verdicts_and_what_follows(finished: Path, tmp_path: Path) 
     shown = run("decide", str(finished), cwd=tmp_path).stdout
     assert "Phase 1, families and layers" in shown
     assert "size curve" in shown
-    assert "int8 was not run" in shown
+    assert "int8 with the direction from fp32" in shown
     rows = json.loads((finished / "decisions" / "family_sweep.json").read_text())["outcomes"]
     for row in rows:
         line = next(line for line in shown.splitlines() if line.startswith(row["model"]))

@@ -217,6 +217,10 @@ class ChatModel:
         )
         return [int(token) for token in ids]
 
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of a text that the model answered, without special tokens."""
+        return [int(token) for token in self.tokenizer(text, add_special_tokens=False).input_ids]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated token ids, without special tokens."""
         return str(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -84,7 +84,7 @@ class Condition:
     `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
     the method is `none` and the rest None. `random` is the control direction. Where a method
     chooses the layer itself (`cosmic@auto`), layer and share are None; `random@cosmic@auto` is the
-    control at that layer.
+    control at that layer. `dim@fp16` is the same model's direction from another precision.
     """
 
     model_id: str
@@ -121,6 +121,17 @@ class Condition:
         if self.layer is not None or self.method == UNSTEERED:
             return None
         return self.method.removeprefix(f"{RANDOM}@")
+
+    @property
+    def borrowed_from(self) -> str | None:
+        """The precision whose direction is used, where it is not this condition's own."""
+        if self.is_control or self.method.endswith(AUTO):
+            return None
+        return self.method.partition("@")[2] or None
+
+    def elsewhere(self, precision: str) -> Condition:
+        """The same condition in another precision, with the direction that is found there."""
+        return replace(self, method=self.method.partition("@")[0], precision=precision)
 
     def __str__(self) -> str:
         if self.method == UNSTEERED:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from steersweep.atomic import append_line, write_json, write_text
+from steersweep.atomic import append_line, write_bytes, write_json, write_text
 from steersweep.directions.direction import Direction
 from steersweep.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Record = dict[str, Any]
 
@@ -123,6 +126,15 @@ class RunStore:
         if not (self.folder / relative).exists():
             direction.save(self.folder / relative)
         return relative
+
+    def put_tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> str:
+        """Save tensors under `name` as safetensors, made only if absent; returns the name."""
+        from safetensors.torch import save
+
+        if not (self.folder / name).exists():
+            tensors = {key: tensor.contiguous() for key, tensor in make().items()}
+            write_bytes(self.folder / name, save(tensors))
+        return name
 
     def put_once(self, name: str, value: Any) -> Any:
         """Save JSON under `name` if absent; returns what is there."""

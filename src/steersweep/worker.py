@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from torch import Tensor
 
 from steersweep import provenance
 from steersweep.activations import residuals
@@ -20,7 +23,7 @@ from steersweep.conditions import (
 )
 from steersweep.directions.cosmic import CosmicScores
 from steersweep.directions.direction import Direction, random_direction
-from steersweep.directions.extraction import extract_directions
+from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
@@ -50,6 +53,7 @@ class Job:
         test: prompts every condition is tested on.
         max_rows: rows per generation batch.
         moved_from: kinds of GPU it did not fit before.
+        reference: precision that this one is compared with, or None; see `SweepSettings`.
     """
 
     source: ModelSource
@@ -62,6 +66,7 @@ class Job:
     test: TestSet
     max_rows: int
     moved_from: tuple[str, ...] = ()
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         fraction = (len(done) + running) / len(conditions)
         on_progress(Progress(job.source.name, len(done), len(conditions), fraction, note))
 
-    if len(done) == len(conditions):
+    if not unfinished(job, store):
         return tell("already finished")
     tell("loading the model")
     chat = _load(job)
@@ -130,7 +135,26 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
             store.put(record)
         done |= missing
         tell("saved")
-    return None
+    if job.reference is not None:
+        bench.compare()
+    return tell("finished")
+
+
+def unfinished(job: Job, store: RunStore) -> int:
+    """How many conditions of a job are still to be computed; a missing comparison counts as one."""
+    missing = sum(store.get(condition.key) is None for condition in _placeable(job, store))
+    compared = job.reference is None or store.get_once(comparison_file(job)) is not None
+    return missing + (not compared)
+
+
+def comparison_file(job: Job) -> str:
+    """Where a run folder keeps what a precision is compared with the reference by."""
+    first = job.conditions[0]
+    sets = {method: prompts.id for method, prompts in job.extraction.items()}
+    key = content_key(
+        [first.model_fingerprint, job.precision, job.reference, first.test_prompts, sets]
+    )
+    return f"extraction/comparison-{key}.json"
 
 
 def _load(job: Job) -> ChatModel:
@@ -154,7 +178,13 @@ def _load(job: Job) -> ChatModel:
 
 
 def unplaced(condition: Condition, store: RunStore) -> bool:
-    """Whether the method should choose this condition's layer, and its rules dropped them all."""
+    """Whether a condition has no direction to steer along, and is left out.
+
+    Its method should choose the layer, and the rules dropped every candidate; or it takes another
+    precision's direction, which was not found.
+    """
+    if condition.borrowed_from is not None:
+        return store.get(condition.elsewhere(condition.borrowed_from).key) is None
     if condition.placed_by is None:
         return False
     held = store.get_once(
@@ -191,6 +221,9 @@ class _Bench:
         self.extraction_seconds: dict[str, float] = {}
         for method, prompts in job.extraction.items():
             self._extract(method, prompts)
+        for condition in _placeable(job, store):
+            if condition.borrowed_from is not None:
+                self._borrow(condition)
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
 
@@ -232,6 +265,15 @@ class _Bench:
         for layer, direction in places:
             norm = self.residual_norms[direction.layer]
             self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
+
+    def _borrow(self, condition: Condition) -> None:
+        """The direction that another precision of this model found, at this one's own length."""
+        other = condition.elsewhere(str(condition.borrowed_from))
+        record = self.store.get(other.key)
+        assert record is not None, "else it is left out"
+        found = Direction.load(self.store.folder / record["result"]["direction_file"])
+        norm = self.residual_norms[found.layer]
+        self.directions[condition.method, condition.layer] = replace(found, residual_norm=norm)
 
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
@@ -279,6 +321,52 @@ class _Bench:
             )
             for i, (condition, (direction, _)) in enumerate(zip(batch, steering, strict=True))
         ]
+
+    def compare(self) -> None:
+        """Keep what precisions are compared by: activations, and how good a model this still is."""
+        prompts = self.job.extraction.get(DIM)
+        activations = None
+        if prompts is not None:
+            key = content_key([prompts.id, self.chat.fingerprint, self.chat.precision])
+            activations = self.store.put_tensors(
+                f"extraction/activations-{key}.safetensors",
+                lambda: {
+                    "harmful": self._last_token(prompts.harmful),
+                    "harmless": self._last_token(prompts.harmless),
+                },
+            )
+        self.store.put_once(
+            comparison_file(self.job),
+            {
+                "precision": self.job.precision,
+                "reference": self.job.reference,
+                "perplexity": self._perplexity(),
+                "activations": activations,
+                "extraction_seconds": self.extraction_seconds,
+            },
+        )
+
+    def _last_token(self, texts: Sequence[str]) -> Tensor:
+        """`resid_post` at the last prompt token, as DIM reads it, `[prompt, layer, d_model]`."""
+        ids = [self.chat.prompt_ids(text) for text in texts]
+        return self.rows.run(lambda most: residuals(self.chat, ids, max_rows=min(64, most))[:, 0])
+
+    def _perplexity(self) -> float | None:
+        """Of the reference precision's unsteered answers; None where it gave none.
+
+        A precision that finds them unlikely is a weaker model, whatever steering does to it.
+        """
+        unsteered = self.job.conditions[0].elsewhere(str(self.job.reference))
+        record = self.store.get(unsteered.key)
+        if record is None:
+            return None
+        ids = [self.chat.token_ids(sample["response"]) for sample in record["samples"]]
+        found = self.rows.run(
+            lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
+        )
+        n_tokens = sum(len(tokens) for tokens in ids)
+        total = sum(nll.mean * len(tokens) for nll, tokens in zip(found, ids, strict=True) if nll)
+        return math.exp(total / n_tokens) if n_tokens else None
 
     def _direction(self, condition: Condition) -> Direction | None:
         if condition.method == UNSTEERED:

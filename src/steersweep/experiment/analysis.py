@@ -91,41 +91,140 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
 def precision_comparison(
     results: Iterable[Result], folder: Path, preserved_from: float
 ) -> list[dict[str, Any]]:
-    """By model and method: rates by precision, and cosines between the precisions' directions.
+    """Each model's precisions side by side: effects, directions, and how good a model each is.
+
+    The first precision is the reference. Rates are compared with it on the same prompts (McNemar,
+    Holm over everything compared); `borrowed` is the reference's direction tried on the other.
 
     Args:
         results: of phase 3.
-        folder: the run folder, for direction files.
+        folder: the run folder, for direction and activation files.
         preserved_from: cosine from which a direction counts as preserved.
     """
-    groups: dict[tuple[str, str], list[Result]] = {}
+    own: dict[tuple[str, str], list[Result]] = {}
+    borrowed: dict[tuple[str, str, str], Result] = {}
     for result in results:
-        if AUTO not in result["method"]:
-            groups.setdefault((result["model"], result["method"]), []).append(result)
+        method, _, source = result["method"].partition("@")
+        if source and AUTO not in result["method"]:
+            borrowed[result["model"], method, result["quantization"]] = result["conditions"][0]
+        elif not source:
+            own.setdefault((result["model"], method), []).append(result)
     found = []
-    for (model, method), members in groups.items():
-        vectors = [
-            Direction.load(folder / member["conditions"][0]["direction_file"]).vector
-            for member in members
-        ]
+    for (model, method), members in own.items():
+        entries = [member["conditions"][0] for member in members]
+        vectors = [Direction.load(folder / entry["direction_file"]).vector for entry in entries]
         cosines = [[round(float(a @ b), 6) for b in vectors] for a in vectors]
-        first, *others = (member["conditions"][0] for member in members)
-        p_values = [p for other in others if (p := p_difference(first, other)) is not None]
-        found.append(
-            {
-                "model": model,
-                "method": method,
-                "precisions": [member["quantization"] for member in members],
-                "coherent_refusal_rates": [
-                    member["conditions"][0]["coherent_refusal_rate"] for member in members
-                ],
-                "p_vs_first_holm": [1.0, *holm(p_values)],
-                "direction_norms": [m["conditions"][0]["direction_norm"] for m in members],
-                "cosines": cosines,
-                "preserved": all(value > preserved_from for row in cosines for value in row),
-            }
-        )
+        precisions = [member["quantization"] for member in members]
+        compared = [member.get("comparison") or {} for member in members]
+        files = [facts.get("activations") for facts in compared]
+        by_layer = precision_cosines([folder / f for f in files if f]) if all(files) else {}
+        layer = entries[0]["layer_idx"]
+        row: dict[str, Any] = {
+            "model": model,
+            "method": method,
+            "precisions": precisions,
+            "layer_idx": layer,
+            "coherent_refusal_rates": [entry["coherent_refusal_rate"] for entry in entries],
+            "p_vs_first": [p_difference(entries[0], entry) for entry in entries[1:]],
+            "direction_norms": [entry["direction_norm"] for entry in entries],
+            "perplexities": [facts.get("perplexity") for facts in compared],
+            "cosines": cosines,
+            "cosines_by_layer": [
+                {"precisions": [precisions[i] for i in pair], **cosines}
+                for pair, cosines in by_layer.items()
+            ],
+            "preserved": all(value > preserved_from for line in cosines for value in line),
+            "borrowed": [
+                _borrowed(entry, other, precision)
+                for precision, entry in zip(precisions, entries, strict=True)
+                if (other := borrowed.get((model, method, precision))) is not None
+            ],
+        }
+        found.append(row)
+    _correct(found)
     return found
+
+
+def _borrowed(own: Result, other: Result, precision: str) -> dict[str, Any]:
+    """The reference's direction on another precision, beside that precision's own."""
+    return {
+        "precision": precision,
+        "coherent_refusal_rate": other["coherent_refusal_rate"],
+        "coherent_refusal_ci": other["coherent_refusal_ci"],
+        "difference_to_own": other["coherent_refusal_rate"] - own["coherent_refusal_rate"],
+        "p_vs_own": p_difference(own, other),
+    }
+
+
+def _correct(rows: Sequence[dict[str, Any]]) -> None:
+    """Holm-corrected p-values over every comparison of the phase, beside the plain ones."""
+    places = [(row, "p_vs_first", i) for row in rows for i in range(len(row["p_vs_first"]))]
+    plain = [row["p_vs_first"][i] for row, _, i in places]
+    entries = [entry for row in rows for entry in row["borrowed"]]
+    corrected = holm([*plain, *(entry["p_vs_own"] for entry in entries)])
+    for row in rows:
+        row["p_vs_first_holm"] = [1.0]
+    for (row, _, _), p in zip(places, corrected, strict=False):
+        row["p_vs_first_holm"].append(p)
+    for entry, p in zip(entries, corrected[len(places) :], strict=True):
+        entry["p_vs_own_holm"] = p
+
+
+def precision_cosines(
+    files: Sequence[Path], *, resamples: int = 1000, seed: int = 0
+) -> dict[tuple[int, int], dict[str, list[float]]]:
+    """Cosines of DIM directions between precisions at every layer, with bootstrap intervals.
+
+    Prompts are drawn with replacement within their class, the same for every precision, so an
+    interval says how far the cosine rests on these very prompts.
+
+    Args:
+        files: activations of each precision: `harmful` and `harmless`, `[prompt, layer, d_model]`.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        By pair of files, for each layer: `cosine`, and its 95 % interval `low` to `high`.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    tensors = [load_file(file) for file in files]
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: _draws(rng, tensors[0][name].shape[0], resamples) for name in ("harmful", "harmless")
+    }
+    n_layers = tensors[0]["harmful"].shape[1]
+    found: dict[tuple[int, int], dict[str, list[float]]] = {
+        (i, j): {"cosine": [], "low": [], "high": []}
+        for i in range(len(files))
+        for j in range(i + 1, len(files))
+    }
+    for layer in range(n_layers):
+        # [draw, d_model]; the first draw is the prompts as they are.
+        means = [
+            sum(
+                sign * weights[name] @ held[name][:, layer].astype(np.float64)
+                for name, sign in (("harmful", 1.0), ("harmless", -1.0))
+            )
+            for held in tensors
+        ]
+        units = [mean / np.linalg.norm(mean, axis=-1, keepdims=True) for mean in means]
+        for (i, j), row in found.items():
+            cosine = (units[i] * units[j]).sum(-1)
+            low, high = np.nanpercentile(cosine[1:], [2.5, 97.5])
+            for name, value in (("cosine", cosine[0]), ("low", low), ("high", high)):
+                row[name].append(round(float(value), 5))
+    return found
+
+
+def _draws(rng: Any, n: int, resamples: int) -> Any:
+    """Weights of `n` prompts: once each, then drawn with replacement; `[1 + resamples, n]`."""
+    import numpy as np
+
+    drawn = rng.integers(n, size=(resamples, n))
+    counts = (drawn[:, :, None] == np.arange(n)).sum(1)
+    return np.concatenate([np.ones((1, n)), counts]) / n
 
 
 def layer_cosines(results: Iterable[Result], folder: Path) -> list[dict[str, Any]]:

@@ -115,14 +115,37 @@ def _curves(curves: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def _precisions(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
-        rates = ", ".join(
-            f"{precision} {rate:.0%}"
-            for precision, rate in zip(
-                row["precisions"], row["coherent_refusal_rates"], strict=True
-            )
-        )
-        lowest = min(value for line in row["cosines"] for value in line)
-        kept = "preserved" if row["preserved"] else "not preserved"
-        direction = f"direction {kept} (lowest cosine {lowest:.3f})"
-        yield f"- {row['model']}, {row['method']}: {rates}; {direction}"
+        yield f"- {precision_line(row)}"
+        yield from (f"  - {line}" for line in borrowed_lines(row))
     yield ""
+
+
+def precision_line(row: Mapping[str, Any]) -> str:
+    """A model's precisions in one line: rates with corrected p, perplexities, and the cosine."""
+    parts = []
+    for precision, rate, p, perplexity in zip(
+        row["precisions"],
+        row["coherent_refusal_rates"],
+        row["p_vs_first_holm"],
+        row["perplexities"],
+        strict=True,
+    ):
+        facts = [] if precision == row["precisions"][0] else [f"p {p:.2g}"]
+        facts += [] if perplexity is None else [f"perplexity {perplexity:.3g}"]
+        parts.append(f"{precision} {rate:.0%}" + (f" ({', '.join(facts)})" if facts else ""))
+    lowest = min(value for line in row["cosines"] for value in line)
+    kept = "preserved" if row["preserved"] else "not preserved"
+    return (
+        f"{row['model']}, {row['method']}: {', '.join(parts)}; direction {kept} "
+        f"(lowest cosine {lowest:.3f})"
+    )
+
+
+def borrowed_lines(row: Mapping[str, Any]) -> list[str]:
+    """What the reference's direction does in each other precision."""
+    return [
+        f"{entry['precision']} with the direction from {row['precisions'][0]}: "
+        f"{entry['coherent_refusal_rate']:.0%} coherent, {entry['difference_to_own']:+.0%} "
+        f"against its own (p {entry['p_vs_own_holm']:.2g})"
+        for entry in row["borrowed"]
+    ]

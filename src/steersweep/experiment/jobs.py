@@ -17,7 +17,7 @@ from steersweep.experiment.scheduler import Scheduler, Task
 from steersweep.experiment.sweep import make_job
 from steersweep.model_source import hub_commit
 from steersweep.store import RunStore
-from steersweep.worker import Job, OnProgress, unplaced
+from steersweep.worker import Job, OnProgress, unfinished, unplaced
 
 
 class ChangedWeights(SteersweepError):
@@ -66,10 +66,15 @@ class Jobs:
             plan, self._ledger, limits, engine, on_progress=on_progress, on_line=on_line
         )
 
-    def run(self, phase: str, sweeps: Sequence[Sweep]) -> list[Result]:
+    def run(
+        self, phase: str, sweeps: Sequence[Sweep], *, all_may_fail: bool = False
+    ) -> list[Result]:
         """Run what is missing of some sweeps of a phase; their results, one per model and method.
 
         A model that cannot run is named and left out; the others go on.
+
+        Raises:
+            SteersweepError: none could run, and `all_may_fail` is not set.
         """
         jobs: list[tuple[Sweep, Job]] = []
         failures: dict[str, str] = {}
@@ -79,14 +84,16 @@ class Jobs:
             except InputError as error:
                 failures[str(sweep)] = str(error)
         self._note_conditions(phase, [job for _, job in jobs])
-        tasks = [self._task(phase, sweep, job) for sweep, job in jobs if self._missing(job)]
+        tasks = [
+            self._task(phase, sweep, job) for sweep, job in jobs if unfinished(job, self.store)
+        ]
         for name, reason in self._scheduler.run(phase, tasks).items():
             failures[name] = str(reason)
         held = self.store.get_once(f"phases/{phase}-failures.json") or {}
         others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
         self.store.put_current(f"phases/{phase}-failures.json", others | failures)
         self._note_conditions(phase, [job for _, job in jobs])
-        if sweeps and len(failures) == len(sweeps):
+        if sweeps and len(failures) == len(sweeps) and not all_may_fail:
             raise SteersweepError(
                 f"{phase}: no model could run: "
                 + "; ".join(f"{name}: {why}" for name, why in failures.items())
@@ -131,14 +138,8 @@ class Jobs:
             )
         return job
 
-    def _missing(self, job: Job) -> int:
-        """Conditions of a job that are still to be computed."""
-        return sum(
-            self.store.get(c.key) is None and not unplaced(c, self.store) for c in job.conditions
-        )
-
     def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
-        share = 1.0 if folder else self._missing(job) / len(job.conditions)
+        share = 1.0 if folder else unfinished(job, self.store) / len(job.conditions)
 
         def seconds(kind: str) -> float:
             factor = calibration(self._ledger.timings(kind))

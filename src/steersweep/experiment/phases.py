@@ -13,8 +13,6 @@ from steersweep.experiment.sweep import SweepSettings
 from steersweep.model_source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 
-RUNNABLE_PRECISIONS = ("fp32", "bf16", "fp16")
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -29,6 +27,7 @@ class Sweep:
         strengths: how strongly to steer.
         precision: what the model runs in.
         timeout_s: the plan's limit for the job, or None.
+        reference: with which precision this one is compared; see `SweepSettings.reference`.
     """
 
     phase: str
@@ -39,6 +38,7 @@ class Sweep:
     strengths: tuple[Strength, ...]
     precision: str
     timeout_s: int | None = None
+    reference: str | None = None
 
     @property
     def n_conditions(self) -> int:
@@ -46,7 +46,8 @@ class Sweep:
         layers = {choice.index(self.model.n_layers) for choice in self.layers}
         cells = len(layers) * len(self.strengths)
         choosing = sum(method != "dim" for method in self.methods)
-        return 1 + cells * (len(self.methods) + 1) + 2 * choosing * len(self.strengths)
+        borrowed = len(self.methods) if self.reference not in (None, self.precision) else 0
+        return 1 + cells * (len(self.methods) + borrowed + 1) + 2 * choosing * len(self.strengths)
 
     @property
     def run_names(self) -> tuple[str, ...]:
@@ -125,6 +126,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         judge=data.get("judge", "default"),
         seed=data.get("seed", 42),
         rows=decoding.get("rows", 256),
+        reference=sweep.reference,
     )
 
 
@@ -240,8 +242,9 @@ def size_sweeps(
 
 
 def precision_sweeps(plan: Plan, choices: Sequence[SizeChoice]) -> list[Sweep]:
-    """Phase 3: the chosen models at their best layer in every precision that can run here."""
+    """Phase 3: the chosen models at their best layer in every precision, the reference's first."""
     phase: Mapping[str, Any] = plan.data["precision_sweep"]
+    reference = phase["precisions"][0]
     return [
         Sweep(
             "3",
@@ -251,10 +254,10 @@ def precision_sweeps(plan: Plan, choices: Sequence[SizeChoice]) -> list[Sweep]:
             (LayerChoice(str(choice.layer_idx)),),
             (choice.strength,),
             precision,
+            reference=reference,
         )
-        for choice in choices
         for precision in phase["precisions"]
-        if precision in RUNNABLE_PRECISIONS
+        for choice in choices
     ]
 
 

@@ -16,7 +16,7 @@ from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.store import Record, RunStore
-from steersweep.worker import Job
+from steersweep.worker import Job, comparison_file
 
 Result = dict[str, Any]
 
@@ -51,6 +51,8 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
             if steered:
                 result = _result(job, method, steered, controls, created)
                 result["extraction"] = _extraction(store, steered[0][0])
+                if job.reference is not None:
+                    result["comparison"] = store.get_once(comparison_file(job))
                 of_job.append(result)
         _compare_methods(of_job, store.folder)
         results += of_job
@@ -131,7 +133,7 @@ def _extraction(store: RunStore, condition: Condition) -> Result | None:
 
 def _compare_methods(results: Sequence[Result], folder: Path) -> None:
     """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
-    swept = [result for result in results if not result["method"].endswith(AUTO)]
+    swept = [result for result in results if "@" not in result["method"]]
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
         for result in swept:
             result["verdict"]["flags"].append("methods-disagree")

@@ -41,6 +41,8 @@ class SweepSettings:
         judge: name of the judge.
         seed: of the random control direction and the fluency threshold's shuffles.
         rows: rows per generation batch.
+        reference: in a comparison of precisions, the one that the others are compared with: its
+            directions are tried on them too, and its answers are what they are surprised by.
     """
 
     models: tuple[ModelSource, ...]
@@ -54,6 +56,7 @@ class SweepSettings:
     judge: str = "default"
     seed: int = 42
     rows: int = DEFAULT_ROWS
+    reference: str | None = None
 
     def plan(self) -> dict[str, Any]:
         """The settings as plain data, with prompt sets by name and content hash."""
@@ -162,6 +165,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
         extraction=settings.extraction,
         test=settings.test,
         max_rows=settings.rows,
+        reference=settings.reference,
     )
 
 
@@ -207,6 +211,9 @@ def _conditions(
         for strength in settings.strengths:
             for method in settings.methods:
                 yield condition(method, choice, strength, settings.extraction[method])
+                if settings.reference not in (None, precision):
+                    borrowed = f"{method}@{settings.reference}"
+                    yield condition(borrowed, choice, strength, settings.extraction[method])
             yield condition(RANDOM, choice, strength)
     for method in settings.methods:
         if method == DIM:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steersweep.experiment.findings import borrowed_lines, precision_line
 from steersweep.report.terminal import OUTCOME_STYLES
 
 _TITLES = {
@@ -77,12 +78,7 @@ def _lines(decision: Mapping[str, Any]) -> list[str]:
         for choice in decision.get("phase3", [])
     ]
     for row in decision.get("precisions", []):
-        kept = "preserved" if row["preserved"] else "not preserved"
-        lowest = min(value for line in row["cosines"] for value in line)
-        lines.append(
-            f"{row['model']}, {row['method']}: direction {kept} between "
-            f"{', '.join(row['precisions'])} (lowest cosine {lowest:.3f})"
-        )
+        lines += [precision_line(row), *(f"  {line}" for line in borrowed_lines(row))]
     failures = decision.get("failures", {})
     return [
         *lines,
