@@ -330,17 +330,40 @@ class ChatModel:
         )
 
     @contextmanager
-    def final_states(self, read: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call `read(states)` with the last position after the final norm, `[row, d_model]`."""
+    def head_input(self, read: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `read(states)` with what the final norm gives, `[row, position, d_model]`."""
 
         def before_head(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            read(args[0][:, -1])
+            read(args[0])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(before_head)
         try:
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def final_states(self, read: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call `read(states)` with the last position after the final norm, `[row, d_model]`."""
+        with self.head_input(lambda states: read(states[:, -1])):
+            yield
+
+    def forward_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What a plain forward pass of the network is given for a batch."""
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        return inputs | ({"position_ids": batch.position_ids} if self._takes_position_ids else {})
+
+    @torch.inference_mode()
+    def hidden_states(self, batch: Batch) -> tuple[Tensor, ...]:
+        """transformers' own, to be compared with: the input of every layer, then the final norm.
+
+        They may miss what hooks change; never read activations from them.
+        """
+        output = self.model(
+            **self.forward_inputs(batch), output_hidden_states=True, use_cache=False
+        )
+        states: tuple[Tensor, ...] = output.hidden_states
+        return states
 
     @contextmanager
     def only_layers(self, start: int, stop: int) -> Iterator[None]:

@@ -276,6 +276,51 @@ def generate(
 
 
 @app.command()
+def smoke(
+    model: Annotated[
+        str, typer.Argument(help="A hub id, a local folder or lab:NAME; a plan with --all.")
+    ],
+    every: Annotated[bool, typer.Option("--all", help="Every model of a plan.")] = False,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at everything about a model that has misled people before. Exit code 1 if it fails.
+
+    Example: `steersweep smoke lab:qwen-7b`
+    """
+    from steersweep import smoke as smoke_test
+    from steersweep.experiment.plan import load_plan
+
+    _quiet_libraries()
+    planned = load_plan(model).models.values() if every else []
+    asked = [(m.model, m.revision or revision) for m in planned] or [(model, revision)]
+    found = []
+    for name, commit in asked:
+        found.append(
+            smoke_test.smoke(
+                name,
+                precision=precision,
+                device=device,
+                revision=commit,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+        if not as_json:
+            for line in smoke_test.shown(found[-1]):
+                typer.echo(_printable(line))
+            if every:
+                typer.echo()
+    if as_json:
+        plain = [result.as_json() for result in found]
+        typer.echo(json.dumps(plain if every else plain[0], indent=1))
+    if not all(result.passed for result in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def judge(
     source: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
     target: Annotated[Path, typer.Argument(help="Where the same lines go, with labels.")],
