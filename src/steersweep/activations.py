@@ -7,6 +7,7 @@ version 5 it may miss a steering hook.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from steersweep.chat_model import ChatModel
 from steersweep.errors import InputError, NumericalError
+from steersweep.parity import read_with_nnsight
 
 ReadSite = Literal["resid_post", "resid_pre"]
+Backend = Literal["hooks", "nnsight"]
 
 
 def residuals(
@@ -25,6 +28,7 @@ def residuals(
     positions: Sequence[int] = (-1,),
     site: ReadSite = "resid_post",
     max_rows: int = 64,
+    backend: Backend = "hooks",
 ) -> Tensor:
     """The residual stream at every layer and the given positions, one forward pass per batch.
 
@@ -34,15 +38,18 @@ def residuals(
         positions: negative positions counted from the end of the prompt; -1 is its last token.
         site: after each layer (`resid_post`) or before it (`resid_pre`).
         max_rows: prompts per forward pass.
+        backend: what reads: this package's hooks, or nnsight where it is installed.
 
     Returns:
         float32 on the CPU, `[prompt, position, layer, d_model]`.
 
     Raises:
-        InputError: no prompts, or a prompt shorter than a position asked for.
+        InputError: no prompts, a prompt shorter than a position asked for, or no such backend.
         NumericalError: an activation is NaN or infinite.
     """
-    batches = residual_batches(chat, prompts, positions=positions, site=site, max_rows=max_rows)
+    batches = residual_batches(
+        chat, prompts, positions=positions, site=site, max_rows=max_rows, backend=backend
+    )
     return torch.cat(list(batches))
 
 
@@ -72,6 +79,7 @@ def residual_batches(
     positions: Sequence[int],
     site: ReadSite,
     max_rows: int = 64,
+    backend: Backend = "hooks",
 ) -> Iterator[Tensor]:
     """What `residuals` returns, batch by batch of prompts, in order."""
     if not prompts:
@@ -82,6 +90,10 @@ def residual_batches(
     if shortest < -min(positions):
         raise InputError(f"position {min(positions)} asked for, but a prompt has {shortest} tokens")
 
+    if backend not in ("hooks", "nnsight"):
+        raise InputError(f"--backend {backend}: choose hooks or nnsight")
+    if backend == "nnsight" and find_spec("nnsight") is None:
+        raise InputError("--backend nnsight: not installed: pip install 'steersweep[nnsight]'")
     index = torch.tensor(positions, device=chat.device)
     for first in range(0, len(prompts), max_rows):
         chunk = prompts[first : first + max_rows]
@@ -91,9 +103,16 @@ def residual_batches(
             # Left padding puts every prompt's last token at the end of the batch.
             result[:, :, layer] = hidden[:, index % hidden.shape[1]].float().cpu()
 
-        batch = chat.pad(chunk)
-        with chat.layer_hooks(read, range(chat.n_layers), site):
-            chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+        if backend == "nnsight":
+            sites = read_with_nnsight(chat, chunk)
+            post = [sites[f"layer {layer}"] for layer in range(chat.n_layers)]
+            states = post if site == "resid_post" else [sites["embeddings"], *post[:-1]]
+            for layer, hidden in enumerate(states):
+                read(layer, hidden)
+        else:
+            batch = chat.pad(chunk)
+            with chat.layer_hooks(read, range(chat.n_layers), site):
+                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
         _check_finite(chat, result)
         yield result
 

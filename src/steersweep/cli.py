@@ -70,6 +70,10 @@ MethodsOption = Annotated[
         "cosmic-study-2026; several with commas."
     ),
 ]
+MismatchOption = Annotated[
+    bool,
+    typer.Option("--accept-mismatch", help="Go on where ways of reading activations disagree."),
+]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
 
 # Relative to the residual norm: from a nudge to destruction.
@@ -134,6 +138,7 @@ def sweep(
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
+    accept_mismatch: MismatchOption = False,
     out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL].")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -162,6 +167,7 @@ def sweep(
         judge=judge,
         seed=seed,
         rows=rows,
+        accept_mismatch=accept_mismatch,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     _run_and_show(settings, out or Path("runs") / name, device, as_json=as_json, quiet=quiet)
@@ -179,6 +185,9 @@ def extract(
         typer.Option(help="dim, cosmic, cosmic-affine, cosmic-paper or cosmic-study-2026."),
     ] = "dim",
     extraction: ExtractionOption = None,
+    backend: Annotated[
+        str, typer.Option(help="How activations are read for dim: hooks or nnsight.")
+    ] = "hooks",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
@@ -209,7 +218,7 @@ def extract(
         trust_remote_code=trust_remote_code,
     )
     layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
-    found = find(chat, method, prompts, layers)
+    found = find(chat, method, prompts, layers, backend=backend)  # type: ignore[arg-type]
     direction = found.at_layer[layers[0]] if layers else found.chosen
     if direction is None:
         raise SteersweepError(f"{model}: {found.notes[-1]}")
@@ -513,6 +522,7 @@ def run(
     accept_change: Annotated[
         list[str] | None, typer.Option(help="A changed field to accept; model:NAME for weights.")
     ] = None,
+    accept_mismatch: MismatchOption = False,
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Begin anew; the earlier run is kept beside it.")
     ] = False,
@@ -558,7 +568,9 @@ def run(
     if prices is not None:
         loaded = with_prices(loaded, prices)
     _quiet_libraries()
-    options = StudyOptions(phase, budget, apply_cuts, tuple(accept_change or ()), new_run)
+    options = StudyOptions(
+        phase, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
+    )
     if engine == "modal":
         _run_away(loaded, out, options, detach=detach, quiet=quiet)
     else:

@@ -24,11 +24,12 @@ from steersweep.conditions import (
 from steersweep.directions.cosmic import CosmicScores
 from steersweep.directions.direction import Direction, random_direction
 from steersweep.directions.extraction import DIM, extract_directions
-from steersweep.errors import InputError
+from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
 from steersweep.memory import OutOfMemory, RowLimit, free_memory, is_out_of_memory, memory_model
 from steersweep.model_source import ModelSource
+from steersweep.parity import compare_readers
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
@@ -54,6 +55,7 @@ class Job:
         max_rows: rows per generation batch.
         moved_from: kinds of GPU it did not fit before.
         reference: precision that this one is compared with, or None; see `SweepSettings`.
+        accept_mismatch: go on where ways of reading activations disagree.
     """
 
     source: ModelSource
@@ -67,6 +69,7 @@ class Job:
     max_rows: int
     moved_from: tuple[str, ...] = ()
     reference: str | None = None
+    accept_mismatch: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
         InputError: the weights found here are not those the job was made for.
         OutOfMemory: the model does not fit, or not a single row beside it.
+        SteersweepError: installed ways of reading activations disagree on this model.
     """
     conditions = _placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key) is not None}
@@ -118,6 +122,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         return tell("already finished")
     tell("loading the model")
     chat = _load(job)
+    _check_readers(chat, job, store)
     tell("extracting directions")
     bench = _Bench(chat, job, store)
     conditions = _placeable(job, store)
@@ -175,6 +180,22 @@ def _load(job: Job) -> ChatModel:
         return chat
     free_memory()
     raise OutOfMemory(f"{job.source.model_id}: does not fit on {job.device}: {reason}")
+
+
+def _check_readers(chat: ChatModel, job: Job, store: RunStore) -> None:
+    """Compare the ways of reading this model's activations, once in a run folder."""
+    name = f"extraction/readers-{content_key([chat.fingerprint, chat.precision])}.json"
+    held = store.get_once(name)
+    if held is None:
+        held = store.put_once(name, [asdict(parity) for parity in compare_readers(chat)])
+    apart = [row for row in held if not row["equal"]]
+    if apart and not job.accept_mismatch:
+        row = apart[0]
+        raise SteersweepError(
+            f"{job.source.model_id}: {row['reader']} and this package's hooks read different "
+            f"activations from {row['site']} on (relative difference {row['difference']:.2g}, "
+            f"tolerance {row['tolerance']:g}); see steersweep smoke, or use --accept-mismatch"
+        )
 
 
 def unplaced(condition: Condition, store: RunStore) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steersweep.activations import residuals
+from steersweep.activations import Backend, residuals
 from steersweep.chat_model import ChatModel
 from steersweep.directions.direction import Direction, unit_direction
 from steersweep.errors import InputError
@@ -12,7 +12,11 @@ from steersweep.prompts.prompts import ExtractionSet
 
 
 def dim_directions(
-    chat: ChatModel, prompts: ExtractionSet, *, layers: Sequence[int] | None = None
+    chat: ChatModel,
+    prompts: ExtractionSet,
+    *,
+    layers: Sequence[int] | None = None,
+    backend: Backend = "hooks",
 ) -> list[Direction]:
     """Mean(harmful) − mean(harmless) of `resid_post` at the last prompt token, for each layer.
 
@@ -23,6 +27,7 @@ def dim_directions(
         chat: the model.
         prompts: harmful and harmless extraction prompts.
         layers: which layers to return; all of them by default.
+        backend: what reads activations; see `residuals`.
 
     Raises:
         InputError: fewer than two prompts in a class, or identical classes.
@@ -32,7 +37,8 @@ def dim_directions(
         if len(group) < 2:
             raise InputError(f"{prompts.name}: {len(group)} {label} prompts; DIM needs at least 2")
     texts = [*prompts.harmful, *prompts.harmless]
-    activations = residuals(chat, [chat.prompt_ids(text) for text in texts])[:, 0].double()
+    ids = [chat.prompt_ids(text) for text in texts]
+    activations = residuals(chat, ids, backend=backend)[:, 0].double()
     n_harmful = len(prompts.harmful)
     # [layer, d_model]
     difference = activations[:n_harmful].mean(0) - activations[n_harmful:].mean(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steersweep.activations import residuals
+from steersweep.activations import Backend, residuals
 from steersweep.chat_model import ChatModel
 from steersweep.conditions import AUTO
 from steersweep.directions.candidates import SplitIds
@@ -55,6 +55,7 @@ def extract_directions(
     *,
     scores: CosmicScores | None = None,
     max_rows: int = 256,
+    backend: Backend = "hooks",
 ) -> Extracted:
     """The directions of `method` at each layer, and the method's own choice if it makes one.
 
@@ -68,17 +69,20 @@ def extract_directions(
         layers: decoder layers.
         scores: COSMIC's scores, where they were computed before.
         max_rows: rows per forward pass.
+        backend: what reads activations for DIM; COSMIC edits them too, which only hooks do here.
 
     Raises:
-        InputError: unknown method, too few prompts, identical classes.
+        InputError: unknown method or backend, too few prompts, identical classes.
         NumericalError: activations are NaN or infinite.
         SteersweepError: no COSMIC candidate at a layer asked for has a length.
     """
     if method == DIM:
-        found = dim_directions(chat, prompts, layers=layers)
+        found = dim_directions(chat, prompts, layers=layers, backend=backend)
         return Extracted({direction.layer: direction for direction in found})
     if method not in VARIANTS:
         raise InputError(f"method {method}: choose from {', '.join(METHODS)}")
+    if backend != "hooks":
+        raise InputError(f"--backend {backend}: {method} edits activations; use hooks")
     return _cosmic(chat, method, prompts, layers, scores, max_rows)
 
 

@@ -66,6 +66,7 @@ class StudyOptions:
         apply_cuts: how many of the plan's cuts to apply; never fewer than applied before.
         accept: changed fields of the plan, or `model:NAME` for changed weights, to accept.
         new_run: begin anew; what is in the folder is kept beside it.
+        accept_mismatch: go on where ways of reading activations disagree.
     """
 
     until: str | None = None
@@ -73,6 +74,7 @@ class StudyOptions:
     apply_cuts: int = 0
     accept: Collection[str] = ()
     new_run: bool = False
+    accept_mismatch: bool = False
 
 
 def run_study(
@@ -198,6 +200,7 @@ class _Study:
             engine,
             created=self.created,
             accept=options.accept,
+            accept_mismatch=options.accept_mismatch,
             on_progress=on_progress,
             on_line=on_line,
         )

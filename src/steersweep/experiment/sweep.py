@@ -43,6 +43,7 @@ class SweepSettings:
         rows: rows per generation batch.
         reference: in a comparison of precisions, the one that the others are compared with: its
             directions are tried on them too, and its answers are what they are surprised by.
+        accept_mismatch: go on where ways of reading activations disagree; changes no result.
     """
 
     models: tuple[ModelSource, ...]
@@ -57,6 +58,7 @@ class SweepSettings:
     seed: int = 42
     rows: int = DEFAULT_ROWS
     reference: str | None = None
+    accept_mismatch: bool = False
 
     def plan(self) -> dict[str, Any]:
         """The settings as plain data, with prompt sets by name and content hash."""
@@ -94,6 +96,7 @@ def make_settings(
     judge: str = "default",
     seed: int = 42,
     rows: int = DEFAULT_ROWS,
+    accept_mismatch: bool = False,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
@@ -140,6 +143,7 @@ def make_settings(
         judge=judge,
         seed=seed,
         rows=rows,
+        accept_mismatch=accept_mismatch,
     )
 
 
@@ -166,6 +170,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
         test=settings.test,
         max_rows=settings.rows,
         reference=settings.reference,
+        accept_mismatch=settings.accept_mismatch,
     )
 
 

@@ -1,0 +1,307 @@
+"""The smoke test: real architectures pass it, and each known trap, planted, is caught by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import gpt2, random_model
+from steersweep import ChatModel, InputError, load_extraction_set, steering, worker
+from steersweep.activations import residuals
+from steersweep.chat_model import Batch
+from steersweep.directions.dim import dim_directions
+from steersweep.parity import Parity, compare_readers
+from steersweep.smoke import Check, answer_ending, check_model, smoke
+from test_cli import refused, run
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+HEADS = {**SHAPE, "head_dim": 16}
+EXPERTS = {"num_experts_per_tok": 2}
+OLD = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "Qwen2ForCausalLM": SHAPE,
+    "Qwen3ForCausalLM": HEADS,
+    "Qwen3MoeForCausalLM": {**HEADS, **EXPERTS, "num_experts": 4, "moe_intermediate_size": 32},
+    "Gemma2ForCausalLM": HEADS,
+    "Gemma3ForCausalLM": HEADS,
+    "LlamaForCausalLM": SHAPE,
+    "Llama4ForCausalLM": {**HEADS, "intermediate_size_mlp": 128, "num_local_experts": 2},
+    "MistralForCausalLM": SHAPE,
+    "MixtralForCausalLM": {**SHAPE, **EXPERTS, "num_local_experts": 4},
+    "Phi3ForCausalLM": {**SHAPE, "pad_token_id": 0},
+    "Olmo2ForCausalLM": SHAPE,
+    "OlmoeForCausalLM": {**SHAPE, **EXPERTS, "num_experts": 4},
+    "GPT2LMHeadModel": {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 256},
+    "GPTNeoXForCausalLM": SHAPE,
+    "FalconForCausalLM": {**OLD, "multi_query": True, "alibi": False, "bias": False},
+    "BloomForCausalLM": {"hidden_size": 64, "n_layer": 4, "n_head": 4},
+    "OPTForCausalLM": {**OLD, "ffn_dim": 128, "word_embed_proj_dim": 64},
+}
+
+
+def checks(chat: ChatModel) -> dict[str, Check]:
+    found: list[Check] = []
+    check_model(chat, found.append)
+    return {check.name: check for check in found}
+
+
+def failed(chat: ChatModel) -> set[str]:
+    return {name for name, check in checks(chat).items() if not check.passed}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_works_exactly(name: str) -> None:
+    """Every site by every reader, batches, the cache, steering and greedy decoding."""
+    chat = random_model(name, **ARCHITECTURES[name])
+    assert failed(chat) == set()
+    readers = {parity.reader: parity for parity in compare_readers(chat)}
+    assert readers["nnsight"].n_sites == chat.n_layers + 2
+    assert readers["transformers"].n_sites == chat.n_layers + 1  # not the last layer's output
+    assert all(parity.difference == 0 for parity in readers.values())
+
+
+def test_an_architecture_without_such_layers_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="decoder layers of a MambaForCausalLM were not found"):
+        random_model("MambaForCausalLM", hidden_size=64, num_hidden_layers=4, state_size=8)
+
+
+def test_lab_models_pass(family: ChatModel) -> None:
+    assert failed(family) == set()
+    assert answer_ending(family) in family.eos_ids
+
+
+# -- traps, planted ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chat() -> ChatModel:
+    """A model of its own, to be broken."""
+    return ChatModel.load("lab:qwen-7b", device="cpu")
+
+
+def right_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    def pad(self: ChatModel, sequences: Any) -> Batch:
+        width = max(map(len, sequences))
+        ids = torch.tensor([[*s, *[self.pad_id] * (width - len(s))] for s in sequences])
+        mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences])
+        return Batch(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0))
+
+    patch.setattr(ChatModel, "pad", pad)
+
+
+def doubled_bos(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
+    chat.tokenizer.bos_token = "<|im_start|>"  # which this template sets twice
+
+
+def first_row_only(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """`output[0]` where the output is a tensor."""
+
+    def attach(self: ChatModel, hook: Any, layer: int, site: str) -> Any:
+        def on_output(_module: Any, _inputs: Any, output: Any) -> None:
+            hook(layer, output[0][None].expand_as(output))
+
+        if site != "resid_post":
+            return original(self, hook, layer, site)
+        return self.layers[layer].register_forward_hook(on_output)
+
+    original = ChatModel._attach
+    patch.setattr(ChatModel, "_attach", attach)
+
+
+def after_the_norm(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """`hidden_states[-1]` for the last layer's output."""
+    norm = chat.model.model.norm
+
+    def attach(self: ChatModel, hook: Any, layer: int, site: Any) -> Any:
+        if site != "resid_post" or layer != self.n_layers - 1:
+            return original(self, hook, layer, site)
+        return norm.register_forward_hook(lambda _m, _i, output: hook(layer, output))
+
+    original = ChatModel._attach
+    patch.setattr(ChatModel, "_attach", attach)
+
+
+def one_layer_late(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """The input of a layer for its output."""
+    original = ChatModel._attach
+
+    def attach(self: ChatModel, hook: Any, layer: int, site: Any) -> Any:
+        return original(self, hook, layer, "resid_pre" if site == "resid_post" else site)
+
+    patch.setattr(ChatModel, "_attach", attach)
+
+
+def edits_that_are_lost(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    original = ChatModel._attach
+
+    def attach(self: ChatModel, hook: Any, layer: int, site: Any) -> Any:
+        return original(self, lambda at, hidden: (hook(at, hidden), None)[1], layer, site)
+
+    patch.setattr(ChatModel, "_attach", attach)
+
+
+def not_finite(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad():
+        chat.layers[4].mlp.down_proj.weight[0, 0] = float("nan")
+
+
+def penalised(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """Greedy that lowers the logits of tokens it has seen, prompt included, as transformers does."""
+    generate = steering.generate
+    logits = ChatModel.logits
+
+    def penalised_generate(chat: ChatModel, rows: Any, **options: Any) -> Any:
+        seen = [*rows[0].prompt_ids]
+
+        def lower(self: ChatModel, *arguments: Any, **named: Any) -> Any:
+            found = logits(self, *arguments, **named).clone()
+            found[..., seen] -= 100.0
+            seen.append(int(found[0, -1].argmax()))
+            return found
+
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(ChatModel, "logits", lower)
+            return generate(chat, rows, **options)
+
+    patch.setattr("steersweep.smoke.generate", penalised_generate)
+
+
+def one_eos_of_two(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(chat.__dict__, "eos_ids", frozenset({chat.tokenizer.pad_token_id or 0}))
+
+
+def steered_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """Harmless where attention hides padding, so the mask is taken away from the row as well."""
+    applied = steering._Push.applied
+
+    def everywhere(self: Any, chat: ChatModel, mask: torch.Tensor) -> Any:
+        wrong = torch.zeros_like(mask)
+        wrong[:, : mask.shape[1] // 2] = 1  # padding and some of the prompt
+        return applied(self, chat, wrong)
+
+    patch.setattr(steering._Push, "applied", everywhere)
+
+
+TRAPS: dict[str, tuple[Callable[..., None], set[str]]] = {
+    "right padding": (right_padding, {"padding"}),
+    "doubled BOS": (doubled_bos, {"template"}),
+    "output[0] is batch row 0": (first_row_only, {"readers"}),
+    "hidden_states[-1] is after the final norm": (after_the_norm, {"readers"}),
+    "input for output": (one_layer_late, {"readers"}),
+    "edits that are lost": (edits_that_are_lost, {"steering"}),
+    "NaN": (not_finite, {"extraction", "readers", "padding", "greedy", "generation"}),
+    "repetition penalty": (penalised, {"greedy"}),
+    "one EOS id of several": (one_eos_of_two, {"ending"}),
+    "the wrong positions are steered": (steered_padding, {"padding"}),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_planted_trap_is_caught(
+    trap: str, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant, expected = TRAPS[trap]
+    assert failed(chat) == set()
+    plant(chat, monkeypatch)
+    assert expected <= failed(chat)
+
+
+def test_missing_position_ids_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which shows where positions are learned."""
+    learned = gpt2()
+    monkeypatch.setattr(learned, "_takes_position_ids", False)
+    assert "padding" in failed(learned)
+
+
+def test_the_site_where_readers_part_is_named(
+    chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_the_norm(chat, monkeypatch)
+    found = next(p for p in compare_readers(chat) if p.reader == "nnsight")
+    assert found.site == f"layer {chat.n_layers - 1}"
+
+
+# -- where it is used ----------------------------------------------------------------------------
+
+
+def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = Parity("nnsight", False, 0.5, 1e-5, "layer 3", 9)
+    monkeypatch.setattr(worker, "compare_readers", lambda _chat: [apart])
+    command = ("sweep", "lab:qwen-3b", "--layers", "0.5", "--strengths", "0.2", "--max-prompts=2")
+    done = run(*command, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "nnsight and this package's hooks read different activations from layer 3" in done.stderr
+    assert run(*command, "--out", "run", "--accept-mismatch", cwd=tmp_path).returncode == 0
+    held = json.loads(next((tmp_path / "run" / "extraction").glob("readers-*.json")).read_text())
+    assert held[0]["site"] == "layer 3"
+
+
+@pytest.mark.parametrize("site", ["resid_post", "resid_pre"])
+def test_nnsight_extracts_what_hooks_extract(family: ChatModel, site: Any) -> None:
+    prompts = [family.prompt_ids(text) for text in ("Hello", "How do I bake a cake?")]
+    hooks = residuals(family, prompts, positions=(-1, -2), site=site, max_rows=1)
+    assert torch.equal(
+        hooks,
+        residuals(family, prompts, positions=(-1, -2), site=site, max_rows=1, backend="nnsight"),
+    )
+    texts = load_extraction_set("extract-dim-5")
+    one = dim_directions(family, texts)[2]
+    other = dim_directions(family, texts, backend="nnsight")[2]
+    assert torch.equal(one.vector, other.vector)
+
+
+def test_extract_by_nnsight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("extract", "lab:qwen-3b", "--layer", "0.5", "-o", "d.safetensors", "--backend")
+    assert run(*command, "nnsight", cwd=tmp_path).returncode == 0
+    assert "choose hooks or nnsight" in refused(*command, "tea leaves", cwd=tmp_path)
+    monkeypatch.setattr("steersweep.activations.find_spec", lambda _name: None)
+    assert "pip install 'steersweep[nnsight]'" in refused(*command, "nnsight", cwd=tmp_path)
+
+
+def test_the_command_says_what_it_saw_and_ends_accordingly(
+    tmp_path: Path, copied_lab_model: Path
+) -> None:
+    good = run("smoke", "lab:qwen-7b", cwd=tmp_path)
+    assert good.returncode == 0
+    assert "<|im_start|>" in good.stdout  # special tokens are visible
+    assert good.stdout.rstrip().endswith("passed")
+    config = copied_lab_model / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 0}))
+    tokenizer = copied_lab_model / "tokenizer_config.json"
+    settings = json.loads(tokenizer.read_text())
+    tokenizer.write_text(json.dumps({**settings, "eos_token": settings["pad_token"]}))
+    bad = run("smoke", str(copied_lab_model), "--json", cwd=tmp_path)
+    assert bad.returncode == 1
+    found = json.loads(bad.stdout)
+    assert [check["name"] for check in found["checks"] if not check["passed"]] == ["ending"]
+    missing = run("smoke", "lab:nothing", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "FAIL load" in missing.stdout
+
+
+def test_a_model_that_is_not_the_catalogs_is_flagged(
+    chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {"n_layers": 28, "d_model": 3584}
+    monkeypatch.setattr("steersweep.smoke.model_shapes", lambda: {chat.source.location: shape})
+    assert failed(chat) == {"layers"}
+
+
+def test_smoke_is_quick_to_say_what_does_not_load(tmp_path: Path) -> None:
+    found = smoke(str(tmp_path))
+    assert not found.passed
+    assert [check.name for check in found.checks] == ["load"]
