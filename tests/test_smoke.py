@@ -158,7 +158,7 @@ def not_finite(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
 
 
 def penalised(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
-    """Greedy that lowers the logits of tokens it has seen, prompt included, as transformers does."""
+    """Greedy that lowers the logits of seen tokens, as transformers' repetition penalty does."""
     generate = steering.generate
     logits = ChatModel.logits
 
