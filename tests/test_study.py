@@ -18,12 +18,14 @@ import pytest
 import yaml
 
 from steersweep import InputError, SteersweepError, atomic
+from steersweep.directions.direction import Direction
 from steersweep.engines import engine
 from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.reviews import add_review, queue, results_in
 from steersweep.experiment.study import GateStop, StudyOptions, run_lock, run_study
+from steersweep.store import RunStore
 from test_cli import refused, run
 
 SMALL: dict[str, Any] = {
@@ -70,6 +72,7 @@ SMALL: dict[str, Any] = {
     "follow_up": {"layers": [0.7], "strengths": [{"relative": 0.5}]},
     "size_sweep": {"methods": ["dim", "cosmic"]},
     "precision_sweep": {"precisions": ["fp32", "int8"], "methods": ["dim"], "tiers": 2},
+    "transfer_sweep": {"methods": ["dim"], "among": ["q3", "q7", "m7"]},
     # Low enough that six prompts and 24 tokens get somewhere.
     "thresholds": {"works": 0.5, "partial": 0.05},
 }
@@ -116,13 +119,60 @@ def test_all_phases_end_with_decisions_and_findings(finished: Path) -> None:
     precisions = found["precision_sweep.json"]
     assert {row["precision"] for row in precisions["outcomes"]} == {"fp32", "int8"}
     assert precisions["failures"] == {}
+    row = precisions["precisions"][0]
+    assert row["precisions"] == ["fp32", "int8"]
+    assert row["cosines"][0][1] > 0.99
+    assert min(row["cosines_by_layer"][0]["low"]) > 0.99
+    assert row["perplexities"][1] == pytest.approx(row["perplexities"][0], rel=0.05)
+    assert [entry["precision"] for entry in row["borrowed"]] == ["int8"]
     findings = found["findings"]
-    for title in ("Phase 1", "Phase 2", "Phase 3", "Final analysis"):
+    for title in ("Phase 1", "Phase 2", "Phase 3", "Phase 4", "Final analysis"):
         assert findings.count(f"## {title}") == 1
     for stem in ("v3_phase1_family_sweep", "v3_phase3_quant_sweep"):
         assert stem in found
     phases = {r["phase"] for name, rs in found.items() if name.startswith("v3_") for r in rs}
-    assert phases == {"1", "2", "3"}
+    assert phases == {"1", "2", "3", "4"}
+
+
+def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / "decisions" / "precision_sweep.json").unlink()
+    asked = {**SMALL["precision_sweep"], "precisions": ["fp32", "int8", "int4"]}
+    monkeypatch.setattr("steersweep.precision.find_spec", lambda _name: None)
+    options = StudyOptions(until="precision_sweep", accept={"precision_sweep"})
+    run_study(small(precision_sweep=asked), folder, options)
+    found = json.loads((folder / "decisions" / "precision_sweep.json").read_text())
+    assert {row["precision"] for row in found["outcomes"]} == {"fp32", "int8"}
+    assert len(found["failures"]) == 2
+    assert all("int4" in name for name in found["failures"])
+    assert all("pip install 'steersweep[quant]'" in why for why in found["failures"].values())
+
+
+def test_directions_are_tried_on_models_of_the_same_width(finished: Path) -> None:
+    found = json.loads((finished / "decisions" / "transfer_sweep.json").read_text())
+    assert {(row["from"], row["to"]) for row in found["transfers"]} == {("q7", "m7"), ("m7", "q7")}
+    assert found["notes"] == ["q3: no other model here has its width"]
+    for row in found["transfers"]:
+        assert abs(row["cosine"]) < 0.9  # they are two models
+        share = row["coherent_refusal_rate"] / row["own_rate"]
+        assert row["efficiency"] == pytest.approx(share)
+        low, high = row["efficiency_ci"]
+        assert low <= row["efficiency"] <= high
+    # The very vector of the other model was added, at this model's own layer.
+    store = RunStore.existing(finished)
+    file = next(finished.glob("results/v3_phase4_transfer_*.json"))
+    results = json.loads(file.read_text())
+    transfer = [result for result in results if result["method"].startswith("dim@")]
+    assert len(transfer) == 2
+    for result in transfer:
+        (entry,) = result["conditions"]
+        vector = Direction.load(finished / entry["direction_file"])
+        assert vector.model_id != result["model_id"]
+        record = store.get(entry["key"])
+        assert record is not None
+        assert record["condition"]["direction"] == Path(entry["direction_file"]).stem
 
 
 def test_results_of_every_phase_follow_the_schema(finished: Path) -> None:

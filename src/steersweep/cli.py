@@ -322,6 +322,16 @@ def smoke(
                 typer.echo(_printable(line))
             if every:
                 typer.echo()
+    if every and not as_json:
+        from steersweep.experiment.phases import Cuts
+        from steersweep.report.plan_table import planned as sweeps_of
+
+        rows = sweeps_of(load_plan(model), Cuts())
+        hours = sum(row["seconds"] for row in rows) / 3600
+        typer.echo(
+            f"{model} by estimate: at most {hours:.1f} h of GPU time and "
+            f"{sum(row['usd'] for row in rows):.2f} USD (steersweep plan {model})"
+        )
     if as_json:
         plain = [result.as_json() for result in found]
         typer.echo(json.dumps(plain if every else plain[0], indent=1))
@@ -514,7 +524,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     phase: Annotated[
         str | None,
-        typer.Option(help="Stop after this phase: 0 (verification), 1, 2 or 3, or its name."),
+        typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or its name."),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
     apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
@@ -556,10 +566,10 @@ def run(
         raise InputError("--ray-address and --ray-storage go with --engine ray")
     if engine != "modal" and detach:
         raise InputError("--detach goes with --engine modal")
-    if phase in ("0", "1", "2", "3"):
+    if phase in ("0", "1", "2", "3", "4"):
         phase = PHASES[int(phase)]
     if phase is not None and phase not in PHASES:
-        raise InputError(f"--phase {phase}: choose 0, 1, 2, 3 or {', '.join(PHASES)}")
+        raise InputError(f"--phase {phase}: choose 0 to 4 or {', '.join(PHASES)}")
     if budget is not None and not budget >= 0:
         raise InputError(f"--budget {budget}: must be 0 or more USD")
     if apply_cuts < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -84,7 +84,10 @@ class Condition:
     `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
     the method is `none` and the rest None. `random` is the control direction. Where a method
     chooses the layer itself (`cosmic@auto`), layer and share are None; `random@cosmic@auto` is the
-    control at that layer. `dim@fp16` is the same model's direction from another precision.
+    control at that layer.
+
+    `direction` is the content key of a direction found elsewhere, by another precision of this
+    model (`dim@fp16`) or by another model (`dim@qwen-7b`); None where the method finds its own.
     """
 
     model_id: str
@@ -99,6 +102,7 @@ class Condition:
     max_new_tokens: int
     judge: str
     seed: int
+    direction: str | None = None
 
     @property
     def key(self) -> str:
@@ -108,6 +112,8 @@ class Condition:
         """
         facts = asdict(self)
         del facts["layer_pct"]
+        if self.direction is None:
+            del facts["direction"]
         return content_key({**facts, "result_version": RESULT_VERSION})
 
     @property
@@ -122,22 +128,33 @@ class Condition:
             return None
         return self.method.removeprefix(f"{RANDOM}@")
 
-    @property
-    def borrowed_from(self) -> str | None:
-        """The precision whose direction is used, where it is not this condition's own."""
-        if self.is_control or self.method.endswith(AUTO):
-            return None
-        return self.method.partition("@")[2] or None
-
-    def elsewhere(self, precision: str) -> Condition:
-        """The same condition in another precision, with the direction that is found there."""
-        return replace(self, method=self.method.partition("@")[0], precision=precision)
-
     def __str__(self) -> str:
         if self.method == UNSTEERED:
             return "unsteered"
         where = "" if self.layer is None else f" layer {self.layer}"
         return f"{self.method}{where} at {self.strength}"
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A direction found elsewhere, to be tried on a model at a layer.
+
+    Attributes:
+        method: how it was found, and where: `dim@fp16`, `dim@qwen-7b`.
+        layer: decoder layer of this model where steering starts.
+        direction: its content key in the run folder.
+        prompts: what it was extracted from.
+    """
+
+    method: str
+    layer: int
+    direction: str
+    prompts: str
+
+
+def direction_file(key: str) -> str:
+    """Where in a run folder a direction is kept."""
+    return f"directions/{key}.safetensors"
 
 
 def extraction_file(method: str, prompts: str, model_fingerprint: str, precision: str) -> str:

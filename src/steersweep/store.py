@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from steersweep.atomic import append_line, write_bytes, write_json, write_text
+from steersweep.conditions import direction_file
 from steersweep.directions.direction import Direction
 from steersweep.errors import InputError
 
@@ -122,7 +123,7 @@ class RunStore:
 
     def put_direction(self, key: str, direction: Direction) -> str:
         """Save a direction once; returns its path relative to the run folder."""
-        relative = f"directions/{key}.safetensors"
+        relative = direction_file(key)
         if not (self.folder / relative).exists():
             direction.save(self.folder / relative)
         return relative

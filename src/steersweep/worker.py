@@ -18,6 +18,7 @@ from steersweep.conditions import (
     UNSTEERED,
     Condition,
     content_key,
+    direction_file,
     extraction_file,
     in_batches,
 )
@@ -47,6 +48,7 @@ class Job:
         source: the model.
         family: its family, for results.
         n_layers: its decoder layers, from the config.
+        d_model: width of its residual stream, from the config.
         precision: resolved precision (`fp32`, `bf16`, `fp16`, `int8`, `int4`).
         device: torch device, or `auto`: decided where the job runs.
         conditions: in a fixed order that begins with the unsteered control.
@@ -61,6 +63,7 @@ class Job:
     source: ModelSource
     family: str
     n_layers: int
+    d_model: int
     precision: str
     device: str
     conditions: tuple[Condition, ...]
@@ -199,13 +202,7 @@ def _check_readers(chat: ChatModel, job: Job, store: RunStore) -> None:
 
 
 def unplaced(condition: Condition, store: RunStore) -> bool:
-    """Whether a condition has no direction to steer along, and is left out.
-
-    Its method should choose the layer, and the rules dropped every candidate; or it takes another
-    precision's direction, which was not found.
-    """
-    if condition.borrowed_from is not None:
-        return store.get(condition.elsewhere(condition.borrowed_from).key) is None
+    """Whether the method should choose this condition's layer, and its rules dropped them all."""
     if condition.placed_by is None:
         return False
     held = store.get_once(
@@ -242,9 +239,9 @@ class _Bench:
         self.extraction_seconds: dict[str, float] = {}
         for method, prompts in job.extraction.items():
             self._extract(method, prompts)
-        for condition in _placeable(job, store):
-            if condition.borrowed_from is not None:
-                self._borrow(condition)
+        for condition in job.conditions:
+            if condition.direction is not None:
+                self._borrow(condition, condition.direction)
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
 
@@ -287,14 +284,14 @@ class _Bench:
             norm = self.residual_norms[direction.layer]
             self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
 
-    def _borrow(self, condition: Condition) -> None:
-        """The direction that another precision of this model found, at this one's own length."""
-        other = condition.elsewhere(str(condition.borrowed_from))
-        record = self.store.get(other.key)
-        assert record is not None, "else it is left out"
-        found = Direction.load(self.store.folder / record["result"]["direction_file"])
-        norm = self.residual_norms[found.layer]
-        self.directions[condition.method, condition.layer] = replace(found, residual_norm=norm)
+    def _borrow(self, condition: Condition, key: str) -> None:
+        """A direction found elsewhere, at this model's own layer and residual norm."""
+        assert condition.layer is not None, "a borrowed direction is tried at a given layer"
+        found = Direction.load(self.store.folder / direction_file(key))
+        norm = self.residual_norms[condition.layer]
+        self.directions[condition.method, condition.layer] = replace(
+            found, layer=condition.layer, residual_norm=norm
+        )
 
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
@@ -377,7 +374,7 @@ class _Bench:
 
         A precision that finds them unlikely is a weaker model, whatever steering does to it.
         """
-        unsteered = self.job.conditions[0].elsewhere(str(self.job.reference))
+        unsteered = replace(self.job.conditions[0], precision=str(self.job.reference))
         record = self.store.get(unsteered.key)
         if record is None:
             return None
@@ -413,6 +410,11 @@ class _Bench:
             self._threshold = float("inf") if value is None else float(value)
         return self._threshold
 
+    def _direction_file(self, condition: Condition, direction: Direction) -> str:
+        if condition.direction is not None:
+            return direction_file(condition.direction)
+        return self.store.put_direction(_direction_key(direction), direction)
+
     def _record(
         self,
         condition: Condition,
@@ -443,7 +445,7 @@ class _Bench:
                 "relative_strength": multiplier / direction.residual_norm,
                 "direction_norm": direction.raw_norm,
                 "residual_norm": direction.residual_norm,
-                "direction_file": self.store.put_direction(_direction_key(direction), direction),
+                "direction_file": self._direction_file(condition, direction),
             }
         return {
             "key": condition.key,

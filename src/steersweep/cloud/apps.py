@@ -92,6 +92,8 @@ def _called(plan: Plan) -> Iterator[tuple[str, str, str]]:
     if "precision_sweep" in plan.data:
         for name in plan.models:
             yield "precision_sweep", "precision", name
+    for name in plan.data.get("transfer_sweep", {}).get("among", []):
+        yield "transfer_sweep", "transfer", name
 
 
 def app_name(plan: Plan, phase: str) -> str:
@@ -114,6 +116,7 @@ def function_name(plan: Plan, step: str, model: str) -> str:
         "validation": f"validate_{family}_layers",
         "size": f"sweep_{family}_sizes",
         "precision": f"sweep_{name}_precisions",
+        "transfer": f"transfer_to_{name}",
     }
     return special.get(step, f"sweep_{name}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 from steersweep.conditions import AUTO
 from steersweep.directions.direction import Direction
 from steersweep.experiment.decisions import Outcome, curve_shape
-from steersweep.experiment.results import p_difference
-from steersweep.statistics import cohens_h, holm
+from steersweep.experiment.results import coherent_refusals, p_difference
+from steersweep.statistics import cluster_bootstrap, cohens_h, holm
 
 Result = dict[str, Any]
 
@@ -168,6 +169,65 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
         row["p_vs_first_holm"].append(p)
     for entry, p in zip(entries, corrected[len(places) :], strict=True):
         entry["p_vs_own_holm"] = p
+
+
+def transfers(
+    results: Iterable[Result], names: Mapping[str, str], folder: Path
+) -> list[dict[str, Any]]:
+    """What a direction of one model does in another of the same width.
+
+    `efficiency` is the borrowed direction's coherent refusal rate over that of the model's own,
+    with a 95 % bootstrap interval over prompts; None where its own direction never works.
+
+    Args:
+        results: of the transfer phase.
+        names: the plan's names of models by id.
+        folder: the run folder, for direction files.
+    """
+    own = {
+        (result["model_id"], result["method"]): result["conditions"][0]
+        for result in results
+        if "@" not in result["method"]
+    }
+    found = []
+    for result in results:
+        method, _, source = result["method"].partition("@")
+        base = own.get((result["model_id"], method))
+        if not source or AUTO in result["method"] or base is None:
+            continue
+        entry = result["conditions"][0]
+        pairs = list(zip(coherent_refusals(entry), coherent_refusals(base), strict=True))
+        low, high = cluster_bootstrap([[pair] for pair in pairs], _efficiency)
+        efficiency = _efficiency(pairs)
+        vectors = [
+            Direction.load(folder / row["direction_file"]).vector.double() for row in (entry, base)
+        ]
+        random = result["controls"]["random_direction"]
+        found.append(
+            {
+                "from": source,
+                "to": names[result["model_id"]],
+                "method": method,
+                "layer_idx": entry["layer_idx"],
+                "coherent_refusal_rate": entry["coherent_refusal_rate"],
+                "own_rate": base["coherent_refusal_rate"],
+                "random_rate": None if random is None else random["coherent_refusal_rate"],
+                "garbled_rate": entry["garbled_rate"],
+                "efficiency": None if math.isnan(efficiency) else efficiency,
+                "efficiency_ci": None if math.isnan(low) else [low, high],
+                "cosine": round(float(vectors[0] @ vectors[1]), 6),
+                "p_vs_own": p_difference(base, entry),
+            }
+        )
+    for row, p in zip(found, holm([row["p_vs_own"] for row in found]), strict=True):
+        row["p_vs_own_holm"] = p
+    return found
+
+
+def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
+    """Refusals under the borrowed direction for each under the own one; NaN where it has none."""
+    own = sum(pair[1] for pair in pairs)
+    return sum(pair[0] for pair in pairs) / own if own else math.nan
 
 
 def precision_cosines(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ _TITLES = {
     "family_sweep": "Phase 1: families and layers",
     "size_sweep": "Phase 2: size",
     "precision_sweep": "Phase 3: precision",
+    "transfer_sweep": "Phase 4: transfer between models",
     "final": "Final analysis",
 }
 
@@ -51,6 +53,9 @@ def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
         yield ""
     if decision.get("precisions"):
         yield from _precisions(decision["precisions"])
+    if decision.get("transfers"):
+        yield from (f"- {transfer_line(row)}" for row in decision["transfers"])
+        yield ""
     if decision.get("best_depths"):
         yield "Best depth by model and method (layer over layers):"
         yield ""
@@ -149,3 +154,16 @@ def borrowed_lines(row: Mapping[str, Any]) -> list[str]:
         f"against its own (p {entry['p_vs_own_holm']:.2g})"
         for entry in row["borrowed"]
     ]
+
+
+def transfer_line(row: Mapping[str, Any]) -> str:
+    """What one model's direction does in another, in one line."""
+    if row["efficiency"] is None:
+        share = "its own direction does not work"
+    else:
+        low, high = row["efficiency_ci"] or (math.nan, math.nan)
+        share = f"efficiency {row['efficiency']:.0%} [{low:.0%}, {high:.0%}]"
+    return (
+        f"{row['from']} to {row['to']}, {row['method']}: {row['coherent_refusal_rate']:.0%} "
+        f"coherent against {row['own_rate']:.0%} with its own, {share}; cosine {row['cosine']:.2f}"
+    )

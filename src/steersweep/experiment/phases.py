@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from steersweep.conditions import LayerChoice, Strength
-from steersweep.experiment.decisions import FamilyDecision, SizeChoice
+from steersweep.conditions import Borrowed, LayerChoice, Strength
+from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.experiment.plan import Plan, PlannedModel, layer_choice, strength_of
 from steersweep.experiment.sweep import SweepSettings
 from steersweep.model_source import find_model
@@ -27,7 +28,8 @@ class Sweep:
         strengths: how strongly to steer.
         precision: what the model runs in.
         timeout_s: the plan's limit for the job, or None.
-        reference: with which precision this one is compared; see `SweepSettings.reference`.
+        reference: with which precision this one is compared; see `SweepSettings`.
+        borrowed: directions found elsewhere, to be tried too.
     """
 
     phase: str
@@ -39,6 +41,7 @@ class Sweep:
     precision: str
     timeout_s: int | None = None
     reference: str | None = None
+    borrowed: tuple[Borrowed, ...] = ()
 
     @property
     def n_conditions(self) -> int:
@@ -127,6 +130,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         seed=data.get("seed", 42),
         rows=decoding.get("rows", 256),
         reference=sweep.reference,
+        borrowed=sweep.borrowed,
     )
 
 
@@ -242,9 +246,12 @@ def size_sweeps(
 
 
 def precision_sweeps(plan: Plan, choices: Sequence[SizeChoice]) -> list[Sweep]:
-    """Phase 3: the chosen models at their best layer in every precision, the reference's first."""
+    """Phase 3: the chosen models at their best layer in every precision.
+
+    The first precision is the reference; the others lack its directions, which are only known once
+    it has run.
+    """
     phase: Mapping[str, Any] = plan.data["precision_sweep"]
-    reference = phase["precisions"][0]
     return [
         Sweep(
             "3",
@@ -254,10 +261,63 @@ def precision_sweeps(plan: Plan, choices: Sequence[SizeChoice]) -> list[Sweep]:
             (LayerChoice(str(choice.layer_idx)),),
             (choice.strength,),
             precision,
-            reference=reference,
+            reference=phase["precisions"][0],
         )
         for precision in phase["precisions"]
         for choice in choices
+    ]
+
+
+def transfer_sweeps(plan: Plan, outcomes: Iterable[Outcome]) -> list[Sweep]:
+    """The follow-up: each model at the layer and strength that were best for it before.
+
+    A model without a result in an earlier phase is left out. Borrowed directions come when all
+    these have run.
+
+    Args:
+        plan: the plan.
+        outcomes: of earlier phases.
+    """
+    phase: Mapping[str, Any] = plan.data["transfer_sweep"]
+    best: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        held = best.get(outcome.model)
+        if outcome.method in phase["methods"] and (
+            held is None or outcome.coherent > held.coherent
+        ):
+            best[outcome.model] = outcome
+    return [
+        Sweep(
+            "4",
+            "transfer",
+            plan.models[name],
+            tuple(phase["methods"]),
+            (LayerChoice(str(best[name].layer_idx)),),
+            (best[name].strength,),
+            plan.data["precision"],
+        )
+        for name in phase["among"]
+        if name in best
+    ]
+
+
+def borrowed_of(results: Iterable[Mapping[str, Any]], source: str, layer: int) -> list[Borrowed]:
+    """What may be tried elsewhere of a model's results: each method's own direction.
+
+    Args:
+        results: of the model that found them.
+        source: what to call it, a precision or a model.
+        layer: where steering starts in the model that borrows.
+    """
+    return [
+        Borrowed(
+            f"{result['method']}@{source}",
+            layer,
+            Path(result["conditions"][0]["direction_file"]).stem,
+            result["conditions"][0]["extraction_prompts"],
+        )
+        for result in results
+        if "@" not in result["method"]
     ]
 
 

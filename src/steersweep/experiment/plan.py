@@ -21,7 +21,7 @@ from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
 # The safe loader, in C where PyYAML was built with it.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep")
+PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -293,6 +293,8 @@ def _model_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
             yield [phase, "model"], data[phase]["model"]
     for i, name in enumerate(data.get("precision_sweep", {}).get("also", [])):
         yield ["precision_sweep", "also", i], name
+    for i, name in enumerate(data.get("transfer_sweep", {}).get("among", [])):
+        yield ["transfer_sweep", "among", i], name
     for i, cut in enumerate(data.get("cuts", [])):
         if cut["do"] == "drop-models":
             for j, name in enumerate(cut["what"]):
@@ -329,7 +331,7 @@ def _family_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
 
 
 def _phases_with_methods(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for phase in ("family_sweep", "size_sweep", "precision_sweep"):
+    for phase in PHASES[1:]:
         if phase in data:
             yield data[phase]
     if validation := data.get("size_sweep", {}).get("validation"):

@@ -91,6 +91,7 @@ def _result(
         "method": method,
         "quantization": job.precision,
         "n_layers": job.n_layers,
+        "d_model": job.d_model,
         "conditions": conditions,
         "controls": {
             "unsteered": unsteered[0] if unsteered else None,
@@ -243,6 +244,7 @@ def _entry(condition: Condition, record: Record, n_layers: int) -> Result:
         "layer_pct": share,
         **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
+        "extraction_prompts": condition.extraction_prompts,
         **result,
         "runtime_seconds": record["runtime_seconds"],
         "samples": record["samples"],

@@ -212,6 +212,7 @@ class _Study:
             "family_sweep": self._families,
             "size_sweep": self._sizes,
             "precision_sweep": self._precisions,
+            "transfer_sweep": self._transfers,
         }
         for phase in self.plan.phases:
             self.say(f"phase {phase}")
@@ -384,7 +385,15 @@ class _Study:
         phase = self.plan.data["precision_sweep"]
         # The others borrow the reference's directions, so it runs first.
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
-        self.jobs.run("precision_sweep", first, all_may_fail=True)
+        found = self._by_model(self.jobs.run("precision_sweep", first, all_may_fail=True))
+        sweeps = [
+            sweep
+            if sweep in first
+            else self._with_borrowed(
+                sweep, {str(sweep.reference): found.get(sweep.model.model, [])}
+            )
+            for sweep in sweeps
+        ]
         results = self.jobs.run("precision_sweep", sweeps)
         if results:
             self._write_results("v3_phase3_quant_sweep", results)
@@ -398,6 +407,59 @@ class _Study:
                 "notes": [],
             },
         )
+
+    def _transfers(self) -> None:
+        """The follow-up: directions of other models of the same width."""
+        held = [
+            Outcome(**{**entry, "strength": Strength(**entry["strength"])})
+            for phase in ("family_sweep", "size_sweep")
+            for entry in (self.store.get_once(_decision_file(phase)) or {}).get("outcomes", [])
+        ]
+        own = phases.transfer_sweeps(self.plan, held)
+        found = self._by_model(self.jobs.run("transfer_sweep", own, all_may_fail=True))
+        widths = {name: results[0]["d_model"] for name, results in found.items()}
+        sweeps = [
+            self._with_borrowed(
+                sweep,
+                {
+                    other.model.name: found[other.model.model]
+                    for other in own
+                    if other is not sweep
+                    and other.model.model in found
+                    and widths[other.model.model] == widths.get(sweep.model.model)
+                },
+            )
+            for sweep in own
+        ]
+        results = self.jobs.run("transfer_sweep", sweeps)
+        if results:
+            self._write_results("v3_phase4_transfer", results)
+        names = {model.model: model.name for model in self.plan.models.values()}
+        alone = [sweep.model.name for sweep in sweeps if not sweep.borrowed]
+        self._write_decision(
+            "transfer_sweep",
+            {
+                "outcomes": [_plain(outcome) for outcome in self._outcomes(results)],
+                "transfers": analysis.transfers(results, names, self.store.folder),
+                "notes": [f"{name}: no other model here has its width" for name in alone],
+            },
+        )
+
+    def _by_model(self, results: Iterable[Result]) -> dict[str, list[Result]]:
+        found: dict[str, list[Result]] = {}
+        for result in results:
+            found.setdefault(result["model_id"], []).append(result)
+        return found
+
+    def _with_borrowed(self, sweep: Sweep, sources: Mapping[str, Sequence[Result]]) -> Sweep:
+        """A sweep that tries what each source found, at its own layer."""
+        layer = sweep.layers[0].index(sweep.model.n_layers)
+        borrowed = [
+            borrowed
+            for source, results in sources.items()
+            for borrowed in phases.borrowed_of(results, source, layer)
+        ]
+        return replace(sweep, borrowed=tuple(borrowed))
 
     def _final(self) -> None:
         """Best depth per family and size, and what every phase found, in one file."""

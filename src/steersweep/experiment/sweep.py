@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, LayerChoice, Strength
+from steersweep.conditions import (
+    AUTO,
+    RANDOM,
+    UNSTEERED,
+    Borrowed,
+    Condition,
+    LayerChoice,
+    Strength,
+)
 from steersweep.directions.extraction import DIM, METHODS, default_extraction
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
@@ -41,8 +49,9 @@ class SweepSettings:
         judge: name of the judge.
         seed: of the random control direction and the fluency threshold's shuffles.
         rows: rows per generation batch.
-        reference: in a comparison of precisions, the one that the others are compared with: its
-            directions are tried on them too, and its answers are what they are surprised by.
+        reference: in a comparison of precisions, the one that the others are compared with; its
+            answers are what they are surprised by.
+        borrowed: directions found elsewhere, to be tried too at every strength.
         accept_mismatch: go on where ways of reading activations disagree; changes no result.
     """
 
@@ -58,6 +67,7 @@ class SweepSettings:
     seed: int = 42
     rows: int = DEFAULT_ROWS
     reference: str | None = None
+    borrowed: tuple[Borrowed, ...] = ()
     accept_mismatch: bool = False
 
     def plan(self) -> dict[str, Any]:
@@ -163,6 +173,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
         source=source,
         family=family_of(config),
         n_layers=n_layers,
+        d_model=int(config.get_text_config().hidden_size),
         precision=precision,
         device=device,
         conditions=tuple(_conditions(settings, source, source.fingerprint(), precision, n_layers)),
@@ -182,7 +193,8 @@ def _conditions(
     n_layers: int,
 ) -> Iterator[Condition]:
     """Unsteered first; then every layer and strength with every method and the random control;
-    then the layers that methods choose themselves, with a random control each.
+    then directions found elsewhere; then the layers that methods choose themselves, with a random
+    control each.
     """
 
     def condition(
@@ -216,10 +228,14 @@ def _conditions(
         for strength in settings.strengths:
             for method in settings.methods:
                 yield condition(method, choice, strength, settings.extraction[method])
-                if settings.reference not in (None, precision):
-                    borrowed = f"{method}@{settings.reference}"
-                    yield condition(borrowed, choice, strength, settings.extraction[method])
             yield condition(RANDOM, choice, strength)
+    for found in settings.borrowed:
+        for strength in settings.strengths:
+            yield replace(
+                condition(found.method, LayerChoice(str(found.layer)), strength),
+                direction=found.direction,
+                extraction_prompts=found.prompts,
+            )
     for method in settings.methods:
         if method == DIM:
             continue

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steersweep.experiment.findings import borrowed_lines, precision_line
+from steersweep.experiment.findings import borrowed_lines, precision_line, transfer_line
 from steersweep.report.terminal import OUTCOME_STYLES
 
 _TITLES = {
@@ -17,6 +17,7 @@ _TITLES = {
     "family_sweep": "Phase 1, families and layers",
     "size_sweep": "Phase 2, sizes",
     "precision_sweep": "Phase 3, precisions",
+    "transfer_sweep": "Phase 4, transfer between models",
     "final": "Final analysis",
 }
 
@@ -79,6 +80,7 @@ def _lines(decision: Mapping[str, Any]) -> list[str]:
     ]
     for row in decision.get("precisions", []):
         lines += [precision_line(row), *(f"  {line}" for line in borrowed_lines(row))]
+    lines += map(transfer_line, decision.get("transfers", []))
     failures = decision.get("failures", {})
     return [
         *lines,
