@@ -64,6 +64,7 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
         int: 7,
         float: 0.7,
         Strength: Strength("multiplier", 0.5),
+        type(None): "a direction's key",
     }
     for field in fields(Condition):
         value = getattr(CONDITION, field.name)

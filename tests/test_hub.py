@@ -132,7 +132,8 @@ def test_no_secret_reaches_a_file_or_the_screen(hub: Hub, tmp_path: Path, engine
             ],
         },
     }
-    del plan["follow_up"], plan["size_sweep"], plan["precision_sweep"]
+    for phase in ("follow_up", "size_sweep", "precision_sweep", "transfer_sweep"):
+        del plan[phase]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     done = steersweep(
         hub, tmp_path, "run", "plan.yaml", "--out", "run", "--engine", engine, "--phase", "1"

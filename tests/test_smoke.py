@@ -201,7 +201,7 @@ TRAPS: dict[str, tuple[Callable[..., None], set[str]]] = {
     "hidden_states[-1] is after the final norm": (after_the_norm, {"readers"}),
     "input for output": (one_layer_late, {"readers"}),
     "edits that are lost": (edits_that_are_lost, {"steering"}),
-    "NaN": (not_finite, {"extraction", "readers", "padding", "greedy", "generation"}),
+    "NaN": (not_finite, {"extraction", "padding", "greedy", "generation"}),
     "repetition penalty": (penalised, {"greedy"}),
     "one EOS id of several": (one_eos_of_two, {"ending"}),
     "the wrong positions are steered": (steered_padding, {"padding"}),
@@ -215,7 +215,9 @@ def test_a_planted_trap_is_caught(
     plant, expected = TRAPS[trap]
     assert failed(chat) == set()
     plant(chat, monkeypatch)
-    assert expected <= failed(chat)
+    found = failed(chat)
+    assert expected <= found
+    assert trap != "NaN" or "readers" not in found  # they agree on it
 
 
 def test_missing_position_ids_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +250,19 @@ def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
     assert run(*command, "--out", "run", "--accept-mismatch", cwd=tmp_path).returncode == 0
     held = json.loads(next((tmp_path / "run" / "extraction").glob("readers-*.json")).read_text())
     assert held[0]["site"] == "layer 3"
+
+
+def test_a_reader_that_cannot_read_a_model_is_no_disagreement(
+    chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: Any) -> Any:
+        raise KeyError("no such envoy")
+
+    monkeypatch.setattr("steersweep.parity.read_with_nnsight", broken)
+    found = {parity.reader: parity for parity in compare_readers(chat)}
+    assert found["nnsight"].equal
+    assert "no such envoy" in found["nnsight"].error
+    assert "nnsight cannot read it" in checks(chat)["readers"].seen
 
 
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre"])

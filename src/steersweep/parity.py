@@ -7,7 +7,6 @@ on the model at hand before anything else.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,12 +16,14 @@ import torch
 from torch import Tensor
 
 from steersweep.chat_model import ChatModel
+from steersweep.memory import first_line
 
 Sites = dict[str, Tensor]
 Reader = Callable[[ChatModel, Sequence[Sequence[int]]], Sites]
 
 # Largest relative difference that counts as equal: a few roundings of the type.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+_MOST = 1e9  # stands for infinity, which JSON has not
 PROBES = ("Hello", "What is the capital of France, and which river flows through it?")
 
 
@@ -37,6 +38,7 @@ class Parity:
         tolerance: of the model's type.
         site: the first site that is apart, in the order of computation; None if none is.
         n_sites: sites compared.
+        error: why the reader cannot read this model at all, which is no disagreement; else empty.
     """
 
     reader: str
@@ -45,6 +47,7 @@ class Parity:
     tolerance: float
     site: str | None
     n_sites: int
+    error: str = ""
 
 
 def compare_readers(chat: ChatModel, texts: Sequence[str] = PROBES) -> list[Parity]:
@@ -59,9 +62,16 @@ def compare_readers(chat: ChatModel, texts: Sequence[str] = PROBES) -> list[Pari
     readers: dict[str, Reader] = {"transformers": read_with_transformers}
     if find_spec("nnsight") is not None:
         readers["nnsight"] = read_with_nnsight
-    return [
-        _compared(chat, name, own, reader(chat, prompts), real) for name, reader in readers.items()
-    ]
+    found = []
+    for name, reader in readers.items():
+        try:
+            other = reader(chat, prompts)
+        except Exception as error:  # a library that cannot read a model says so in many ways
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            found.append(Parity(name, True, 0.0, TOLERANCES[chat.dtype], None, 0, reason))
+        else:
+            found.append(_compared(chat, name, own, other, real))
+    return found
 
 
 def _compared(chat: ChatModel, reader: str, own: Sites, other: Sites, real: Tensor) -> Parity:
@@ -69,11 +79,11 @@ def _compared(chat: ChatModel, reader: str, own: Sites, other: Sites, real: Tens
     differences = {
         site: _difference(own[site][real], other[site][real]) for site in own if site in other
     }
-    apart = [site for site, value in differences.items() if not value <= tolerance]
+    apart = [site for site, value in differences.items() if value > tolerance]
     return Parity(
         reader,
         not apart,
-        max(differences.values(), key=lambda value: (math.isnan(value), value)),
+        max(differences.values()),
         tolerance,
         apart[0] if apart else None,
         len(differences),
@@ -83,8 +93,12 @@ def _compared(chat: ChatModel, reader: str, own: Sites, other: Sites, real: Tens
 def _difference(own: Tensor, other: Tensor) -> float:
     own, other = own.float(), other.float()
     if own.shape != other.shape:
-        return float("inf")
-    return float((own - other).abs().max() / own.abs().max().clamp(min=1e-9))
+        return _MOST
+    # Two readers of an overflow agree: that the model broke is for others to say.
+    same = (own == other) | (own.isnan() & other.isnan())
+    apart = (own - other).abs().masked_fill(same, 0.0).nan_to_num(nan=torch.inf)
+    size = own[own.isfinite()].abs().max() if bool(own.isfinite().any()) else own.new_tensor(1.0)
+    return min(_MOST, float(apart.max() / size.clamp(min=1e-9)))
 
 
 @torch.inference_mode()

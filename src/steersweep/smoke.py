@@ -16,7 +16,7 @@ from steersweep.chat_model import ChatModel
 from steersweep.directions.dim import dim_directions
 from steersweep.errors import SteersweepError
 from steersweep.kv_cache import make_cache
-from steersweep.memory import memory_model
+from steersweep.memory import first_line
 from steersweep.parity import PROBES, TOLERANCES, compare_readers
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.steering import Intervention, Row, generate
@@ -113,12 +113,11 @@ def check_model(chat: ChatModel, note: Callable[[Check], None]) -> None:
         try:
             trouble, seen = look(chat)
         except Exception as error:  # whatever it is, it is what the check found
-            trouble, seen = True, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            trouble, seen = True, f"{type(error).__name__}: {first_line(error)}"
         note(Check(name, not trouble, seen))
 
 
 def _facts(chat: ChatModel, load_seconds: float) -> dict[str, Any]:
-    shape = memory_model(chat.model.config, chat.model)
     return {
         "family": chat.family,
         "architecture": type(chat.model).__name__,
@@ -126,8 +125,7 @@ def _facts(chat: ChatModel, load_seconds: float) -> dict[str, Any]:
         "device": str(chat.device),
         "n_layers": chat.n_layers,
         "d_model": chat.d_model,
-        "parameters": shape.parameters,
-        "weights_gb": round(shape.weights(chat.precision) / 1e9, 3),
+        "weights_gb": round(chat.model.get_memory_footprint() / 1e9, 3),
         "load_seconds": round(load_seconds, 1),
     }
 
@@ -206,6 +204,9 @@ def _readers(chat: ChatModel) -> tuple[bool, str]:
     found = compare_readers(chat)
     said = []
     for parity in found:
+        if parity.error:
+            said.append(f"{parity.reader} cannot read it ({parity.error})")
+            continue
         where = "" if parity.site is None else f", apart from {parity.site} on"
         said.append(f"{parity.reader} {parity.difference:.1e} ({parity.n_sites} sites){where}")
     if not any(parity.reader == "nnsight" for parity in found):

@@ -28,7 +28,14 @@ from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
-from steersweep.memory import OutOfMemory, RowLimit, free_memory, is_out_of_memory, memory_model
+from steersweep.memory import (
+    OutOfMemory,
+    RowLimit,
+    first_line,
+    free_memory,
+    is_out_of_memory,
+    memory_model,
+)
 from steersweep.model_source import ModelSource
 from steersweep.parity import compare_readers
 from steersweep.prompts.prompts import ExtractionSet, TestSet
@@ -172,7 +179,7 @@ def _load(job: Job) -> ChatModel:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     else:
         expected = job.conditions[0].model_fingerprint
         if chat.fingerprint != expected:
