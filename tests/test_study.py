@@ -24,8 +24,8 @@ from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.reviews import add_review, queue, results_in
-from steersweep.experiment.study import GateStop, StudyOptions, run_lock, run_study
-from steersweep.store import RunStore
+from steersweep.experiment.study import GateStop, StudyOptions, run_study
+from steersweep.store import RunStore, run_lock
 from test_cli import refused, run
 
 SMALL: dict[str, Any] = {
@@ -435,7 +435,7 @@ def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
 def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from steersweep.experiment.study import run_lock\n"
+        "from steersweep.store import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(600)\n"
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,31 @@ class RunStore:
 
     def _condition_path(self, key: str) -> Path:
         return self.folder / "conditions" / f"{key}.json"
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """One runner per folder; the system frees the lock of a process that died.
+
+    Raises:
+        InputError: another process runs in the folder.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"--out {folder}: another steersweep is running there; wait for it or stop it"
+        ) from error
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read_json(path: Path) -> Any:

@@ -28,7 +28,6 @@ STUDY_FUNCTION = "study"
 
 # Modal's name where it is not the catalog's.
 _MODAL_GPUS = {"A10G": "A10"}
-_SOURCE = "/root/steersweep"
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ def _image(modal: Any) -> Any:
         modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
         .pip_install(*pinned_requirements())
         .env({"HF_HOME": remote.HUB, "TOKENIZERS_PARALLELISM": "false"})
-        .add_local_dir(Path(steersweep.__file__).parent, _SOURCE, ignore=["**/__pycache__"])
+        .add_local_python_source("steersweep", ignore=["**/__pycache__"])  # with its data
     )
 
 

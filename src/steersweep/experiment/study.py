@@ -6,8 +6,7 @@ loses at most the running batch, and a finished study run again does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
 from steersweep.experiment.results import Result
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
-from steersweep.store import RunStore
+from steersweep.store import RunStore, run_lock
 from steersweep.worker import OnProgress
 
 # Changing these changes no result of a finished condition.
@@ -123,31 +122,6 @@ def run_study(
         finally:
             engine.close()
     return store
-
-
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """One runner per folder; the system frees the lock of a process that died.
-
-    Raises:
-        InputError: another process runs in the folder.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"--out {folder}: another steersweep is running there; wait for it or stop it"
-        ) from error
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _frozen(plan: Plan) -> dict[str, Any]:
