@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from conftest import gpt2, random_model
-from steersweep import ChatModel, InputError, load_extraction_set, steering, worker
+from steersweep import ChatModel, InputError, load_extraction_set, steering
 from steersweep.activations import residuals
 from steersweep.chat_model import Batch
 from steersweep.directions.dim import dim_directions
+from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.parity import Parity, compare_readers
 from steersweep.smoke import Check, answer_ending, check_model, smoke
 from test_cli import refused, run
+from test_study import small
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64,
@@ -242,14 +244,33 @@ def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apart = Parity("nnsight", False, 0.5, 1e-5, "layer 3", 9)
-    monkeypatch.setattr(worker, "compare_readers", lambda _chat: [apart])
+    monkeypatch.setattr("steersweep.smoke.compare_readers", lambda _chat: [apart])
     command = ("sweep", "lab:qwen-3b", "--layers", "0.5", "--strengths", "0.2", "--max-prompts=2")
     done = run(*command, "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
-    assert "nnsight and this package's hooks read different activations from layer 3" in done.stderr
+    assert "incompatible: readers: nnsight 5.0e-01 (9 sites), apart from layer 3 on" in done.stderr
     assert run(*command, "--out", "run", "--accept-mismatch", cwd=tmp_path).returncode == 0
     held = json.loads(next((tmp_path / "run" / "extraction").glob("readers-*.json")).read_text())
-    assert held[0]["site"] == "layer 3"
+    assert "layer 3" in held[0]["seen"]
+
+
+def test_a_study_skips_a_model_that_fails_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Any = ChatModel.__dict__["eos_ids"]
+    one_token = frozenset({3})
+    monkeypatch.setattr(
+        ChatModel,
+        "eos_ids",
+        property(lambda chat: one_token if chat.family == "qwen" else original.func(chat)),
+    )
+    options = StudyOptions(until="family_sweep")
+    store = run_study(small(), tmp_path / "run", options)
+    failures = store.get_once("phases/family_sweep-failures.json")
+    assert list(failures) == ["q7 family fp32"]
+    assert "incompatible: ending: the template ends an answer with" in failures["q7 family fp32"]
+    families = store.get_once("decisions/family_sweep.json")["families"]
+    assert [row["family"] for row in families] == ["mistral"]
 
 
 def test_a_reader_that_cannot_read_a_model_is_no_disagreement(

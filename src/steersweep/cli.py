@@ -72,7 +72,7 @@ MethodsOption = Annotated[
 ]
 MismatchOption = Annotated[
     bool,
-    typer.Option("--accept-mismatch", help="Go on where ways of reading activations disagree."),
+    typer.Option("--accept-mismatch", help="Go on whatever is found wrong with a model."),
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
 

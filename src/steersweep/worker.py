@@ -37,8 +37,8 @@ from steersweep.memory import (
     memory_model,
 )
 from steersweep.model_source import ModelSource
-from steersweep.parity import compare_readers
 from steersweep.prompts.prompts import ExtractionSet, TestSet
+from steersweep.smoke import Check, check_model
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import Record, RunStore
@@ -64,7 +64,8 @@ class Job:
         max_rows: rows per generation batch.
         moved_from: kinds of GPU it did not fit before.
         reference: precision that this one is compared with, or None; see `SweepSettings`.
-        accept_mismatch: go on where ways of reading activations disagree.
+        smoke: make every check of the smoke test first, not only that readers agree.
+        accept_mismatch: go on whatever these checks find.
     """
 
     source: ModelSource
@@ -79,6 +80,7 @@ class Job:
     max_rows: int
     moved_from: tuple[str, ...] = ()
     reference: str | None = None
+    smoke: bool = False
     accept_mismatch: bool = False
 
 
@@ -119,7 +121,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
         InputError: the weights found here are not those the job was made for.
         OutOfMemory: the model does not fit, or not a single row beside it.
-        SteersweepError: installed ways of reading activations disagree on this model.
+        SteersweepError: the model is not what it should be; see `smoke`.
     """
     conditions = _placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key) is not None}
@@ -132,7 +134,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         return tell("already finished")
     tell("loading the model")
     chat = _load(job)
-    _check_readers(chat, job, store)
+    _check_model(chat, job, store)
     tell("extracting directions")
     bench = _Bench(chat, job, store)
     conditions = _placeable(job, store)
@@ -192,20 +194,28 @@ def _load(job: Job) -> ChatModel:
     raise OutOfMemory(f"{job.source.model_id}: does not fit on {job.device}: {reason}")
 
 
-def _check_readers(chat: ChatModel, job: Job, store: RunStore) -> None:
-    """Compare the ways of reading this model's activations, once in a run folder."""
-    name = f"extraction/readers-{content_key([chat.fingerprint, chat.precision])}.json"
+def _check_model(chat: ChatModel, job: Job, store: RunStore) -> None:
+    """See that this model is what it should be, once in a run folder."""
+    held = _found(chat, job, store)
+    wrong = [check for check in held if not check["passed"]]
+    if wrong and not job.accept_mismatch:
+        said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
+        raise SteersweepError(
+            f"{job.source.model_id}: incompatible: {said} (see steersweep smoke, or use "
+            f"--accept-mismatch)"
+        )
+
+
+def _found(chat: ChatModel, job: Job, store: RunStore) -> list[Record]:
+    """What the checks found, now or in an earlier run."""
+    kind = "smoke" if job.smoke else "readers"
+    name = f"extraction/{kind}-{content_key([chat.fingerprint, chat.precision])}.json"
     held = store.get_once(name)
     if held is None:
-        held = store.put_once(name, [asdict(parity) for parity in compare_readers(chat)])
-    apart = [row for row in held if not row["equal"]]
-    if apart and not job.accept_mismatch:
-        row = apart[0]
-        raise SteersweepError(
-            f"{job.source.model_id}: {row['reader']} and this package's hooks read different "
-            f"activations from {row['site']} on (relative difference {row['difference']:.2g}, "
-            f"tolerance {row['tolerance']:g}); see steersweep smoke, or use --accept-mismatch"
-        )
+        checks: list[Check] = []
+        check_model(chat, checks.append, only=None if job.smoke else ("readers",))
+        held = store.put_once(name, [asdict(check) for check in checks])
+    return list(held)
 
 
 def unplaced(condition: Condition, store: RunStore) -> bool:

@@ -37,7 +37,7 @@ class Jobs:
         engine: where jobs run; open for the run folder.
         created: UTC time the study began.
         accept: `model:NAME` of every model whose changed weights are accepted.
-        accept_mismatch: go on where ways of reading activations disagree.
+        accept_mismatch: go on whatever the smoke test finds.
         on_progress: told of progress within a job.
         on_line: told what a person should read.
     """
@@ -125,7 +125,7 @@ class Jobs:
         # A model of the hub stays at the commit this run began with.
         commit = None if accepted else hub_commit(held.get(name, ""))
         settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
-        settings = replace(settings, accept_mismatch=self.accept_mismatch)
+        settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
         job = make_job(settings, settings.models[0], self.device(sweep))
         fingerprint = job.conditions[0].model_fingerprint
         if held.get(name, fingerprint) != fingerprint and not accepted:

@@ -65,7 +65,7 @@ class StudyOptions:
         apply_cuts: how many of the plan's cuts to apply; never fewer than applied before.
         accept: changed fields of the plan, or `model:NAME` for changed weights, to accept.
         new_run: begin anew; what is in the folder is kept beside it.
-        accept_mismatch: go on where ways of reading activations disagree.
+        accept_mismatch: go on whatever the smoke test finds wrong with a model.
     """
 
     until: str | None = None

@@ -52,7 +52,8 @@ class SweepSettings:
         reference: in a comparison of precisions, the one that the others are compared with; its
             answers are what they are surprised by.
         borrowed: directions found elsewhere, to be tried too at every strength.
-        accept_mismatch: go on where ways of reading activations disagree; changes no result.
+        smoke: make every check of the smoke test before a model runs; changes no result.
+        accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
     """
 
     models: tuple[ModelSource, ...]
@@ -68,6 +69,7 @@ class SweepSettings:
     rows: int = DEFAULT_ROWS
     reference: str | None = None
     borrowed: tuple[Borrowed, ...] = ()
+    smoke: bool = False
     accept_mismatch: bool = False
 
     def plan(self) -> dict[str, Any]:
@@ -181,6 +183,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
         test=settings.test,
         max_rows=settings.rows,
         reference=settings.reference,
+        smoke=settings.smoke,
         accept_mismatch=settings.accept_mismatch,
     )
 
