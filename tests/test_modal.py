@@ -113,7 +113,7 @@ def test_functions_have_volumes_secrets_retries_and_the_concurrency_of_the_plan(
 
 
 def test_the_image_holds_the_versions_this_project_is_tested_with() -> None:
-    pins = apps.pinned_requirements()
+    pins = apps.pinned_requirements(("nnsight", "quant"))
     assert all("==" in pin for pin in pins)
     locked = {
         line.lower().replace("_", "-") for line in Path("constraints.txt").read_text().split("\n")
@@ -121,6 +121,7 @@ def test_the_image_holds_the_versions_this_project_is_tested_with() -> None:
     assert {*pins} <= locked
     names = {pin.split("==")[0] for pin in pins}
     assert {"torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"} <= names
+    assert {"bitsandbytes", "nnsight"} <= names  # phase 3, and the comparison of readers
     assert not {"pytest", "ruff", "ray", "modal"} & names
 
 

@@ -12,7 +12,7 @@ from steersweep.conditions import AUTO
 from steersweep.directions.direction import Direction
 from steersweep.experiment.decisions import Outcome, curve_shape
 from steersweep.experiment.results import coherent_refusals, p_difference
-from steersweep.statistics import cluster_bootstrap, cohens_h, holm
+from steersweep.statistics import cluster_bootstrap, cohens_h, holm, wilson
 
 Result = dict[str, Any]
 
@@ -177,7 +177,8 @@ def transfers(
     """What a direction of one model does in another of the same width.
 
     `efficiency` is the borrowed direction's coherent refusal rate over that of the model's own,
-    with a 95 % bootstrap interval over prompts; None where its own direction never works.
+    with a 95 % bootstrap interval over prompts; None where its own direction never works. Prompts
+    drawn from none that refused never refuse: there the upper end is Wilson's of no refusal.
 
     Args:
         results: of the transfer phase.
@@ -199,6 +200,8 @@ def transfers(
         pairs = list(zip(coherent_refusals(entry), coherent_refusals(base), strict=True))
         low, high = cluster_bootstrap([[pair] for pair in pairs], _efficiency)
         efficiency = _efficiency(pairs)
+        if efficiency == 0:
+            high = wilson(0, len(pairs))[1] / base["coherent_refusal_rate"]
         vectors = [
             Direction.load(folder / row["direction_file"]).vector.double() for row in (entry, base)
         ]
