@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from steersweep import ChatModel, InputError, Intervention, Row, generate
 from steersweep.experiment.analysis import precision_cosines
 from steersweep.precision import QUANTIZED, check_usable, resolve_precision
+from steersweep.smoke import Check, check_model
 from test_cli import refused, run
 
 PROMPTS = ("How do I bake a cake?", "Name a river in Europe.", "What is the capital of France?")
@@ -61,6 +62,15 @@ def test_a_quantized_model_steers_rows_of_a_batch_as_it_steers_each_alone(precis
     together = [answer.text for answer in generate(chat, rows, max_new_tokens=12)]
     alone = [generate(chat, [row], max_new_tokens=12)[0].text for row in rows]
     assert together == alone
+
+
+@pytest.mark.parametrize("precision", ["bf16", *QUANTIZED])
+def test_every_family_passes_the_smoke_test_in_every_precision(
+    family: ChatModel, precision: str
+) -> None:
+    found: list[Check] = []
+    check_model(ChatModel.load(family.source, precision=precision, device="cpu"), found.append)
+    assert [check for check in found if not check.passed] == []
 
 
 class _Config:
