@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from steersweep import ChatModel, InputError, Intervention, Row, generate
 from steersweep.experiment.analysis import precision_cosines
 from steersweep.precision import QUANTIZED, check_usable, resolve_precision
-from steersweep.smoke import Check, check_model
+from steersweep.smoke.smoke import Check, check_model
 from test_cli import refused, run
 
 PROMPTS = ("How do I bake a cake?", "Name a river in Europe.", "What is the capital of France?")

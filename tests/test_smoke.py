@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from conftest import gpt2, random_model
 from steersweep import ChatModel, InputError, load_extraction_set, steering
 from steersweep.activations import residuals
 from steersweep.chat_model import Batch
+from steersweep.directions import cosmic_scoring, edits
 from steersweep.directions.dim import dim_directions
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.parity import Parity, compare_readers
-from steersweep.smoke import Check, answer_ending, check_model, smoke
+from steersweep.smoke.looks import answer_ending
+from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
+from steersweep.verification import fixtures
 from test_cli import refused, run
 from test_study import small
 
@@ -177,23 +181,78 @@ def penalised(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
             inner.setattr(ChatModel, "logits", lower)
             return generate(chat, rows, **options)
 
-    patch.setattr("steersweep.smoke.generate", penalised_generate)
+    patch.setattr("steersweep.smoke.looks.generate", penalised_generate)
 
 
 def one_eos_of_two(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
     patch.setitem(chat.__dict__, "eos_ids", frozenset({chat.tokenizer.pad_token_id or 0}))
 
 
-def steered_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
-    """Harmless where attention hides padding, so the mask is taken away from the row as well."""
+def wrong_tokens(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
     applied = steering._Push.applied
 
-    def everywhere(self: Any, chat: ChatModel, mask: torch.Tensor) -> Any:
+    def half(self: Any, chat: ChatModel, mask: torch.Tensor) -> Any:
         wrong = torch.zeros_like(mask)
         wrong[:, : mask.shape[1] // 2] = 1  # padding and some of the prompt
         return applied(self, chat, wrong)
 
-    patch.setattr(steering._Push, "applied", everywhere)
+    patch.setattr(steering._Push, "applied", half)
+
+
+def steered_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """Attention hides padding, so no answer shows it."""
+    applied = steering._Push.applied
+    patch.setattr(steering._Push, "applied", lambda self, chat, mask: applied(self, chat, mask | 1))
+
+
+def unsteered_hidden_states(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """Reading transformers' own hidden states, which are older than a later steering hook."""
+
+    def read(chat: ChatModel, prompts: Any) -> torch.Tensor:
+        states = chat.hidden_states(chat.pad(prompts))[1:]
+        return torch.stack([layer[:, -1] for layer in states], 1)[:, None].float()
+
+    patch.setattr("steersweep.smoke.looks.residuals", read)
+
+
+def edits_in_place(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    original = ChatModel._attach
+
+    def attach(self: ChatModel, hook: Any, layer: int, site: Any) -> Any:
+        def overwrite(at: int, hidden: torch.Tensor) -> None:
+            edited = hook(at, hidden)
+            if edited is not None:
+                hidden.copy_(edited)
+
+        return original(self, overwrite, layer, site)
+
+    patch.setattr(ChatModel, "_attach", attach)
+
+
+def float64_and_eager_attention(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
+    chat.model.set_attn_implementation("eager")
+    chat.model.double()
+
+
+def orthogonalised_weights(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    """What reads and writes the stream is made orthogonal to the direction, once, for ablation."""
+
+    def run_edits(chat: ChatModel, prompts: Any, wanted: Any, **options: Any) -> Iterator[Any]:
+        for index, edit in enumerate(wanted):
+            if edit.layer is not None:
+                done = edits.run_edits(chat, prompts, [edit], **options)
+            else:
+                weights = [chat.model.get_input_embeddings().weight.T]
+                for layer in chat.layers:
+                    weights += [layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight]
+                for weight in weights:
+                    weight.sub_(torch.outer(edit.unit, edit.unit @ weight))
+                nothing = edits.addition(0, torch.zeros_like(edit.unit))
+                done = edits.run_edits(chat, prompts, [nothing], **options)
+            for reading in done:
+                yield replace(reading, edits=[index])
+
+    patch.setattr("steersweep.smoke.looks.run_edits", run_edits)
 
 
 TRAPS: dict[str, tuple[Callable[..., None], set[str]]] = {
@@ -202,11 +261,15 @@ TRAPS: dict[str, tuple[Callable[..., None], set[str]]] = {
     "output[0] is batch row 0": (first_row_only, {"readers"}),
     "hidden_states[-1] is after the final norm": (after_the_norm, {"readers"}),
     "input for output": (one_layer_late, {"readers"}),
-    "edits that are lost": (edits_that_are_lost, {"steering"}),
+    "unsteered hidden states": (unsteered_hidden_states, {"steering"}),
+    "edits that are lost": (edits_that_are_lost, {"steering", "rows"}),
+    "edits in place": (edits_in_place, {"rows"}),
+    "float64, eager attention and left padding": (float64_and_eager_attention, {"padding"}),
     "NaN": (not_finite, {"extraction", "padding", "greedy", "generation"}),
     "repetition penalty": (penalised, {"greedy"}),
     "one EOS id of several": (one_eos_of_two, {"ending"}),
-    "the wrong positions are steered": (steered_padding, {"padding"}),
+    "the wrong tokens are steered": (wrong_tokens, {"padding", "rows"}),
+    "steered padding": (steered_padding, {"rows"}),
 }
 
 
@@ -220,6 +283,48 @@ def test_a_planted_trap_is_caught(
     found = failed(chat)
     assert expected <= found
     assert trap != "NaN" or "readers" not in found  # they agree on it
+
+
+def test_orthogonalised_weights_are_no_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which shows where norms follow attention and MLP, and where the embedding is tied."""
+    gemma = ChatModel.load("lab:gemma-2b", device="cpu")
+    orthogonalised_weights(gemma, monkeypatch)
+    assert "edits" in failed(gemma)
+
+
+def rounded_share(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cosmic_scoring, "int", lambda value: round(value + 0.49), raising=False)
+
+
+def scores_a_little_off(patch: pytest.MonkeyPatch) -> None:
+    """The same candidate wins: comparing choices alone would not show it."""
+    score = fixtures.score_candidates
+
+    def scaled(*arguments: Any, **options: Any) -> Any:
+        scores = score(*arguments, **options)
+        return replace(scores, comply=scores.comply * 0.999)
+
+    patch.setattr(fixtures, "score_candidates", scaled)
+
+
+@pytest.mark.parametrize(
+    ("plant", "seen", "unseen"),
+    [
+        (rounded_share, "layers compared", "mean differences"),
+        (scores_a_little_off, "COSMIC linear: S_comply", "choice"),
+    ],
+)
+def test_wrong_arithmetic_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    seen: str,
+    unseen: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant(monkeypatch)
+    check = check_methods.__wrapped__()
+    assert not check.passed
+    assert seen in check.seen
+    assert unseen not in check.seen
 
 
 def test_missing_position_ids_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +349,7 @@ def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apart = Parity("nnsight", False, 0.5, 1e-5, "layer 3", 9)
-    monkeypatch.setattr("steersweep.smoke.compare_readers", lambda _chat: [apart])
+    monkeypatch.setattr("steersweep.smoke.looks.compare_readers", lambda _chat: [apart])
     command = ("sweep", "lab:qwen-3b", "--layers", "0.5", "--strengths", "0.2", "--max-prompts=2")
     done = run(*command, "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
@@ -333,7 +438,9 @@ def test_a_model_that_is_not_the_catalogs_is_flagged(
     chat: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = {"n_layers": 28, "d_model": 3584}
-    monkeypatch.setattr("steersweep.smoke.model_shapes", lambda: {chat.source.location: shape})
+    monkeypatch.setattr(
+        "steersweep.smoke.looks.model_shapes", lambda: {chat.source.location: shape}
+    )
     assert failed(chat) == {"layers"}
 
 

@@ -40,10 +40,6 @@ def _ablation_at_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edits._RowEdits, "everywhere", property(lambda _self: False))
 
 
-def _low_layers_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cosmic_scoring, "int", lambda value: round(value + 0.49), raising=False)
-
-
 def _depth_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cosmic, "eligible_layers", lambda n_layers: math.ceil(0.8 * n_layers))
 
@@ -60,7 +56,6 @@ def _affine_addition_without_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (_in_place_reading_swapped, LLAMA, "COSMIC linear: S_refuse"),
         (_ablation_at_inputs_only, LLAMA, "COSMIC linear: S_comply"),
-        (_low_layers_rounded, LLAMA, "layers compared"),
         (_depth_rounded_up, LLAMA, "COSMIC linear: kept masks"),
         (_affine_addition_without_reference, LLAMA, "COSMIC affine: S_refuse"),
     ],

@@ -89,11 +89,7 @@ def residual_batches(
     shortest = min(len(ids) for ids in prompts)
     if shortest < -min(positions):
         raise InputError(f"position {min(positions)} asked for, but a prompt has {shortest} tokens")
-
-    if backend not in ("hooks", "nnsight"):
-        raise InputError(f"--backend {backend}: choose hooks or nnsight")
-    if backend == "nnsight" and find_spec("nnsight") is None:
-        raise InputError("--backend nnsight: not installed: pip install 'steersweep[nnsight]'")
+    as_backend(backend)
     index = torch.tensor(positions, device=chat.device)
     for first in range(0, len(prompts), max_rows):
         chunk = prompts[first : first + max_rows]
@@ -115,6 +111,21 @@ def residual_batches(
                 chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
         _check_finite(chat, result)
         yield result
+
+
+def as_backend(name: str) -> Backend:
+    """What reads activations, by its name.
+
+    Raises:
+        InputError: no such backend, or it is not installed.
+    """
+    if name == "hooks":
+        return "hooks"
+    if name != "nnsight":
+        raise InputError(f"--backend {name}: choose hooks or nnsight")
+    if find_spec("nnsight") is None:
+        raise InputError("--backend nnsight: not installed: pip install 'steersweep[nnsight]'")
+    return "nnsight"
 
 
 def _check_finite(chat: ChatModel, activations: Tensor) -> None:

@@ -197,6 +197,7 @@ def extract(
 
     Example: `steersweep extract lab:qwen-7b --method dim --layer 0.5 -o refusal.safetensors`
     """
+    from steersweep.activations import as_backend
     from steersweep.chat_model import ChatModel
     from steersweep.conditions import LayerChoice
     from steersweep.directions.extraction import DIM, METHODS, default_extraction
@@ -208,6 +209,7 @@ def extract(
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
     if method == DIM and layer == "auto":
         raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
+    reader = as_backend(backend)
     prompts = load_extraction_set(extraction or default_extraction(method))
     _quiet_libraries()
     chat = ChatModel.load(
@@ -218,7 +220,7 @@ def extract(
         trust_remote_code=trust_remote_code,
     )
     layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
-    found = find(chat, method, prompts, layers, backend=backend)  # type: ignore[arg-type]
+    found = find(chat, method, prompts, layers, backend=reader)
     direction = found.at_layer[layers[0]] if layers else found.chosen
     if direction is None:
         raise SteersweepError(f"{model}: {found.notes[-1]}")
@@ -300,8 +302,8 @@ def smoke(
 
     Example: `steersweep smoke lab:qwen-7b`
     """
-    from steersweep import smoke as smoke_test
     from steersweep.experiment.plan import load_plan
+    from steersweep.smoke import smoke as smoke_test
 
     _quiet_libraries()
     planned = load_plan(model).models.values() if every else []

@@ -22,7 +22,12 @@ Sites = dict[str, Tensor]
 Reader = Callable[[ChatModel, Sequence[Sequence[int]]], Sites]
 
 # Largest relative difference that counts as equal: a few roundings of the type.
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+TOLERANCES = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.bfloat16: 1e-2,
+    torch.float16: 2e-3,
+}
 _MOST = 1e9  # stands for infinity, which JSON has not
 PROBES = ("Hello", "What is the capital of France, and which river flows through it?")
 

@@ -38,7 +38,7 @@ from steersweep.memory import (
 )
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import ExtractionSet, TestSet
-from steersweep.smoke import Check, check_model
+from steersweep.smoke.smoke import Check, check_model
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import Record, RunStore

@@ -1,11 +1,10 @@
-"""The smoke test: before an expensive run, is everything about this model as it should be?"""
+"""What the smoke test looks at in a loaded model; each look says whether it found trouble."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -14,9 +13,10 @@ from steersweep.activations import residuals
 from steersweep.catalog.models import model_shapes
 from steersweep.chat_model import ChatModel
 from steersweep.directions.dim import dim_directions
-from steersweep.errors import SteersweepError
+from steersweep.directions.direction import Direction
+from steersweep.directions.edits import Edit, ablation, addition, run_edits
+from steersweep.errors import InputError
 from steersweep.kv_cache import make_cache
-from steersweep.memory import first_line
 from steersweep.parity import PROBES, TOLERANCES, compare_readers
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.steering import Intervention, Row, generate
@@ -26,113 +26,6 @@ _NEW_TOKENS = 24
 _INT8 = 0.05
 # Lengths at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
 _PADDED_TO = (1, 33)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at: its name, whether it is as it should be, and what was seen."""
-
-    name: str
-    passed: bool
-    seen: str
-
-
-@dataclass
-class Smoke:
-    """What a smoke test found.
-
-    Attributes:
-        model_id: the model.
-        facts: precision, device, layers, width, seconds, memory: for people.
-        checks: in the order they were made.
-    """
-
-    model_id: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    checks: list[Check] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check did."""
-        return all(check.passed for check in self.checks)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"passed": self.passed, **asdict(self)}
-
-
-def smoke(
-    model: str,
-    *,
-    precision: str = "auto",
-    device: str = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    on_check: Callable[[Check], None] = lambda _check: None,
-) -> Smoke:
-    """Load a model and look at everything that has misled people before.
-
-    A check that cannot be made because an earlier one shows why is left out; an error within a
-    check fails that check and no other.
-
-    Args:
-        model: a hub id, a local folder or `lab:NAME`.
-        precision: see `ChatModel.load`.
-        device: see `ChatModel.load`.
-        revision: see `ChatModel.load`.
-        trust_remote_code: see `ChatModel.load`.
-        on_check: told of each check as it is made.
-    """
-    found = Smoke(model)
-    started = time.monotonic()
-
-    def note(check: Check) -> None:
-        found.checks.append(check)
-        on_check(check)
-
-    try:
-        chat = ChatModel.load(
-            model,
-            precision=precision,
-            device=device,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-    except SteersweepError as error:
-        note(Check("load", False, str(error)))
-        return found
-    found.facts = _facts(chat, time.monotonic() - started)
-    note(Check("load", True, f"{found.facts['load_seconds']} s, {found.facts['weights_gb']} GB"))
-    check_model(chat, note)
-    found.facts["seconds"] = round(time.monotonic() - started, 1)
-    return found
-
-
-def check_model(
-    chat: ChatModel, note: Callable[[Check], None], only: Collection[str] | None = None
-) -> None:
-    """Every check of a loaded model, or those in `only`; see `smoke`."""
-    for name, look in _LOOKS.items():
-        if only is not None and name not in only:
-            continue
-        try:
-            trouble, seen = look(chat)
-        except Exception as error:  # whatever it is, it is what the check found
-            trouble, seen = True, f"{type(error).__name__}: {first_line(error)}"
-        note(Check(name, not trouble, seen))
-
-
-def _facts(chat: ChatModel, load_seconds: float) -> dict[str, Any]:
-    return {
-        "family": chat.family,
-        "architecture": type(chat.model).__name__,
-        "precision": chat.precision,
-        "device": str(chat.device),
-        "n_layers": chat.n_layers,
-        "d_model": chat.d_model,
-        "weights_gb": round(chat.model.get_memory_footprint() / 1e9, 3),
-        "load_seconds": round(load_seconds, 1),
-    }
 
 
 Look = Callable[[ChatModel], tuple[bool, str]]
@@ -230,8 +123,8 @@ def _padding(chat: ChatModel) -> tuple[bool, str]:
         width = len(longest) + (remainder - len(longest)) % 32
         wide = [*longest, *longest * (width // len(longest) + 1)][:width]
         for steered in (False, True):
-            alone = _steered_logits(chat, [short], steered)
-            batch = _steered_logits(chat, [wide, short], steered)[1:]
+            alone = _steered_states(chat, [short], steered)
+            batch = _steered_states(chat, [wide, short], steered)[1:]
             difference = float((alone - batch).abs().max() / alone.abs().max().clamp(min=1e-9))
             if not difference <= worst:
                 worst = difference
@@ -240,15 +133,16 @@ def _padding(chat: ChatModel) -> tuple[bool, str]:
 
 
 def _steering(chat: ChatModel) -> tuple[bool, str]:
-    """Adding a vector after a layer changes that layer's output by exactly that, and no other."""
-    layer = chat.n_layers // 2
+    """What reads activations sees a vector added after a layer there, not before, and to the end.
+
+    transformers' own hidden states fail this: they may come from before the addition.
+    """
+    layer = (chat.n_layers - 1) // 2
     prompts = [chat.prompt_ids(text) for text in PROBES]
     plain = residuals(chat, prompts)[:, 0]
     push = _push(chat)
-    held: dict[int, Tensor] = {}
 
-    def add(at: int, hidden: Tensor) -> Tensor:
-        held[at] = hidden.detach().clone()
+    def add(_layer: int, hidden: Tensor) -> Tensor:
         return hidden + push.to(hidden.device, hidden.dtype)
 
     with chat.layer_hooks(add, [layer]):
@@ -263,6 +157,98 @@ def _steering(chat: ChatModel) -> tuple[bool, str]:
         f"layers before {layer} change by {before:.1e}, its output differs from the push by "
         f"{float(added.abs().max()):.1e}, the last layer changes by {after:.3g}"
     )
+
+
+def _rows(chat: ChatModel) -> tuple[bool, str]:
+    """In a batch a row gets its own vector, at its own tokens; its padding and neighbours do not.
+
+    And what hooks read before the addition stays what it was: nothing is edited in place.
+    """
+    short, long = (chat.prompt_ids(text) for text in PROBES)
+    step = _intervention(chat)
+    layer = step.start
+    seen: dict[str, Tensor] = {}
+
+    def before(_layer: int, hidden: Tensor) -> None:
+        seen.setdefault("before", hidden)
+
+    def after(_layer: int, hidden: Tensor) -> None:
+        seen.setdefault("after", hidden)
+
+    with chat.layer_hooks(before, [layer]), chat.layer_hooks(after, [layer + 1], "resid_pre"):
+        generate(chat, [Row(short, step), Row(long, step), Row(long)], max_new_tokens=1)
+    mask = chat.pad([short, long, long]).attention_mask[:, :, None].float()
+    mask[2] = 0
+    added = seen["after"].float() - seen["before"].float()
+    push = step.vector.to(added.device) * step.multiplier
+    apart = (added - push * mask).abs().amax(-1)
+    limit = 20 * TOLERANCES[chat.dtype] * float(seen["after"].abs().max())
+    n_padding = len(long) - len(short)
+    found = {
+        "padding": float(apart[0, :n_padding].max()) if n_padding else 0.0,
+        "its own tokens": max(float(apart[0, n_padding:].max()), float(apart[1].max())),
+        "an unsteered neighbour": float(apart[2].max()),
+    }
+    said = ", ".join(f"{place} {difference:.1e}" for place, difference in found.items())
+    wrong = not max(found.values()) <= limit
+    return wrong, f"differences from what a row should get: {said}; tolerance {limit:.1e}"
+
+
+@torch.inference_mode()
+def _edits(chat: ChatModel) -> tuple[bool, str]:
+    """The batches that score COSMIC's candidates equal plain hooks, one prompt and edit at a time.
+
+    Both ablate the residual stream. Orthogonalising weights instead is not the same where norms
+    follow the attention and the MLP, or where the embedding is tied.
+    """
+    prompts = [chat.prompt_ids(text) for text in PROBES]
+    push, middle = _push(chat).float(), (chat.n_layers - 1) // 2
+    edits = [ablation(None, push), addition(middle, push), ablation(middle, push, -push)]
+    layers = range(chat.n_layers)
+    worst = dict.fromkeys(("states", "logits"), 0.0)
+    try:
+        readings = list(run_edits(chat, prompts, edits, read_layers=layers, with_logits=True))
+    except InputError as error:
+        return False, f"COSMIC cannot be used: {error}"
+    for reading in readings:
+        for row, index in enumerate(reading.edits):
+            for column, prompt in enumerate(reading.prompts):
+                assert reading.logits is not None
+                states, logits = _edited_alone(chat, prompts[prompt], edits[index])
+                for name, fast, plain in (
+                    ("states", reading.states[row, column], states),
+                    ("logits", reading.logits[row, column][None], logits),
+                ):
+                    size = plain.float().abs().amax(-1, keepdim=True)
+                    apart = ((fast.float() - plain.float()).abs() / size).nan_to_num(torch.inf)
+                    worst[name] = max(worst[name], float(apart.max()))
+    tolerance = _tolerance(chat)
+    said = ", ".join(f"{name} {difference:.1e}" for name, difference in worst.items())
+    return not max(worst.values()) <= tolerance, f"{said}; tolerance {tolerance:g}"
+
+
+def _edited_alone(chat: ChatModel, ids: list[int], edit: Edit) -> tuple[Tensor, Tensor]:
+    """One prompt under one edit: states after each layer, `[layer, d_model]`, and its logits."""
+    unit, offset = (part.to(chat.device, chat.dtype) for part in (edit.unit, edit.offset))
+    states = torch.empty((chat.n_layers, chat.d_model), device=chat.device)
+
+    def change(_layer: int, hidden: Tensor) -> Tensor:
+        return hidden - (hidden @ unit)[..., None] * unit + offset
+
+    def read(layer: int, hidden: Tensor) -> None:
+        states[layer - 1] = hidden[0, -1]
+
+    everywhere = edit.layer is None
+    inputs = range(chat.n_layers) if edit.layer is None else [edit.layer]
+    with ExitStack() as stack:
+        stack.enter_context(chat.layer_hooks(change, inputs, "resid_pre"))
+        stack.enter_context(chat.layer_hooks(read, range(1, chat.n_layers), "resid_pre"))
+        for site in ("attn_out", "mlp_out") if everywhere else ():
+            stack.enter_context(chat.layer_hooks(change, range(chat.n_layers), site))
+        stack.enter_context(chat.final_states(lambda final: read(chat.n_layers, final[:, None])))
+        batch = chat.pad([ids])
+        logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+    return states, logits[:, 0]
 
 
 @torch.inference_mode()
@@ -320,7 +306,7 @@ def _cache(chat: ChatModel) -> tuple[bool, str]:
     return not difference <= tolerance, f"{difference:.1e}; tolerance {tolerance:g}"
 
 
-_LOOKS: dict[str, Look] = {
+LOOKS: dict[str, Look] = {
     "template": _template,
     "ending": _ending,
     "layers": _layers,
@@ -329,6 +315,8 @@ _LOOKS: dict[str, Look] = {
     "cache": _cache,
     "extraction": _extraction,
     "steering": _steering,
+    "rows": _rows,
+    "edits": _edits,
     "greedy": _greedy,
     "generation": _generation,
 }
@@ -343,7 +331,7 @@ def _tolerance(chat: ChatModel) -> float:
     return _INT8 if chat.precision == "int8" else 20 * TOLERANCES[chat.dtype]
 
 
-def _direction(chat: ChatModel) -> Any:
+def _direction(chat: ChatModel) -> Direction:
     prompts = load_extraction_set("extract-dim-5")
     return dim_directions(chat, prompts, layers=[chat.n_layers // 2])[0]
 
@@ -356,36 +344,17 @@ def _push(chat: ChatModel) -> Tensor:
     return push
 
 
-def _steered_logits(chat: ChatModel, prompts: list[list[int]], steered: bool) -> Tensor:
-    """Logits after each prompt, `[row, vocabulary]`, as the first step of `generate` sees them."""
-    found: list[Tensor] = []
+def _intervention(chat: ChatModel) -> Intervention:
+    """That vector, added from the middle of the model on; a layer follows where it starts."""
     push = _push(chat).float()
     length = float(push.norm())
-    step = Intervention(push / length, length, start=chat.n_layers // 2) if steered else None
-    original = chat.logits
+    return Intervention(push / length, length, start=(chat.n_layers - 1) // 2)
 
-    def listen(*arguments: Any, **options: Any) -> Tensor:
-        found.append(original(*arguments, **options))
-        return found[-1]
 
-    chat.logits = listen  # type: ignore[method-assign]
-    try:
+def _steered_states(chat: ChatModel, prompts: list[list[int]], steered: bool) -> Tensor:
+    """Final states after each prompt, `[row, d_model]`, in the first step of `generate`."""
+    found: list[Tensor] = []
+    step = _intervention(chat) if steered else None
+    with chat.final_states(lambda states: found.append(states.float().cpu())):
         generate(chat, [Row(ids, step) for ids in prompts], max_new_tokens=1)
-    finally:
-        del chat.logits
-    logits: Tensor = found[0][:, 0].float().cpu()
-    return logits
-
-
-def shown(found: Smoke) -> Iterator[str]:
-    """The test for people, line by line."""
-    facts = found.facts
-    if facts:
-        yield (
-            f"{found.model_id}: {facts['architecture']}, {facts['n_layers']} layers of "
-            f"{facts['d_model']}, {facts['precision']} on {facts['device']}"
-        )
-    for check in found.checks:
-        yield f"{'ok  ' if check.passed else 'FAIL'} {check.name:<11} {check.seen}"
-    failed = [check.name for check in found.checks if not check.passed]
-    yield "passed" if found.passed else f"incompatible: {', '.join(failed)}"
+    return found[0]
