@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,3 +68,30 @@ def copied_lab_model(tmp_path: Path, qwen: ChatModel) -> Path:
     import shutil
 
     return Path(shutil.copytree(qwen.source.location, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser, where there is one."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """A browser tab that notes `problems` of scripts and what is `requested`."""
+    found = browser.new_page()
+    found.problems, found.requested = [], []
+    found.on("console", lambda message: found.problems.append(message.text))
+    found.on("pageerror", lambda error: found.problems.append(str(error)))
+    found.on("request", lambda request: found.requested.append(request.url))
+    yield found
+    found.close()

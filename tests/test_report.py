@@ -1,84 +1,344 @@
-"""Figures, page and table from result objects, hostile responses among them."""
+"""The report of a run: its page in a real browser, its figures, hostile text, two runs compared."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
-from html.parser import HTMLParser
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
+from steersweep.errors import InputError
 from steersweep.experiment.results import best_condition
 from steersweep.experiment.runner import run_sweep
+from steersweep.experiment.study import run_study
 from steersweep.experiment.sweep import make_settings
-from steersweep.report.figures import write_figures
+from steersweep.report import drawing, samples
+from steersweep.report.comparison import compare_runs, write_comparison
 from steersweep.report.html import write_report
-from steersweep.report.terminal import print_verdicts
+from steersweep.report.terminal import print_comparison, print_verdicts
+from test_cli import refused, run
+from test_study import small
 
-HOSTILE = '<script>alert("x")</script>\x1b[31m\u202e</td>'
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\x1b[31m\u202e"
+)
+LONG = "word " * 200_000
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two models with two methods, three layers, two strengths."""
+    folder = tmp_path_factory.mktemp("report") / "run"
     settings = make_settings(
         ["lab:qwen-7b", "lab:phi-mini"],
-        layers="0.3,0.6",
-        strengths="0.1",
-        multipliers="1000",
-        max_prompts=3,
-        max_new_tokens=8,
+        methods="dim,cosmic",
+        layers="0.3,0.5,0.7",
+        strengths="0.2,0.5",
+        max_prompts=4,
+        max_new_tokens=12,
     )
-    return run_sweep(settings, tmp_path_factory.mktemp("report") / "run").results
+    run_sweep(settings, folder)
+    write_report(folder)
+    return folder
 
 
-def test_figures_are_written_for_every_model_and_for_all(
-    results: list[dict[str, Any]], tmp_path: Path
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with every phase, run to its end."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    run_study(small(), folder)
+    return folder
+
+
+@pytest.fixture
+def run_copy(swept: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(swept, tmp_path / "run"))
+
+
+def results_file(folder: Path) -> Path:
+    return next((folder / "results").glob("v3_phase1_*.json"))
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(results_file(folder).read_text())
+    return found
+
+
+# -- the page ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_the_page_works_at_every_width_and_asks_nothing_of_anybody(
+    swept: Path, tab: Any, width: int
 ) -> None:
-    paths = write_figures(tmp_path, results)
-    assert [path.stem for path in paths] == [
-        "layer_strength_lab-qwen-7b_dim",
-        "layer_strength_lab-phi-mini_dim",
-        "layer_strength_all",
-    ]
-    assert all(path.stat().st_size > 10_000 for path in paths)
-    svg = paths[0].with_suffix(".svg").read_text()
-    assert "<svg" in svg
+    tab.set_viewport_size({"width": width, "height": 900})
+    page = swept / "report.html"
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".sample")
+    assert tab.problems == []
+    assert tab.requested == [page.as_uri()]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    for result in results_of(swept):
+        assert result["model"].removeprefix("lab:") in tab.text_content("main")
+    # Every figure is there, labelled for those who do not see it, and not squeezed to nothing.
+    boxes = tab.eval_on_selector_all(
+        "figure svg", "all => all.map(one => [one.getAttribute('aria-label'), one.clientHeight])"
+    )
+    assert len(boxes) >= 5
+    assert all(label and height > 80 for label, height in boxes)
 
 
-def test_the_page_escapes_model_output_and_asks_nothing_of_the_network(
-    results: list[dict[str, Any]], tmp_path: Path
+def test_a_cell_leads_to_its_samples_and_its_file(swept: Path, tab: Any) -> None:
+    tab.goto((swept / "report.html").as_uri())
+    tab.wait_for_selector(".sample")
+    entry = results_of(swept)[1]["conditions"][3]
+    cell = tab.locator(f".map a[href$='.{entry['key']}']").first
+    assert cell.text_content() == f"{entry['coherent_refusal_rate']:.0%}"
+    cell.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector(".map a[aria-current]")
+    shown = [text.text_content() for text in tab.locator(".sample .response").all()]
+    assert shown == [sample["response"] or "(empty)" for sample in entry["samples"]]
+    link = tab.get_attribute("#condition a", "href")
+    assert json.loads((swept / link).read_text())["key"] == entry["key"]
+    tab.select_option("select[name=quality]", "garbled")
+    n_garbled = sum(sample["quality"] == "garbled" for sample in entry["samples"])
+    assert tab.locator(".sample").count() == n_garbled
+
+
+def test_every_link_of_the_page_leads_somewhere(studied: Path) -> None:
+    write_report(studied)
+    text = (studied / "report.html").read_text()
+    links = {link for link in re.findall(r'href="([^"#][^"]*)"', text) if link[:5] != "data:"}
+    assert links
+    assert not [link for link in links if not (studied / link).exists()]
+    anchors = set(re.findall(r'href="#([a-z_]+)"', text))
+    assert not [anchor for anchor in anchors if f'id="{anchor}"' not in text]
+
+
+def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
+    results = results_of(run_copy)
+    for sample, text in zip(
+        results[0]["conditions"][0]["samples"], (HOSTILE, LONG, "", "\ud800"), strict=True
+    ):
+        sample["response"] = sample["prompt"] = text
+    results_file(run_copy).write_text(json.dumps(results))
+    page = write_report(run_copy).path
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".sample")
+    tab.select_option(
+        "select[name=condition]",
+        label=tab.locator("select[name=condition] option").nth(2).text_content(),
+    )
+    first = tab.locator(".sample .response").first
+    assert first.text_content() == HOSTILE.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")
+    assert "owned" not in tab.title()
+    assert tab.locator("main img").count() == 0
+    assert tab.problems == []
+    assert tab.requested == [page.as_uri()]
+    button = tab.get_by_role("button", name="show all 1,000,000 characters")
+    assert len(tab.locator(".sample .response").nth(1).text_content()) < 4000
+    button.click()
+    assert len(tab.locator(".sample .response").nth(1).text_content()) == len(LONG)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def test_the_content_policy_lets_no_other_script_run(swept: Path, tab: Any) -> None:
+    page = swept / "planted.html"
+    text = (swept / "report.html").read_text()
+    page.write_text(text.replace("<main>", "<main><script>document.title='owned'</script>", 1))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".sample")
+    page.unlink()
+    assert "owned" not in tab.title()
+    assert "Content Security Policy" in " ".join(tab.problems)
+
+
+def test_many_samples_lie_beside_the_page(
+    run_copy: Path, tab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = results[0]["conditions"][0]["samples"][0]
-    original = sample["response"]
-    sample["response"] = HOSTILE
-    try:
-        write_figures(tmp_path, results)
-        page = write_report(tmp_path / "report.html", results, tmp_path).read_text()
-    finally:
-        sample["response"] = original
-
-    tags: list[tuple[str, dict[str, str | None]]] = []
-
-    class Collector(HTMLParser):
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            tags.append((tag, dict(attrs)))
-
-    Collector().feed(page)
-    assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe")]
-    sources = [attrs.get("src") or "" for tag, attrs in tags if tag == "img"]
-    assert sources
-    assert all(source.startswith("data:") for source in sources)
-    assert not re.search(r"url\(|@import|https?://", page)
-    assert "&lt;script&gt;" in page
+    embedded = (run_copy / "report.html").stat().st_size
+    monkeypatch.setattr(samples, "EMBED_UP_TO", 1000)
+    report = write_report(run_copy)
+    assert report.beside
+    assert report.path.stat().st_size < embedded
+    tab.goto(report.path.as_uri())
+    tab.wait_for_selector(".sample")
+    assert "report-samples" in tab.text_content("#samples")
+    assert tab.problems == []
+    assert all(url.startswith("file://") for url in tab.requested)
+    tab.select_option("select[name=group]", "1")
+    tab.wait_for_function(
+        "document.getElementById('sample-status').textContent.includes('phi-mini')"
+    )
+    shutil.rmtree(run_copy / "report-samples")
+    tab.reload()
+    tab.wait_for_function(
+        "document.getElementById('sample-status').textContent.includes('is missing')"
+    )
 
 
-def test_the_table_fits_a_small_terminal_and_names_every_model(
-    results: list[dict[str, Any]],
+def test_an_unfinished_study_has_a_report(studied: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(studied, tmp_path / "run"))
+    for late in (*folder.glob("results/*phase[234]*"), *folder.glob("decisions/[pt]*")):
+        late.unlink()
+    (folder / "decisions" / "final.json").unlink()
+    (folder / "decisions" / "size_sweep.json").unlink()
+    text = write_report(folder).path.read_text()
+    assert "Not finished" in text
+    assert "Phase 1" in text
+
+
+def test_a_damaged_result_file_is_named(run_copy: Path) -> None:
+    path = results_file(run_copy)
+    path.write_text(path.read_text()[:-40])
+    assert path.name in refused("report", "run", cwd=run_copy.parent)
+    assert "no steersweep run" in refused("report", ".", cwd=run_copy.parent)
+
+
+# -- figures -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept_figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any]]]:
+    """Figures as they are saved, with their names."""
+    from matplotlib import pyplot as plt
+
+    kept: list[tuple[str, Any]] = []
+    save = drawing.save
+
+    def keep(figure: Any, stem: Path) -> Path:
+        kept.append((stem.name, figure))
+        return save(figure, stem)
+
+    monkeypatch.setattr(drawing, "save", keep)
+    monkeypatch.setattr(plt, "close", lambda _figure: None)
+    yield kept
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def shown_texts(figure: Any) -> list[Any]:
+    """Every text of a figure, and the tick labels that lie between the ends of an axis."""
+    figure.canvas.draw()
+    found = [*figure.texts]
+    for legend in figure.legends:
+        found += legend.get_texts()
+    for axes in filter(lambda axes: axes.get_visible(), figure.axes):
+        found += [axes.title, axes._left_title, axes._right_title, *axes.texts]
+        found += axes.get_legend().get_texts() if axes.get_legend() else []
+        for axis in (axes.xaxis, axes.yaxis):
+            found += [axis.label, *tick_labels(axis)]
+    return [text for text in found if text.get_visible() and text.get_text()]
+
+
+def tick_labels(axis: Any) -> list[Any]:
+    low, high = sorted(axis.get_view_interval())
+    ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    labels = [tick.label1 for tick in ticks if tick.label1.get_visible()]
+    return [label for label in labels if label.get_text()]
+
+
+def test_nothing_in_a_figure_is_cut_or_overlaps(
+    swept: Path, studied: Path, kept_figures: list[tuple[str, Any]]
 ) -> None:
+    for folder in (swept, studied):
+        write_report(folder)
+    names = {name for name, _ in kept_figures}
+    assert {
+        "rate_by_depth", "rate_by_strength", "methods", "layer_cosines", "size_curves",
+        "precision_cosines", "precision_rates", "transfers", "failure_modes", "layer_strength_all",
+    } <= names  # fmt: skip
+    for name, figure in kept_figures:
+        width, height = figure.canvas.get_width_height()
+        for text in shown_texts(figure):
+            box = text.get_window_extent()
+            within = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
+            assert within, (name, text.get_text())
+        for axes in filter(lambda axes: axes.get_visible(), figure.axes):
+            level = [label for label in tick_labels(axes.xaxis) if label.get_rotation() == 0]
+            boxes = sorted((label.get_window_extent() for label in level), key=lambda box: box.x0)
+            for left, right in pairwise(boxes):
+                assert left.x1 <= right.x0 + 0.5, (name, axes.get_title(loc="left"))
+
+
+def test_figures_are_files_in_both_formats(swept: Path) -> None:
+    for path in (swept / "figures").glob("*.png"):
+        assert path.stat().st_size > 5000
+        assert "<svg" in path.with_suffix(".svg").read_text()
+
+
+# -- two runs ------------------------------------------------------------------------------------
+
+
+def test_a_run_and_its_copy_are_the_same(swept: Path, run_copy: Path) -> None:
+    found = compare_runs(swept, run_copy)
+    assert found.settings == found.facts == []
+    assert found.only == (0, 0)
+    assert len(found.conditions) == 2 * 2 * 3 * 2 + sum("@" in v.method for v in found.verdicts) * 2
+    assert sum(row.n_texts for row in found.conditions) == 0
+    assert {row.p_holm for row in found.conditions} == {1.0}
+
+
+def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: Path) -> None:
+    results = results_of(run_copy)
+    changed = results[0]["conditions"][2]
+    for sample in changed["samples"]:
+        sample |= {"response": "Sorry, no.", "refusal": True, "quality": "coherent"}
+    changed["coherent_refusal_rate"] = 1.0
+    results[0]["provenance"]["torch"] = "0.0"
+    best = results[1]["verdict"]["best"]["key"]
+    results[1]["conditions"].remove(
+        next(entry for entry in results[1]["conditions"] if entry["key"] != best)
+    )
+    results_file(run_copy).write_text(json.dumps(results))
+    plan = yaml.safe_load((run_copy / "plan.yaml").read_text())
+    plan["max_new_tokens"] = 7
+    (run_copy / "plan.yaml").write_text(yaml.safe_dump(plan))
+
+    found = compare_runs(swept, run_copy)
+    assert found.only == (1, 0)
+    assert [(c.name, c.second) for c in found.settings] == [("max_new_tokens", 7)]
+    assert [(c.name, c.second) for c in found.facts] == [("torch", "0.0")]
+    moved = next(row for row in found.conditions if row.keys[0] == changed["key"])
+    assert moved.second == 1.0
+    assert moved.n_texts == 4
     stream = io.StringIO()
+    print_comparison(found, Console(file=stream, width=100))
+    assert "settings: max_new_tokens: 12 -> 7" in stream.getvalue()
+    page = write_comparison(found, tmp_path / "c.html")
+    tab.goto(page.as_uri())
+    assert tab.problems == []
+    assert tab.requested == [page.as_uri()]
+    assert "max_new_tokens" in tab.text_content("main")
+    done = run("report", str(swept), "run", "--out", "c2.html", "--json", cwd=run_copy.parent)
+    assert json.loads(done.stdout)["only"] == [1, 0]
+    assert (run_copy.parent / "c2.html").exists()
+
+
+def test_runs_without_results_cannot_be_compared(swept: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copy(swept / "plan.yaml", empty)
+    with pytest.raises(InputError, match="no results yet"):
+        compare_runs(swept, empty)
+    assert "Nothing has finished yet" in write_report(empty).path.read_text()
+
+
+# -- the terminal --------------------------------------------------------------------------------
+
+
+def test_the_table_fits_a_small_terminal_and_names_every_model(swept: Path) -> None:
+    stream = io.StringIO()
+    results = [result for result in results_of(swept) if result["method"] == "dim"]
     print_verdicts(results, Console(file=stream, width=80))
     table = stream.getvalue().split("\n\n")[0]
     assert "…" not in table

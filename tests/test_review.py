@@ -381,31 +381,16 @@ def test_the_command_serves_until_it_is_ended_and_then_says_what_changed(run_cop
 
 # -- in a browser ------------------------------------------------------------------------------
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-
 
 @pytest.fixture
-def browser_page(page: Page) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
+def browser_page(page: Page, tab: Any) -> Any:
     page.items[0] = page.server.items[0] = type(page.items[0])(
         **{**vars(page.items[0]), "response": HOSTILE}
     )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.problems = []
-        tab.on("console", lambda message: tab.problems.append(message.text))
-        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-        tab.requested = []
-        tab.on("request", lambda request: tab.requested.append(request.url))
-        tab.goto(page.server.url)
-        yield tab
-        browser.close()
+    tab.goto(page.server.url)
+    return tab
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
 def test_a_person_labels_everything_with_the_keyboard(page: Page, browser_page: Any) -> None:
     tab = browser_page
     tab.keyboard.type("Ada")  # the field has the focus
@@ -450,7 +435,6 @@ def test_a_person_labels_everything_with_the_keyboard(page: Page, browser_page: 
     assert all(url.startswith(page.server.url) for url in tab.requested)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
 def test_every_text_has_contrast_in_light_and_dark(browser_page: Any) -> None:
     """WCAG AA: 4.5 to 1 for text."""
     tab = browser_page

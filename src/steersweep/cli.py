@@ -359,6 +359,55 @@ def judge(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
+    other: Annotated[
+        Path | None,
+        typer.Argument(help="A second run: show what changed from DIR to it.", metavar="OTHER"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Page to write what changed to.")] = Path(
+        "comparison.html"
+    ),
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html and the figures of a run folder; of two, show what changed.
+
+    Example: `steersweep report demo --open`, `steersweep report before after`
+    """
+    import webbrowser
+
+    from steersweep.report.comparison import compare_runs, write_comparison
+    from steersweep.report.html import write_report
+    from steersweep.report.terminal import print_comparison
+
+    if other is None:
+        written = write_report(folder)
+        page = written.path
+        said = {
+            "report": str(page),
+            "figures": [str(path) for path in written.figures],
+            "n_samples": written.n_samples,
+            "samples_beside": written.beside,
+        }
+        lines = [f"Report:  {page}", f"Figures: {folder / 'figures'} ({len(written.figures)})"]
+        if written.beside:
+            lines.append(f"Samples: {folder / 'report-samples'}, to be kept beside the page")
+    else:
+        comparison = compare_runs(folder, other)
+        page = write_comparison(comparison, out)
+        said, lines = comparison.as_json(), [f"Page:    {page}"]
+        if not as_json:
+            print_comparison(comparison)
+    if as_json:
+        typer.echo(json.dumps(said, indent=1))
+    else:
+        typer.echo("\n".join(lines))
+    if browser:
+        webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
 def review(
     folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
@@ -391,7 +440,7 @@ def review(
         _serve_review(folder, items, port, blind=blind, browser=browser)
     results = apply_to_files(folder)
     if (folder / "report.html").exists():
-        write_report(folder / "report.html", results, folder / "figures")
+        write_report(folder)
     found = agreements(items, read_reviews(folder))
     if as_json:
         verdicts = _summary(results, folder / "results")["results"]
@@ -591,6 +640,7 @@ def run(
     print_decision(last, decided(out)[last])
     typer.echo(f"\n{loaded.name}: every phase asked for is done")
     typer.echo(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+    _write_report(out)
 
 
 def _engine(name: str, device: str, address: str | None, storage: str | None) -> Engine:
@@ -619,8 +669,15 @@ def _run_here(plan: Plan, out: Path, options: StudyOptions, engine: Engine, quie
             )
     except GateStop as stop:
         print_decision(stop.phase, decided(out)[stop.phase])
+        _write_report(out)
         typer.echo()
         raise
+
+
+def _write_report(folder: Path) -> None:
+    from steersweep.report.html import write_report
+
+    typer.echo(f"Report:    {write_report(folder).path}")
 
 
 def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
@@ -808,7 +865,6 @@ def _run_and_show(
     settings: SweepSettings, out: Path, device: str, *, as_json: bool, quiet: bool
 ) -> None:
     from steersweep.experiment.runner import run_sweep
-    from steersweep.report.figures import write_figures
     from steersweep.report.html import write_report
     from steersweep.report.terminal import power_line, print_verdicts, sweep_progress
 
@@ -824,15 +880,14 @@ def _run_and_show(
             on_progress=progress.on_progress,
             on_model=progress.on_model,
         )
-    figures = write_figures(out / "figures", outcome.results)
-    report = write_report(out / "report.html", outcome.results, out / "figures")
+    report = write_report(out)
     if as_json:
         typer.echo(json.dumps(_summary(outcome.results, outcome.results_file), indent=1))
         return
     print_verdicts(outcome.results)
     typer.echo(f"\nResults: {outcome.results_file}")
-    typer.echo(f"Figures: {figures[-1]}" + (f" and {len(figures) - 1} more" * (len(figures) > 1)))
-    typer.echo(f"Report:  {report}")
+    typer.echo(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
+    typer.echo(f"Report:  {report.path}")
 
 
 def _summary(results: Sequence[dict[str, Any]], results_file: Path) -> dict[str, Any]:

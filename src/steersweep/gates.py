@@ -54,17 +54,24 @@ def sign(
 
 def signature_of(folder: Path, gate: str, evidence: Path) -> dict[str, Any] | None:
     """The newest signature of a gate for exactly this evidence, or None."""
-    path = folder / "gates.jsonl"
-    if not path.exists():
-        return None
     found = None
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is not JSON: {error}") from error
+    for entry in signatures(folder):
         if entry.get("gate") == gate and entry.get("sha256") == _hash(evidence):
             found = entry
+    return found
+
+
+def signatures(folder: Path) -> list[dict[str, Any]]:
+    """Every signature of a folder, oldest first."""
+    path = folder / "gates.jsonl"
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is not JSON: {error}") from error
     return found
 
 

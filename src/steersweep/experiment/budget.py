@@ -71,6 +71,28 @@ class Ledger:
             if phase is None or entry.get("phase") == phase
         )
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """Each job: what was expected and reserved, and what it took; None where it has not ended.
+
+        A job that was cut short has `whole` false.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        for entry in self.entries():
+            row = rows.setdefault(entry["id"], {})
+            if entry["do"] == "reserve":
+                row |= {name: entry[name] for name in ("id", "phase", "job", "time")}
+                row |= {"expected_seconds": entry["seconds"], "reserved_usd": entry["usd"]}
+                row |= {
+                    "seconds": None,
+                    "usd": None,
+                    "whole": False,
+                    "gpu": entry.get("gpu", LOCAL),
+                }
+            else:
+                row |= {"seconds": entry["seconds"], "usd": entry["usd"]}
+                row |= {"whole": entry.get("whole", False), "gpu": entry.get("gpu", LOCAL)}
+        return [*rows.values()]
+
     def timings(self, gpu: str) -> list[tuple[float, float]]:
         """Actual and estimated seconds of settled jobs on a kind of GPU."""
         estimated = {

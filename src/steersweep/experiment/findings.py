@@ -11,7 +11,7 @@ from typing import Any
 from steersweep.atomic import write_text
 from steersweep.store import RunStore
 
-_TITLES = {
+TITLES = {
     "verification": "COSMIC verification",
     "family_sweep": "Phase 1: families and layers",
     "size_sweep": "Phase 2: size",
@@ -29,7 +29,7 @@ def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) ->
     held = path.read_text("utf-8") if path.exists() else "# Findings\n"
     if mark in held:
         return
-    lines = [mark, f"## {_TITLES[phase]}", "", *_section(phase, decision)]
+    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, decision)]
     write_text(path, held + "\n" + "\n".join(lines).rstrip() + "\n")
 
 
@@ -123,6 +123,31 @@ def _precisions(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f"- {precision_line(row)}"
         yield from (f"  - {line}" for line in borrowed_lines(row))
     yield ""
+
+
+def decision_lines(decision: Mapping[str, Any]) -> list[str]:
+    """What a phase decided, line by line: families, curves, precisions, transfers, notes."""
+    lines = [
+        f"{row['family']}: {row['action']}: {row['reason']}" for row in decision.get("families", [])
+    ]
+    lines += [
+        f"{curve['family']}, {curve['method']}: size curve {curve['shape']}: "
+        + ", ".join(f"{p['model']} {p['coherent_refusal_rate']:.0%}" for p in curve["points"])
+        for curve in decision.get("curves", [])
+    ]
+    lines += [
+        f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
+        for choice in decision.get("phase3", [])
+    ]
+    for row in decision.get("precisions", []):
+        lines += [precision_line(row), *(f"  {line}" for line in borrowed_lines(row))]
+    lines += map(transfer_line, decision.get("transfers", []))
+    failures = decision.get("failures", {})
+    return [
+        *lines,
+        *decision.get("notes", []),
+        *(f"could not run: {name}: {why}" for name, why in failures.items()),
+    ]
 
 
 def precision_line(row: Mapping[str, Any]) -> str:

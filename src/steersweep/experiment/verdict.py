@@ -19,6 +19,16 @@ BREAKDOWN_GARBLED_FROM = 0.40  # garbled refusal rate
 BREAKDOWN_TOTAL_FROM = 0.60  # coherent and garbled refusals together
 MIXED_GARBLED_FROM = 0.20
 
+# What a verdict's flags mean; some are set by the results around it.
+FLAG_NOTES = {
+    "breakdown": "refusal words come from broken text, which does not count as refusing",
+    "mixed": "many responses are garbled beside the coherent refusals",
+    "refuses-unsteered": "the model refuses these benign prompts without steering too",
+    "random-refuses-too": "a random direction of the same length makes it refuse too",
+    "methods-disagree": "the methods' verdicts differ",
+    "few-prompts": "fewer than 30 unique prompts; intervals are wide",
+}
+
 _ROUNDING = 1e-9  # 0.35 + 0.25 must count as 0.60
 
 

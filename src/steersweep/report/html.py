@@ -1,72 +1,223 @@
-"""One self-contained HTML page of a sweep: verdicts, maps, samples, provenance."""
+"""One self-contained HTML page of a run, and its figures; nothing is loaded from anywhere else.
+
+The page's content policy allows its own script by hash and nothing more, so not even a mistake in
+escaping could make model output run.
+"""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from steersweep.atomic import write_text
-from steersweep.report.figures import figure_stem
+from steersweep.conditions import AUTO
+from steersweep.experiment.findings import TITLES, decision_lines
+from steersweep.experiment.verdict import FLAG_NOTES
+from steersweep.report.drawing import draw
+from steersweep.report.figures.maps import (
+    line_label,
+    line_of,
+    lines_of,
+    shares_of,
+    strength_of,
+    strengths_of,
+    x_label,
+)
+from steersweep.report.figures.style import short
+from steersweep.report.page import environment, script, style
+from steersweep.report.run import Run, read_run
+from steersweep.report.samples import BESIDE, Samples, script_json
 
 Result = dict[str, Any]
 
+NAME = "report.html"
+_MANY_MAPS = 30  # from which maps are folded, and cells say no more than their number
 
-def write_report(path: Path, results: Sequence[Result], figures: Path) -> Path:
-    """Write the page: figures embedded, model output escaped, nothing loaded from outside.
 
-    Args:
-        path: file to write.
-        results: result objects of the run.
-        figures: folder `write_figures` wrote to.
+@dataclass(frozen=True)
+class Report:
+    """What `write_report` wrote.
+
+    Attributes:
+        path: the page.
+        figures: PNG files; SVG files lie beside them.
+        n_samples: samples that can be browsed.
+        beside: whether the samples lie beside the page, and not in it.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("steersweep.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    path: Path
+    figures: list[Path]
+    n_samples: int
+    beside: bool
+
+
+def write_report(folder: Path) -> Report:
+    """Write `report.html` and `figures/` of a sweep's or a study's run folder.
+
+    Raises:
+        InputError: no run there, nothing finished in it, or a file that cannot be read.
+    """
+    samples = Samples(folder)
+    run = read_run(folder, samples.add)
+    embedded = samples.finish()
+    drawn = draw(run, folder / "figures")
+    code, digest = script()
+    page = environment().get_template("report.html.j2")
+    text = page.render(
+        run=run,
+        titles=TITLES,
+        flags=FLAG_NOTES,
+        headline=headline(run),
+        phases=[name for name in TITLES if run.of_phase(name)],
+        notes={name: _notes(run.of_phase(name)) for name in TITLES},
+        maps=_maps(run.results),
+        drawn=drawn,
+        decision_lines=decision_lines,
+        n_samples=samples.n_samples,
+        embedded=embedded,
+        index=script_json(
+            [
+                {**group, "phase": TITLES[group["phase"]], "src": f"{BESIDE}/{number}.js"}
+                for number, group in enumerate(samples.groups)
+            ]
+        ),
+        plan_text=yaml.safe_dump(dict(run.plan), sort_keys=False, allow_unicode=True),
+        prints=_prints(run),
+        style=style(),
+        script=code,
+        script_hash=digest,
     )
-    environment.filters["percent"] = lambda rate: f"{rate:.0%}"
-    page = environment.get_template("report.html.j2").render(
-        results=results,
-        images=[_data_uri(figures / f"{figure_stem(result)}.png") for result in results],
-        cosines=[cosines_to_dim(result) for result in results],
-        shown=[_shown_conditions(result) for result in results],
-        n_unique=results[0]["conditions"][0]["n_unique"],
-        provenance=results[0]["provenance"],
-        created=results[0]["timestamp"],
+    write_text(folder / NAME, text)
+    return Report(folder / NAME, drawn.files, samples.n_samples, embedded is None)
+
+
+def headline(run: Run) -> list[str]:
+    """The answer in a few sentences: where steering works, how well, and what a control does."""
+    first = next((run.of_phase(phase) for phase in TITLES if run.of_phase(phase)), [])
+    by_model: dict[str, Result] = {}
+    for result in first:
+        held = by_model.get(result["model"])
+        if held is None or _rate(result) > _rate(held):
+            by_model[result["model"]] = result
+    if not by_model:
+        return ["Nothing has finished yet."]
+    counts = [
+        (outcome, [r for r in by_model.values() if r["verdict"]["outcome"] == outcome])
+        for outcome in ("works", "partial", "fails")
+    ]
+    total = len(by_model)
+    said = [
+        "Steering toward refusal "
+        + ", ".join(
+            f"{_VERBS[outcome]} in {len(found)} of {total} model{'s' * (total != 1)}"
+            for outcome, found in counts
+            if found
+        )
+        + "."
+        + _UNREAD * any(result["verdict"]["provisional"] for result in by_model.values())
+    ]
+    best = max(by_model.values(), key=_rate)
+    verdict, at = best["verdict"], best["verdict"]["best"]
+    low, high = verdict["interval"]
+    said.append(
+        f"Most coherent refusals: {_rate(best):.0%} [{low:.0%}, {high:.0%}] of "
+        f"{best['conditions'][0]['n_unique']} benign prompts in {short(best['model'])} by "
+        f"{best['method'].upper()}, from layer {at['layer_idx']} of {best['n_layers']} on "
+        f"({at['layer_pct']:.0%} of the depth), relative strength {at['relative_strength']:.2g}; "
+        f"{at['garbled_rate']:.0%} of the answers are garbled there."
     )
-    write_text(path, page)
-    return path
+    controls = [r["controls"]["random_direction"] for r in by_model.values()]
+    rates = [entry["coherent_refusal_rate"] for entry in controls if entry is not None]
+    if rates:
+        said.append(
+            f"A random direction of the same length gives at most {max(rates):.0%} at the same "
+            f"places."
+        )
+    return said
 
 
-def cosines_to_dim(result: Result) -> dict[int, float]:
-    """By layer, the cosine with DIM's direction; empty for DIM itself or without it."""
+_VERBS = {"works": "works", "partial": "works in part", "fails": "fails"}
+_UNREAD = " Nobody has read samples of what works yet, so that is provisional."
+
+
+def _rate(result: Result) -> float:
+    return float(result["verdict"]["best"]["coherent_refusal_rate"])
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """What extraction had to say, each once, with the models it is about."""
+    models: dict[str, list[str]] = {}
+    for result in results:
+        for note in (result.get("extraction") or {}).get("notes", []):
+            names = models.setdefault(f"{result['method'].removesuffix(AUTO)}: {note}", [])
+            if short(result["model"]) not in names:
+                names.append(short(result["model"]))
+    return [f"{', '.join(names)}, {note}" for note, names in models.items()]
+
+
+def _maps(results: Sequence[Result]) -> dict[str, Any]:
+    """Maps by phase and model: lines of layers, columns of strengths, a panel per method."""
+    together: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        key = result["phase_name"], result["model"], result["quantization"]
+        together.setdefault(key, []).append(result)
+    found = []
+    for (phase, model, precision), held in together.items():
+        if len(lines_of(held)) * len(strengths_of(held)) < 2:
+            continue  # one place, as in a size sweep, is no map
+        panels: dict[str, list[Result]] = {}
+        random: dict[str, Result] = {}
+        for result in held:
+            panels.setdefault(result["method"].removesuffix(AUTO), []).extend(result["conditions"])
+            random |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
+        if len(panels) > 4:  # transfers: many borrowed directions at one place
+            continue
+        strengths, lines = strengths_of(held), [*reversed(lines_of(held))]
+        shown = {**panels, "random direction": [*random.values()]} if random else panels
+        found.append(
+            {
+                "phase": phase,
+                "model": model,
+                "precision": precision,
+                "group": held[0]["group"],
+                "across": x_label(held[0]),
+                "strengths": strengths,
+                "lines": lines,
+                "labels": [line_label(*line) for line in lines],
+                "panels": {
+                    name: {(line_of(entry), strength_of(entry)): _cell(entry) for entry in entries}
+                    for name, entries in shown.items()
+                },
+            }
+        )
+    return {"models": found, "many": len(found) > _MANY_MAPS}
+
+
+def _cell(entry: Result) -> Result:
+    shares = shares_of(entry)
+    low, high = entry["coherent_refusal_ci"]
     return {
-        entry["layer_idx"]: entry["cosine_to_dim"]
-        for entry in result["conditions"]
-        if entry.get("cosine_to_dim") is not None
+        "key": entry["key"],
+        "rate": f"{entry['coherent_refusal_rate']:.0%}",
+        "coherent": round(100 * shares["coherent"]),
+        "garbled": round(100 * (shares["coherent"] + shares["garbled"])),
+        "title": f"{shares['coherent']:.0%} coherent refusals [{low:.0%}, {high:.0%}], "
+        f"{shares['garbled']:.0%} garbled, {shares['other']:.0%} normal",
     }
 
 
-def _shown_conditions(result: Result) -> list[Result]:
-    """Conditions with samples worth reading: unsteered, then every steered one, best first."""
-    best = result["verdict"]["best"]
-    steered = sorted(
-        result["conditions"],
-        key=lambda entry: (
-            (entry["layer_idx"], entry["multiplier"]) != (best["layer_idx"], best["multiplier"]),
-            entry["layer_idx"],
-            entry["multiplier"],
-        ),
-    )
-    unsteered = result["controls"]["unsteered"]
-    return [*([unsteered] if unsteered else []), *steered]
-
-
-def _data_uri(image: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+def _prints(run: Run) -> list[tuple[str, str]]:
+    """Provenance: what must be known to run it again."""
+    if not run.results:
+        return []
+    facts = run.results[0]["provenance"]
+    models = {
+        f"{result['model_id']} ({result['quantization']})": result.get("model_fingerprint", "")
+        for result in run.results
+    }
+    rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
+    return [*rows, ("models", ", ".join(models))]

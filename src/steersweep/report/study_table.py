@@ -9,23 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steersweep.experiment.findings import borrowed_lines, precision_line, transfer_line
+from steersweep.experiment.findings import TITLES, decision_lines
 from steersweep.report.terminal import OUTCOME_STYLES
-
-_TITLES = {
-    "verification": "COSMIC verification",
-    "family_sweep": "Phase 1, families and layers",
-    "size_sweep": "Phase 2, sizes",
-    "precision_sweep": "Phase 3, precisions",
-    "transfer_sweep": "Phase 4, transfer between models",
-    "final": "Final analysis",
-}
 
 
 def print_decision(phase: str, decision: Mapping[str, Any], console: Console | None = None) -> None:
     """The evidence of a gate: verdicts with intervals, what follows, curves, failures, notes."""
     console = console or Console()
-    console.print(Text(_TITLES[phase], style="bold"))
+    console.print(Text(TITLES[phase], style="bold"))
     if phase == "verification":
         console.print("passed" if decision["passed"] else "failed", highlight=False)
     if decision.get("outcomes"):
@@ -35,7 +26,7 @@ def print_decision(phase: str, decision: Mapping[str, Any], console: Console | N
             "?: the interval crosses a threshold",
             highlight=False,
         )
-    for line in _lines(decision):
+    for line in decision_lines(decision):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -63,27 +54,3 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['garbled']:.0%}",
         )
     return table
-
-
-def _lines(decision: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"{row['family']}: {row['action']}: {row['reason']}" for row in decision.get("families", [])
-    ]
-    lines += [
-        f"{curve['family']}, {curve['method']}: size curve {curve['shape']}: "
-        + ", ".join(f"{p['model']} {p['coherent_refusal_rate']:.0%}" for p in curve["points"])
-        for curve in decision.get("curves", [])
-    ]
-    lines += [
-        f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
-        for choice in decision.get("phase3", [])
-    ]
-    for row in decision.get("precisions", []):
-        lines += [precision_line(row), *(f"  {line}" for line in borrowed_lines(row))]
-    lines += map(transfer_line, decision.get("transfers", []))
-    failures = decision.get("failures", {})
-    return [
-        *lines,
-        *decision.get("notes", []),
-        *(f"could not run: {name}: {why}" for name, why in failures.items()),
-    ]

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from steersweep import worker
 from steersweep.experiment.reviews import Agreement
-from steersweep.report.html import cosines_to_dim
+from steersweep.experiment.verdict import FLAG_NOTES
+from steersweep.report.comparison import Comparison
 from steersweep.statistics import detectable_difference, wilson
 from steersweep.verification.report import shown_difference
 
@@ -23,14 +24,6 @@ Result = dict[str, Any]
 
 _PLAIN_LINE_EVERY = 10.0  # seconds
 OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
-_FLAG_NOTES = {
-    "breakdown": "refusal words come from broken text, which does not count as refusing",
-    "mixed": "many responses are garbled beside the coherent refusals",
-    "refuses-unsteered": "the model refuses these benign prompts without steering too",
-    "random-refuses-too": "a random direction of the same length makes it refuse too",
-    "methods-disagree": "the methods' verdicts differ",
-    "few-prompts": "fewer than 30 unique prompts; intervals are wide",
-}
 
 
 class SweepProgress:
@@ -163,6 +156,51 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _cosines_to_dim(result: Result) -> dict[int, float]:
+    """By layer, the cosine with DIM's direction; empty for DIM itself or without it."""
+    return {
+        entry["layer_idx"]: entry["cosine_to_dim"]
+        for entry in result["conditions"]
+        if entry.get("cosine_to_dim") is not None
+    }
+
+
+def print_comparison(found: Comparison, console: Console | None = None) -> None:
+    """What changed between two runs: settings, verdicts, and the conditions that differ most."""
+    console = console or Console()
+    for title, changes in (("settings", found.settings), ("provenance", found.facts)):
+        for change in changes:
+            console.print(
+                f"{title}: {change.name}: {change.first} -> {change.second}",
+                highlight=False,
+                markup=False,
+            )
+    table = Table(box=None, pad_edge=False)
+    for name in ("model", "method", "A", "B"):
+        table.add_column(name, no_wrap=True)
+    for name in ("coherent A", "coherent B"):
+        table.add_column(name, justify="right", no_wrap=True)
+    changed = [row for row in found.verdicts if row.changed]
+    for row in changed:
+        cells = [Text(v["outcome"], OUTCOME_STYLES[v["outcome"]]) for v in (row.first, row.second)]
+        rates = [f"{v['best']['coherent_refusal_rate']:.0%}" for v in (row.first, row.second)]
+        table.add_row(f"{row.model} {row.precision}", row.method, *cells, *rates)
+    if changed:
+        console.print(table)
+    differ = [row for row in found.conditions if row.p_holm < 0.05]
+    n_texts = sum(row.n_texts for row in found.conditions)
+    n_prompts = sum(row.n_prompts for row in found.conditions)
+    console.print(
+        f"{len(changed)} of {len(found.verdicts)} verdicts and {len(differ)} of "
+        f"{len(found.conditions)} conditions differ (p below .05, corrected); "
+        f"{n_texts} of {n_prompts} responses are other texts.\n"
+        f"{found.only[0]} conditions are only in {found.folders[0]}, {found.only[1]} only in "
+        f"{found.folders[1]}.",
+        highlight=False,
+        markup=False,
+    )
+
+
 def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """The lab models with their size and held-out figures."""
     console = console or Console()
@@ -274,7 +312,7 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
         yield from _methods(results)
         yield ""
     yield from review_lines(results)
-    for flag, note in _FLAG_NOTES.items():
+    for flag, note in FLAG_NOTES.items():
         flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
         if flagged:
             yield f"{', '.join(dict.fromkeys(flagged))}: {note}."
@@ -322,7 +360,7 @@ def _methods(results: Sequence[Result]) -> Iterator[str]:
                 f"position {chosen['position']}"
             )
             continue
-        if cosines := cosines_to_dim(result):
+        if cosines := _cosines_to_dim(result):
             shown = ", ".join(f"{layer}: {cosine:.2f}" for layer, cosine in cosines.items())
             yield f"{where}: cosine with DIM's direction by layer: {shown}"
         for note in extraction["notes"]:

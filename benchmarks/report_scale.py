@@ -1,0 +1,105 @@
+"""A report of 50,000 conditions: how long it takes to write, how large it is, how fast it opens.
+
+Conditions are made by copying those of a real run under other names, so texts and shapes are real.
+
+    python benchmarks/report_scale.py DIR [--conditions 50000] [--prompts 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from steersweep.report.html import write_report
+
+
+def scaled(source: Path, target: Path, n_conditions: int, n_prompts: int) -> int:
+    """Write a run folder of at least so many conditions, controls included; returns how many."""
+    path = next((source / "results").glob("v3_phase1_family_sweep_*.json"))
+    results = json.loads(path.read_text("utf-8"))
+    (target / "results").mkdir(parents=True)
+    shutil.copy(source / "plan.yaml", target / "plan.yaml")
+    plan = (target / "plan.yaml").read_text("utf-8").replace("kind: study", "kind: sweep")
+    (target / "plan.yaml").write_text(plan, "utf-8")
+    total, number, made = 0, 0, []
+    while total < n_conditions:
+        for original in results:
+            if "@" in original["method"]:
+                continue
+            result = copy.deepcopy(original)
+            result["model"] = f"{original['model']}-{number}"
+            lines = []
+            for entries in (result["conditions"], result["controls"]["random_directions"]):
+                held = list(entries)
+                entries.clear()
+                for layer in range(25):
+                    for strength in range(5):
+                        entry = copy.deepcopy(held[(layer + strength) % len(held)])
+                        entry |= {
+                            "key": f"{number:08d}{total:08d}{layer:04d}{strength:04d}",
+                            "layer_idx": layer,
+                            "layer_pct": layer / 25,
+                            "strength": {"unit": "relative", "value": 0.1 * (strength + 1)},
+                            "relative_strength": 0.1 * (strength + 1),
+                            "samples": entry["samples"][:n_prompts],
+                        }
+                        entries.append(entry)
+                        total += 1
+                lines.append(entries)
+            result["verdict"]["best"]["key"] = result["conditions"][7]["key"]
+            result["controls"]["random_direction"] = lines[1][7]
+            made.append(result)
+        number += 1
+    (target / "results" / path.name).write_text(json.dumps(made), "utf-8")
+    return total
+
+
+def opened(page: Path) -> tuple[float, int]:
+    """Seconds until samples show in Chromium, and how many characters the page's text has."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as browsers:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = browsers.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        tab = browser.new_page()
+        started = time.monotonic()
+        tab.goto(page.resolve().as_uri())
+        tab.wait_for_function("document.getElementById('sample-list').children.length > 0")
+        tab.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+        seconds = time.monotonic() - started
+        length = tab.evaluate("document.body.textContent.length")
+        browser.close()
+    return seconds, int(length)
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run folder with phase-1 results")
+    parser.add_argument("--conditions", type=int, default=50_000)
+    parser.add_argument("--prompts", type=int, default=10)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "run"
+        n = scaled(asked.run, folder, asked.conditions, asked.prompts)
+        started = time.monotonic()
+        report = write_report(folder)
+        print(f"{n} conditions, {report.n_samples} samples")
+        print(f"written in {time.monotonic() - started:.1f} s")
+        print(
+            f"page: {report.path.stat().st_size / 1e6:.1f} MB, samples beside it: {report.beside}"
+        )
+        beside = sum(path.stat().st_size for path in folder.glob("report-samples/*"))
+        print(f"beside it: {beside / 1e6:.1f} MB")
+        print(f"opens in {opened(report.path)[0]:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What changed between two runs: settings, verdicts, and conditions that both have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from steersweep.atomic import write_text
+from steersweep.errors import InputError
+from steersweep.experiment.results import p_difference
+from steersweep.report.page import environment, style
+from steersweep.report.run import Run, read_run
+from steersweep.statistics import holm
+
+Result = dict[str, Any]
+_Place = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting or fact that is not the same; None where one run lacks it."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Verdicts of one model, precision and method in both runs."""
+
+    phase: str
+    model: str
+    precision: str
+    method: str
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the outcome differs."""
+        return bool(self.first["outcome"] != self.second["outcome"])
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """A condition that both runs have.
+
+    Attributes:
+        p_holm: that both refuse coherently equally often, corrected for all conditions compared.
+        n_texts: prompts whose responses differ, of those that both runs have.
+        n_prompts: prompts that both runs have.
+    """
+
+    model: str
+    precision: str
+    method: str
+    layer_idx: int
+    multiplier: float
+    first: float
+    second: float
+    p_holm: float
+    n_texts: int
+    n_prompts: int
+    keys: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is the same and what is not.
+
+    Attributes:
+        folders: of the runs.
+        settings: fields of `plan.yaml` that differ.
+        facts: provenance that differs.
+        verdicts: of models and methods in both.
+        conditions: in both.
+        only: how many conditions only the first, and only the second, has.
+    """
+
+    folders: tuple[str, str]
+    settings: list[Change]
+    facts: list[Change]
+    verdicts: list[Verdicts]
+    conditions: list[Conditions]
+    only: tuple[int, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+class _Held:
+    """A run with the samples of every condition, by what the condition is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.entries: dict[_Place, Result] = {}
+        self.run: Run = read_run(folder, self._take)
+        if not self.run.results:
+            raise InputError(f"{folder}: holds no results yet, so there is nothing to compare")
+        self.results = {_subject(result): result for result in self.run.results}
+
+    def _take(self, result: Result) -> None:
+        for entry in result["conditions"]:
+            strength = entry["strength"]
+            place = (entry["layer_idx"], strength["unit"], strength["value"])
+            self.entries[(*_subject(result), *place)] = entry
+
+
+def compare_runs(first: Path, second: Path) -> Comparison:
+    """Compare two run folders of sweeps or studies.
+
+    Conditions match by phase, model, precision, method, layer and strength; whatever else differs
+    is under `settings` and `facts`.
+
+    Raises:
+        InputError: no run, or no results, in one of them.
+    """
+    one, other = _Held(first), _Held(second)
+    shared = [place for place in one.entries if place in other.entries]
+    pairs = [(one.entries[place], other.entries[place]) for place in shared]
+    adjusted = holm([_p(a, b) for a, b in pairs])
+    return Comparison(
+        folders=(str(first), str(second)),
+        settings=_changes(one.run.plan, other.run.plan),
+        facts=_changes(
+            one.run.results[0]["provenance"] | {"begun": one.run.results[0]["timestamp"]},
+            other.run.results[0]["provenance"] | {"begun": other.run.results[0]["timestamp"]},
+        ),
+        verdicts=[
+            Verdicts(*subject, first=result["verdict"], second=other.results[subject]["verdict"])
+            for subject, result in one.results.items()
+            if subject in other.results
+        ],
+        conditions=[
+            _compared(place, a, b, p)
+            for place, (a, b), p in zip(shared, pairs, adjusted, strict=True)
+        ],
+        only=(len(one.entries) - len(shared), len(other.entries) - len(shared)),
+    )
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write it as one self-contained page."""
+    page = environment().get_template("comparison.html.j2")
+    write_text(path, page.render(c=comparison, style=style()))
+    return path
+
+
+def _subject(result: Result) -> tuple[str, str, str, str]:
+    return result["phase_name"], result["model"], result["quantization"], result["method"]
+
+
+def _p(first: Result, second: Result) -> float:
+    p = p_difference(first, second)
+    assert p is not None  # there are two
+    return p
+
+
+def _compared(place: _Place, first: Result, second: Result, p: float) -> Conditions:
+    _, model, precision, method, layer, _, _ = place
+    said = {sample["prompt"]: sample["response"] for sample in first["samples"]}
+    both = [sample for sample in second["samples"] if sample["prompt"] in said]
+    return Conditions(
+        model=model,
+        precision=precision,
+        method=method,
+        layer_idx=layer,
+        multiplier=second["multiplier"],
+        first=first["coherent_refusal_rate"],
+        second=second["coherent_refusal_rate"],
+        p_holm=p,
+        n_texts=sum(said[sample["prompt"]] != sample["response"] for sample in both),
+        n_prompts=len(both),
+        keys=(first["key"], second["key"]),
+    )
+
+
+def _changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Change]:
+    one, other = dict(_flat(first)), dict(_flat(second))
+    return [
+        Change(name, one.get(name), other.get(name))
+        for name in {**one, **other}
+        if one.get(name) != other.get(name)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested fields by their path, such as `budget.total`."""
+    for name, held in value.items():
+        if isinstance(held, Mapping):
+            yield from _flat(held, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", held

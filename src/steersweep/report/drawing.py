@@ -1,0 +1,196 @@
+"""Which figures a run has, drawn once: files for papers, and the same in the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steersweep.conditions import AUTO
+from steersweep.experiment.analysis import layer_cosines
+from steersweep.report.figures import depth, failures, methods, precisions, sizes, transfers
+from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
+from steersweep.report.figures.style import Looks, drawing, inline_svg, save
+from steersweep.report.run import Run
+
+Result = dict[str, Any]
+
+_MOST_MAPS = 24  # as files; the page has all of them
+_MOST_RESULTS = 60  # whose directions are compared between layers
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the page.
+
+    Attributes:
+        name: of its files.
+        title: what it shows.
+        note: how to read it, and what it rests on.
+        svg: to put into the page.
+    """
+
+    name: str
+    title: str
+    note: str
+    svg: str
+
+
+@dataclass
+class Drawn:
+    """The figures of a run: those shown in the page, and all files."""
+
+    shown: list[Shown] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    left_out: str = ""
+
+
+def draw(run: Run, folder: Path) -> Drawn:
+    """Draw what the run has data for; files of an earlier report are replaced."""
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):
+        old.unlink()
+    drawn = Drawn()
+    with drawing():
+        for name, title, note, make in _figures(run):
+            figure = make()
+            drawn.files.append(save(figure, folder / name))
+            drawn.shown.append(Shown(name, title, note, inline_svg(figure, name, title)))
+            plt.close(figure)
+        _draw_maps(run, folder, drawn)
+    return drawn
+
+
+Figure = tuple[str, str, str, Callable[[], Any]]
+
+
+def _figures(run: Run) -> list[Figure]:
+    """Name, title, note and maker of each figure there is data for, in the reader's order."""
+    first = next((run.of_phase(r["phase_name"]) for r in run.results), [])
+    looks = Looks([result["family"] for result in run.results])
+    found: list[Figure] = []
+
+    def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
+        found.append((name, title, note, make))
+
+    swept = [result for result in first if "@" not in result["method"]]
+    if any(len({e["layer_idx"] for e in result["conditions"]}) > 1 for result in swept):
+        add(
+            "rate_by_depth",
+            "Coherent refusals by depth",
+            "At each start layer the strength that does best. Bars: 95 % intervals over unique "
+            "prompts, not corrected for having picked the best.",
+            lambda: depth.depth_figure(swept, looks),
+        )
+    if depth.has_strengths(swept):
+        add(
+            "rate_by_strength",
+            "Coherent refusals by strength, in both units",
+            f"Each model at its best layer, by {depth.swept_methods(swept)[0].upper()}. Where "
+            "relative strength lines models up, lines lie together more on the right than on the "
+            "left.",
+            lambda: depth.strength_figure(swept, looks),
+        )
+    if methods.compared_cells(swept):
+        add(
+            "methods",
+            "DIM and the other methods",
+            "A point is one layer and strength of one model. On the dotted line both methods "
+            "refuse equally often.",
+            lambda: methods.methods_figure(swept, looks),
+        )
+    matrices = layer_cosines(swept, run.folder) if len(swept) <= _MOST_RESULTS else []
+    matrices = [row for row in matrices if len(row["layers"]) > 1]
+    if matrices:
+        add(
+            "layer_cosines",
+            "Are the directions of different layers alike?",
+            "Cosines between the unit directions found at the layers of one model.",
+            lambda: methods.layer_cosines_figure(matrices),
+        )
+    curves = [c for c in run.decisions.get("size_sweep", {}).get("curves", []) if c["points"]]
+    if curves:
+        add(
+            "size_curves",
+            "Coherent refusals by model size",
+            "Small to large. A shape is named only where intervals keep it apart from others.",
+            lambda: sizes.sizes_figure(curves, looks),
+        )
+    rows = _with_n(run)
+    if rows:
+        add(
+            "precision_cosines",
+            "Directions between precisions",
+            "Cosines at the layer that is steered; above 0.90 a direction counts as preserved.",
+            lambda: precisions.cosines_figure(rows),
+        )
+        add(
+            "precision_rates",
+            "Coherent refusals by precision",
+            "With the direction found in that precision, and with the reference's.",
+            lambda: precisions.precision_rates_figure(rows),
+        )
+    moved = run.decisions.get("transfer_sweep", {}).get("transfers", [])
+    if moved:
+        add(
+            "transfers",
+            "One model's direction in another",
+            "Coherent refusals; on the diagonal a model's own direction.",
+            lambda: transfers.transfers_figure(moved),
+        )
+    add(
+        "failure_modes",
+        "What the answers are",
+        "At the best condition of each model and method, and with a random direction of the same "
+        "length at the same place.",
+        lambda: failures.failures_figure([r for r in first if AUTO not in r["method"]]),
+    )
+    return found if run.results else []
+
+
+def _with_n(run: Run) -> list[dict[str, Any]]:
+    """What phase 3 found by model, with the number of prompts it rests on."""
+    n = {result["model"]: result["conditions"][0]["n_unique"] for result in run.results}
+    rows = run.decisions.get("precision_sweep", {}).get("precisions", [])
+    return [row | {"n_unique": n.get(row["model"], 1)} for row in rows]
+
+
+def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:
+    """A file per model and phase with every method's map; one of all models of the first phase."""
+    from matplotlib import pyplot as plt
+
+    together: dict[tuple[str, str, str], list[Result]] = {}
+    for result in run.results:
+        key = result["phase_name"], result["model"], result["quantization"]
+        together.setdefault(key, []).append(result)
+    maps = {
+        key: held
+        for key, held in together.items()
+        if len(lines_of(held)) * len(strengths_of(held)) > 1
+        and len({result["method"].removesuffix(AUTO) for result in held}) <= 4
+    }
+
+    def keep(models: Sequence[Sequence[Result]], name: str) -> None:
+        figure = map_figure(models)
+        drawn.files.append(save(figure, folder / name))
+        plt.close(figure)
+
+    phases = {phase for phase, _, _ in maps}
+    for (phase, model, precision), held in [*maps.items()][:_MOST_MAPS]:
+        parts = [model, *([phase] * (len(phases) > 1)), precision]
+        keep([held], "layer_strength_" + "_".join(map(_file_name, parts)))
+    if len(maps) > _MOST_MAPS:
+        drawn.left_out = (
+            f"Maps of {len(maps) - _MOST_MAPS} more models are in the page and not in files."
+        )
+    first = next(iter(maps), ("", "", ""))[0]
+    every = [held for (phase, _, _), held in maps.items() if phase == first]
+    if 1 < len(every) <= _MOST_MAPS:
+        keep(every, "layer_strength_all")
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "-" for c in text)

@@ -1,0 +1,117 @@
+"""What a report shows of a run folder, read once; samples are handed on, not kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steersweep import gates
+from steersweep.errors import InputError
+from steersweep.experiment.budget import Ledger
+from steersweep.experiment.corrected import apply_reviews
+from steersweep.experiment.findings import TITLES
+from steersweep.experiment.reviews import read_reviews
+from steersweep.experiment.status import decided, status
+from steersweep.store import RunStore
+
+Result = dict[str, Any]
+
+_BY_NUMBER = dict(zip("01234", TITLES, strict=False))
+
+
+@dataclass
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: where it is.
+        plan: its frozen settings.
+        results: result objects without samples, each with its `file` and `phase_name`.
+        status: of a study, see `status`; None for a sweep.
+        decisions: of a study, by phase.
+        jobs: what the ledger holds, one row per job.
+        signatures: of gates, as signed.
+        n_reviews: labels that people gave.
+    """
+
+    folder: Path
+    plan: Mapping[str, Any]
+    results: list[Result] = field(default_factory=list)
+    status: Mapping[str, Any] | None = None
+    decisions: dict[str, Any] = field(default_factory=dict)
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    signatures: list[dict[str, Any]] = field(default_factory=list)
+    n_reviews: int = 0
+
+    @property
+    def name(self) -> str:
+        """The study's name, or the folder's."""
+        return str(self.plan.get("name") or self.folder.resolve().name)
+
+    def of_phase(self, name: str) -> list[Result]:
+        """Results of a phase."""
+        return [result for result in self.results if result["phase_name"] == name]
+
+
+def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result: None) -> Run:
+    """Everything but samples and directions.
+
+    Args:
+        folder: a run folder of a sweep or a study.
+        on_result: given each result whole, with its samples, before they are dropped.
+
+    Raises:
+        InputError: no run there, or a result file that cannot be read.
+    """
+    store = RunStore.existing(folder)
+    run = Run(folder, store.plan)
+    reviews = read_reviews(folder)
+    run.n_reviews = len(reviews)
+    for path, held in _result_files(folder):
+        for result in held:
+            if "conditions" not in result:
+                continue  # a verification
+            entry = apply_reviews(result, reviews) | {
+                "file": f"results/{path.name}",
+                "phase_name": _BY_NUMBER[str(result["phase"])],
+            }
+            on_result(entry)
+            run.results.append(_without_samples(entry))
+    if run.plan.get("kind") == "study":
+        run.status, run.decisions = status(folder), decided(folder)
+        run.jobs = Ledger(folder).jobs()
+    run.signatures = gates.signatures(folder)
+    return run
+
+
+def _result_files(folder: Path) -> Iterator[tuple[Path, list[Result]]]:
+    """The newest file of each kind; names end in the time a run began."""
+    newest: dict[str, Path] = {}
+    for path in sorted((folder / "results").glob("*.json")):
+        newest[path.stem.rsplit("_", 1)[0]] = path
+    for path in newest.values():
+        try:
+            held = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(
+                f"{path}: is not whole JSON ({error}); run the same command again to write it anew"
+            ) from error
+        yield path, held
+
+
+def _without_samples(result: Result) -> Result:
+    def bare(entry: Result | None) -> Result | None:
+        return entry and {name: value for name, value in entry.items() if name != "samples"}
+
+    controls = result["controls"]
+    return result | {
+        "conditions": [bare(entry) for entry in result["conditions"]],
+        "controls": {
+            "unsteered": bare(controls["unsteered"]),
+            "random_direction": bare(controls["random_direction"]),
+            "random_directions": [bare(entry) for entry in controls["random_directions"]],
+        },
+    }
