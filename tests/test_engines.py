@@ -223,6 +223,7 @@ def scheduler(engine: Engine, folder: Path, limits: Limits | None = None, **plan
         limits or Limits(),
         engine,
         on_progress=lambda _progress: None,
+        on_finished=lambda _name: None,
         on_line=lambda _line: None,
     )
 

@@ -237,7 +237,7 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
 
 def test_decide_shows_verdicts_and_what_follows(finished: Path, tmp_path: Path) -> None:
     shown = run("decide", str(finished), cwd=tmp_path).stdout
-    assert "Phase 1, families and layers" in shown
+    assert "Phase 1: families and layers" in shown
     assert "size curve" in shown
     assert "int8 with the direction from fp32" in shown
     rows = json.loads((finished / "decisions" / "family_sweep.json").read_text())["outcomes"]

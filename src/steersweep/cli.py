@@ -501,7 +501,8 @@ def verify_cosmic(
     Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
     """
     from steersweep.errors import InputError
-    from steersweep.report.terminal import print_checks, sweep_progress
+    from steersweep.report.live import live_view
+    from steersweep.report.terminal import print_checks
     from steersweep.verification.fixtures import built_in_fixtures
     from steersweep.verification.verify import REPORT_NAME, Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
@@ -519,13 +520,13 @@ def verify_cosmic(
         if not quiet:
             typer.echo(f"comparing with {name} ...", err=True)
 
-    with sweep_progress(quiet=quiet) as progress:
+    with live_view(quiet=quiet) as view:
         result, path = verify(
             fixtures or built_in_fixtures(),
             out,
             reproduction=run or None,
             on_fixture=on_fixture,
-            on_progress=progress.on_progress,
+            on_progress=view.on_progress,
         )
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -652,20 +653,25 @@ def _engine(name: str, device: str, address: str | None, storage: str | None) ->
 
 def _run_here(plan: Plan, out: Path, options: StudyOptions, engine: Engine, quiet: bool) -> None:
     """Run a study from this process; at a gate, show what its phase found."""
+    from steersweep.experiment.budget import Ledger
     from steersweep.experiment.status import decided
     from steersweep.experiment.study import GateStop, run_study
+    from steersweep.report.live import live_view
     from steersweep.report.study_table import print_decision
-    from steersweep.report.terminal import sweep_progress
 
+    total = plan.data.get("budget", {}).get("total")
+    budget = options.budget if options.budget is not None else total
+    ledger = Ledger(out)
     try:
-        with sweep_progress(quiet=quiet) as progress:
+        with live_view(quiet=quiet, spent=ledger.spent, budget=budget) as view:
             run_study(
                 plan,
                 out,
                 options,
                 engine=engine,
-                on_progress=progress.on_progress,
-                on_line=lambda line: None if quiet else typer.echo(line, err=True),
+                on_progress=view.on_progress,
+                on_job=view.on_job,
+                on_line=view.on_line,
             )
     except GateStop as stop:
         print_decision(stop.phase, decided(out)[stop.phase])
@@ -866,19 +872,20 @@ def _run_and_show(
 ) -> None:
     from steersweep.experiment.runner import run_sweep
     from steersweep.report.html import write_report
-    from steersweep.report.terminal import power_line, print_verdicts, sweep_progress
+    from steersweep.report.live import live_view
+    from steersweep.report.terminal import power_line, print_verdicts
 
     _quiet_libraries()
     if not quiet:
         cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
         typer.echo(power_line(len(settings.test.prompts), cells), err=True)
-    with sweep_progress(quiet=quiet) as progress:
+    with live_view(quiet=quiet) as view:
         outcome = run_sweep(
             settings,
             out,
             device=device,
-            on_progress=progress.on_progress,
-            on_model=progress.on_model,
+            on_progress=view.on_progress,
+            on_model=view.on_model,
         )
     report = write_report(out)
     if as_json:

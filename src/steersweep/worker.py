@@ -94,6 +94,8 @@ class Progress:
         total: conditions of the job.
         fraction: share of the whole job, counting steps inside the running batch, 0 to 1.
         note: what is going on, in a few words.
+        rows: responses of the whole job.
+        job: the job's name, where several run at the same time; else empty.
     """
 
     model: str
@@ -101,6 +103,8 @@ class Progress:
     total: int
     fraction: float
     note: str
+    rows: int = 0
+    job: str = ""
 
 
 OnProgress = Callable[[Progress], None]
@@ -128,7 +132,8 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
     def tell(note: str, running: float = 0.0) -> None:
         fraction = (len(done) + running) / len(conditions)
-        on_progress(Progress(job.source.name, len(done), len(conditions), fraction, note))
+        rows = len(conditions) * len(job.test.prompts)
+        on_progress(Progress(job.source.name, len(done), len(conditions), fraction, note, rows))
 
     if not unfinished(job, store):
         return tell("already finished")

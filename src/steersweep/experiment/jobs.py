@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from steersweep.engines.engine import Engine, Work
 from steersweep.errors import InputError, SteersweepError
@@ -26,6 +26,26 @@ class ChangedWeights(SteersweepError):
     exit_code = 2
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A job that is done.
+
+    Attributes:
+        phase: it belongs to.
+        sweep: what it ran.
+        results: what it found, one per method.
+        earlier: whether an earlier run had finished it.
+    """
+
+    phase: str
+    sweep: Sweep
+    results: list[Result]
+    earlier: bool
+
+
+OnJob = Callable[[Ended], None]
+
+
 class Jobs:
     """Runs sweeps in a study's folder.
 
@@ -39,6 +59,7 @@ class Jobs:
         accept: `model:NAME` of every model whose changed weights are accepted.
         accept_mismatch: go on whatever the smoke test finds.
         on_progress: told of progress within a job.
+        on_job: told of each job that is done.
         on_line: told what a person should read.
     """
 
@@ -54,6 +75,7 @@ class Jobs:
         accept: Collection[str],
         accept_mismatch: bool,
         on_progress: OnProgress,
+        on_job: OnJob,
         on_line: Callable[[str], None],
     ) -> None:
         self.plan = plan
@@ -65,8 +87,16 @@ class Jobs:
         self.say = on_line
         self._engine = engine
         self._ledger = Ledger(store.folder)
+        self._on_job = on_job
+        self._running: dict[str, tuple[str, Sweep, Job]] = {}
         self._scheduler = Scheduler(
-            plan, self._ledger, limits, engine, on_progress=on_progress, on_line=on_line
+            plan,
+            self._ledger,
+            limits,
+            engine,
+            on_progress=on_progress,
+            on_finished=self._ended,
+            on_line=on_line,
         )
 
     def run(
@@ -87,9 +117,13 @@ class Jobs:
             except InputError as error:
                 failures[str(sweep)] = str(error)
         self._note_conditions(phase, [job for _, job in jobs])
-        tasks = [
-            self._task(phase, sweep, job) for sweep, job in jobs if unfinished(job, self.store)
-        ]
+        tasks = []
+        for sweep, job in jobs:
+            self._running[str(sweep)] = phase, sweep, job
+            if unfinished(job, self.store):
+                tasks.append(self._task(phase, sweep, job))
+            else:
+                self._ended(str(sweep), earlier=True)
         for name, reason in self._scheduler.run(phase, tasks).items():
             failures[name] = str(reason)
         held = self.store.get_once(f"phases/{phase}-failures.json") or {}
@@ -159,6 +193,16 @@ class Jobs:
         kind = self._engine.kind(sweep.model.gpu)
         work = Work(str(sweep), job, kind, sweep.timeout_s, folder, labels)
         return Task(work, seconds)
+
+    def _ended(self, name: str, *, earlier: bool = False) -> None:
+        if name not in self._running:
+            return  # the verification's, whose results are its own
+        phase, sweep, job = self._running.pop(name)
+        results = [
+            result | {"phase": sweep.phase}
+            for result in sweep_results(self.store, [job], self.created)
+        ]
+        self._on_job(Ended(phase, sweep, results, earlier))
 
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
         """Result objects; the sweeps of a model in one precision are one result per method."""

@@ -61,6 +61,7 @@ class Scheduler:
         limits: hard stops.
         engine: where work runs.
         on_progress: told of progress within a job.
+        on_finished: told the name of each job that finished.
         on_line: told what a person should read.
     """
 
@@ -72,6 +73,7 @@ class Scheduler:
         engine: Engine,
         *,
         on_progress: OnProgress,
+        on_finished: Callable[[str], None],
         on_line: Callable[[str], None],
     ) -> None:
         self._plan = plan
@@ -79,6 +81,7 @@ class Scheduler:
         self._limits = limits
         self._engine = engine
         self._on_progress = on_progress
+        self._on_finished = on_finished
         self._say = on_line
         self._running: dict[str, _Running] = {}
         self._waiting: deque[Task] = deque()
@@ -159,11 +162,13 @@ class Scheduler:
             running.gpu, running.price = event.gpu, self._plan.price(event.gpu) / 3600
         if not event.is_end:
             if event.progress is not None:
-                self._on_progress(event.progress)
+                self._on_progress(replace(event.progress, job=event.work))
             self._hold_to_limits(phase, running)
             return
         self._settle(phase, running, whole=event.kind == "finished")
-        if event.kind == "lost":
+        if event.kind == "finished":
+            self._on_finished(event.work)
+        elif event.kind == "lost":
             self._again(running.task, event.error)
         elif isinstance(event.error, Cancelled) and running.cancelled is not None:
             if running.cancelled is not self._stop:

@@ -21,7 +21,7 @@ from steersweep.experiment import analysis, decisions, phases
 from steersweep.experiment.budget import Limits
 from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.experiment.findings import append_findings
-from steersweep.experiment.jobs import Jobs
+from steersweep.experiment.jobs import Jobs, OnJob
 from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
 from steersweep.experiment.results import Result
@@ -83,6 +83,7 @@ def run_study(
     *,
     engine: Engine | None = None,
     on_progress: OnProgress = lambda _progress: None,
+    on_job: OnJob = lambda _ended: None,
     on_line: Callable[[str], None] = lambda _line: None,
 ) -> RunStore:
     """Run every phase up to its gate, as far as signatures and budget allow.
@@ -93,6 +94,7 @@ def run_study(
         options: how.
         engine: where jobs run; None: this machine.
         on_progress: told of progress within a job.
+        on_job: told of each job that is done, those of earlier runs included.
         on_line: told what a person should read.
 
     Raises:
@@ -118,7 +120,7 @@ def run_study(
         engine = engine or local_engine()
         engine.open(out)
         try:
-            _Study(plan, store, options, engine, on_progress, on_line).run()
+            _Study(plan, store, options, engine, on_progress, on_job, on_line).run()
         finally:
             engine.close()
     return store
@@ -155,6 +157,7 @@ class _Study:
         options: StudyOptions,
         engine: Engine,
         on_progress: OnProgress,
+        on_job: OnJob,
         on_line: Callable[[str], None],
     ) -> None:
         self.plan = plan
@@ -176,6 +179,7 @@ class _Study:
             accept=options.accept,
             accept_mismatch=options.accept_mismatch,
             on_progress=on_progress,
+            on_job=on_job,
             on_line=on_line,
         )
 

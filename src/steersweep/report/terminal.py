@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from steersweep import worker
 from steersweep.experiment.reviews import Agreement
 from steersweep.experiment.verdict import FLAG_NOTES
 from steersweep.report.comparison import Comparison
@@ -22,87 +18,7 @@ from steersweep.verification.report import shown_difference
 
 Result = dict[str, Any]
 
-_PLAIN_LINE_EVERY = 10.0  # seconds
 OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
-
-
-class SweepProgress:
-    """Progress over all models of a sweep; `on_model` and `on_progress` feed it."""
-
-    def __init__(self, show: _Show) -> None:
-        self._show = show
-        self._index, self._count = 0, 1
-        self._started = time.monotonic()
-        self._first_fraction: float | None = None
-
-    def on_model(self, index: int, count: int) -> None:
-        """A model is about to run."""
-        self._index, self._count = index, count
-
-    def on_progress(self, progress: worker.Progress) -> None:
-        """Something happened within the model."""
-        overall = (self._index + progress.fraction) / self._count
-        if self._first_fraction is None:  # what an earlier run did took no time of this one
-            self._first_fraction = overall
-        gained = overall - self._first_fraction
-        elapsed = time.monotonic() - self._started
-        left = elapsed / gained * (1 - overall) if gained > 0.01 else None
-        where = f"{progress.model} ({self._index + 1}/{self._count})"
-        line = f"{where}: {progress.done}/{progress.total} conditions, {progress.note}"
-        self._show(overall, line, left)
-
-
-class _Show:
-    """Where progress goes. This one shows nothing."""
-
-    def __call__(self, fraction: float, line: str, seconds_left: float | None) -> None:
-        pass
-
-
-class _PlainLines(_Show):
-    """Now and then a whole line, for logs and pipes."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last = 0.0
-
-    def __call__(self, fraction: float, line: str, seconds_left: float | None) -> None:
-        now = time.monotonic()
-        if now - self._last < _PLAIN_LINE_EVERY and fraction < 1:
-            return
-        self._last = now
-        self._console.print(f"{fraction:4.0%}  {line}{_time_left(seconds_left)}", highlight=False)
-
-
-class _Bar(_Show):
-    """A live bar, for a person at a terminal."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("starting", total=1.0, left="")
-
-    def __call__(self, fraction: float, line: str, seconds_left: float | None) -> None:
-        left = _time_left(seconds_left)
-        self._progress.update(self._task, completed=fraction, description=line, left=left)
-
-
-class _LeftColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.percentage:3.0f}%{task.fields['left']}")
-
-
-@contextmanager
-def sweep_progress(*, quiet: bool) -> Iterator[SweepProgress]:
-    """Progress on standard error: a live bar at a terminal, plain lines elsewhere, or nothing."""
-    console = Console(stderr=True)
-    if quiet:
-        yield SweepProgress(_Show())
-    elif not console.is_terminal:
-        yield SweepProgress(_PlainLines(console))
-    else:
-        columns = (BarColumn(24), _LeftColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=console, transient=True) as progress:
-            yield SweepProgress(_Bar(progress))
 
 
 def power_line(n_prompts: int, n_conditions: int) -> str:
@@ -365,10 +281,3 @@ def _methods(results: Sequence[Result]) -> Iterator[str]:
             yield f"{where}: cosine with DIM's direction by layer: {shown}"
         for note in extraction["notes"]:
             yield f"{where}: {note}"
-
-
-def _time_left(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f", {minutes} min {rest:02d} s left" if minutes else f", {rest} s left"

@@ -66,7 +66,9 @@ def failures_figure(results: Sequence[Result]) -> Any:
         "other": (COLOURS["other"], "", LABELS["other"]),
     }
     styles = {
-        kind: style for kind, style in styles.items() if any(parts[kind] > 0 for _, parts in rows)
+        kind: style
+        for kind, style in styles.items()
+        if any(parts[kind] > 0.005 for _, parts in rows)
     }
     left = [0.0] * len(rows)
     y = [-index for index in range(len(rows))]

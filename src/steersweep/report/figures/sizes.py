@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steersweep.report.figures.style import PAGE, Looks, percent_axis, short
+from steersweep.report.figures.style import DASHES, PAGE, TEXT, Looks, percent_axis, short
 
 Curve = Mapping[str, Any]
 
@@ -13,6 +13,7 @@ Curve = Mapping[str, Any]
 def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
     """Small to large from left to right; bars are 95 % intervals of the unique prompts."""
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     families = list(dict.fromkeys(curve["family"] for curve in curves))
     methods = list(dict.fromkeys(curve["method"] for curve in curves))
@@ -21,7 +22,7 @@ def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(min(PAGE, 0.6 + 2.2 * columns), 0.5 + 1.9 * rows),
+        figsize=(min(PAGE, 0.6 + 2.2 * columns), 0.6 + 2.1 * rows),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -44,17 +45,22 @@ def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
                 ],
                 color=looks.colour(family),
                 marker=looks.marker(family),
-                linestyle=("-", "--", ":", "-.")[methods.index(curve["method"]) % 4],
+                linestyle=DASHES[methods.index(curve["method"]) % len(DASHES)],
                 elinewidth=0.9,
-                label=f"{curve['method']}: {curve['shape']}",
+                label=curve["method"].upper(),
             )
-        axis.set_title(family)
+        shapes = [f"{curve['method'].upper()} {curve['shape']}" for curve in own]
+        axis.set_title("\n".join([family, *shapes]))
         axis.set_xticks(
             range(len(models)), [short(model).removeprefix(f"{family}-") for model in models]
         )
         axis.set_xlim(-0.4, len(models) - 0.6)
-        axis.legend(loc="best")
         percent_axis(axis)
+    handles = [
+        Line2D([], [], color=TEXT, linestyle=DASHES[i % len(DASHES)], label=method.upper())
+        for i, method in enumerate(methods)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(methods))
     for line in axes:
         line[0].set_ylabel("coherent refusals")
     return figure

@@ -23,7 +23,7 @@ LABELS = {
 }
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ("-", "--", ":", "-.")
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 class Looks:
@@ -39,10 +39,6 @@ class Looks:
     def marker(self, name: str) -> str:
         """Of a family or model."""
         return _MARKERS[self._names.index(name) % len(_MARKERS)]
-
-    def dashes(self, name: str) -> str:
-        """Of a method."""
-        return _DASHES[self._names.index(name) % len(_DASHES)]
 
 
 @contextmanager

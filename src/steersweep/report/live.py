@@ -1,0 +1,232 @@
+"""A run as it happens: a live picture at a terminal, calm lines in pipes and CI, or nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from steersweep.experiment.findings import TITLES
+from steersweep.experiment.jobs import Ended
+from steersweep.worker import Progress
+
+_PLAIN_LINE_EVERY = 10.0  # seconds, per job
+_LONG_AGO = 60.0  # seconds after which a job that says nothing leaves the picture
+
+
+@dataclass
+class Pace:
+    """How fast a job is, from what happened while we looked."""
+
+    progress: Progress
+    started: float
+    first: float
+    seen: float
+
+    @property
+    def _gained(self) -> float:
+        return self.progress.fraction - self.first
+
+    def seconds_left(self) -> float | None:
+        """None while too little happened to say."""
+        if self._gained < 0.01:
+            return None
+        return (self.seen - self.started) / self._gained * (1 - self.progress.fraction)
+
+    def rows_per_second(self) -> float | None:
+        """Responses per second, counting shares of those that are being generated."""
+        elapsed = self.seen - self.started
+        if self._gained < 0.01 or elapsed <= 0:
+            return None
+        return self._gained * self.progress.rows / elapsed
+
+
+class View:
+    """What is shown of a run; this one shows nothing.
+
+    Args:
+        now: a clock, in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self.jobs: dict[str, Pace] = {}
+        self.models: tuple[int, int] | None = None
+
+    def on_model(self, index: int, count: int) -> None:
+        """A sweep's next model begins."""
+        self.models = index, count
+
+    def on_progress(self, progress: Progress) -> None:
+        """Something happened within a job."""
+        name = progress.job or progress.model
+        now = self.now()
+        pace = self.jobs.get(name)
+        if pace is None:
+            # What an earlier run did took no time of this one.
+            pace = self.jobs[name] = Pace(progress, now, progress.fraction, now)
+        pace.progress, pace.seen = progress, now
+        self.show(name, pace)
+        if progress.fraction >= 1:
+            del self.jobs[name]
+
+    def on_line(self, line: str) -> None:
+        """Something that a person should read."""
+
+    def on_job(self, ended: Ended) -> None:
+        """A job ended; `ended.results` is what it found."""
+        self.jobs.pop(str(ended.sweep), None)
+        if not ended.earlier:
+            for line in verdict_lines(ended):
+                self.on_line(line)
+
+    def show(self, name: str, pace: Pace) -> None:
+        """Show what is new about a job."""
+
+
+class Lines(View):
+    """Now and then a whole line, for logs and pipes."""
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
+        self._console = console
+        self._last: dict[str, float] = {}
+
+    def on_line(self, line: str) -> None:
+        """Print it."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, name: str, pace: Pace) -> None:
+        """A line per job, not too often."""
+        if pace.seen - self._last.get(name, -_PLAIN_LINE_EVERY) < _PLAIN_LINE_EVERY and (
+            pace.progress.fraction < 1
+        ):
+            return
+        self._last[name] = pace.seen
+        progress = pace.progress
+        where = name if self.models is None else f"{name} ({self.models[0] + 1}/{self.models[1]})"
+        self.on_line(
+            f"{progress.fraction:4.0%}  {where}: {progress.done}/{progress.total} conditions, "
+            f"{progress.note}{_speed(pace)}{_left(pace)}"
+        )
+
+
+class Screen(View):
+    """A picture that is drawn again and again, for a person at a terminal.
+
+    Args:
+        spent: USD spent or reserved so far; None where nothing costs money.
+        budget: stop in USD, or None.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        spent: Callable[[], float] | None = None,
+        budget: float | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(now)
+        self._live = live
+        self._spent = spent
+        self._budget = budget
+        self._phase = ""
+        self._verdict = ""
+        live.get_renderable = self.picture  # type: ignore[method-assign]
+
+    def on_line(self, line: str) -> None:
+        """Above the picture, where it stays; a phase begins in the picture's first line."""
+        if line.startswith("phase ") and line[6:] in TITLES:
+            self._phase = TITLES[line[6:]]
+        else:
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def on_job(self, ended: Ended) -> None:
+        """Keep the last verdict in sight."""
+        super().on_job(ended)
+        lines = verdict_lines(ended)
+        self._verdict = lines[-1] if lines else self._verdict
+
+    def picture(self) -> RenderableType:
+        """Phase and money, a line per running job, the last verdict."""
+        head = Text(self._phase, style="bold")
+        if self.models is not None:
+            head = Text(f"model {self.models[0] + 1} of {self.models[1]}", style="bold")
+        if self._spent is not None:
+            spent = self._spent()
+            head.append(f"  {spent:.2f} USD spent or reserved", style="default not bold")
+            if self._budget is not None:
+                head.append(f", {self._budget - spent:.2f} left", style="default not bold")
+        jobs = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            jobs.add_column(no_wrap=True)
+        now = self.now()
+        for name, pace in self.jobs.items():
+            if now - pace.seen > _LONG_AGO and len(self.jobs) > 1:
+                continue
+            progress = pace.progress
+            jobs.add_row(
+                escape(name),
+                ProgressBar(total=1.0, completed=progress.fraction, width=18),
+                f"{progress.fraction:4.0%}{_left(pace)}",
+                escape(f"{progress.done}/{progress.total}, {progress.note}{_speed(pace)}"),
+            )
+        last = [Text(f"last: {self._verdict}", style="dim")] if self._verdict else []
+        return Group(head, jobs, *last)
+
+
+@contextmanager
+def live_view(
+    *, quiet: bool, spent: Callable[[], float] | None = None, budget: float | None = None
+) -> Iterator[View]:
+    """Show a run on standard error in the way that suits it.
+
+    Args:
+        quiet: show nothing.
+        spent: see `Screen`.
+        budget: see `Screen`.
+    """
+    console = Console(stderr=True)
+    if quiet:
+        yield View()
+    elif not console.is_terminal:
+        yield Lines(console)
+    else:
+        with Live(console=console, transient=True, refresh_per_second=4) as live:
+            yield Screen(live, spent, budget)
+
+
+def verdict_lines(ended: Ended) -> list[str]:
+    """The verdicts of a job in a line each."""
+    lines = []
+    for result in ended.results:
+        verdict, best = result["verdict"], result["verdict"]["best"]
+        low, high = verdict["interval"]
+        lines.append(
+            f"{ended.sweep}, {result['method']}: {verdict['outcome']}, "
+            f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent "
+            f"from layer {best['layer_idx']} of {result['n_layers']}, "
+            f"{best['garbled_rate']:.0%} garbled"
+        )
+    return lines
+
+
+def _speed(pace: Pace) -> str:
+    speed = pace.rows_per_second()
+    return "" if speed is None else f", {speed:.3g} rows/s"
+
+
+def _left(pace: Pace) -> str:
+    seconds = pace.seconds_left()
+    if seconds is None or pace.progress.fraction >= 1:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f", {minutes} min {rest} s left" if minutes else f", {rest} s left"
