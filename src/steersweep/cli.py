@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steersweep.experiment.reviews import Item
     from steersweep.experiment.study import StudyOptions
     from steersweep.experiment.sweep import SweepSettings
+    from steersweep.tracking.tracker import Tracker
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,6 +74,12 @@ MethodsOption = Annotated[
 MismatchOption = Annotated[
     bool,
     typer.Option("--accept-mismatch", help="Go on whatever is found wrong with a model."),
+]
+TrackOption = Annotated[
+    str | None, typer.Option(help="Tell a tracker: none, wandb or trackio [default: the plan's].")
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="W&B: write runs here and send nothing.")
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
 
@@ -139,6 +146,8 @@ def sweep(
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     accept_mismatch: MismatchOption = False,
+    track: Annotated[str, typer.Option(help="Tell a tracker: none, wandb or trackio.")] = "none",
+    offline: OfflineOption = False,
     out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL].")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -151,6 +160,7 @@ def sweep(
     """
     from steersweep.experiment.sweep import make_settings
     from steersweep.model_source import find_model
+    from steersweep.tracking.tracker import open_tracker
 
     source = find_model(model, revision=revision, trust_remote_code=trust_remote_code)
     settings = make_settings(
@@ -170,7 +180,11 @@ def sweep(
         accept_mismatch=accept_mismatch,
     )
     name = source.name.replace(":", "-").replace("/", "-")
-    _run_and_show(settings, out or Path("runs") / name, device, as_json=as_json, quiet=quiet)
+    folder = out or Path("runs") / name
+    tracker = open_tracker(track, folder, online=not offline)
+    _run_and_show(settings, folder, device, as_json=as_json, quiet=quiet)
+    if tracker is not None:
+        _tell_all(folder, tracker, quiet=quiet or as_json)
 
 
 @app.command()
@@ -599,6 +613,8 @@ def run(
     detach: Annotated[
         bool, typer.Option("--detach", help="Modal: begin, and do not wait for the end.")
     ] = False,
+    track: TrackOption = None,
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
@@ -611,6 +627,7 @@ def run(
     from steersweep.experiment.status import decided
     from steersweep.experiment.study import StudyOptions
     from steersweep.report.study_table import print_decision
+    from steersweep.tracking.tracker import open_tracker
 
     if engine not in ("local", "ray", "modal"):
         raise InputError(f"--engine {engine}: choose local, ray or modal")
@@ -633,10 +650,21 @@ def run(
     options = StudyOptions(
         phase, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
     )
+    wanted = {} if track is None else {"tracker": track}
+    tracking = loaded.data.get("tracking", {}) | wanted | ({"online": False} if offline else {})
+    tracker = open_tracker(
+        tracking.get("tracker", "none"),
+        out,
+        online=tracking.get("online", True),
+        entity=tracking.get("entity"),
+    )
     if engine == "modal":
         _run_away(loaded, out, options, detach=detach, quiet=quiet)
+        if tracker is not None:
+            _tell_all(out, tracker, quiet=quiet)
     else:
-        _run_here(loaded, out, options, _engine(engine, device, ray_address, ray_storage), quiet)
+        where = _engine(engine, device, ray_address, ray_storage)
+        _run_here(loaded, out, options, where, tracker, quiet)
     last = phase or "final"
     print_decision(last, decided(out)[last])
     typer.echo(f"\n{loaded.name}: every phase asked for is done")
@@ -651,33 +679,95 @@ def _engine(name: str, device: str, address: str | None, storage: str | None) ->
     return local_engine(device) if name == "local" else RayEngine(address, storage)
 
 
-def _run_here(plan: Plan, out: Path, options: StudyOptions, engine: Engine, quiet: bool) -> None:
+def _run_here(
+    plan: Plan,
+    out: Path,
+    options: StudyOptions,
+    engine: Engine,
+    tracker: Tracker | None,
+    quiet: bool,
+) -> None:
     """Run a study from this process; at a gate, show what its phase found."""
     from steersweep.experiment.budget import Ledger
+    from steersweep.experiment.jobs import Ended
     from steersweep.experiment.status import decided
     from steersweep.experiment.study import GateStop, run_study
     from steersweep.report.live import live_view
     from steersweep.report.study_table import print_decision
+    from steersweep.tracking.record import runs_of_job
+    from steersweep.tracking.tracker import Tracking
 
     total = plan.data.get("budget", {}).get("total")
     budget = options.budget if options.budget is not None else total
-    ledger = Ledger(out)
     try:
-        with live_view(quiet=quiet, spent=ledger.spent, budget=budget) as view:
-            run_study(
-                plan,
-                out,
-                options,
-                engine=engine,
-                on_progress=view.on_progress,
-                on_job=view.on_job,
-                on_line=view.on_line,
-            )
+        with live_view(quiet=quiet, spent=Ledger(out).spent, budget=budget) as view:
+            tracking = None if tracker is None else Tracking(out, tracker, view.on_line)
+
+            def on_job(ended: Ended) -> None:
+                view.on_job(ended)
+                if tracking is not None:
+                    tracking.tell(runs_of_job(plan, ended))
+
+            try:
+                run_study(
+                    plan,
+                    out,
+                    options,
+                    engine=engine,
+                    on_progress=view.on_progress,
+                    on_job=on_job,
+                    on_line=view.on_line,
+                )
+            finally:
+                if tracking is not None:
+                    tracking.finish()
     except GateStop as stop:
         print_decision(stop.phase, decided(out)[stop.phase])
         _write_report(out)
         typer.echo()
         raise
+
+
+@app.command()
+def track(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
+    to: Annotated[str, typer.Option(help="wandb or trackio.")] = "wandb",
+    offline: OfflineOption = False,
+) -> None:
+    """Tell a tracker of a run that is there, and send what has not arrived.
+
+    Example: `steersweep track study --to wandb`
+    """
+    from steersweep.store import RunStore
+    from steersweep.tracking.tracker import open_tracker
+
+    held = RunStore.existing(folder).plan.get("tracking", {})
+    tracker = open_tracker(to, folder, online=not offline, entity=held.get("entity"))
+    if tracker is not None:
+        _tell_all(folder, tracker)
+
+
+def _tell_all(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None:
+    """Tell a tracker everything a run folder holds, and wait a while for it to arrive."""
+    from steersweep.experiment.reviews import results_in
+    from steersweep.experiment.status import frozen_plan
+    from steersweep.store import RunStore
+    from steersweep.tracking.record import runs_of_study, runs_of_sweep
+    from steersweep.tracking.tracker import Tracking
+
+    store = RunStore.existing(folder)
+    if store.plan.get("kind") == "study":
+        runs = runs_of_study(frozen_plan(store), folder)
+    else:
+        runs = runs_of_sweep([result for _, held in results_in(folder) for result in held], folder)
+    tracking = Tracking(folder, tracker, lambda line: typer.echo(line, err=True))
+    told = tracking.tell(runs)
+    unsent = tracking.finish()
+    if not quiet:
+        typer.echo(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
+        if unsent:
+            again = f"steersweep track {folder} --to {tracker.name}"
+            typer.echo(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
 
 
 def _write_report(folder: Path) -> None:

@@ -33,7 +33,7 @@ class Ended:
     Attributes:
         phase: it belongs to.
         sweep: what it ran.
-        results: what it found, one per method.
+        results: what the phase knows of its model in its precision by now, one per method.
         earlier: whether an earlier run had finished it.
     """
 
@@ -118,8 +118,8 @@ class Jobs:
                 failures[str(sweep)] = str(error)
         self._note_conditions(phase, [job for _, job in jobs])
         tasks = []
+        self._running = {str(sweep): (phase, sweep, job) for sweep, job in jobs}
         for sweep, job in jobs:
-            self._running[str(sweep)] = phase, sweep, job
             if unfinished(job, self.store):
                 tasks.append(self._task(phase, sweep, job))
             else:
@@ -197,12 +197,13 @@ class Jobs:
     def _ended(self, name: str, *, earlier: bool = False) -> None:
         if name not in self._running:
             return  # the verification's, whose results are its own
-        phase, sweep, job = self._running.pop(name)
-        results = [
-            result | {"phase": sweep.phase}
-            for result in sweep_results(self.store, [job], self.created)
+        phase, ended, _ = self._running[name]
+        same = [
+            (sweep, job)
+            for _, sweep, job in self._running.values()
+            if (sweep.model.name, sweep.precision) == (ended.model.name, ended.precision)
         ]
-        self._on_job(Ended(phase, sweep, results, earlier))
+        self._on_job(Ended(phase, ended, self._results(same), earlier))
 
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
         """Result objects; the sweeps of a model in one precision are one result per method."""

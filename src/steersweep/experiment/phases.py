@@ -54,17 +54,30 @@ class Sweep:
 
     @property
     def run_names(self) -> tuple[str, ...]:
-        """What trackers call its runs (source plan, section 4.2)."""
-        name = self.model.name
-        if self.step == "validation":
-            return (f"{name}-layer-validation",)
-        if self.step == "precision":
-            return (f"{name}-{self.precision}",)
-        suffix = {"family": "-layer-sweep", "size": ""}.get(self.step, f"-{self.step}")
-        return tuple(f"{name}-{method}{suffix}" for method in self.methods)
+        """What trackers call its runs."""
+        names = [
+            run_name(self.phase, self.step, self.model.name, self.precision, method)
+            for method in self.methods
+        ]
+        return tuple(dict.fromkeys(names))
 
     def __str__(self) -> str:
         return f"{self.model.name} {self.step} {self.precision}"
+
+
+def run_name(phase: str, step: str, model: str, precision: str, method: str) -> str:
+    """What trackers call a run (source plan, section 4.2).
+
+    Follow-up and fallback go on with phase 1's runs; a method's own choice of layer and borrowed
+    directions belong to the method's run.
+    """
+    method = method.split("@", maxsplit=1)[0]
+    if step == "validation":
+        return f"{model}-layer-validation"
+    if phase == "3":
+        return f"{model}-{precision}"
+    suffix = {"1": "-layer-sweep", "4": "-transfer"}.get(phase, "")
+    return f"{model}-{method}{suffix}"
 
 
 @dataclass(frozen=True)

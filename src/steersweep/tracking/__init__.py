@@ -1,0 +1,1 @@
+"""Where a team already looks: Weights & Biases, or trackio without an account."""

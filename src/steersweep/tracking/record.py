@@ -1,0 +1,234 @@
+"""What a tracker is told: a run per method of a job, a row per condition."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steersweep.experiment.jobs import Ended
+from steersweep.experiment.phases import run_name
+from steersweep.experiment.plan import PHASES, Plan
+from steersweep.experiment.reviews import results_in
+
+Result = dict[str, Any]
+
+# The source plan's, section 4.2.
+FIELDS = (
+    "model_id",
+    "method",
+    "layer_idx",
+    "layer_pct",
+    "multiplier",
+    "relative_strength",
+    "quantization",
+    "refusal_rate",
+    "coherent_refusal_rate",
+    "garbled_refusal_rate",
+    "direction_norm",
+    "n_samples",
+    "n_unique",
+    "sample_outputs",
+    "output_quality",
+)
+SAMPLE_COLUMNS = (
+    "condition",
+    "kind",
+    "method",
+    "layer_idx",
+    "multiplier",
+    "prompt",
+    "response",
+    "quality",
+    "refusal",
+    "finish_reason",
+)
+SWEEPS = "steersweep-sweeps"  # the project of sweeps outside a study
+_SHOWN_OUTPUTS = 3
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run of a tracker.
+
+    Attributes:
+        project: the phase's.
+        name: as the plan calls it, such as `qwen-3b-dim`.
+        group: the study, or the folder of a sweep.
+        tags: family and phase.
+        config: what was run, and with what.
+        rows: a dict per condition: `FIELDS`, and `kind`: steered, unsteered or random direction.
+        samples: a line per response, of `SAMPLE_COLUMNS`.
+        summary: verdict per method.
+        files: directions and condition files, relative to the run folder, by kind.
+        result: the result objects, to be kept as a file.
+    """
+
+    project: str
+    name: str
+    group: str
+    tags: tuple[str, ...]
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    samples: list[list[Any]]
+    summary: dict[str, Any]
+    files: dict[str, list[str]]
+    result: list[Result]
+
+    @property
+    def key(self) -> str:
+        """What it is called among all runs of the folder."""
+        return f"{self.project}/{self.name}"
+
+    @property
+    def digest(self) -> str:
+        """Of what it holds: a run that says the same need not be told again."""
+        text = json.dumps([self.rows, self.samples, self.summary], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def run_id(self, begun: str) -> str:
+        """The same each time the same run is told again; `begun`: when the study began."""
+        return hashlib.sha256(f"{begun} {self.key}".encode()).hexdigest()[:12]
+
+
+def runs_of_job(plan: Plan, ended: Ended) -> list[TrackedRun]:
+    """What a study knows of a model when a job of it is done."""
+    return runs_of_phase(plan, ended.phase, ended.sweep.step, ended.results)
+
+
+def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
+    """Every result file of a study."""
+    found: list[TrackedRun] = []
+    for path, held in results_in(run_folder):
+        results = [result for result in held if "conditions" in result]
+        if not results:
+            continue  # the verification's
+        step = "validation" if "layer_validation" in path.name else ""
+        found += runs_of_phase(plan, PHASES[int(results[0]["phase"])], step, results)
+    return found
+
+
+def runs_of_phase(plan: Plan, phase: str, step: str, results: Iterable[Result]) -> list[TrackedRun]:
+    """Results under the plan's project and run names."""
+    names = {model.model: model.name for model in plan.models.values()}
+    together: dict[str, list[Result]] = {}
+    for result in results:
+        model = names.get(result["model_id"]) or str(result["model"])
+        method, precision = result["method"], result["quantization"]
+        name = run_name(str(result["phase"]), step, model, precision, method)
+        together.setdefault(name, []).append(result)
+    return [
+        tracked(
+            held,
+            plan.project(phase),
+            name,
+            plan.name,
+            (held[0]["family"], f"phase-{held[0]['phase']}"),
+        )
+        for name, held in together.items()
+    ]
+
+
+def runs_of_sweep(results: Iterable[Result], folder: Path) -> list[TrackedRun]:
+    """A sweep's results, a run per model and method."""
+    together: dict[str, list[Result]] = {}
+    for result in results:
+        model = result["model"].removeprefix("lab:").replace("/", "-")
+        name = run_name("1", "sweep", model, result["quantization"], result["method"])
+        together.setdefault(name, []).append(result)
+    return [
+        tracked(held, SWEEPS, name, folder.resolve().name, (held[0]["family"], "sweep"))
+        for name, held in together.items()
+    ]
+
+
+def tracked(
+    results: Sequence[Result], project: str, name: str, group: str, tags: tuple[str, ...]
+) -> TrackedRun:
+    """One run of results that belong together; controls that they share come once."""
+    entries: dict[str, tuple[str, Result, Result]] = {}
+    for result in results:
+        controls = result["controls"]
+        for kind, held in (
+            ("unsteered", [controls["unsteered"]] if controls["unsteered"] else []),
+            ("steered", result["conditions"]),
+            ("random direction", controls["random_directions"]),
+        ):
+            for entry in held:
+                entries.setdefault(entry["key"], (kind, entry, result))
+    first = results[0]
+    directions = {
+        entry["direction_file"] for _, entry, _ in entries.values() if entry["direction_file"]
+    }
+    return TrackedRun(
+        project,
+        name,
+        group,
+        tags,
+        {
+            **{field: first[field] for field in ("model_id", "family", "quantization")},
+            "n_layers": first["n_layers"],
+            "d_model": first["d_model"],
+            "methods": [result["method"] for result in results],
+            "provenance": first["provenance"],
+        },
+        [_row(*held) for held in entries.values()],
+        [line for held in entries.values() for line in _samples(*held)],
+        _summary(results),
+        {
+            "direction": sorted(directions),
+            "condition": [f"conditions/{key}.json" for key in entries],
+        },
+        [_without_samples(result) for result in results],
+    )
+
+
+def _row(kind: str, entry: Result, result: Result) -> dict[str, Any]:
+    held = {
+        **entry,
+        "model_id": result["model_id"],
+        "quantization": result["quantization"],
+        "sample_outputs": "\n---\n".join(
+            sample["response"] for sample in entry["samples"][:_SHOWN_OUTPUTS]
+        ),
+    }
+    return {"kind": kind, **{field: held[field] for field in FIELDS}}
+
+
+def _samples(kind: str, entry: Result, _result: Result) -> list[list[Any]]:
+    place = [entry["key"], kind, entry["method"], entry["layer_idx"], entry["multiplier"]]
+    return [
+        [*place, *(sample[name] for name in SAMPLE_COLUMNS[len(place) :])]
+        for sample in entry["samples"]
+    ]
+
+
+def _summary(results: Sequence[Result]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for result in results:
+        verdict, best = result["verdict"], result["verdict"]["best"]
+        low, high = verdict["interval"]
+        found |= {
+            f"{result['method']}/{name}": value
+            for name, value in (
+                ("verdict", verdict["outcome"]),
+                ("provisional", verdict["provisional"]),
+                ("best_layer_idx", best["layer_idx"]),
+                ("best_multiplier", best["multiplier"]),
+                ("coherent_refusal_rate", best["coherent_refusal_rate"]),
+                ("coherent_refusal_low", low),
+                ("coherent_refusal_high", high),
+            )
+        }
+    return found
+
+
+def _without_samples(result: Result) -> Result:
+    """What a result file holds, but for samples, which lie in the condition files."""
+    return json.loads(  # type: ignore[no-any-return]
+        json.dumps(result),
+        object_hook=lambda held: {key: value for key, value in held.items() if key != "samples"},
+    )

@@ -1,0 +1,130 @@
+"""Telling a tracker about finished jobs, so that no trouble of it ever reaches the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from steersweep.atomic import write_json
+from steersweep.errors import InputError
+from steersweep.redaction import redact
+from steersweep.tracking.record import TrackedRun
+
+TRACKERS = ("none", "wandb", "trackio")
+FOLDER = "tracking"
+
+
+class Tracker(Protocol):
+    """A tracker, by what is needed of it."""
+
+    name: str
+
+    def record(self, run: TrackedRun, run_id: str) -> None:
+        """Keep a run, in place of an earlier one of that id. Needs no network."""
+
+    def send(self) -> None:
+        """Begin to send what is kept to where the team looks; does not wait for it."""
+
+    def sent(self, wait: float) -> list[str]:
+        """Ids that have arrived since the last time; waits so many seconds for others."""
+
+
+class Tracking:
+    """Tells a tracker of runs, each once; `state.json` in the run folder says what it knows.
+
+    Args:
+        folder: the run folder.
+        tracker: who is told.
+        on_line: told of trouble, which never leaves this class.
+    """
+
+    def __init__(self, folder: Path, tracker: Tracker, on_line: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._path = folder / FOLDER / "state.json"
+        self._tracker = tracker
+        self._say = on_line
+        state = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
+        self._known: dict[str, dict[str, Any]] = state.get(tracker.name, {})
+
+    def tell(self, runs: Sequence[TrackedRun]) -> int:
+        """Record what is new or changed, and begin to send it; returns how many runs."""
+        told = 0
+        begun = str(json.loads((self._folder / "run.json").read_text("utf-8"))["created"])
+        for run in runs:
+            identity = run.run_id(begun)
+            if self._known.get(identity, {}).get("digest") == run.digest:
+                continue
+            if self._tried(run.key, partial(self._tracker.record, run, identity)):
+                self._known[identity] = {"run": run.key, "digest": run.digest, "sent": False}
+                self._save()
+                told += 1
+        if self.unsent:
+            self._tried("sending", self._tracker.send)
+        self._note_sent(0)
+        return told
+
+    def finish(self, wait: float = 30.0) -> list[str]:
+        """Wait a while for what is being sent; returns the runs that have not arrived."""
+        if self.unsent:
+            self._tried("sending", self._tracker.send)
+        self._note_sent(wait)
+        return self.unsent
+
+    @property
+    def unsent(self) -> list[str]:
+        """Runs that are recorded here and have not arrived."""
+        return [held["run"] for held in self._known.values() if not held["sent"]]
+
+    def _note_sent(self, wait: float) -> None:
+        arrived: list[str] = []
+        self._tried("sending", lambda: arrived.extend(self._tracker.sent(wait)))
+        for identity in arrived:
+            if identity in self._known:
+                self._known[identity]["sent"] = True
+        if arrived:
+            self._save()
+
+    def _save(self) -> None:
+        held = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
+        write_json(self._path, held | {self._tracker.name: self._known})
+
+    def _tried(self, what: str, do: Callable[[], Any]) -> bool:
+        try:
+            do()
+        except Exception as error:  # a tracker may fail in any way; the run goes on
+            self._say(redact(f"{self._tracker.name}: {what}: {type(error).__name__}: {error}"))
+            return False
+        return True
+
+
+def open_tracker(
+    name: str, folder: Path, *, online: bool, entity: str | None = None
+) -> Tracker | None:
+    """A tracker for a run folder; None for `none`.
+
+    Args:
+        name: one of `TRACKERS`.
+        folder: the run folder.
+        online: send what is recorded, where the tracker has a place to send it to.
+        entity: the account or team, where the tracker has such.
+
+    Raises:
+        InputError: no such tracker, or it is not installed.
+    """
+    if name not in TRACKERS:
+        raise InputError(f"tracker {name}: choose from {', '.join(TRACKERS)}")
+    if name == "none":
+        return None
+    if find_spec(name) is None:
+        raise InputError(f"tracker {name}: not installed: pip install 'steersweep[{name}]'")
+    if name == "wandb":
+        from steersweep.tracking.wandb import WandbTracker
+
+        return WandbTracker(folder / FOLDER / "wandb", online=online, entity=entity)
+    from steersweep.tracking.trackio import TrackioTracker
+
+    return TrackioTracker(folder)

@@ -1,0 +1,70 @@
+"""trackio: a tracker on this machine, without an account; `trackio show` displays it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+from steersweep.atomic import write_json
+from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
+
+
+class TrackioTracker:
+    """Writes to trackio's own database; TRACKIO_DIR says where that is.
+
+    Args:
+        folder: the run folder, for files to be kept.
+    """
+
+    name = "trackio"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._arrived: list[str] = []
+
+    def record(self, run: TrackedRun, run_id: str) -> None:
+        """Write a run, in place of an earlier one of its name."""
+        import trackio
+        from trackio.sqlite_storage import SQLiteStorage
+
+        quiet = io.StringIO()
+        with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+            if run.name in SQLiteStorage.get_runs(run.project):
+                SQLiteStorage.delete_run(run.project, run.name)
+            sink = trackio.init(
+                project=run.project,
+                name=run.name,
+                group=run.group,
+                config={**run.config, "tags": list(run.tags), "run_id": run_id},
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+                embed=False,
+            )
+            for step, row in enumerate(run.rows):
+                sink.log(row, step=step)
+            table = trackio.Table(columns=list(SAMPLE_COLUMNS), data=run.samples)
+            sink.log({"samples": table, **run.summary}, step=len(run.rows))
+            result = self._folder / "tracking" / "results" / f"{run_id}.json"
+            write_json(result, run.result)
+            for kind, names in (
+                *run.files.items(),
+                ("result", [str(result.relative_to(self._folder))]),
+            ):
+                artifact = trackio.Artifact(f"{run.name}-{kind}", type=kind)
+                paths = [self._folder / name for name in names]
+                paths = [path for path in paths if path.exists()]
+                for path in paths:
+                    artifact.add_file(str(path), name=path.name)
+                if paths:
+                    trackio.log_artifact(artifact)
+            trackio.finish()  # type: ignore[no-untyped-call]
+        self._arrived.append(run_id)
+
+    def send(self) -> None:
+        """Nothing: what is recorded has arrived."""
+
+    def sent(self, wait: float) -> list[str]:
+        """Ids recorded since the last time."""
+        arrived, self._arrived = self._arrived, []
+        return arrived
