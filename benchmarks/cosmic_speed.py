@@ -6,7 +6,8 @@
   prompts in batches of 32, from the first layer to the logits (ablated harmful, ablated harmless,
   added to harmless), hooks put on and taken off for each.
 - steersweep: candidates are rows of a batch; passes resume from clean residual streams at the
-  edited layer and stop above the last compared one.
+  edited layer and stop above the last compared one; KL is measured from the best score down until
+  a candidate passes, which chooses the same.
 
 Every run times both, one after the other in the same process. Scores are compared: the largest
 difference must stay within rounding.
@@ -79,7 +80,13 @@ def one_edit(
             if edit is not None and edit.layer is None:
                 for site in ("attn_out", "mlp_out"):
                     stack.enter_context(chat.layer_hooks(at_part, range(chat.n_layers), site))
-            output = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+            # Of every position, as a plain call of the model gives them.
+            output = chat.logits(
+                batch.input_ids,
+                batch.attention_mask,
+                batch.position_ids,
+                keep=batch.input_ids.shape[1],
+            )
         states.append(found)
         logits.append(output[:, -1])
     return torch.cat(states), torch.cat(logits)

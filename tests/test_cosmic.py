@@ -85,7 +85,7 @@ def test_selection_returns_the_best_candidate_no_rule_drops(
     place = choice.position, choice.layer
     assert bool(choice.kept[place])
     assert rules.first_layer <= choice.layer < int(0.8 * n_layers)
-    assert rules.max_kl is None or float(table.kl[place]) <= rules.max_kl
+    assert rules.max_kl is None or not float(table.kl[place]) > rules.max_kl
     assert official or float(table.norms[place]) >= 1e-6
     best = table.total[choice.kept].max()
     assert float(table.total[place]) == float(best)
@@ -243,6 +243,33 @@ def test_the_study_variant_averages_cosines_of_all_pairs(
     )
     assert found.kl.isnan().all()
     assert select(found, rules).layer >= 1
+
+
+@pytest.mark.parametrize("max_kl", [1e-4, 0.02, 0.1, 10.0])
+def test_kl_is_measured_until_a_candidate_passes_and_the_choice_is_the_same(
+    qwen: ChatModel, small: ExtractionSet, max_kl: float
+) -> None:
+    data = split(qwen, small)
+    lazy = replace(VARIANTS["cosmic"], max_kl=max_kl)
+    every = replace(lazy, kl_of_all=True)
+    candidates = find_candidates(qwen, data, lazy, [-3, -2, -1])
+    found, whole = (score_candidates(qwen, data, candidates, r, max_rows=32) for r in (lazy, every))
+    measured = ~found.kl.isnan()
+    assert not whole.kl.isnan().any()
+    assert torch.allclose(found.kl[measured], whole.kl[measured], atol=1e-6)
+    assert 0 < int(measured.sum()) < measured.numel()
+    try:
+        expected = select(whole, every)
+    except SteersweepError:
+        with pytest.raises(SteersweepError, match="dropped"):
+            select(found, lazy)
+        return
+    choice = select(found, lazy)
+    assert (choice.position, choice.layer) == (expected.position, expected.layer)
+    assert measured[choice.position, choice.layer]
+    # And it is the same after a round trip through the record.
+    again = select(CosmicScores.from_json(found.as_json()), lazy)
+    assert (again.position, again.layer) == (choice.position, choice.layer)
 
 
 def _after(chat: ChatModel, ids: Any, layer: int) -> Tensor:

@@ -44,7 +44,8 @@ class CosmicRules:
             fails there.
         max_kl: drop candidates whose ablation changes the next token of harmless prompts by more
             than this, in nats; None: no such rule.
-        kl_of_all: measure that also of candidates that lie too deep to be chosen.
+        kl_of_all: measure that of every candidate, and not only, from the best score down, until
+            one passes. The choice is the same.
         median_rule: drop candidates at the last position that lie deeper than the other positions'
             best layers.
         drop_zero: drop candidates of no length. The official code keeps them.
@@ -109,7 +110,8 @@ class CosmicScores:
             code calls it refusal_score).
         refuse: S_refuse: likeness to harmful prompts of harmless ones under addition (the official
             code's steering_score).
-        kl: what ablation does to the next token of harmless prompts, nats; NaN where not measured.
+        kl: what ablation does to the next token of harmless prompts, nats; NaN where not measured,
+            1e9 where it is no number.
         norms: lengths of the candidates.
         layer_similarity: `[layer]`, cosine of the class means at the last token after each layer.
         low_layers: the layers compared, least similar first.
@@ -177,6 +179,14 @@ def select(scores: CosmicScores, rules: CosmicRules) -> Selection:
     Raises:
         SteersweepError: every candidate is dropped; the message says by which rules.
     """
+    return Selection.of("COSMIC", scores.total, dropped_by(scores, rules))
+
+
+def dropped_by(scores: CosmicScores, rules: CosmicRules) -> dict[str, Tensor]:
+    """Per rule, the candidates it drops, `[position, layer]` bool.
+
+    A candidate whose KL was not measured is not dropped for it: one with a better score passed.
+    """
     total = scores.total
     n_positions, n_layers = total.shape
     layers = torch.arange(n_layers).expand(n_positions, n_layers)
@@ -185,13 +195,12 @@ def select(scores: CosmicScores, rules: CosmicRules) -> Selection:
         "depth": (layers >= eligible_layers(n_layers)) | (layers < rules.first_layer),
     }
     if rules.max_kl is not None:
-        dropped["non-finite"] |= torch.isnan(scores.kl) & ~dropped["depth"]
         dropped["kl"] = scores.kl > rules.max_kl
     if rules.drop_zero:
         dropped["zero-length"] = scores.norms < ZERO_NORM
     if rules.median_rule and n_positions > 1:
         dropped["median"] = _too_deep_at_last(scores)
-    return Selection.of("COSMIC", total, dropped)
+    return dropped
 
 
 def best_position(scores: CosmicScores, layer: int) -> int:

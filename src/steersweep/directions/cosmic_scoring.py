@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +15,22 @@ from steersweep.directions.candidates import (
     PromptIds,
     SplitIds,
     candidates_from,
-    eligible_layers,
+    kept_of,
     next_token_kl,
 )
-from steersweep.directions.cosmic import CosmicRules, CosmicScores
-from steersweep.directions.edits import Edit, ablation, addition, clean_states, run_edits
+from steersweep.directions.cosmic import CosmicRules, CosmicScores, dropped_by
+from steersweep.directions.edits import (
+    PROMPTS_PER_BATCH,
+    Edit,
+    ablation,
+    addition,
+    clean_states,
+    run_edits,
+)
 from steersweep.errors import SteersweepError
 
 _EPSILON = 1e-8
+_BROKEN = 1e9  # nats; for a KL that is no number
 
 
 def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
@@ -76,12 +84,6 @@ def score_candidates(
 
     comply = likeness(harmful, edits.ablations, harmless)
     refuse = likeness(harmless, edits.additions, harmful)
-    kl = torch.full_like(comply, torch.nan)
-    if rules.max_kl is not None:
-        deepest = n_layers if rules.kl_of_all else eligible_layers(n_layers)
-        measured = [index for index, (_, layer) in enumerate(edits.places) if layer < deepest]
-        ablations = [edits.ablations[index] for index in measured]
-        kl[measured] = _mean_kl(chat, harmless, ablations, max_rows)
 
     def on_grid(values: Tensor) -> Tensor:
         grid = torch.full((n_positions, n_layers), torch.nan, dtype=torch.float64)
@@ -89,16 +91,50 @@ def score_candidates(
             grid[position, layer] = value
         return grid
 
-    return CosmicScores(
+    scores = CosmicScores(
         positions=candidates.positions,
         comply=on_grid(comply),
         refuse=on_grid(refuse),
-        kl=on_grid(kl),
+        kl=torch.full((n_positions, n_layers), torch.nan, dtype=torch.float64),
         norms=candidates.norms,
         layer_similarity=similarity,
         low_layers=low,
         notes=notes,
     )
+    if rules.max_kl is not None:
+        ablations = dict(zip(edits.places, edits.ablations, strict=True))
+        _measure_kl(chat, harmless, ablations, scores, rules, max_rows)
+    return scores
+
+
+def _measure_kl(
+    chat: ChatModel,
+    prompts: PromptIds,
+    ablations: Mapping[tuple[int, int], Edit],
+    scores: CosmicScores,
+    rules: CosmicRules,
+    max_rows: int,
+) -> None:
+    """Fill in `scores.kl`: of all, or from the best score down until a candidate passes.
+
+    It takes whole passes of the model, and all that follows from it is who is dropped.
+    """
+    if rules.kl_of_all:
+        order, step = list(ablations), len(ablations)
+    else:
+        kept = kept_of(dropped_by(scores, rules))
+        chosen = [place for place in ablations if bool(kept[place])]
+        order = sorted(chosen, key=lambda place: -float(scores.total[place]))
+        step = max(1, max_rows // PROMPTS_PER_BATCH)  # candidates that share a batch
+    for first in range(0, len(order), step):
+        places = order[first : first + step]
+        found = _mean_kl(chat, prompts, [ablations[place] for place in places], max_rows)
+        for place, value in zip(
+            places, found.nan_to_num(nan=_BROKEN, posinf=_BROKEN).tolist(), strict=True
+        ):
+            scores.kl[place] = value
+        if not rules.kl_of_all and rules.max_kl is not None and bool((found <= rules.max_kl).any()):
+            return
 
 
 def layer_similarity(

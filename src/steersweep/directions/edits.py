@@ -22,7 +22,7 @@ from steersweep.errors import NumericalError
 _NO_UNIT, _NO_OFFSET = 1e-4, 1e-12
 
 # Few prompts of nearly one length, each under many edits, leave little padding.
-_PROMPTS_PER_BATCH = 16
+PROMPTS_PER_BATCH = 16
 
 _EPSILON = 1e-8  # keeps the unit vector of a zero-length direction finite, as in the official code
 
@@ -173,7 +173,7 @@ def _batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Indices of prompts that share a batch, and the batch; prompts of like length together."""
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    size = min(max_rows, _PROMPTS_PER_BATCH)
+    size = min(max_rows, PROMPTS_PER_BATCH)
     for first in range(0, len(prompts), size):
         chosen = by_length[first : first + size]
         yield chosen, chat.pad([prompts[index] for index in chosen])
