@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again.
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint format types check clean
+.PHONY: demo test lint format types check docs clean
 
 demo: $(INSTALLED)  ## run the main job on the lab zoo
 	$(BIN)/steersweep demo --out demo
@@ -21,6 +21,10 @@ format: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## build the documentation site into build/docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 check: test lint format types  ## everything CI does
 

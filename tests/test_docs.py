@@ -1,0 +1,100 @@
+"""The documentation: it builds, its links lead somewhere, its commands and plans exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from steersweep.cli import app
+from steersweep.experiment.plan import parse_plan
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    command = ["-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *command, ROOT / "docs", tmp_path / "site"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ten minutes" in (tmp_path / "site" / "index.html").read_text()
+    pages = "".join(path.read_text() for path in (tmp_path / "site").glob("*.html"))
+    loaded = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="(https?:[^"]+)', pages)
+    assert not loaded  # nothing comes from elsewhere
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        words = shlex.split(line.split("  #")[0].split(" | ")[0], comments=True)
+        if words[:1] == ["steersweep"]:
+            found.append(words[1:])
+    return found
+
+
+def test_every_command_and_option_that_is_shown_exists() -> None:
+    root: Any = typer.main.get_command(app)
+    shown = [(page.name, words) for page in PAGES for words in command_lines(page)]
+    assert len(shown) > 30
+    for name, words in shown:
+        command, rest = root, list(words)
+        while hasattr(command, "commands"):
+            assert rest, (name, words)
+            assert rest[0] in command.commands, (name, words)
+            command = command.commands[rest.pop(0)]
+        known = {
+            option for param in command.params for option in (*param.opts, *param.secondary_opts)
+        }
+        unknown = [w for w in rest if re.match(r"--?[a-z]", w) and w.split("=")[0] not in known]
+        assert not unknown, (name, words)
+
+
+def test_the_plan_reference_is_whole_and_its_example_loads() -> None:
+    text = (ROOT / "docs" / "plans.md").read_text()
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)):
+        parse_plan(block, f"example {number}")
+    schema = (resources.files("steersweep.plans") / "plan.schema.json").read_text("utf-8")
+    fields: set[str] = set()
+
+    def collect(node: Any) -> None:
+        if isinstance(node, dict):
+            properties = node.get("properties", {})
+            fields.update(properties)
+            for child in [*properties.values(), *(v for k, v in node.items() if k != "properties")]:
+                collect(child)
+        elif isinstance(node, list):
+            for child in node:
+                collect(child)
+
+    collect(json.loads(schema)["properties"])
+    phases = {"verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep"}
+    unnamed = [
+        field
+        for field in fields | phases
+        if not re.search(rf"[`.\s]{re.escape(field)}[`.,:\s]", text)
+    ]
+    assert not unnamed
