@@ -176,14 +176,10 @@ def test_many_samples_lie_beside_the_page(
     assert tab.problems == []
     assert all(url.startswith("file://") for url in tab.requested)
     tab.select_option("select[name=group]", "1")
-    tab.wait_for_function(
-        "document.getElementById('sample-status').textContent.includes('phi-mini')"
-    )
+    tab.locator("#sample-status", has_text="phi-mini").wait_for()
     shutil.rmtree(run_copy / "report-samples")
     tab.reload()
-    tab.wait_for_function(
-        "document.getElementById('sample-status').textContent.includes('is missing')"
-    )
+    tab.locator("#sample-status", has_text="is missing").wait_for()
 
 
 def test_an_unfinished_study_has_a_report(studied: Path, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_labels_reach_result_files_and_the_next_run(run_copy: Path) -> None:
     assert "fails, works by the judge" in shown
     assert "Ada and judge" in shown
     report = (run_copy / "report.html").read_text()
-    assert "Labelled by Ada" in report
+    assert "labelled by Ada" in report
 
 
 @pytest.mark.parametrize("content", ["[3]", "[{}]", '[{"conditions": 1}]', "[", "\\x00"])

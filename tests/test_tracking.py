@@ -151,6 +151,22 @@ assert tells.finish() == []
     assert [value["value"] for value in rates["values"]] == expected
 
 
+def plant_sender(folder: Path, log: Path, *, takes: int) -> None:
+    """A `wandb` command that marks so many runs as W&B's own does, and exits with 0 in any case."""
+    (folder / "wandb.py").write_text(
+        f"""
+import pathlib, sys
+with open({str(log)!r}, "a") as log:
+    print(*sys.argv[1:], file=log)
+for path in sys.argv[2:2 + {takes}]:
+    (file,) = pathlib.Path(path).glob("run-*.wandb")
+    file.with_suffix(".wandb.synced").touch()
+if len(sys.argv) > 2 + {takes}:
+    print("a full disk there")
+"""
+    )
+
+
 def test_a_lost_network_holds_nothing_up_and_what_is_kept_is_sent_later(
     swept: Path, runs: list[TrackedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,18 +184,21 @@ def test_a_lost_network_holds_nothing_up_and_what_is_kept_is_sent_later(
 
     # The network is back: `wandb sync` is told of what is there, and only of that.
     log = tmp_path / "sent.txt"
-    sender = tmp_path / "wandb.py"
-    sender.write_text(f"import sys; open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    plant_sender(tmp_path, log, takes=1)
+    again, said = tracking(tmp_path, open_tracker("wandb", tmp_path, online=True))
+    assert again.tell(runs) == 0
+    assert again.finish(wait=20) == [runs[1].key]
+    assert "did not take 1 of 2 runs: a full disk there" in said[0]
+    plant_sender(tmp_path, log, takes=2)
     again, said = tracking(tmp_path, open_tracker("wandb", tmp_path, online=True))
     assert again.tell(runs) == 0
     assert again.finish(wait=20) == []
     assert said == []
     assert again.finish() == []
     calls = log.read_text().splitlines()
-    assert len(calls) == 1
-    assert calls[0].startswith("sync ")
-    assert calls[0].count("offline-run-") == 2
+    assert [call.count("offline-run-") for call in calls] == [2, 1]
+    assert all(call.startswith("sync ") for call in calls)
 
 
 def test_without_a_key_the_reason_is_named(
@@ -205,8 +224,11 @@ class Broken:
     def send(self) -> None:
         raise RuntimeError("no")
 
-    def sent(self, _wait: float) -> list[str]:
-        raise KeyError("sent")
+    def wait(self, _seconds: float) -> None:
+        raise KeyError("wait")
+
+    def arrived(self) -> list[str]:
+        raise KeyError("arrived")
 
 
 def test_a_tracker_that_fails_never_stops_a_study(

@@ -29,8 +29,11 @@ class Tracker(Protocol):
     def send(self) -> None:
         """Begin to send what is kept to where the team looks; does not wait for it."""
 
-    def sent(self, wait: float) -> list[str]:
-        """Ids that have arrived since the last time; waits so many seconds for others."""
+    def wait(self, seconds: float) -> None:
+        """Wait so long for what is being sent; raises what went wrong with it."""
+
+    def arrived(self) -> list[str]:
+        """Ids of all runs that are where the team looks."""
 
 
 class Tracking:
@@ -80,12 +83,13 @@ class Tracking:
         return [held["run"] for held in self._known.values() if not held["sent"]]
 
     def _note_sent(self, wait: float) -> None:
+        self._tried("sending", lambda: self._tracker.wait(wait))
         arrived: list[str] = []
-        self._tried("sending", lambda: arrived.extend(self._tracker.sent(wait)))
-        for identity in arrived:
-            if identity in self._known:
-                self._known[identity]["sent"] = True
-        if arrived:
+        self._tried("sending", lambda: arrived.extend(self._tracker.arrived()))
+        new = {one for one in arrived if one in self._known and not self._known[one]["sent"]}
+        for identity in new:
+            self._known[identity]["sent"] = True
+        if new:
             self._save()
 
     def _save(self) -> None:

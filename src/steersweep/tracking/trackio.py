@@ -64,7 +64,9 @@ class TrackioTracker:
     def send(self) -> None:
         """Nothing: what is recorded has arrived."""
 
-    def sent(self, wait: float) -> list[str]:
-        """Ids recorded since the last time."""
-        arrived, self._arrived = self._arrived, []
-        return arrived
+    def wait(self, seconds: float) -> None:
+        """There is nothing to wait for."""
+
+    def arrived(self) -> list[str]:
+        """Ids of what was recorded: it is where it belongs."""
+        return self._arrived

@@ -6,7 +6,6 @@ sent the next time.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -34,8 +33,7 @@ class WandbTracker:
         self._folder = folder
         self._online = online
         self._entity = entity
-        self._sending: tuple[subprocess.Popen[bytes], list[str]] | None = None
-        self._arrived: list[str] = []
+        self._sending: tuple[subprocess.Popen[bytes], list[Path]] | None = None
 
     def record(self, run: TrackedRun, run_id: str) -> None:
         """Write an offline run; an earlier one of the same id is overtaken when it is sent."""
@@ -89,29 +87,29 @@ class WandbTracker:
         """Start `wandb sync` for what is not known to have arrived, unless it is running."""
         if not self._online or self._sending is not None:
             return
-        waiting = self._waiting()
+        waiting = [path for path in self._newest().values() if not _arrived(path)]
         if not waiting:
             return
         log = (self._folder / "sync.log").open("ab")
         with log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "wandb", "sync", *map(str, waiting.values())],
+                [sys.executable, "-m", "wandb", "sync", *map(str, waiting)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-        self._sending = process, list(waiting)
+        self._sending = process, waiting
 
-    def sent(self, wait: float) -> list[str]:
-        """Ids of runs that W&B has; kills a sending that takes longer than there is time."""
-        end = time.monotonic() + wait
+    def wait(self, seconds: float) -> None:
+        """Wait for what is being sent; a sending that takes longer is killed, unless 0."""
+        end = time.monotonic() + seconds
         while self._sending is not None:
-            process, names = self._sending
+            process, folders = self._sending
             code = process.poll()
             if code is None and time.monotonic() < end:
                 time.sleep(0.1)
                 continue
-            if code is None and wait == 0:
+            if code is None and seconds == 0:
                 break  # it may go on while the study does
             self._sending = None
             if code is None:
@@ -120,39 +118,34 @@ class WandbTracker:
                 raise SteersweepError(
                     "W&B could not be reached in time; runs are kept and sent the next time"
                 )
-            if code != 0:
+            # The exit code is 0 for most failures too: only the mark in a run's folder tells.
+            kept = sum(not _arrived(path) for path in folders)
+            if kept:
                 raise SteersweepError(
-                    f"W&B took nothing: {self._last_words()}; runs are kept and sent the next time"
+                    f"W&B did not take {kept} of {len(folders)} runs: {self._last_words()}; "
+                    "they are kept and sent the next time"
                 )
-            self._note_arrived(names)
             self.send()  # what was recorded meanwhile
-        arrived, self._arrived = self._arrived, []
-        return arrived
+
+    def arrived(self) -> list[str]:
+        """Ids of runs that W&B has confirmed."""
+        return [run_id for run_id, path in self._newest().items() if _arrived(path)]
 
     def _last_words(self) -> str:
         """What the sending said last, from its log."""
         lines = (self._folder / "sync.log").read_text("utf-8", "replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "no reason given")
 
-    def _waiting(self) -> dict[str, Path]:
-        """The newest folder of each run that has not arrived, by the folder's name."""
-        arrived = self._read_arrived()
-        found = {}
-        for path in sorted(self._folder.glob("wandb/offline-run-*")):
-            if path.name not in arrived:
-                found[path.name] = path
-        newest = {_run_id(path): name for name, path in found.items()}
-        return {name: found[name] for name in newest.values()}
-
-    def _note_arrived(self, names: list[str]) -> None:
-        write_json(self._folder / "arrived.json", sorted({*self._read_arrived(), *names}))
-        self._arrived += [_run_id(self._folder / "wandb" / name) for name in names]
-
-    def _read_arrived(self) -> list[str]:
-        path = self._folder / "arrived.json"
-        return list(json.loads(path.read_text("utf-8"))) if path.exists() else []
+    def _newest(self) -> dict[str, Path]:
+        """The folder written last of each run, by the run's id."""
+        return {_run_id(path): path for path in sorted(self._folder.glob("wandb/offline-run-*"))}
 
 
 def _run_id(folder: Path) -> str:
     """The id of a run that W&B wrote; folders of one second have a number behind it."""
     return next(folder.glob("run-*.wandb")).stem.removeprefix("run-")
+
+
+def _arrived(folder: Path) -> bool:
+    """Whether W&B has confirmed a run: `wandb sync` then leaves a mark beside its file."""
+    return any(folder.glob("run-*.wandb.synced"))
