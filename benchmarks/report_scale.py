@@ -69,7 +69,7 @@ def opened(page: Path) -> tuple[float, int]:
         tab = browser.new_page()
         started = time.monotonic()
         tab.goto(page.resolve().as_uri())
-        tab.wait_for_function("document.getElementById('sample-list').children.length > 0")
+        tab.wait_for_selector("#sample-list > *")
         tab.evaluate(
             "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
         )

@@ -193,6 +193,18 @@ def test_an_unfinished_study_has_a_report(studied: Path, tmp_path: Path) -> None
     assert "Phase 1" in text
 
 
+def test_a_run_sent_without_some_directions_has_a_report(studied: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(studied, tmp_path / "run"))
+    (entry, *_) = json.loads(next(folder.glob("results/*phase1*")).read_text())
+    (folder / entry["conditions"][0]["direction_file"]).unlink()
+    text = write_report(folder).path.read_text()
+    assert f"Without {entry['model']}: direction files are missing" in text
+    shutil.rmtree(folder / "directions")
+    assert (
+        "Are the directions of different layers alike?" not in write_report(folder).path.read_text()
+    )
+
+
 def test_a_damaged_result_file_is_named(run_copy: Path) -> None:
     path = results_file(run_copy)
     path.write_text(path.read_text()[:-40])

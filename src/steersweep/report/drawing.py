@@ -17,6 +17,7 @@ from steersweep.report.run import Run
 Result = dict[str, Any]
 
 _MOST_MAPS = 24  # as files; the page has all of them
+_MOST_LINES = 80  # of the maps of all models in one figure: about a metre high
 _MOST_RESULTS = 60  # whose directions are compared between layers
 
 
@@ -102,13 +103,16 @@ def _figures(run: Run) -> list[Figure]:
             "refuse equally often.",
             lambda: methods.methods_figure(swept, looks),
         )
-    matrices = layer_cosines(swept, run.folder) if len(swept) <= _MOST_RESULTS else []
+    whole = [result for result in swept if _has_directions(result, run.folder)]
+    matrices = layer_cosines(whole, run.folder) if len(swept) <= _MOST_RESULTS else []
     matrices = [row for row in matrices if len(row["layers"]) > 1]
+    missing = sorted({result["model"] for result in swept if result not in whole})
     if matrices:
         add(
             "layer_cosines",
             "Are the directions of different layers alike?",
-            "Cosines between the unit directions found at the layers of one model.",
+            "Cosines between the unit directions found at the layers of one model."
+            + (f" Without {', '.join(missing)}: direction files are missing." if missing else ""),
             lambda: methods.layer_cosines_figure(matrices),
         )
     curves = [c for c in run.decisions.get("size_sweep", {}).get("curves", []) if c["points"]]
@@ -151,6 +155,11 @@ def _figures(run: Run) -> list[Figure]:
     return found if run.results else []
 
 
+def _has_directions(result: Result, folder: Path) -> bool:
+    """Whether the files of a result's directions are there: people send runs without them."""
+    return all((folder / entry["direction_file"]).exists() for entry in result["conditions"])
+
+
 def _with_n(run: Run) -> list[dict[str, Any]]:
     """What phase 3 found by model, with the number of prompts it rests on."""
     n = {result["model"]: result["conditions"][0]["n_unique"] for result in run.results}
@@ -188,7 +197,7 @@ def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:
         )
     first = next(iter(maps), ("", "", ""))[0]
     every = [held for (phase, _, _), held in maps.items() if phase == first]
-    if 1 < len(every) <= _MOST_MAPS:
+    if len(every) > 1 and sum(len(lines_of(held)) for held in every) <= _MOST_LINES:
         keep(every, "layer_strength_all")
 
 

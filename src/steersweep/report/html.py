@@ -187,7 +187,7 @@ def _maps(results: Sequence[Result]) -> dict[str, Any]:
                 "across": x_label(held[0]),
                 "strengths": strengths,
                 "lines": lines,
-                "labels": [line_label(*line) for line in lines],
+                "labels": [line_label(line, held[0]) for line in lines],
                 "panels": {
                     name: {(line_of(entry), strength_of(entry)): _cell(entry) for entry in entries}
                     for name, entries in shown.items()

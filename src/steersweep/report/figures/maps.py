@@ -13,6 +13,7 @@ from steersweep.conditions import AUTO
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
 
 Result = dict[str, Any]
+Corners = list[tuple[float, float]]
 
 
 def map_figure(models: Sequence[Sequence[Result]]) -> Any:
@@ -67,16 +68,20 @@ def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
 
 
 def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], title: str) -> None:
+    from matplotlib.collections import PolyCollection
     from matplotlib.patheffects import withStroke
 
     lines, strengths = lines_of(results), strengths_of(results)
+    parts: dict[str, list[Corners]] = {kind: [] for kind in COLOURS}
     for entry in entries:
         x = strengths.index(strength_of(entry))
         y = lines.index(line_of(entry))
         left = x - 0.46
         for kind, share in shares_of(entry).items():
-            axis.barh(y, 0.92 * share, left=left, height=0.8, color=COLOURS[kind], linewidth=0)
-            left += 0.92 * share
+            right = left + 0.92 * share
+            low, high = y - 0.4, y + 0.4
+            parts[kind].append([(left, low), (right, low), (right, high), (left, high)])
+            left = right
         label = axis.text(
             x,
             y,
@@ -88,8 +93,10 @@ def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], t
         )
         # Readable on every colour, also where two meet.
         label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
+    for kind, found in parts.items():  # a patch per cell would take minutes for large maps
+        axis.add_collection(PolyCollection(found, facecolors=COLOURS[kind], linewidths=0, zorder=1))
     axis.set_xticks(range(len(strengths)), [f"{value:g}" for _, value in strengths], fontsize=8)
-    axis.set_yticks(range(len(lines)), [line_label(*line) for line in lines], fontsize=8)
+    axis.set_yticks(range(len(lines)), [line_label(line, results[0]) for line in lines], fontsize=8)
     axis.set_xlim(-0.5, len(strengths) - 0.5)
     axis.set_ylim(-0.5, len(lines) - 0.5)
     axis.set_title(title, fontsize=8.5, loc="left", color=TEXT)
@@ -104,15 +111,15 @@ def shares_of(entry: Result) -> dict[str, float]:
     return {"coherent": coherent, "garbled": garbled, "other": max(0.0, 1 - coherent - garbled)}
 
 
-def lines_of(results: Sequence[Result]) -> list[tuple[str, int, float]]:
+def lines_of(results: Sequence[Result]) -> list[tuple[str, int]]:
     """The lines of a model's maps from below: layers, then methods' own choices."""
     return sorted({line_of(entry) for result in results for entry in result["conditions"]})
 
 
-def line_of(entry: Result) -> tuple[str, int, float]:
-    """Who chose the layer (empty: the user), the layer and its share of the depth."""
+def line_of(entry: Result) -> tuple[str, int]:
+    """Who chose the layer (empty: the user), and the layer."""
     chosen_by = entry["method"].removeprefix("random@") if AUTO in entry["method"] else ""
-    return chosen_by, entry["layer_idx"], entry["layer_pct"]
+    return chosen_by, entry["layer_idx"]
 
 
 def strengths_of(results: Sequence[Result]) -> list[tuple[str, float]]:
@@ -125,9 +132,10 @@ def strength_of(entry: Result) -> tuple[str, float]:
     return entry["strength"]["unit"], entry["strength"]["value"]
 
 
-def line_label(chosen_by: str, layer: int, share: float) -> str:
-    """A line's label: the layer, its share of the depth, and who chose it."""
-    label = f"{layer} ({share:.0%})"
+def line_label(line: tuple[str, int], result: Result) -> str:
+    """A line's label: who chose the layer, the layer, and its share of the depth."""
+    chosen_by, layer = line
+    label = f"{layer} ({layer / result['n_layers']:.0%})"
     return f"{chosen_by}: {label}" if chosen_by else label
 
 
