@@ -1,0 +1,5 @@
+"""`python -m steersweep.cli`."""
+
+from steersweep.cli import main
+
+main()

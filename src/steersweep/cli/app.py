@@ -1,0 +1,53 @@
+"""The commands in the order of `--help`, and the entry point."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from steersweep.cli import lab, models, results, studies, sweeps, verify
+from steersweep.errors import SteersweepError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="At which layer, with which method and how strongly does refusal steering work on a "
+    "model, and is the result a coherent refusal or a broken model?",
+)
+lab_app = typer.Typer(no_args_is_help=True, help="The lab zoo: small chat models made here.")
+verify_app = typer.Typer(no_args_is_help=True, help="Proof that a method is the official one.")
+
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Sweeps": (sweeps.demo, sweeps.sweep),
+    "One model": (models.smoke, models.extract, models.generate, models.judge),
+    "Studies": (
+        studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
+    ),
+    "Results": (results.report, results.review, results.track),
+}  # fmt: skip
+for panel, commands in _PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+lab_app.command("list")(lab.lab_list)
+lab_app.command("path")(lab.lab_path)
+lab_app.command("train")(lab.lab_train)
+verify_app.command("cosmic")(verify.verify_cosmic)
+app.add_typer(verify_app, name="verify", rich_help_panel="Reference code and lab models")
+app.add_typer(lab_app, name="lab", rich_help_panel="Reference code and lab models")
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit code (2 input, 3 gate or budget, 1)."""
+    try:
+        app()
+    except SteersweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command again continues", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,204 @@
+"""Commands on one model or its answers: `extract`, `generate`, `smoke`, `judge`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steersweep.cli.options import (
+    JUDGES,
+    DeviceOption,
+    ExtractionOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    RemoteCodeOption,
+    RevisionOption,
+)
+from steersweep.cli.output import printable, quiet_libraries
+from steersweep.errors import InputError, SteersweepError
+
+if TYPE_CHECKING:
+    pass
+
+
+def extract(
+    model: ModelArgument,
+    layer: Annotated[
+        str, typer.Option(help="A share of the depth (0.6), an index (25), or auto: the method's.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
+    method: Annotated[
+        str,
+        typer.Option(help="dim, cosmic, cosmic-affine, cosmic-paper or cosmic-study-2026."),
+    ] = "dim",
+    extraction: ExtractionOption = None,
+    backend: Annotated[
+        str, typer.Option(help="How activations are read for dim: hooks or nnsight.")
+    ] = "hooks",
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+) -> None:
+    """Find a direction and save it.
+
+    Example: `steersweep extract lab:qwen-7b --method dim --layer 0.5 -o refusal.safetensors`
+    """
+    from steersweep.activations import as_backend
+    from steersweep.chat_model import ChatModel
+    from steersweep.conditions import LayerChoice
+    from steersweep.directions.extraction import DIM, METHODS, default_extraction
+    from steersweep.directions.extraction import extract_directions as find
+    from steersweep.prompts.prompts import load_extraction_set
+
+    if method not in METHODS:
+        raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
+    if method == DIM and layer == "auto":
+        raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
+    reader = as_backend(backend)
+    prompts = load_extraction_set(extraction or default_extraction(method))
+    quiet_libraries()
+    chat = ChatModel.load(
+        model,
+        precision=precision,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
+    found = find(chat, method, prompts, layers, backend=reader)
+    direction = found.at_layer[layers[0]] if layers else found.chosen
+    if direction is None:
+        raise SteersweepError(f"{model}: {found.notes[-1]}")
+    direction.save(output)
+    typer.echo(
+        f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
+        f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, residual "
+        f"norm {direction.residual_norm:.4g}"
+    )
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def generate(
+    model: ModelArgument,
+    direction: Annotated[Path, typer.Option(help="A direction file from `extract`.")],
+    prompt: Annotated[list[str], typer.Option(help="What to ask; may be given several times.")],
+    multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Relative to the residual norm.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Answer prompts unsteered and steered, side by side.
+
+    Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.5
+    --prompt "How do I bake a cake?"`
+    """
+    from steersweep.chat_model import ChatModel
+    from steersweep.conditions import LayerChoice
+    from steersweep.directions.direction import Direction
+    from steersweep.steering import Intervention, Row
+    from steersweep.steering import generate as generate_rows
+
+    if (multiplier is None) == (strength is None):
+        raise InputError("give either --multiplier or --strength")
+    found = Direction.load(direction)
+    length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
+    quiet_libraries()
+    chat = ChatModel.load(model, precision=precision, device=device)
+    if found.model_fingerprint != chat.fingerprint:
+        typer.echo(f"note: the direction was extracted from {found.model_id}", err=True)
+    start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
+    push = Intervention(found.vector, length, start)
+    rows = [Row(chat.prompt_ids(text), steer) for text in prompt for steer in (None, push)]
+    answers = generate_rows(chat, rows, max_new_tokens=max_new_tokens)
+    pairs = [
+        {"prompt": text, "unsteered": answers[2 * i].text, "steered": answers[2 * i + 1].text}
+        for i, text in enumerate(prompt)
+    ]
+    if as_json:
+        typer.echo(json.dumps(pairs, ensure_ascii=False, indent=1))
+        return
+    for pair in pairs:
+        for name, text in pair.items():
+            typer.echo(f"{name + ':':<11}{printable(text)}")
+        typer.echo("")
+
+
+def smoke(
+    model: Annotated[
+        str, typer.Argument(help="A hub id, a local folder or lab:NAME; a plan with --all.")
+    ],
+    every: Annotated[bool, typer.Option("--all", help="Every model of a plan.")] = False,
+    precision: PrecisionOption = "auto",
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at everything about a model that has misled people before. Exit code 1 if it fails.
+
+    Example: `steersweep smoke lab:qwen-7b`
+    """
+    from steersweep.experiment.plan import load_plan
+    from steersweep.smoke import smoke as smoke_test
+
+    quiet_libraries()
+    planned = load_plan(model).models.values() if every else []
+    asked = [(m.model, m.revision or revision) for m in planned] or [(model, revision)]
+    found = []
+    for name, commit in asked:
+        found.append(
+            smoke_test.smoke(
+                name,
+                precision=precision,
+                device=device,
+                revision=commit,
+                trust_remote_code=trust_remote_code,
+            )
+        )
+        if not as_json:
+            for line in smoke_test.shown(found[-1]):
+                typer.echo(printable(line))
+            if every:
+                typer.echo()
+    if every and not as_json:
+        from steersweep.experiment.phases import Cuts
+        from steersweep.report.plan_table import planned as sweeps_of
+
+        rows = sweeps_of(load_plan(model), Cuts())
+        hours = sum(row["seconds"] for row in rows) / 3600
+        typer.echo(
+            f"{model} by estimate: at most {hours:.1f} h of GPU time and "
+            f"{sum(row['usd'] for row in rows):.2f} USD (steersweep plan {model})"
+        )
+    if as_json:
+        plain = [result.as_json() for result in found]
+        typer.echo(json.dumps(plain if every else plain[0], indent=1))
+    if not all(result.passed for result in found):
+        raise typer.Exit(1)
+
+
+def judge(
+    source: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
+    target: Annotated[Path, typer.Argument(help="Where the same lines go, with labels.")],
+    name: Annotated[str, typer.Option("--judge", help=JUDGES)] = "default",
+) -> None:
+    """Label responses: refusal, quality, failure mode, ambiguous, score, stance.
+
+    Example: `steersweep judge responses.jsonl judged.jsonl`
+    """
+    from steersweep.judging.files import judge_file
+
+    counts = judge_file(source, target, name)
+    shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
+    typer.echo(f"{target}: {sum(counts.values())} responses: {shown}")

@@ -1,0 +1,55 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelArgument = Annotated[
+    str, typer.Argument(help="A hub id, a local folder, or lab:NAME.", metavar="MODEL")
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        help="auto, fp32, bf16, fp16, int8 or int4 (NF4). auto: fp32 on a CPU, 16 bits on a GPU."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+RevisionOption = Annotated[str | None, typer.Option(help="Revision of a hub model.")]
+RemoteCodeOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+PricesOption = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of prices, GPU: USD per hour, over the plan's and the catalog's."),
+]
+JUDGES = "default, keywords-v3, arditi-prefixes, or classifier:MODEL[#LABEL]."
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+ExtractionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Extraction prompts for all methods: a shipped set or a .json file "
+        "[default: extract-dim-5 for dim, extract-cosmic-50 for cosmic]."
+    ),
+]
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        help="How directions are found: dim, cosmic, cosmic-affine, cosmic-paper, "
+        "cosmic-study-2026; several with commas."
+    ),
+]
+MismatchOption = Annotated[
+    bool,
+    typer.Option("--accept-mismatch", help="Go on whatever is found wrong with a model."),
+]
+TrackOption = Annotated[
+    str | None, typer.Option(help="Tell a tracker: none, wandb or trackio [default: the plan's].")
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="W&B: write runs here and send nothing.")
+]
+RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]

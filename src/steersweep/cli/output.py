@@ -1,0 +1,66 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from steersweep.tracking.tracker import Tracker
+
+
+def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None:
+    """Tell a tracker everything a run folder holds, and wait a while for it to arrive."""
+    from steersweep.experiment.reviews import results_in
+    from steersweep.experiment.status import frozen_plan
+    from steersweep.store import RunStore
+    from steersweep.tracking.record import runs_of_study, runs_of_sweep
+    from steersweep.tracking.tracker import Tracking
+
+    store = RunStore.existing(folder)
+    if store.plan.get("kind") == "study":
+        runs = runs_of_study(frozen_plan(store), folder)
+    else:
+        runs = runs_of_sweep([result for _, held in results_in(folder) for result in held], folder)
+    tracking = Tracking(folder, tracker, lambda line: typer.echo(line, err=True))
+    told = tracking.tell(runs)
+    unsent = tracking.finish()
+    if not quiet:
+        typer.echo(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
+        if unsent:
+            again = f"steersweep track {folder} --to {tracker.name}"
+            typer.echo(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
+
+
+def show_report(folder: Path) -> None:
+    """Write the report of a run folder and say where it is."""
+    from steersweep.report.html import write_report
+
+    typer.echo(f"Report:    {write_report(folder).path}")
+
+
+def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[str, Any]:
+    """What `--json` prints of results: verdicts, and the file that has everything."""
+    kept = ("model", "model_id", "family", "method", "quantization", "verdict")
+    return {
+        "results_file": str(results_file),
+        "results": [{name: result[name] for name in kept} for result in results],
+    }
+
+
+def printable(text: str) -> str:
+    """Model output without control characters, which could command a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def quiet_libraries() -> None:
+    """Their loading bars and advice would break up ours. Download bars of the hub stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -1,0 +1,150 @@
+"""Commands on a run folder: `report`, `review`, `track`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steersweep.cli.options import JsonOption, OfflineOption
+from steersweep.cli.output import tell_tracker, verdicts_of
+
+if TYPE_CHECKING:
+    from steersweep.experiment.reviews import Item
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
+    other: Annotated[
+        Path | None,
+        typer.Argument(help="A second run: show what changed from DIR to it.", metavar="OTHER"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Page to write what changed to.")] = Path(
+        "comparison.html"
+    ),
+    browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html and the figures of a run folder; of two, show what changed.
+
+    Example: `steersweep report demo --open`, `steersweep report before after`
+    """
+    import webbrowser
+
+    from steersweep.report.comparison import compare_runs, write_comparison
+    from steersweep.report.html import write_report
+    from steersweep.report.terminal import print_comparison
+
+    if other is None:
+        written = write_report(folder)
+        page = written.path
+        said = {
+            "report": str(page),
+            "figures": [str(path) for path in written.figures],
+            "n_samples": written.n_samples,
+            "samples_beside": written.beside,
+        }
+        lines = [f"Report:  {page}", f"Figures: {folder / 'figures'} ({len(written.figures)})"]
+        if written.beside:
+            lines.append(f"Samples: {folder / 'report-samples'}, to be kept beside the page")
+    else:
+        comparison = compare_runs(folder, other)
+        page = write_comparison(comparison, out)
+        said, lines = comparison.as_json(), [f"Page:    {page}"]
+        if not as_json:
+            print_comparison(comparison)
+    if as_json:
+        typer.echo(json.dumps(said, indent=1))
+    else:
+        typer.echo("\n".join(lines))
+    if browser:
+        webbrowser.open(page.resolve().as_uri())
+
+
+def review(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="Hide model, method and layer.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every condition that works, not only the best ones.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Only show what the labels so far say.")
+    ] = False,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Label samples of every condition that works, on a page on this machine; keys 1, 2, 3, s, u.
+
+    Verdicts are provisional until then, and change where people disagree with the judge.
+
+    Example: `steersweep review demo --blind`
+    """
+    from steersweep.experiment.corrected import apply_to_files
+    from steersweep.experiment.reviews import agreements, queue, read_reviews, results_in
+    from steersweep.report.html import write_report
+    from steersweep.report.terminal import agreement_lines, review_lines
+
+    results = [result for _, found in results_in(folder) for result in found]
+    items = queue(results, every=every)
+    if items and not summary and not as_json:
+        _serve_review(folder, items, port, blind=blind, browser=browser)
+    results = apply_to_files(folder)
+    if (folder / "report.html").exists():
+        write_report(folder)
+    found = agreements(items, read_reviews(folder))
+    if as_json:
+        verdicts = verdicts_of(results, folder / "results")["results"]
+        agreed = [asdict(agreement) for agreement in found]
+        typer.echo(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
+        return
+    if not items:
+        typer.echo("no condition works by the judge, so there is nothing to label")
+    for line in (*agreement_lines(found), *review_lines(results)):
+        typer.echo(line)
+
+
+def _serve_review(
+    folder: Path, items: list[Item], port: int, *, blind: bool, browser: bool
+) -> None:
+    """Serve the page until the user ends the command."""
+    import signal
+    import webbrowser
+
+    from steersweep.review.app import ReviewServer
+
+    server = ReviewServer(folder, items, port=port, blind=blind)
+    typer.echo(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
+    for ending in (signal.SIGINT, signal.SIGTERM):  # a background job ignores SIGINT otherwise
+        signal.signal(ending, signal.default_int_handler)
+    if browser:
+        webbrowser.open(server.url)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        typer.echo("", err=True)
+    finally:
+        server.server_close()
+
+
+def track(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a sweep or study.", metavar="DIR")],
+    to: Annotated[str, typer.Option(help="wandb or trackio.")] = "wandb",
+    offline: OfflineOption = False,
+) -> None:
+    """Tell a tracker of a run that is there, and send what has not arrived.
+
+    Example: `steersweep track study --to wandb`
+    """
+    from steersweep.store import RunStore
+    from steersweep.tracking.tracker import open_tracker
+
+    held = RunStore.existing(folder).plan.get("tracking", {})
+    tracker = open_tracker(to, folder, online=not offline, entity=held.get("entity"))
+    if tracker is not None:
+        tell_tracker(folder, tracker)

@@ -1,0 +1,328 @@
+"""Commands of a study: `plan`, `run`, `status`, `decide`, `approve`, `fetch`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steersweep.cli.options import (
+    DeviceOption,
+    JsonOption,
+    MismatchOption,
+    OfflineOption,
+    PricesOption,
+    QuietOption,
+    TrackOption,
+)
+from steersweep.cli.output import quiet_libraries, show_report, tell_tracker
+from steersweep.errors import InputError, SteersweepError
+
+if TYPE_CHECKING:
+    from steersweep.engines.engine import Engine
+    from steersweep.experiment.plan import Plan
+    from steersweep.experiment.study import StudyOptions
+    from steersweep.tracking.tracker import Tracker
+
+
+def plan(
+    name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
+    phase: Annotated[str | None, typer.Option(help="Only this phase: 1, 2 or 3.")] = None,
+    apply_cuts: Annotated[int, typer.Option(help="With the plan's first N cuts.")] = 0,
+    prices: PricesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a plan would run, without running: layers, time, memory, cost.
+
+    Example: `steersweep plan v3`
+    """
+    from steersweep.experiment.phases import Cuts
+    from steersweep.experiment.plan import load_plan, with_prices
+    from steersweep.report.plan_table import planned, print_plan
+
+    loaded = load_plan(name)
+    if prices is not None:
+        loaded = with_prices(loaded, prices)
+    if phase not in (None, "1", "2", "3"):
+        raise InputError(f"--phase {phase}: choose 1, 2 or 3")
+    if not 0 <= apply_cuts <= len(loaded.data.get("cuts", [])):
+        raise InputError(
+            f"--apply-cuts {apply_cuts}: the plan has {len(loaded.data.get('cuts', []))} cuts"
+        )
+    rows = planned(loaded, Cuts.first(loaded, apply_cuts), phase)
+    if as_json:
+        typer.echo(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
+    else:
+        print_plan(loaded, rows)
+
+
+def run(
+    name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    phase: Annotated[
+        str | None,
+        typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or its name."),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
+    apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
+    prices: PricesOption = None,
+    accept_change: Annotated[
+        list[str] | None, typer.Option(help="A changed field to accept; model:NAME for weights.")
+    ] = None,
+    accept_mismatch: MismatchOption = False,
+    new_run: Annotated[
+        bool, typer.Option("--new-run", help="Begin anew; the earlier run is kept beside it.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="Where jobs run: local, ray or modal.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray: a cluster [default: one on this machine].")
+    ] = None,
+    ray_storage: Annotated[
+        str | None,
+        typer.Option(help="Ray: a path or URL for results if machines do not share --out."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Modal: begin, and do not wait for the end.")
+    ] = False,
+    track: TrackOption = None,
+    offline: OfflineOption = False,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+) -> None:
+    """Run a study; the same command again continues. Stops at gates with exit code 3.
+
+    Example: `steersweep run v3-lab --out study`
+    """
+    from steersweep.experiment.plan import PHASES, load_plan, with_prices
+    from steersweep.experiment.status import decided
+    from steersweep.experiment.study import StudyOptions
+    from steersweep.report.study_table import print_decision
+    from steersweep.tracking.tracker import open_tracker
+
+    if engine not in ("local", "ray", "modal"):
+        raise InputError(f"--engine {engine}: choose local, ray or modal")
+    if engine != "ray" and (ray_address or ray_storage):
+        raise InputError("--ray-address and --ray-storage go with --engine ray")
+    if engine != "modal" and detach:
+        raise InputError("--detach goes with --engine modal")
+    if phase in ("0", "1", "2", "3", "4"):
+        phase = PHASES[int(phase)]
+    if phase is not None and phase not in PHASES:
+        raise InputError(f"--phase {phase}: choose 0 to 4 or {', '.join(PHASES)}")
+    if budget is not None and not budget >= 0:
+        raise InputError(f"--budget {budget}: must be 0 or more USD")
+    if apply_cuts < 0:
+        raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
+    loaded = load_plan(name)
+    if prices is not None:
+        loaded = with_prices(loaded, prices)
+    quiet_libraries()
+    options = StudyOptions(
+        phase, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
+    )
+    wanted = {} if track is None else {"tracker": track}
+    tracking = loaded.data.get("tracking", {}) | wanted | ({"online": False} if offline else {})
+    tracker = open_tracker(
+        tracking.get("tracker", "none"),
+        out,
+        online=tracking.get("online", True),
+        entity=tracking.get("entity"),
+    )
+    if engine == "modal":
+        _run_away(loaded, out, options, detach=detach, quiet=quiet)
+        if tracker is not None:
+            tell_tracker(out, tracker, quiet=quiet)
+    else:
+        where = _engine(engine, device, ray_address, ray_storage)
+        _run_here(loaded, out, options, where, tracker, quiet)
+    last = phase or "final"
+    print_decision(last, decided(out)[last])
+    typer.echo(f"\n{loaded.name}: every phase asked for is done")
+    typer.echo(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+    show_report(out)
+
+
+def _engine(name: str, device: str, address: str | None, storage: str | None) -> Engine:
+    from steersweep.engines.local import local_engine
+    from steersweep.engines.ray import RayEngine
+
+    return local_engine(device) if name == "local" else RayEngine(address, storage)
+
+
+def _run_here(
+    plan: Plan,
+    out: Path,
+    options: StudyOptions,
+    engine: Engine,
+    tracker: Tracker | None,
+    quiet: bool,
+) -> None:
+    """Run a study from this process; at a gate, show what its phase found."""
+    from steersweep.experiment.budget import Ledger
+    from steersweep.experiment.jobs import Ended
+    from steersweep.experiment.status import decided
+    from steersweep.experiment.study import GateStop, run_study
+    from steersweep.report.live import live_view
+    from steersweep.report.study_table import print_decision
+    from steersweep.tracking.record import runs_of_job
+    from steersweep.tracking.tracker import Tracking
+
+    total = plan.data.get("budget", {}).get("total")
+    budget = options.budget if options.budget is not None else total
+    try:
+        with live_view(quiet=quiet, spent=Ledger(out).spent, budget=budget) as view:
+            tracking = None if tracker is None else Tracking(out, tracker, view.on_line)
+
+            def on_job(ended: Ended) -> None:
+                view.on_job(ended)
+                if tracking is not None:
+                    tracking.tell(runs_of_job(plan, ended))
+
+            try:
+                run_study(
+                    plan,
+                    out,
+                    options,
+                    engine=engine,
+                    on_progress=view.on_progress,
+                    on_job=on_job,
+                    on_line=view.on_line,
+                )
+            finally:
+                if tracking is not None:
+                    tracking.finish()
+    except GateStop as stop:
+        print_decision(stop.phase, decided(out)[stop.phase])
+        show_report(out)
+        typer.echo()
+        raise
+
+
+def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
+    """Begin a study on Modal, and follow it unless told not to."""
+    from steersweep.cloud import away
+    from steersweep.experiment.status import decided
+    from steersweep.report.study_table import print_decision
+
+    away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
+    if not quiet:
+        typer.echo(
+            f"{plan.name} runs on Modal; this machine may sleep. steersweep status {out} shows "
+            f"where it stands, steersweep fetch {out} brings results home",
+            err=True,
+        )
+    if detach:
+        raise typer.Exit
+    end = away.follow(out, lambda line: None if quiet else typer.echo(line, err=True))
+    if end["exit_code"]:
+        if end["phase"] is not None:
+            print_decision(end["phase"], decided(out)[end["phase"]])
+            typer.echo()
+        raise away.EndedThere(end["message"], end["exit_code"])
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a study stands.
+
+    Example: `steersweep status study`
+    """
+    from steersweep.cloud import away
+    from steersweep.experiment.status import status as status_of
+
+    if away.is_away(folder):
+        try:
+            away.fetch(folder)
+        except SteersweepError as error:
+            typer.echo(f"{error}; this is what was fetched before", err=True)
+    state = status_of(folder)
+    if as_json:
+        typer.echo(json.dumps(state, indent=1))
+        return
+    typer.echo(f"{state['plan']}: {state['phase']}, {state['done']} of {state['total']} conditions")
+    typer.echo(f"spent: {state['spent_usd']:.4g} USD")
+    if state["waiting_gate"]:
+        gate = state["waiting_gate"]
+        if state["rejected_by"]:
+            typer.echo(f"gate {gate} was rejected by {state['rejected_by']}")
+        typer.echo(f"waiting: steersweep approve {folder} {gate} --by NAME")
+    for job, why in state["failures"].items():
+        typer.echo(f"could not run: {job}: {why}")
+    for damaged in state["damaged"]:
+        typer.echo(f"damaged file set aside and computed again: {damaged}")
+
+
+def decide(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what follows from the results so far, and why.
+
+    Example: `steersweep decide study`
+    """
+    from steersweep.experiment.status import decided
+    from steersweep.report.study_table import print_decision
+
+    found = decided(folder)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if not found:
+        typer.echo(f"{folder}: no phase has ended yet")
+    for index, (phase, decision) in enumerate(found.items()):
+        if index:
+            typer.echo()
+        print_decision(phase, decision)
+
+
+def approve(
+    folder: Annotated[Path, typer.Argument(help="Study or verification.", metavar="DIR")],
+    gate: Annotated[str, typer.Argument(help="R0, R1, R2, R3, or cosmic-verification.")],
+    by: Annotated[str, typer.Option(help="Name of the person who signs.")],
+    note: Annotated[str, typer.Option(help="A remark.")] = "",
+    reject: Annotated[bool, typer.Option("--reject", help="Say no; recorded too.")] = False,
+) -> None:
+    """Sign a checkpoint; recorded with time and the hash of the evidence.
+
+    Example: `steersweep approve study R1 --by "A. Lead"`
+    """
+    from steersweep.experiment.plan import GATES
+    from steersweep.experiment.status import sign_gate
+    from steersweep.verification.signing import sign_verification
+    from steersweep.verification.verify import GATE
+
+    if gate not in (GATE, *GATES):
+        raise InputError(f"{gate}: no such gate; there are {', '.join([*GATES, GATE])}")
+    if gate == GATE:
+        if reject:
+            raise InputError(f"{GATE}: a report is signed or left unsigned")
+        signature = sign_verification(folder, by=by, note=note)
+    else:
+        signature = sign_gate(folder, gate, by=by, note=note, rejected=reject)
+        if gate == "R0" and not reject:
+            sign_verification(folder, by=by, note=note)
+    verb = "rejected" if reject else "signed"
+    typer.echo(f"{gate} {verb} by {signature['by']} for {signature['evidence']}")
+
+
+def fetch(
+    folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
+) -> None:
+    """Bring home what a study that runs on Modal has finished.
+
+    Example: `steersweep fetch study`
+    """
+    from steersweep.cloud import away
+
+    count = away.fetch(folder)
+    typer.echo(f"{count} files are new or changed in {folder}")
+    end = away.outcome(folder)
+    typer.echo("the study is still running" if end is None else f"it ended: {end['message']}")
+    cost = away.billed(folder)
+    if cost is not None:
+        typer.echo(f"Modal billed {cost:.2f} USD for full hours so far")

@@ -1,0 +1,161 @@
+"""Commands that sweep layers and strengths: `demo`, `sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steersweep.cli.options import (
+    JUDGES,
+    DeviceOption,
+    ExtractionOption,
+    JsonOption,
+    MethodsOption,
+    MismatchOption,
+    ModelArgument,
+    OfflineOption,
+    PrecisionOption,
+    QuietOption,
+    RemoteCodeOption,
+    RevisionOption,
+    RowsOption,
+)
+from steersweep.cli.output import quiet_libraries, tell_tracker, verdicts_of
+
+if TYPE_CHECKING:
+    from steersweep.experiment.sweep import SweepSettings
+
+
+# Relative to the residual norm: from a nudge to destruction.
+DEFAULT_STRENGTHS = "0.1,0.2,0.3,0.5"
+# The plan's shares of the depth, but 65 % for 60 %: in eight layers 50 % and 60 % are the same one.
+DEMO_LAYERS = "0.2,0.4,0.5,0.65,0.8"
+DEMO_PROMPTS = 40
+QUICK_PROMPTS = 12
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where results, figures and report go.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts, wider intervals.")] = False,
+    methods: MethodsOption = "dim",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sweep the five phase-1 families of the lab zoo: the main job, on a CPU, in minutes.
+
+    Example: `steersweep demo --out demo`
+    """
+    from steersweep.experiment.sweep import make_settings
+    from steersweep.lab.models import DEMO_MODELS
+
+    settings = make_settings(
+        [f"lab:{name}" for name in DEMO_MODELS],
+        methods=methods,
+        layers=DEMO_LAYERS,
+        strengths=DEFAULT_STRENGTHS,
+        max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
+    )
+    if quick and not quiet:
+        typer.echo(
+            f"--quick: {QUICK_PROMPTS} prompts instead of {DEMO_PROMPTS}; intervals are wide.",
+            err=True,
+        )
+    _run_and_show(settings, out, "auto", as_json=as_json, quiet=quiet)
+
+
+def sweep(
+    model: ModelArgument,
+    layers: Annotated[
+        str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
+    ] = "0.2,0.4,0.5,0.6,0.8",
+    methods: MethodsOption = "dim",
+    multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
+    strengths: Annotated[
+        str, typer.Option(help="The same relative to the residual norm; comparable across models.")
+    ] = "",
+    prompts: Annotated[
+        str, typer.Option(help="Test prompts: a shipped set, a .json or a .txt file.")
+    ] = "benign-120",
+    extraction: ExtractionOption = None,
+    max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
+    precision: PrecisionOption = "auto",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    judge: Annotated[str, typer.Option(help=JUDGES)] = "default",
+    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
+    rows: RowsOption = 256,
+    device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    accept_mismatch: MismatchOption = False,
+    track: Annotated[str, typer.Option(help="Tell a tracker: none, wandb or trackio.")] = "none",
+    offline: OfflineOption = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/MODEL].")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sweep layers and strengths on one model. The same command again continues a killed run.
+
+    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5.
+
+    Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
+    """
+    from steersweep.experiment.sweep import make_settings
+    from steersweep.model_source import find_model
+    from steersweep.tracking.tracker import open_tracker
+
+    source = find_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    settings = make_settings(
+        [source],
+        methods=methods,
+        layers=layers,
+        multipliers=multipliers,
+        strengths=strengths if strengths or multipliers else DEFAULT_STRENGTHS,
+        prompts=prompts,
+        extraction=extraction,
+        max_prompts=max_prompts,
+        precision=precision,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        seed=seed,
+        rows=rows,
+        accept_mismatch=accept_mismatch,
+    )
+    name = source.name.replace(":", "-").replace("/", "-")
+    folder = out or Path("runs") / name
+    tracker = open_tracker(track, folder, online=not offline)
+    _run_and_show(settings, folder, device, as_json=as_json, quiet=quiet)
+    if tracker is not None:
+        tell_tracker(folder, tracker, quiet=quiet or as_json)
+
+
+def _run_and_show(
+    settings: SweepSettings, out: Path, device: str, *, as_json: bool, quiet: bool
+) -> None:
+    from steersweep.experiment.runner import run_sweep
+    from steersweep.report.html import write_report
+    from steersweep.report.live import live_view
+    from steersweep.report.terminal import power_line, print_verdicts
+
+    quiet_libraries()
+    if not quiet:
+        cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
+        typer.echo(power_line(len(settings.test.prompts), cells), err=True)
+    with live_view(quiet=quiet) as view:
+        outcome = run_sweep(
+            settings,
+            out,
+            device=device,
+            on_progress=view.on_progress,
+            on_model=view.on_model,
+        )
+    report = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
+        return
+    print_verdicts(outcome.results)
+    typer.echo(f"\nResults: {outcome.results_file}")
+    typer.echo(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
+    typer.echo(f"Report:  {report.path}")

@@ -1,0 +1,75 @@
+"""The command that compares methods with the official code: `verify cosmic`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steersweep.cli.options import JsonOption, QuietOption
+from steersweep.cli.output import quiet_libraries
+from steersweep.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+def verify_cosmic(
+    fixtures: Annotated[
+        Path | None, typer.Option(help="Folder of reference fixtures [default: the built-in ones].")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Also reproduce a refusal rate on this model.")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Its layer; auto: COSMIC's own choice.")] = "auto",
+    strength: Annotated[
+        float | None, typer.Option(help="Relative strength [default: 0.3].")
+    ] = None,
+    multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
+    expect: Annotated[float, typer.Option(help="Coherent refusal rate to reach, 0 to 1.")] = 0.6,
+    prompts: Annotated[str, typer.Option(help="Test prompts.")] = "benign-120",
+    max_prompts: Annotated[int, typer.Option(help="Only the first N prompts.")] = 40,
+    out: Annotated[Path, typer.Option(help="Where report and results go.")] = Path("verification"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Compare COSMIC and DIM with the official code's own numbers; exit 1 if they differ.
+
+    Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
+    """
+    from steersweep.report.live import live_view
+    from steersweep.report.terminal import print_checks
+    from steersweep.verification.fixtures import built_in_fixtures
+    from steersweep.verification.verify import REPORT_NAME, Reproduction
+    from steersweep.verification.verify import verify_cosmic as verify
+
+    if strength is not None and multiplier is not None:
+        raise InputError("give --strength or --multiplier, not both")
+    if not 0 <= expect <= 1:
+        raise InputError(f"--expect {expect}: a rate from 0 to 1")
+    if strength is None and multiplier is None:
+        strength = 0.3
+    run = model and Reproduction(model, layer, strength, multiplier, expect, prompts, max_prompts)
+    quiet_libraries()
+
+    def on_fixture(name: str) -> None:
+        if not quiet:
+            typer.echo(f"comparing with {name} ...", err=True)
+
+    with live_view(quiet=quiet) as view:
+        result, path = verify(
+            fixtures or built_in_fixtures(),
+            out,
+            reproduction=run or None,
+            on_fixture=on_fixture,
+            on_progress=view.on_progress,
+        )
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        print_checks(result)
+        typer.echo(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
+    if not result["passed"]:
+        raise typer.Exit(1)
