@@ -1,153 +1,110 @@
-"""Time a layer x strength sweep done three ways on the same model, conditions and token budget.
+"""Time a layer x strength sweep as several tools do it: same model, conditions and token budget.
 
-    python benchmarks/sweep_speed.py [--model lab:qwen-7b] [--layers 5] [--strengths 4] [--runs 5]
+    python benchmarks/sweep_speed.py [--model lab:qwen-7b] [--shape qwen2.5-0.5b] [--runs 5]
 
 - study: one prompt at a time through `generate` of transformers, hooks put on and taken off for
-  each, every prompt asked `--repeats` times, as the 2026 study did.
+  each, every prompt asked five times, as the 2026 study did.
 - batched: `generate` of transformers on all prompts of one condition at a time.
+- steering-vectors, repeng, nnsight: where they are installed
+  (`pip install --no-deps -r benchmarks/peers.txt`), each in its best form; see peers.py.
 - steersweep: all conditions' rows in shared batches.
 
-Every run times all three, one after the other in the same process, so that the ratios hold when
-the machine's speed drifts. Texts of every row are compared. Judging is left out of all three. The
-study's repeats are timed in the first run only; later runs time one repeat and multiply (they are
-identical work), unless --all-repeats is given.
+Every run times all of them, one after the other in the same process, so that the ratios hold when
+the machine's speed drifts; ratios are medians over runs. Token ids of every row are compared.
+Judging is left out of all. Of the study's identical repeats one is run and multiplied by five;
+with --study-share S only that share of its prompts is run and multiplied likewise.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import datetime
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from steersweep import ChatModel, Intervention, Row, dim_directions, generate
-from steersweep.chat_model import Batch
+from machine import named, sync
+from peers import Answers, Condition, Prompts, Way, batched, installed, ours, study
+from shapes import SHAPES, make
+from steersweep import ChatModel, Intervention, dim_directions
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 
-Condition = Intervention | None
-
-
-def steered(chat: ChatModel, condition: Condition) -> AbstractContextManager[None]:
-    """Hooks of one condition on every layer from its start on."""
-    if condition is None:
-        return nullcontext()
-    push = (condition.multiplier * condition.vector).to(chat.device, chat.dtype)
-
-    def add(_layer: int, hidden: Tensor) -> Tensor:
-        return hidden + push
-
-    return chat.layer_hooks(add, range(condition.start, chat.n_layers))
-
-
-def transformers_generate(chat: ChatModel, batch: Batch, max_new_tokens: int) -> list[str]:
-    """Greedy `generate` of transformers on one batch."""
-    with torch.inference_mode():
-        output: Any = chat.model.generate(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=chat.pad_id,
-        )
-    width = batch.input_ids.shape[1]
-    return [text_of(chat, ids[width:].tolist()) for ids in output]
-
-
-def text_of(chat: ChatModel, ids: Sequence[int]) -> str:
-    """Text up to the first ending token."""
-    end = next((i for i, token in enumerate(ids) if token in chat.eos_ids), len(ids))
-    return chat.decode(ids[:end])
-
-
-def study(
-    chat: ChatModel, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], tokens: int
-) -> list[str]:
-    """One prompt at a time."""
-    texts = []
-    for condition in conditions:
-        for ids in prompts:
-            with steered(chat, condition):
-                texts += transformers_generate(chat, chat.pad([ids]), tokens)
-    return texts
-
-
-def batched(
-    chat: ChatModel, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], tokens: int
-) -> list[str]:
-    """One condition at a time. Its hooks steer padding too, so its texts may differ."""
-    texts = []
-    for condition in conditions:
-        with steered(chat, condition):
-            texts += transformers_generate(chat, chat.pad(prompts), tokens)
-    return texts
-
-
-def ours(
-    chat: ChatModel, prompts: Sequence[Sequence[int]], conditions: Sequence[Condition], tokens: int
-) -> list[str]:
-    """All conditions together."""
-    rows = [Row(ids, condition) for condition in conditions for ids in prompts]
-    return [answer.text for answer in generate(chat, rows, max_new_tokens=tokens)]
+REPEATS = 5
 
 
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lab:qwen-7b")
-    parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--strengths", type=int, default=4)
+    parser.add_argument("--shape", choices=SHAPES, help="a random-weight model of this shape")
+    parser.add_argument("--folder", type=Path, help="where to keep it")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--strengths", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--all-repeats", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--study-share", type=float, default=1.0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        model = asked.model
+        if asked.shape:
+            model = str(make(asked.shape, asked.folder or Path(made) / asked.shape))
+        chat = ChatModel.load(model)
+        prompts = [chat.prompt_ids(text) for text in load_test_set("benign-120").prompts]
+        conditions = make_conditions(chat, asked.layers, asked.strengths)
+        print(f"{asked.shape or model}, {chat.precision}; {named(chat.device)}")
+        print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs")
+        compare(chat, prompts[: asked.prompts], conditions, asked.tokens, asked.runs,
+                asked.study_share)  # fmt: skip
 
-    chat = ChatModel.load(options.model)
-    prompts = [chat.prompt_ids(text) for text in load_test_set("benign-120").prompts]
-    prompts = prompts[: options.prompts]
-    conditions = make_conditions(chat, options.layers, options.strengths)
+
+def compare(
+    chat: ChatModel,
+    prompts: Prompts,
+    conditions: list[Condition],
+    tokens: int,
+    runs: int,
+    study_share: float,
+) -> None:
+    """Time every way in every run; print a line per way."""
     n_rows = len(prompts) * len(conditions)
-    print(
-        f"{options.model} on {chat.device}, {chat.precision}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, {platform.machine()}, Python {platform.python_version()}"
-    )
-    print(f"{len(conditions)} conditions x {len(prompts)} prompts x {options.tokens} new tokens")
-
-    ways: dict[str, Callable[..., list[str]]] = {
-        "study": study,
-        "batched": batched,
-        "steersweep": ours,
-    }
-    ours(chat, prompts, conditions[:2], options.tokens)  # warm up
+    print(f"{len(conditions)} conditions x {len(prompts)} prompts x {tokens} new tokens\n")
+    of_study = [*range(0, len(conditions), max(1, round(1 / study_share)))]
+    ways: dict[str, Way] = {"study": study, "batched": batched, **installed(), "steersweep": ours}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    texts: dict[str, list[str]] = {}
-    for run in range(options.runs):
+    answers: dict[str, Answers] = {}
+    for way in ways.values():  # warm up
+        way(chat, prompts[:2], conditions[:2], 2)
+    for _run in range(runs):
         for name, way in ways.items():
-            whole = name == "study" and (run == 0 or options.all_repeats)
+            chosen = [conditions[i] for i in of_study] if name == "study" else conditions
+            sync(chat.device)
             started = time.perf_counter()
-            for _ in range(options.repeats if whole else 1):
-                texts[name] = way(chat, prompts, conditions, options.tokens)
+            answers[name] = way(chat, prompts, chosen, tokens)
+            sync(chat.device)
             elapsed = time.perf_counter() - started
-            if name == "study" and not whole:
-                elapsed *= options.repeats
+            if name == "study":
+                elapsed *= REPEATS * len(conditions) / len(chosen)
             seconds[name].append(elapsed)
-        print(f"run {run + 1}: " + ", ".join(f"{n} {s[-1]:.2f} s" for n, s in seconds.items()))
 
-    for name in ("study", "batched"):
+    reference = answers["steersweep"]
+    print("| way | seconds | times steersweep's (min-max) | same answers |")
+    print("|---|---|---|---|")
+    for name, found in answers.items():
         ratios = sorted(a / b for a, b in zip(seconds[name], seconds["steersweep"], strict=True))
-        same = sum(a == b for a, b in zip(texts[name], texts["steersweep"], strict=True))
+        expected = reference
+        if name == "study":
+            n = len(prompts)
+            expected = [row for i in of_study for row in reference[i * n : (i + 1) * n]]
+        same = sum(a == b for a, b in zip(found, expected, strict=True))
         print(
-            f"{name:>8} / steersweep: {statistics.median(ratios):.1f} x "
-            f"(min {ratios[0]:.1f}, max {ratios[-1]:.1f}); "
-            f"identical texts {same} of {n_rows}"
+            f"| {name} | {statistics.median(seconds[name]):.2f} | {statistics.median(ratios):.1f} "
+            f"({ratios[0]:.1f}-{ratios[-1]:.1f}) | {same} of {len(expected)} |"
         )
+    new = sum(len(row) for row in reference)
+    rate = new / statistics.median(seconds["steersweep"])
+    print(f"\nsteersweep: {n_rows} rows, {new} new tokens, {rate:.0f} a second")
 
 
 def make_conditions(chat: ChatModel, n_layers: int, n_strengths: int) -> list[Condition]:
