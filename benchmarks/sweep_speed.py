@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--ways", help="only these, with commas; steersweep is always one")
     parser.add_argument("--study-share", type=float, default=1.0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
@@ -55,14 +56,26 @@ def main() -> None:
         conditions = make_conditions(chat, asked.layers, asked.strengths)
         print(f"{asked.shape or model}, {chat.precision}; {named(chat.device)}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs")
-        compare(chat, prompts[: asked.prompts], conditions, asked.tokens, asked.runs,
-                asked.study_share)  # fmt: skip
+        ways: dict[str, Way] = {"study": study, "batched": batched, **installed()}
+        if asked.ways:
+            ways = {name: ways[name] for name in asked.ways.split(",") if name != "steersweep"}
+        compare(
+            chat,
+            prompts[: asked.prompts],
+            conditions,
+            ways | {"steersweep": ours},
+            tokens=asked.tokens,
+            runs=asked.runs,
+            study_share=asked.study_share,
+        )
 
 
 def compare(
     chat: ChatModel,
     prompts: Prompts,
     conditions: list[Condition],
+    ways: dict[str, Way],
+    *,
     tokens: int,
     runs: int,
     study_share: float,
@@ -71,7 +84,6 @@ def compare(
     n_rows = len(prompts) * len(conditions)
     print(f"{len(conditions)} conditions x {len(prompts)} prompts x {tokens} new tokens\n")
     of_study = [*range(0, len(conditions), max(1, round(1 / study_share)))]
-    ways: dict[str, Way] = {"study": study, "batched": batched, **installed(), "steersweep": ours}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Answers] = {}
     for way in ways.values():  # warm up

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from conftest import gpt2, random_model
-from steersweep import ChatModel, InputError, load_extraction_set, steering
+from steersweep import ChatModel, InputError, generate, load_extraction_set
 from steersweep.activations import residuals
+from steersweep.additions import Additions
 from steersweep.chat_model import Batch
 from steersweep.directions import cosmic_scoring, edits
 from steersweep.directions.dim import dim_directions
@@ -165,7 +166,7 @@ def not_finite(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
 
 def penalised(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
     """Greedy that lowers the logits of seen tokens, as transformers' repetition penalty does."""
-    generate = steering.generate
+
     logits = ChatModel.logits
 
     def penalised_generate(chat: ChatModel, rows: Any, **options: Any) -> Any:
@@ -189,20 +190,20 @@ def one_eos_of_two(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_tokens(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
-    applied = steering._Push.applied
+    to_prompts = Additions.to_prompts
 
-    def half(self: Any, chat: ChatModel, mask: torch.Tensor) -> Any:
+    def half(self: Any, rows: slice, mask: torch.Tensor) -> Any:
         wrong = torch.zeros_like(mask)
         wrong[:, : mask.shape[1] // 2] = 1  # padding and some of the prompt
-        return applied(self, chat, wrong)
+        return to_prompts(self, rows, wrong)
 
-    patch.setattr(steering._Push, "applied", half)
+    patch.setattr(Additions, "to_prompts", half)
 
 
 def steered_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
     """Attention hides padding, so no answer shows it."""
-    applied = steering._Push.applied
-    patch.setattr(steering._Push, "applied", lambda self, chat, mask: applied(self, chat, mask | 1))
+    steer = Additions.to_prompts
+    patch.setattr(Additions, "to_prompts", lambda self, rows, mask: steer(self, rows, mask | 1))
 
 
 def unsteered_hidden_states(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:

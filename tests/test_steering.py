@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,9 +46,10 @@ def plain_greedy(chat: ChatModel, row: Row, max_new_tokens: int) -> list[int]:
     push = row.intervention
     ids = list(row.prompt_ids)
 
-    def steer(_module: object, _inputs: object, output: Tensor) -> Tensor:
+    def steer(_module: object, _inputs: object, output: Any) -> Any:
         assert push is not None
-        return output + push.multiplier * push.vector
+        added = push.multiplier * push.vector
+        return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
 
     stop = chat.n_layers if push is None or push.stop is None else push.stop
     layers = [] if push is None else chat.layers[push.start : stop]
@@ -75,9 +79,12 @@ def test_a_batch_of_different_interventions_equals_one_row_at_a_time(family: Cha
 
 def test_sliding_window_is_respected_beyond_the_window(family: ChatModel) -> None:
     # 64 positions in the Gemma and Mistral miniatures; 90 new tokens go past them.
-    row = Row(family.prompt_ids(PROMPTS[2]), Intervention(unit(family, 7), 3.0, 1))
-    answer = generate(family, [row, Row(family.prompt_ids("Hi"))], max_new_tokens=90)[0]
-    assert list(answer.token_ids) == plain_greedy(family, row, 90)
+    ids = family.prompt_ids(PROMPTS[2] * 4)  # and so does this prompt
+    pushes = [Intervention(unit(family, 7), 3.0, 1), Intervention(unit(family, 8), 3.0, 2)]
+    rows = [Row(ids, push) for push in pushes]
+    answers = generate(family, [*rows, Row(family.prompt_ids("Hi"))], max_new_tokens=90)
+    for row, answer in zip(rows, answers, strict=False):
+        assert list(answer.token_ids) == plain_greedy(family, row, 90)
 
 
 def test_batch_size_changes_nothing(qwen: ChatModel) -> None:
@@ -85,6 +92,31 @@ def test_batch_size_changes_nothing(qwen: ChatModel) -> None:
     assert generate(qwen, rows, max_new_tokens=20) == generate(
         qwen, rows, max_new_tokens=20, max_rows=5
     )
+
+
+@pytest.mark.parametrize("make", [bloom, gpt2])
+def test_layers_of_other_kinds_resume_too(make: Callable[[], ChatModel]) -> None:
+    chat = make()
+    rows = mixed_rows(chat)
+    answers = generate(chat, rows, max_new_tokens=8)
+    assert [list(answer.token_ids) for answer in answers] == [
+        plain_greedy(chat, row, 8) for row in rows
+    ]
+
+
+def test_a_prompt_runs_unsteered_once_below_the_layers_that_steer_it(qwen: ChatModel) -> None:
+    prompts = [qwen.prompt_ids(text) for text in PROMPTS]
+    pushes = [None, *(Intervention(unit(qwen, s), 2.0, start) for s in (0, 1) for start in (2, 4))]
+    rows = [Row(ids, push) for push in pushes for ids in prompts]
+    run = dict.fromkeys(range(qwen.n_layers), 0)
+
+    def count(layer: int, hidden: Tensor) -> None:
+        run[layer] += len(hidden)
+
+    with qwen.layer_hooks(count, range(qwen.n_layers), "mlp_out"):
+        generate(qwen, rows, max_new_tokens=1)
+    n = len(prompts)
+    assert run == {0: n, 1: n, 2: n, 3: 3 * n, 4: 3 * n, 5: 5 * n, 6: 5 * n}
 
 
 def test_no_hook_is_left_behind(qwen: ChatModel) -> None:

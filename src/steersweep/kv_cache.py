@@ -6,6 +6,7 @@ writes into buffers of their final length, and drops finished rows with one copy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ class _BufferedLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._keys = self._buffer_like(key_states)
-        self._values = self._buffer_like(value_states)
+        self._keys = self._buffer_like(key_states, len(key_states))
+        self._values = self._buffer_like(value_states, len(value_states))
         self.is_initialized = True
 
     def update(
@@ -43,6 +44,16 @@ class _BufferedLayer(DynamicLayer):
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
         return self.keys, self.values
 
+    def put(self, rows: slice, n_rows: int, keys: Tensor, values: Tensor) -> None:
+        """Hold these first positions of some rows; the others are put in by other calls."""
+        if not self.is_initialized:
+            self.dtype, self.device = keys.dtype, keys.device
+            self._keys, self._values = (self._buffer_like(t, n_rows) for t in (keys, values))
+            self.is_initialized = True
+        self.length = keys.shape[-2]
+        self._keys[rows, :, : self.length], self._values[rows, :, : self.length] = keys, values
+        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
     def get_seq_length(self) -> int:
         """Positions held so far."""
         return self.length
@@ -57,8 +68,8 @@ class _BufferedLayer(DynamicLayer):
         self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
         self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
-    def _buffer_like(self, states: Tensor) -> Tensor:
-        rows, heads, _, width = states.shape
+    def _buffer_like(self, states: Tensor, rows: int) -> Tensor:
+        _, heads, _, width = states.shape
         return states.new_empty((rows, heads, self.capacity, width))
 
 
@@ -72,6 +83,22 @@ def make_cache(config: Any, capacity: int) -> Cache:
     if not plain:
         return native
     return Cache(layers=[_BufferedLayer(capacity) for _ in range(config.num_hidden_layers)])
+
+
+Source = tuple[Cache, Tensor | slice]  # a cache, and which of its rows
+
+
+def can_be_filled(cache: Cache) -> bool:
+    """Whether `fill` works with a cache: every layer is an attention layer of our own kind."""
+    return all(isinstance(layer, _BufferedLayer) for layer in cache.layers)
+
+
+def fill(cache: Cache, rows: slice, n_rows: int, sources: Sequence[Source]) -> None:
+    """Put the prompts of some rows into an empty cache of `n_rows`: a source for each layer."""
+    for index, (source, chosen) in enumerate(sources):
+        layer: Any = cache.layers[index]
+        held: Any = source.layers[index]
+        layer.put(rows, n_rows, held.keys[chosen], held.values[chosen])
 
 
 def keep_rows(cache: Cache, rows: Tensor) -> None:

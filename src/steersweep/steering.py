@@ -1,24 +1,25 @@
 """Steered generation: rows of different interventions decode together in one batch.
 
-A row is a prompt with an intervention or none. The hook after each decoder layer adds a per-row
-vector, zero for rows whose intervention does not cover that layer, so a whole layer x strength map
-shares every matrix product. Knows nothing of prompts as text, methods, or judging.
+A row is a prompt with an intervention or none. After each decoder layer a vector per row is added,
+so a whole layer x strength map shares every matrix product; finished rows leave the batch. Knows
+nothing of prompts as text, methods, or judging.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from steersweep.additions import Additions
 from steersweep.chat_model import ChatModel
 from steersweep.errors import InputError, NumericalError
 from steersweep.kv_cache import keep_rows, make_cache
+from steersweep.prefill import prefill
 
 FinishReason = Literal["eos", "length"]
 
@@ -111,7 +112,13 @@ def _generate_batch(
     max_new_tokens: int,
     on_step: Callable[[StepInfo], None] | None,
 ) -> list[Generation]:
-    batch = chat.pad([row.prompt_ids for row in rows])
+    # Rows that start to be steered at the same layer lie together, for the prompts' pass.
+    order = sorted(range(len(rows)), key=lambda index: _span(rows[index], chat.n_layers)[0])
+    rows = [rows[index] for index in order]
+    prompts = {tuple(row.prompt_ids): None for row in rows}
+    numbers = {ids: number for number, ids in enumerate(prompts)}
+    of_row = [numbers[tuple(row.prompt_ids)] for row in rows]
+    batch = chat.pad([*prompts])
     width = batch.input_ids.shape[1]
     device = batch.input_ids.device
     eos = torch.tensor(sorted(chat.eos_ids), device=device)
@@ -120,21 +127,17 @@ def _generate_batch(
 
     tokens = torch.full((len(rows), max_new_tokens), -1, dtype=torch.long, device=device)
     mask = torch.ones((len(rows), width + max_new_tokens), dtype=torch.long, device=device)
-    mask[:, :width] = batch.attention_mask
-    next_position = batch.position_ids[:, -1:] + 1
-    alive = torch.arange(len(rows), device=device)  # batch row -> index into `rows`
+    mask[:, :width] = batch.attention_mask[of_row]
+    next_position = batch.position_ids[of_row, -1:] + 1
+    alive = torch.tensor(order, device=device)  # batch row -> row asked for
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
     cache = make_cache(chat.model.config.get_text_config(), width + max_new_tokens)
-    push = _Push(chat, rows)
+    additions = _additions(chat, rows)
 
-    step_ids, step_positions = batch.input_ids, batch.position_ids
-    with push.applied(chat, batch.attention_mask):
+    starts = [_span(row, chat.n_layers)[0] for row in rows]
+    logits = prefill(chat, batch, of_row, starts, additions, cache)
+    with additions.applied(chat):
         for step in range(max_new_tokens):
-            logits = chat.logits(
-                step_ids, mask[:, : width + step], step_positions, cache=cache, keep=1
-            )[:, 0]
-            if step == 0:
-                push.steer_padding_free()
             token = logits.argmax(-1)
             tokens[alive, step] = token
             ended |= torch.isin(token, eos)
@@ -146,73 +149,33 @@ def _generate_batch(
                     if len(kept) == 0:
                         break
                     keep_rows(cache, kept)
-                    push.keep_rows(kept)
+                    additions.keep_rows(kept)
                     alive, mask, ended = alive[kept], mask[kept], ended[kept]
                     token, next_position = token[kept], next_position[kept]
             if on_step is not None:
                 on_step(StepInfo(step + 1, max_new_tokens, len(alive)))
-            step_ids, step_positions = token[:, None], next_position
+            if last:
+                break
+            logits = chat.logits(
+                token[:, None], mask[:, : width + step + 1], next_position, cache=cache
+            )[:, 0]
             next_position = next_position + 1
     return [_finish(chat, row) for row in tokens.tolist()]
 
 
-class _Push:
-    """The per-row vectors added after each layer, for the rows still in the batch."""
+def _additions(chat: ChatModel, rows: Sequence[Row]) -> Additions:
+    vectors = torch.zeros((len(rows), chat.d_model))
+    for index, row in enumerate(rows):
+        if row.intervention is not None:
+            vectors[index] = row.intervention.vector * row.intervention.multiplier
+    return Additions(chat, vectors, [_span(row, chat.n_layers) for row in rows])
 
-    def __init__(self, chat: ChatModel, rows: Sequence[Row]) -> None:
-        n_layers = chat.n_layers
-        spans = [
-            (row.intervention.start, _stop(row.intervention, n_layers))
-            if row.intervention is not None and row.intervention.multiplier != 0
-            else (n_layers, n_layers)
-            for row in rows
-        ]
-        self.layers = range(min(start for start, _ in spans), max(stop for _, stop in spans))
-        self._edges = {edge for span in spans for edge in span}
-        self._start = torch.tensor([start for start, _ in spans], device=chat.device)
-        self._stop = torch.tensor([stop for _, stop in spans], device=chat.device)
-        # [row, 1, d_model], in the type the model computes in, rounded once from float32.
-        self._vector = torch.zeros((len(rows), 1, chat.d_model))
-        for index, row in enumerate(rows):
-            if row.intervention is not None:
-                self._vector[index, 0] = row.intervention.vector * row.intervention.multiplier
-        self._vector = self._vector.to(chat.device, chat.dtype)
-        self._prompt_mask: Tensor | None = None
-        self._at_layer: dict[int, Tensor] = {}
 
-    @contextmanager
-    def applied(self, chat: ChatModel, attention_mask: Tensor) -> Iterator[None]:
-        """Steer `chat` while open; `attention_mask` `[row, position]` spares padding."""
-        self._prompt_mask = attention_mask[:, :, None].to(chat.dtype)
-        self._build()
-        with chat.layer_hooks(self._add, self.layers):
-            yield
-
-    def steer_padding_free(self) -> None:
-        """From now on each row has one new position, which is never padding."""
-        self._prompt_mask = None
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Follow the batch when finished rows leave it."""
-        self._start, self._stop = self._start[rows], self._stop[rows]
-        self._vector = self._vector[rows]
-        self._build()
-
-    def _build(self) -> None:
-        """Vectors per layer; layers between two edges of the rows' spans share one tensor."""
-        self._at_layer = {}
-        for layer in self.layers:
-            if layer not in self._edges and layer - 1 in self._at_layer:
-                self._at_layer[layer] = self._at_layer[layer - 1]
-                continue
-            covered = (self._start <= layer) & (layer < self._stop)
-            self._at_layer[layer] = self._vector * covered[:, None, None]
-
-    def _add(self, layer: int, hidden: Tensor) -> Tensor:
-        push = self._at_layer[layer].to(hidden.dtype)
-        if self._prompt_mask is not None:
-            push = push * self._prompt_mask
-        return hidden + push
+def _span(row: Row, n_layers: int) -> tuple[int, int]:
+    """First and one past the last steered layer; an empty span if nothing is added."""
+    if row.intervention is None or row.intervention.multiplier == 0:
+        return n_layers, n_layers
+    return row.intervention.start, _stop(row.intervention, n_layers)
 
 
 def _stop(intervention: Intervention, n_layers: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -166,32 +167,53 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
     """
     short, long = (chat.prompt_ids(text) for text in PROBES)
     step = _intervention(chat)
-    layer = step.start
-    seen: dict[str, Tensor] = {}
-
-    def before(_layer: int, hidden: Tensor) -> None:
-        seen.setdefault("before", hidden)
-
-    def after(_layer: int, hidden: Tensor) -> None:
-        seen.setdefault("after", hidden)
-
-    with chat.layer_hooks(before, [layer]), chat.layer_hooks(after, [layer + 1], "resid_pre"):
-        generate(chat, [Row(short, step), Row(long, step), Row(long)], max_new_tokens=1)
-    mask = chat.pad([short, long, long]).attention_mask[:, :, None].float()
-    mask[2] = 0
-    added = seen["after"].float() - seen["before"].float()
-    push = step.vector.to(added.device) * step.multiplier
-    apart = (added - push * mask).abs().amax(-1)
-    limit = 20 * TOLERANCES[chat.dtype] * float(seen["after"].abs().max())
-    n_padding = len(long) - len(short)
-    found = {
-        "padding": float(apart[0, :n_padding].max()) if n_padding else 0.0,
-        "its own tokens": max(float(apart[0, n_padding:].max()), float(apart[1].max())),
-        "an unsteered neighbour": float(apart[2].max()),
-    }
+    half = replace(step, multiplier=step.multiplier / 2)
+    # All in one pass; and rows that share prompts, which resume from the unsteered streams.
+    together = [Row(short, step), Row(long, step), Row(long[1:])]
+    resumed = [Row(short, step), Row(long, step), Row(long, half)]
+    found = dict.fromkeys(("padding", "its own tokens", "a neighbour"), 0.0)
+    largest = 0.0
+    for rows in (together, resumed):
+        apart, size = _wrongly_added(chat, rows)
+        padding = chat.pad([row.prompt_ids for row in rows]).attention_mask == 0
+        largest = max(largest, size)
+        for place, differences in (
+            ("padding", apart[:2][padding[:2]]),
+            ("its own tokens", apart[:2][~padding[:2]]),
+            ("a neighbour", apart[2]),
+        ):
+            found[place] = max(found[place], float(differences.max()) if len(differences) else 0.0)
+    limit = 20 * TOLERANCES[chat.dtype] * largest
     said = ", ".join(f"{place} {difference:.1e}" for place, difference in found.items())
     wrong = not max(found.values()) <= limit
     return wrong, f"differences from what a row should get: {said}; tolerance {limit:.1e}"
+
+
+def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
+    """How far what each row gets is from its vector, `[row, position]`, and the largest state."""
+    seen: dict[str, list[Tensor]] = {"before": [], "after": []}
+    layer = rows[0].intervention.start if rows[0].intervention else 0
+
+    def before(_layer: int, hidden: Tensor) -> None:
+        seen["before"].append(hidden)
+
+    def after(_layer: int, hidden: Tensor) -> None:
+        seen["after"].append(hidden)
+
+    with chat.layer_hooks(before, [layer]), chat.layer_hooks(after, [layer + 1], "resid_pre"):
+        generate(chat, rows, max_new_tokens=1)
+    # The first pass of all prompts has them unsteered, or all rows before the addition.
+    prompts = [*dict.fromkeys(tuple(row.prompt_ids) for row in rows)]
+    of_row = [prompts.index(tuple(row.prompt_ids)) for row in rows]
+    clean = next(hidden for hidden in seen["before"] if len(hidden) == len(prompts))[of_row].float()
+    steered = seen["after"][-1].float()
+    mask = chat.pad([row.prompt_ids for row in rows]).attention_mask[:, :, None].float()
+    push = torch.zeros((len(rows), 1, chat.d_model), device=steered.device)
+    for index, row in enumerate(rows):
+        if row.intervention is not None:
+            push[index] = row.intervention.vector * row.intervention.multiplier
+    apart: Tensor = (steered - clean - push * mask).abs().amax(-1)
+    return apart, float(steered.abs().max())
 
 
 @torch.inference_mode()
