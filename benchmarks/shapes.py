@@ -9,6 +9,7 @@ tokenizer; of the vocabulary only the size matters for time.
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,12 @@ def make(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Save a model of a shape with random weights; kept if it is there already."""
     if (folder / "config.json").exists():
         return folder
-    lab = lab_model("gemma-9b" if name.startswith("gemma") else "qwen-7b")
+    return save(copy.deepcopy(SHAPES[name]), folder, dtype)
+
+
+def save(config: PretrainedConfig, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a model of a config with random weights and a lab model's tokenizer."""
+    lab = lab_model("gemma-9b" if config.model_type.startswith("gemma") else "qwen-7b")
     lab.card()  # says how to make it if it is missing
     folder.mkdir(parents=True, exist_ok=True)
     for file in lab.folder.iterdir():
@@ -45,7 +51,6 @@ def make(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
             shutil.copy(file, folder)
     torch.manual_seed(0)
     tokens = AutoModelForCausalLM.from_pretrained(lab.folder).generation_config
-    config = SHAPES[name]
     config.dtype = dtype
     config.bos_token_id, config.eos_token_id = tokens.bos_token_id, tokens.eos_token_id
     config.pad_token_id = tokens.pad_token_id

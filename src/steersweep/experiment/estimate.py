@@ -11,20 +11,19 @@ from steersweep.catalog.gpus import gpu_catalog
 from steersweep.catalog.models import model_shapes
 from steersweep.experiment.phases import Sweep
 from steersweep.experiment.plan import Plan, PlannedModel
+from steersweep.experiment.timing import CPU
+from steersweep.experiment.timing import gpu as gpu_machine
 from steersweep.memory import OVERHEAD_BYTES, MemoryModel
 
-# Rough on purpose; finished jobs correct them (`calibration`).
-STARTUP_S = 60.0  # container, imports
-LOAD_GB_PER_S = 0.5
-LAYER_LAUNCH_S = 0.001  # what a layer takes at least, per decoding step
-COMPUTE_SHARE = 0.3  # of the data sheet's TFLOPS that is reached
-BANDWIDTH_SHARE = 0.6
 PROMPT_TOKENS = 40
-JUDGING = 1.2  # scoring responses and judging, on top of generating
 N_POSITIONS, N_VAL = 5, 24  # of COSMIC's candidates and validation prompts
+# Passes of a validation prompt for a candidate: ablated everywhere and added from its layer on,
+# both as far up as is compared.
+PASSES = 1.0
+# Steered prompts run above their layer only, half of the model on average.
+STEERED_SHARE = 0.5
+JUDGING_ROW_S = 0.002  # reading a response for cues and repetition
 RESERVE = 1.5  # a job reserves this many times its estimate
-# On a CPU: seconds per row and 100 new tokens, for each million parameters and at least.
-LOCAL_ROW_S, LOCAL_ROW_S_PER_MILLION = 0.004, 0.012
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def estimate(
     kind = gpu or sweep.model.gpu
     decoding = plan.data.get("decoding", {})
     new_tokens, rows = decoding.get("max_new_tokens", 100), decoding.get("rows", 256)
-    parameters = sweep.model.billions * 1e9
     n_rows = sweep.n_conditions * n_prompts
     facts = gpu_catalog().get(kind)
     model = shape_of(sweep.model)
@@ -74,24 +72,20 @@ def estimate(
     row = model.row(sweep.precision, PROMPT_TOKENS, new_tokens)
     weights_gb = weights / 1e9
     memory_gb = weights_gb + (min(rows, n_rows) * row + OVERHEAD_BYTES) / 1e9
-    if facts is None:
-        per_row = LOCAL_ROW_S + LOCAL_ROW_S_PER_MILLION * parameters / 1e6
-        seconds = factor * (5 + n_rows * per_row * new_tokens / 100)
-        return Estimate(seconds, memory_gb, rows, fits, _usd(plan, kind, seconds))
+    machine = CPU if facts is None else gpu_machine(facts)
     batches = math.ceil(n_rows / rows)
-    flops = facts["tflops"] * 1e12 * COMPUTE_SHARE
-    step = max(
-        weights_gb / (facts["bandwidth_gb_s"] * BANDWIDTH_SHARE),
-        sweep.model.n_layers * LAYER_LAUNCH_S,
-        2 * parameters * min(rows, n_rows) / flops,
+    steps = batches * new_tokens
+    context = PROMPT_TOKENS + new_tokens / 2
+    scored = sum(method != "dim" for method in sweep.methods) * (
+        PASSES * N_POSITIONS * sweep.model.n_layers * N_VAL * PROMPT_TOKENS
     )
-    scoring = sum(method != "dim" for method in sweep.methods) * (
-        2 * parameters * PROMPT_TOKENS * N_POSITIONS * sweep.model.n_layers * 3 * N_VAL / flops
-    )
-    prefill = 2 * parameters * PROMPT_TOKENS * n_rows / flops
-    seconds = STARTUP_S + weights_gb / LOAD_GB_PER_S + scoring
-    seconds += JUDGING * (batches * new_tokens * step + prefill)
-    seconds *= factor
+    prompts = STEERED_SHARE * n_rows * PROMPT_TOKENS
+    # How likely the unsteered model finds each answer takes a pass over all of it.
+    answers = n_rows * (PROMPT_TOKENS + new_tokens)
+    seconds = machine.start_s + weights / machine.load_rate
+    seconds += steps * machine.step(model, sweep.precision, n_rows / batches, context)
+    seconds += machine.tokens(model, scored + prompts + answers)
+    seconds = factor * (seconds + n_rows * JUDGING_ROW_S)
     return Estimate(seconds, memory_gb, rows, fits, _usd(plan, kind, seconds))
 
 
