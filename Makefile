@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again.
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint format types check docs clean
+.PHONY: demo test lint format types check docs bench clean
 
 demo: $(INSTALLED)  ## run the main job on the lab zoo
 	$(BIN)/steersweep demo --out demo
@@ -25,6 +25,11 @@ types: $(INSTALLED)
 docs: $(INSTALLED)  ## build the documentation site into build/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
+
+bench: $(INSTALLED)  ## time sweeps as others do them, limits, and cost curves
+	$(BIN)/python benchmarks/sweep_speed.py
+	$(BIN)/python benchmarks/limits.py
+	$(BIN)/python benchmarks/cost_curves.py --jobs
 
 check: test lint format types  ## everything CI does
 
