@@ -207,10 +207,14 @@ def test_without_a_key_the_reason_is_named(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     tells, said = tracking(tmp_path, open_tracker("wandb", tmp_path, online=True))
     tells.tell(runs[:1])
     assert tells.finish(wait=30) == [runs[0].key]
     assert "No API key configured" in said[-1]
+    assert not list(here.iterdir())  # the sender's own logs are not left where the user is
 
 
 class Broken:

@@ -97,6 +97,8 @@ class WandbTracker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                # Its own logs belong to the run, not to where the user happens to be.
+                env={**os.environ, "WANDB_DIR": str(self._folder.absolute())},
             )
         self._sending = process, waiting
 
