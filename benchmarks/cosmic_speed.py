@@ -5,40 +5,39 @@
 - separate: the official procedure: for each candidate three separate runs over the validation
   prompts in batches of 32, from the first layer to the logits (ablated harmful, ablated harmless,
   added to harmless), hooks put on and taken off for each.
-- steersweep: candidates are rows of a batch; passes resume from clean residual streams at the
-  edited layer and stop above the last compared one; KL is measured from the best score down until
-  a candidate passes, which chooses the same.
+- every score: all of these scores by steersweep: candidates are rows of a batch; passes resume from
+  clean residual streams at the edited layer and stop above the last compared one.
+- the choice: steersweep as it searches: candidates that cannot be chosen any more are not scored.
 
-Every run times both, one after the other in the same process. Scores are compared: the largest
-difference must stay within rounding.
+Every run times all, one after the other in the same process, from the prompts to the choice.
+Scores and choices are compared: scores may differ by rounding, choices may not.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from steersweep import ChatModel
-from steersweep.directions.candidates import Candidates, PromptIds, SplitIds, next_token_kl
-from steersweep.directions.cosmic import VARIANTS, CosmicRules, CosmicScores
+from steersweep import ChatModel, SteersweepError
+from steersweep.directions.candidates import PromptIds, SplitIds, next_token_kl
+from steersweep.directions.cosmic import VARIANTS, CosmicRules, CosmicScores, select
 from steersweep.directions.cosmic_scoring import (
     baseline,
     candidate_edits,
     cosmic_positions,
     find_candidates,
-    layer_similarity,
-    score_candidates,
+    layers_to_compare,
 )
+from steersweep.directions.cosmic_search import score_candidates
 from steersweep.directions.edits import Edit
 from steersweep.lab.corpus import dialogues
 
@@ -92,11 +91,17 @@ def one_edit(
     return torch.cat(states), torch.cat(logits)
 
 
-def separate_passes(
-    chat: ChatModel, data: SplitIds, candidates: Candidates, rules: CosmicRules, low: list[int]
-) -> dict[str, list[float]]:
-    """Scores of every candidate, three runs each."""
+def separate_passes(chat: ChatModel, data: SplitIds, rules: CosmicRules) -> CosmicScores:
+    """Candidates, the layers to compare, and scores of every candidate, three runs each."""
     before = rules.read_before_edit
+    positions = cosmic_positions(chat, rules)
+    candidates = find_candidates(chat, data, rules, positions)  # as much work as the official
+    means = [
+        one_edit(chat, prompts, None, range(chat.n_layers), before=before)[0].double().mean(0)
+        for prompts in (data.harmful_train, data.harmless_train)
+    ]
+    similarity = torch.cosine_similarity(means[0], means[1], dim=-1)
+    low, notes = layers_to_compare(similarity, rules)
     to_harmless = baseline(chat, data.harmless_val, low, rules)[0]
     to_harmful = baseline(chat, data.harmful_val, low, rules)[0]
     _, clean = one_edit(chat, data.harmless_val, None, low, before=before)
@@ -108,6 +113,7 @@ def separate_passes(
 
     edits = candidate_edits(candidates, rules)
     found: dict[str, list[float]] = {"comply": [], "refuse": [], "kl": []}
+    shape = candidates.norms.shape
     for ablated, added in zip(edits.ablations, edits.additions, strict=True):
         _, logits = one_edit(chat, data.harmless_val, ablated, low, before=before)
         found["kl"].append(float(next_token_kl(clean, logits).mean()))
@@ -115,7 +121,19 @@ def separate_passes(
         found["comply"].append(likeness(states, to_harmless))
         states, _ = one_edit(chat, data.harmless_val, added, low, before=before)
         found["refuse"].append(likeness(states, to_harmful))
-    return found
+    tables = {
+        name: torch.tensor(values, dtype=torch.float64).reshape(shape)
+        for name, values in found.items()
+    }
+    return CosmicScores(
+        positions=candidates.positions,
+        scored=torch.ones(shape, dtype=torch.bool),
+        norms=candidates.norms,
+        layer_similarity=similarity,
+        low_layers=low,
+        notes=notes,
+        **tables,
+    )
 
 
 def prompts_of(chat: ChatModel, n_train: int, n_val: int) -> SplitIds:
@@ -132,15 +150,24 @@ def prompts_of(chat: ChatModel, n_train: int, n_val: int) -> SplitIds:
     return SplitIds(harmful_train, harmless_train, harmful_val, harmless_val)
 
 
-def largest_difference(one: dict[str, list[float]], other: CosmicScores) -> float:
-    """Of what both computed; KL is not measured where a candidate lies too deep."""
+def largest_difference(one: CosmicScores, other: CosmicScores, limit: float | None) -> float:
+    """Of the scores that both have; a KL above the limit may be a lower bound."""
+    bounded = torch.zeros_like(other.scored) if limit is None else other.kl > limit
     differences = [
-        float(abs(a - b))
-        for name, values in one.items()
-        for a, b in zip(values, getattr(other, name).flatten().tolist(), strict=True)
-        if not math.isnan(b)
+        (getattr(one, name) - getattr(other, name)).abs().nan_to_num(nan=0.0)
+        for name in ("comply", "refuse", "kl")
     ]
-    return max(differences)
+    differences[-1][bounded] = 0.0
+    return max(float(table.max()) for table in differences)
+
+
+def choice(scores: CosmicScores, rules: CosmicRules) -> str:
+    """What follows from scores, as position and layer."""
+    try:
+        found = select(scores, rules)
+    except SteersweepError:
+        return "none"
+    return f"{scores.positions[found.position]}, {found.layer}"
 
 
 def timed(work: Any) -> tuple[float, Any]:
@@ -163,34 +190,45 @@ def main() -> None:
     rules = VARIANTS[options.variant]
     chat = ChatModel.load(options.model, device=options.device)
     data = prompts_of(chat, options.train, options.val)
-    candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
-    n_positions, n_layers, _ = candidates.vectors.shape
+    n_positions = len(cosmic_positions(chat, rules))
     sizes = ", ".join(f"{len(getattr(data, field.name))} {field.name}" for field in fields(data))
     print(
-        f"{options.model}, {options.variant}: {n_positions} positions x {n_layers} layers; {sizes}"
+        f"{options.model}, {options.variant}: {n_positions} positions x {chat.n_layers} layers; "
+        f"{sizes}"
     )
     print(
         f"{chat.precision} on {chat.device}, {torch.get_num_threads()} threads, "
         f"{platform.machine()}, torch {torch.__version__}"
     )
-    similarity = layer_similarity(chat, data, rules)
-    low = similarity.argsort()[: max(1, int(rules.low_share * n_layers))].tolist()
-    ratios = []
-    for run in range(1, options.runs + 1):
-        slow, expected = timed(lambda: separate_passes(chat, data, candidates, rules, low))
-        fast, found = timed(
-            lambda: score_candidates(chat, data, candidates, rules, max_rows=options.rows)
-        )
-        ratios.append(slow / fast)
-        difference = largest_difference(expected, found)
-        print(
-            f"run {run}: separate {slow:.2f} s, steersweep {fast:.2f} s; "
-            f"largest difference of a score {difference:.1e}"
-        )
+
+    def ours(rules: CosmicRules) -> CosmicScores:
+        candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
+        return score_candidates(chat, data, candidates, rules, max_rows=options.rows)
+
+    ways: dict[str, Callable[[], CosmicScores]] = {
+        "separate": lambda: separate_passes(chat, data, rules),
+        "every score": lambda: ours(replace(rules, score_all=True)),
+        "the choice": lambda: ours(rules),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, CosmicScores] = {}
+    for _run in range(options.runs):
+        for name, way in ways.items():
+            took, found[name] = timed(way)
+            seconds[name].append(took)
     print(
-        f"separate / steersweep: {statistics.median(ratios):.1f} x "
-        f"(min {min(ratios):.1f}, max {max(ratios):.1f})"
+        "| way | seconds | separate takes (min-max) | S_comply of | KL of | difference | choice |"
     )
+    print("|---|---|---|---|---|---|---|")
+    for name, scores in found.items():
+        ratios = [a / b for a, b in zip(seconds["separate"], seconds[name], strict=True)]
+        measured = [int((~table.isnan()).sum()) for table in (scores.comply, scores.kl)]
+        difference = largest_difference(found["separate"], scores, rules.max_kl)
+        print(
+            f"| {name} | {statistics.median(seconds[name]):.2f} | {statistics.median(ratios):.1f} "
+            f"({min(ratios):.1f}-{max(ratios):.1f}) | {measured[0]} | {measured[1]} "
+            f"| {difference:.1e} | {choice(scores, rules)} |"
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from conftest import lab
 from steersweep import ChatModel, InputError, NumericalError, SteersweepError
-from steersweep.directions.candidates import SplitIds, candidates_from
+from steersweep.directions.candidates import (
+    SplitIds,
+    candidates_from,
+    lowest_kl,
+    next_token_kl,
+)
 from steersweep.directions.cosmic import (
     VARIANTS,
     CosmicRules,
@@ -22,11 +27,8 @@ from steersweep.directions.cosmic import (
     best_position,
     select,
 )
-from steersweep.directions.cosmic_scoring import (
-    cosmic_positions,
-    find_candidates,
-    score_candidates,
-)
+from steersweep.directions.cosmic_scoring import BROKEN, cosmic_positions, find_candidates
+from steersweep.directions.cosmic_search import _Search, score_candidates
 from steersweep.directions.edits import clean_states
 from steersweep.directions.extraction import extract_directions
 from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
@@ -44,6 +46,7 @@ def scores(comply: Any, refuse: Any = None, kl: Any = None, norms: Any = None) -
 
     return CosmicScores(
         positions=tuple(range(-table.shape[0], 0)),
+        scored=torch.ones_like(table, dtype=torch.bool),
         comply=table,
         refuse=or_full(refuse, 0.0),
         kl=or_full(kl, 0.0),
@@ -57,14 +60,14 @@ VALUES = st.one_of(st.floats(-1, 1), st.sampled_from([NAN, float("inf"), -float(
 
 
 @st.composite
-def score_tables(draw: st.DrawFn) -> CosmicScores:
+def score_tables(draw: st.DrawFn, broken_kl: bool = True) -> CosmicScores:
     n_positions, n_layers = draw(st.integers(1, 6)), draw(st.integers(1, 12))
 
     def table(values: st.SearchStrategy[float]) -> list[list[float]]:
         row = st.lists(values, min_size=n_layers, max_size=n_layers)
         return draw(st.lists(row, min_size=n_positions, max_size=n_positions))
 
-    kl = st.one_of(st.floats(0, 0.2), st.just(NAN))
+    kl = st.one_of(st.floats(0, 0.2), st.just(NAN if broken_kl else BROKEN))
     norms = st.sampled_from([0.0, 1e-7, 1e-6, 1.0])
     return scores(table(VALUES), table(VALUES), table(kl), table(norms))
 
@@ -245,31 +248,126 @@ def test_the_study_variant_averages_cosines_of_all_pairs(
     assert select(found, rules).layer >= 1
 
 
-@pytest.mark.parametrize("max_kl", [1e-4, 0.02, 0.1, 10.0])
-def test_kl_is_measured_until_a_candidate_passes_and_the_choice_is_the_same(
-    qwen: ChatModel, small: ExtractionSet, max_kl: float
+@pytest.mark.parametrize("max_kl", [1e-4, 0.02, 0.1, 10.0, None])
+@pytest.mark.parametrize("variant", ["cosmic", "cosmic-affine"])
+def test_scores_of_some_candidates_choose_what_scores_of_all_do(
+    family: ChatModel, small: ExtractionSet, max_kl: float | None, variant: str
 ) -> None:
-    data = split(qwen, small)
-    lazy = replace(VARIANTS["cosmic"], max_kl=max_kl)
-    every = replace(lazy, kl_of_all=True)
-    candidates = find_candidates(qwen, data, lazy, [-3, -2, -1])
-    found, whole = (score_candidates(qwen, data, candidates, r, max_rows=32) for r in (lazy, every))
-    measured = ~found.kl.isnan()
-    assert not whole.kl.isnan().any()
-    assert torch.allclose(found.kl[measured], whole.kl[measured], atol=1e-6)
-    assert 0 < int(measured.sum()) < measured.numel()
-    try:
-        expected = select(whole, every)
-    except SteersweepError:
-        with pytest.raises(SteersweepError, match="dropped"):
-            select(found, lazy)
+    data = split(family, small)
+    rules = replace(VARIANTS[variant], max_kl=max_kl)
+    every = replace(rules, score_all=True)
+    candidates = find_candidates(family, data, rules, cosmic_positions(family, rules))
+    whole = score_candidates(family, data, candidates, every, max_rows=32)
+    assert bool(whole.scored.all())
+    found = score_candidates(family, data, candidates, rules, max_rows=32)
+    _agree(found, whole, max_kl)
+    assert _place(found, rules) == _place(whole, every)
+    # And after a round trip through the record, and once layers are asked for later.
+    again = CosmicScores.from_json(found.as_json())
+    assert _place(again, rules) == _place(whole, every)
+    layers = [1, family.n_layers - 1]
+    more = score_candidates(family, data, candidates, rules, layers=layers, known=again)
+    assert _place(more, rules) == _place(whole, every)
+    for layer in layers:
+        assert best_position(more, layer) == best_position(whole, layer)
+
+
+def _agree(found: CosmicScores, whole: CosmicScores, max_kl: float | None) -> None:
+    """What was measured is what measuring all gives."""
+    torch.testing.assert_close(found.refuse, whole.refuse, atol=1e-6, rtol=0, equal_nan=True)
+    at = found.scored
+    torch.testing.assert_close(found.comply[at], whole.comply[at], atol=1e-6, rtol=0)
+    assert found.comply[~at].isnan().all()
+    if max_kl is None:
+        assert found.kl.isnan().all()
         return
-    choice = select(found, lazy)
-    assert (choice.position, choice.layer) == (expected.position, expected.layer)
-    assert measured[choice.position, choice.layer]
-    # And it is the same after a round trip through the record.
-    again = select(CosmicScores.from_json(found.as_json()), lazy)
-    assert (again.position, again.layer) == (choice.position, choice.layer)
+    at = ~found.kl.isnan()
+    bounded = at & (found.kl > max_kl)
+    assert (whole.kl[bounded] > max_kl).all()
+    assert (found.kl[bounded] <= whole.kl[bounded] + 1e-6).all()
+    passed = at & ~bounded
+    torch.testing.assert_close(found.kl[passed], whole.kl[passed], atol=1e-6, rtol=0)
+
+
+def _place(table: CosmicScores, rules: CosmicRules) -> tuple[int, int] | None:
+    try:
+        choice = select(table, rules)
+    except SteersweepError:
+        return None
+    return choice.position, choice.layer
+
+
+def test_candidates_that_cannot_be_chosen_are_not_scored() -> None:
+    """The best candidate rules out most of the others."""
+    chat = lab("qwen-14b")
+    prompts = load_extraction_set("extract-cosmic-50")
+    data = split(chat, prompts)
+    rules = replace(CosmicRules(), max_kl=None)
+    candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
+    found = score_candidates(chat, data, candidates, rules)
+    place = _place(found, rules)
+    assert place is not None
+    assert int(found.scored.sum()) < found.scored.numel() / 4
+    eligible = torch.arange(12) < int(0.8 * 12)
+    beaten = found.refuse + 1 < found.total[place]
+    assert (found.scored | beaten | ~eligible | (found.norms < 1e-6)).all()
+
+
+class _Table:
+    """Stands where a model is scored: hands out scores that are there already."""
+
+    def __init__(self, whole: CosmicScores) -> None:
+        self._whole = whole
+        self.places = [
+            (p, n) for p in range(len(whole.positions)) for n in range(whole.comply.shape[1])
+        ]
+
+    def refuse(self, places: list[tuple[int, int]]) -> list[float]:
+        return [float(self._whole.refuse[place]) for place in places]
+
+    def comply(self, places: list[tuple[int, int]]) -> list[float]:
+        return [float(self._whole.comply[place]) for place in places]
+
+    def kl(self, places: list[tuple[int, int]], *, limit: float) -> list[float]:
+        found = [float(self._whole.kl[place]) for place in places]
+        return [limit + (value - limit) / 2 if value > limit else value for value in found]
+
+
+@given(score_tables(broken_kl=False), st.sampled_from(["cosmic", "cosmic-study-2026"]))
+def test_the_search_chooses_what_selection_from_all_scores_does(
+    whole: CosmicScores, variant: str
+) -> None:
+    """Whatever the scores: ties, candidates without length, scores that are no number."""
+    rules = VARIANTS[variant]
+    blank = torch.full_like(whole.comply, NAN)
+    found = replace(
+        whole,
+        scored=torch.zeros_like(whole.scored),
+        comply=blank.clone(),
+        refuse=blank.clone(),
+        kl=blank.clone(),
+    )
+    search = _Search(_Table(whole), found, rules)  # type: ignore[arg-type]
+    search.measure_refuse()
+    for layer in range(0, whole.comply.shape[1], 3):
+        search.find_best_at(layer)
+    search.find_choice()
+    assert _place(found, rules) == _place(whole, rules)
+    for layer in range(0, whole.comply.shape[1], 3):
+        try:
+            expected = best_position(whole, layer)
+        except SteersweepError:
+            with pytest.raises(SteersweepError, match="no COSMIC candidate"):
+                best_position(found, layer)
+        else:
+            assert best_position(found, layer) == expected
+
+
+@given(st.integers(2, 40), st.integers(0, 2**32 - 1), st.floats(0.1, 60))
+def test_kl_has_a_lower_bound(vocabulary: int, seed: int, scale: float) -> None:
+    torch.manual_seed(seed)
+    p, q = torch.randn((2, 20, vocabulary)) * scale
+    assert float(next_token_kl(p, q).min()) >= lowest_kl(vocabulary) - 1e-12
 
 
 def _after(chat: ChatModel, ids: Any, layer: int) -> Tensor:

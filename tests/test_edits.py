@@ -16,7 +16,6 @@ from steersweep.directions.edits import (
     Edit,
     ablation,
     addition,
-    clean_states,
     edited_logits,
     run_edits,
 )
@@ -124,12 +123,13 @@ def test_layers_above_the_last_one_read_are_not_run(
 ) -> None:
     prompts = [qwen.prompt_ids(text) for text in PROMPTS]
     edits = some_edits(qwen)
+    list(run_edits(qwen, prompts, edits, read_layers=layers))  # looks at the model once
     ran: list[int] = []
     # An MLP runs where its layer does; hooks on a skipped layer itself are still called.
     with qwen.layer_hooks(lambda layer, _out: ran.append(layer), range(qwen.n_layers), "mlp_out"):
         readings = list(run_edits(qwen, prompts, edits, read_layers=layers))
-    # Once for all layers, in the clean pass.
-    assert all(ran.count(layer) == 1 for layer in range(max(layers) + 1, qwen.n_layers))
+    assert ran
+    assert max(ran) == max(layers)
     for reading in readings:
         for row, edit in enumerate(reading.edits):
             for column, prompt in enumerate(reading.prompts):
@@ -143,10 +143,11 @@ def test_layers_above_the_last_one_read_are_not_run(
 def test_the_prefix_below_an_edit_is_computed_once(qwen: ChatModel) -> None:
     prompts = [qwen.prompt_ids(text) for text in PROMPTS]
     edits = [addition(4, torch.randn(qwen.d_model).double()) for _ in range(5)]
-    rows: list[int] = []
-    with qwen.layer_hooks(lambda _layer, out: rows.append(len(out)), [1], "mlp_out"):
+    list(run_edits(qwen, prompts, edits, read_layers=[5]))  # looks at the model once
+    ran: list[int] = []
+    with qwen.layer_hooks(lambda layer, _out: ran.append(layer), range(7), "mlp_out"):
         list(run_edits(qwen, prompts, edits, read_layers=[5], max_rows=8))
-    assert rows == [len(prompts)]
+    assert [ran.count(layer) for layer in range(7)] == [1, 1, 1, 1, 4, 4, 0]
 
 
 def test_nothing_is_left_behind(qwen: ChatModel) -> None:
@@ -164,11 +165,13 @@ def test_nothing_is_left_behind(qwen: ChatModel) -> None:
 def test_other_hooks_never_see_an_edit_in_place(qwen: ChatModel) -> None:
     """The official linear hooks change what other hooks hold; ours must not."""
     prompts = [qwen.prompt_ids(PROMPTS[0])]
-    clean = clean_states(qwen, prompts, [1])[0, 0]
+    embedded = qwen.model.get_input_embeddings()(torch.tensor(prompts))
     held: list[Tensor] = []
-    with qwen.layer_hooks(lambda _layer, hidden: held.append(hidden), [1]):
-        list(run_edits(qwen, prompts, [ablation(None, clean)], read_layers=[3]))
-    torch.testing.assert_close(held[0][0, -1].double(), clean)
+    with qwen.layer_hooks(lambda _layer, hidden: held.append(hidden), [0], "resid_pre"):
+        for edit in (addition(0, torch.ones(qwen.d_model)), ablation(None, embedded[0, -1])):
+            held.clear()
+            list(run_edits(qwen, prompts, [edit], read_layers=[3]))
+            assert torch.equal(held[-1], embedded)
 
 
 def test_an_architecture_without_known_parts_is_refused(qwen: ChatModel) -> None:

@@ -215,7 +215,7 @@ def test_dim_results_do_not_depend_on_other_methods(
 def test_scores_are_not_computed_again(
     both: SweepOutcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from steersweep.directions import extraction
+    from steersweep.directions import cosmic_scoring
 
     folder = Path(shutil.copytree(both.folder, tmp_path / "run"))
     removed = next(folder.glob("conditions/*.json"))
@@ -225,7 +225,7 @@ def test_scores_are_not_computed_again(
     def never(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("scored again")
 
-    monkeypatch.setattr(extraction, "score_candidates", never)
+    monkeypatch.setattr(cosmic_scoring, "run_edits", never)
     run_sweep(settings(methods="dim,cosmic"), folder)
     again, before = json.loads(removed.read_text()), json.loads(held)
     assert again["samples"] == before["samples"]

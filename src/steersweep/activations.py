@@ -7,6 +7,7 @@ version 5 it may miss a steering hook.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
@@ -53,23 +54,48 @@ def residuals(
     return torch.cat(list(batches))
 
 
+@dataclass(frozen=True, eq=False)
+class MeanResiduals:
+    """Means over prompts, in float64.
+
+    Attributes:
+        at: at the positions and the site asked for, `[position, layer, d_model]`.
+        last: at the last token after each layer, `[layer, d_model]`; of the last layer after the
+            final norm.
+        last_unit: the same of states that were given length 1 first.
+    """
+
+    at: Tensor
+    last: Tensor
+    last_unit: Tensor
+
+
 def mean_residuals(
     chat: ChatModel,
     prompts: Sequence[Sequence[int]],
     *,
-    positions: Sequence[int] = (-1,),
+    positions: Sequence[int],
     site: ReadSite = "resid_post",
-) -> Tensor:
-    """Mean over prompts of `residuals`, in float64, `[position, layer, d_model]`.
+) -> MeanResiduals:
+    """Means of the residual streams of prompts; `positions` must end with -1.
 
     Holds one batch at a time, so many positions of a large model fit.
     """
-    total = sum(
-        batch.double().sum(0)
-        for batch in residual_batches(chat, prompts, positions=positions, site=site)
-    )
-    assert isinstance(total, Tensor)
-    return total / len(prompts)
+    at = torch.zeros((len(positions), chat.n_layers, chat.d_model), dtype=torch.float64)
+    last = torch.zeros(at.shape[1:], dtype=torch.float64)
+    last_unit = torch.zeros_like(last)
+    # Prompts of like length together leave little padding.
+    ordered = sorted(prompts, key=len)
+    final: list[Tensor] = []
+    with chat.final_states(lambda states: final.append(states.float().cpu())):
+        for batch in residual_batches(chat, ordered, positions=positions, site=site, max_rows=32):
+            at += batch.double().sum(0)
+            after = batch[:, -1, 1:] if site == "resid_pre" else batch[:, -1, :-1]
+            states = torch.cat([after, final.pop()[:, None]], dim=1).double()
+            last += states.sum(0)
+            last_unit += (states / (states.norm(dim=-1, keepdim=True) + 1e-8)).sum(0)
+    n = len(prompts)
+    return MeanResiduals(at / n, last / n, last_unit / n)
 
 
 def residual_batches(

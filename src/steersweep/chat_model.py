@@ -250,16 +250,17 @@ class ChatModel:
         position_ids: Tensor,
         *,
         cache: Any = None,
-        keep: int = 1,
+        keep: int | Tensor = 1,
     ) -> Tensor:
         """One forward pass; logits of the last `keep` positions, `[row, keep, vocabulary]`.
 
         Args:
             input_ids: `[row, new position]`.
-            attention_mask: `[row, all positions so far]`.
+            attention_mask: `[row, all positions so far]`; where `takes_pair_masks`, it may be
+                `[row, 1, new position, all positions so far]`, added to the attention's scores.
             position_ids: `[row, new position]`. A bare forward does not derive them from the mask.
             cache: key-value cache to read and extend, or None.
-            keep: how many final positions to compute logits for.
+            keep: how many final positions to compute logits for; or which positions, `[keep]`.
         """
         options: dict[str, Any] = {}
         if self._takes_position_ids:
@@ -274,7 +275,9 @@ class ChatModel:
             **options,
         )
         logits: Tensor = output.logits
-        return logits[:, -keep:]
+        if self._takes_logits_to_keep:
+            return logits
+        return logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
 
     @contextmanager
     def layer_hooks(
@@ -331,7 +334,10 @@ class ChatModel:
 
     @contextmanager
     def head_input(self, read: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call `read(states)` with what the final norm gives, `[row, position, d_model]`."""
+        """Call `read(states)` with what the final norm gives, `[row, position, d_model]`.
+
+        The positions are those that logits are computed for, or all.
+        """
 
         def before_head(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
             read(args[0])
@@ -370,7 +376,7 @@ class ChatModel:
         """While open, layers outside `[start, stop)` hand on what they receive, at no cost.
 
         With a hook that replaces the input of layer `start`, a forward pass resumes from residual
-        streams computed before. Hooks on skipped layers still run. Not for use with a cache.
+        streams computed before. Hooks on skipped layers still run. A cache holds nothing of them.
         """
         skipped = [*range(start), *range(stop, self.n_layers)]
         kept = {layer: self.layers[layer].__dict__.get("forward") for layer in skipped}
@@ -389,6 +395,65 @@ class ChatModel:
                     del self.layers[layer].forward
                 else:
                     self.layers[layer].forward = forward
+
+    @contextmanager
+    def mlp_at(self, layer: int, positions: Tensor) -> Iterator[None]:
+        """While open, the MLP of a layer works at some positions `[position]` and adds 0 elsewhere.
+
+        For the last layer of a pass of which only these positions are read: a layer's MLP is most
+        of it. Where an architecture's MLP is not known here, nothing changes.
+        """
+        try:
+            mlp = self._part(self.layers[layer], _MLP)
+        except InputError:
+            yield
+            return
+        width = 0
+
+        def narrow(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+            nonlocal width
+            width = args[0].shape[1]
+            return args[0][:, positions], *args[1:]
+
+        def widen(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            is_tuple = isinstance(output, tuple)
+            part: Tensor = output[0] if is_tuple else output
+            if part.ndim == 2:  # mixtures of experts that lay all positions in one row
+                part = part.view(-1, len(positions), part.shape[-1])
+            if part.shape[1] != len(positions):
+                return None  # it has added the residual stream itself
+            wide = part.new_zeros((len(part), width, part.shape[2]))
+            wide[:, positions] = part
+            return (wide, *output[1:]) if is_tuple else wide
+
+        handles = [mlp.register_forward_pre_hook(narrow), mlp.register_forward_hook(widen)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @cached_property
+    @torch.inference_mode()
+    def takes_pair_masks(self) -> bool:
+        """Whether a mask may say for every pair of positions whether one attends to the other.
+
+        Found out by looking: two tokens that follow the same one, side by side and apart.
+        """
+        first, *others = [token for token in range(self.vocab_size) if token != self.pad_id][:3]
+        apart = self.pad([[first, other] for other in others])
+        seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], device=self.device, dtype=self.dtype)
+        mask = (1 - seen) * torch.finfo(self.dtype).min
+        tokens = torch.tensor([[first, *others]], device=self.device)
+        expected = self.logits(apart.input_ids, apart.attention_mask, apart.position_ids)[:, 0]
+        try:
+            positions = torch.tensor([[0, 1, 1]], device=self.device)
+            found = self.logits(tokens, mask[None, None], positions, keep=2)[0]
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return False
+        # A rough comparison: eight bits round by the batch, a mask not heeded changes everything.
+        error = (found - expected).float().norm() / expected.float().norm()
+        return bool(error < 0.02)
 
     @cached_property
     @torch.inference_mode()

@@ -5,6 +5,7 @@ What DIM's own selection and COSMIC share.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -23,6 +24,7 @@ ZERO_NORM = 1e-6
 # Share of layers, from the first, that may be chosen: candidates at l >= int(0.8 L) are dropped.
 ELIGIBLE_DEPTH = 0.8
 MAX_KL = 0.1
+_KL_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ class Candidates:
         vectors: mean harmful minus mean harmless, `[position, layer, d_model]`, float64.
         harmless_mean: `[position, layer, d_model]`, float64.
         site: where they were read.
+        last: class means at the last token after each layer, `[harmful or harmless, layer,
+            d_model]`; of the last layer after the final norm.
+        last_unit: the same of states that were given length 1 first.
     """
 
     positions: tuple[int, ...]
     vectors: Tensor
     harmless_mean: Tensor
     site: ReadSite
+    last: Tensor
+    last_unit: Tensor
 
     @property
     def norms(self) -> Tensor:
@@ -95,7 +102,14 @@ def candidates_from(
         mean_residuals(chat, prompts, positions=positions, site=site)
         for prompts in (harmful, harmless)
     ]
-    found = Candidates(tuple(positions), means[0] - means[1], means[1], site)
+    found = Candidates(
+        tuple(positions),
+        vectors=means[0].at - means[1].at,
+        harmless_mean=means[1].at,
+        site=site,
+        last=torch.stack([mean.last for mean in means]),
+        last_unit=torch.stack([mean.last_unit for mean in means]),
+    )
     if bool((found.norms < ZERO_NORM).all()):
         raise InputError(
             "harmful and harmless prompts give the same activations at every position and layer, "
@@ -119,10 +133,18 @@ def next_token_kl(clean_logits: Tensor, edited_logits: Tensor) -> Tensor:
     Returns:
         `[..., prompt]`, in nats.
     """
-    epsilon = 1e-6
     p, q = (logits.double().softmax(-1) for logits in (clean_logits, edited_logits))
-    kl: Tensor = (p * ((p + epsilon).log() - (q + epsilon).log())).sum(-1)
+    kl: Tensor = (p * ((p + _KL_EPSILON).log() - (q + _KL_EPSILON).log())).sum(-1)
     return kl
+
+
+def lowest_kl(vocab_size: int) -> float:
+    """What `next_token_kl` is at least: with its epsilon, a little below 0.
+
+    With q + epsilon over 1 + V epsilon a distribution, Gibbs' inequality bounds the sum from below
+    by -log(1 + V epsilon).
+    """
+    return -math.log1p(_KL_EPSILON * vocab_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,8 +44,8 @@ class CosmicRules:
             fails there.
         max_kl: drop candidates whose ablation changes the next token of harmless prompts by more
             than this, in nats; None: no such rule.
-        kl_of_all: measure that of every candidate, and not only, from the best score down, until
-            one passes. The choice is the same.
+        score_all: score every candidate in full, and not only those that can still be chosen. The
+            choice is the same.
         median_rule: drop candidates at the last position that lie deeper than the other positions'
             best layers.
         drop_zero: drop candidates of no length. The official code keeps them.
@@ -62,7 +62,7 @@ class CosmicRules:
     low_share: float = 0.10
     at_least_one_low: bool = True
     max_kl: float | None = MAX_KL
-    kl_of_all: bool = False
+    score_all: bool = False
     median_rule: bool = True
     drop_zero: bool = True
     cosine: Literal["of-means", "pairwise-mean"] = "of-means"
@@ -78,7 +78,7 @@ class CosmicRules:
 
     def as_official(self) -> CosmicRules:
         """Without our guards and short cuts: fails and chooses where the official code does."""
-        return replace(self, at_least_one_low=False, drop_zero=False, kl_of_all=True)
+        return replace(self, at_least_one_low=False, drop_zero=False, score_all=True)
 
 
 # Methods by the name users give them.
@@ -102,16 +102,20 @@ VARIANTS = {
 
 @dataclass(frozen=True, eq=False)
 class CosmicScores:
-    """Scores of every candidate; arrays are `[position, layer]`, float64.
+    """Scores of candidates; arrays are `[position, layer]`, float64.
+
+    S_comply and KL cost most and are measured for as many candidates as the choice needs; see
+    `cosmic_search`.
 
     Attributes:
         positions: -P..-1.
+        scored: where S_comply was measured; elsewhere it is NaN.
         comply: S_comply: likeness to harmless prompts of harmful ones under ablation (the official
             code calls it refusal_score).
         refuse: S_refuse: likeness to harmful prompts of harmless ones under addition (the official
             code's steering_score).
         kl: what ablation does to the next token of harmless prompts, nats; NaN where not measured,
-            1e9 where it is no number.
+            1e9 where it is no number, a lower bound where that was enough to drop a candidate.
         norms: lengths of the candidates.
         layer_similarity: `[layer]`, cosine of the class means at the last token after each layer.
         low_layers: the layers compared, least similar first.
@@ -119,6 +123,7 @@ class CosmicScores:
     """
 
     positions: tuple[int, ...]
+    scored: Tensor
     comply: Tensor
     refuse: Tensor
     kl: Tensor
@@ -137,6 +142,7 @@ class CosmicScores:
         tables = ("comply", "refuse", "kl", "norms", "layer_similarity")
         return {
             "positions": list(self.positions),
+            "scored": self.scored.tolist(),
             **{name: _finite_or_none(getattr(self, name).tolist()) for name in tables},
             "low_layers": list(self.low_layers),
             "notes": list(self.notes),
@@ -144,14 +150,17 @@ class CosmicScores:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CosmicScores:
-        """What `as_json` wrote."""
+        """What `as_json` wrote; without `scored`, as it once was, everything is."""
 
         def table(name: str) -> Tensor:
             return torch.tensor(_none_to_nan(data[name]), dtype=torch.float64)
 
+        comply = table("comply")
+        scored = data.get("scored")
         return cls(
             positions=tuple(data["positions"]),
-            comply=table("comply"),
+            scored=torch.ones_like(comply).bool() if scored is None else torch.tensor(scored),
+            comply=comply,
             refuse=table("refuse"),
             kl=table("kl"),
             norms=table("norms"),
@@ -185,20 +194,22 @@ def select(scores: CosmicScores, rules: CosmicRules) -> Selection:
 def dropped_by(scores: CosmicScores, rules: CosmicRules) -> dict[str, Tensor]:
     """Per rule, the candidates it drops, `[position, layer]` bool.
 
-    A candidate whose KL was not measured is not dropped for it: one with a better score passed.
+    A candidate whose KL was not measured is not dropped for it: one with a better score passed. The
+    median rule is left out where the scores that it needs were not: it does not touch the best.
     """
     total = scores.total
     n_positions, n_layers = total.shape
     layers = torch.arange(n_layers).expand(n_positions, n_layers)
     dropped = {
-        "non-finite": ~torch.isfinite(total),
+        "non-finite": ~torch.isfinite(scores.refuse) | (scores.scored & ~torch.isfinite(total)),
+        "outscored": ~scores.scored,
         "depth": (layers >= eligible_layers(n_layers)) | (layers < rules.first_layer),
     }
     if rules.max_kl is not None:
         dropped["kl"] = scores.kl > rules.max_kl
     if rules.drop_zero:
         dropped["zero-length"] = scores.norms < ZERO_NORM
-    if rules.median_rule and n_positions > 1:
+    if rules.median_rule and n_positions > 1 and bool(scores.scored[:-1].all()):
         dropped["median"] = _too_deep_at_last(scores)
     return dropped
 
@@ -222,13 +233,17 @@ def best_position(scores: CosmicScores, layer: int) -> int:
 def _too_deep_at_last(scores: CosmicScores) -> Tensor:
     """Candidates at position -1 deeper than both medians of the other positions' best layers.
 
-    `select_direction`. Of two middle values the median is the lower one, as torch.median has it.
+    `select_direction`.
     """
-    best = [
-        table[:-1].nan_to_num(nan=-torch.inf).argmax(-1).median()
-        for table in (scores.comply, scores.refuse)
-    ]
     layers = torch.arange(scores.comply.shape[1])
     mask = torch.zeros_like(scores.comply, dtype=torch.bool)
-    mask[-1] = (layers > best[0]) & (layers > best[1])
+    mask[-1] = (layers > median_peak(scores.comply)) & (layers > median_peak(scores.refuse))
     return mask
+
+
+def median_peak(table: Tensor) -> int:
+    """Median over all positions but the last of the layer where `table` is highest.
+
+    Of two middle values it is the lower one, as torch.median has it.
+    """
+    return int(table[:-1].nan_to_num(nan=-torch.inf).argmax(-1).median())

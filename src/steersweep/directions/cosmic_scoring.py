@@ -1,10 +1,12 @@
-"""COSMIC's scores: what every candidate does to the model. Forward passes only."""
+"""Parts of COSMIC's scores: what a candidate does to the model. Forward passes only."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,22 +17,27 @@ from steersweep.directions.candidates import (
     PromptIds,
     SplitIds,
     candidates_from,
-    kept_of,
+    lowest_kl,
     next_token_kl,
 )
-from steersweep.directions.cosmic import CosmicRules, CosmicScores, dropped_by
+from steersweep.directions.cosmic import CosmicRules
 from steersweep.directions.edits import (
-    PROMPTS_PER_BATCH,
     Edit,
     ablation,
     addition,
+    clean_logits,
     clean_states,
     run_edits,
 )
 from steersweep.errors import SteersweepError
 
+_Kind = Literal["harmful", "harmless"]
+Place = tuple[int, int]  # of a candidate: index of its position, and its layer
+
 _EPSILON = 1e-8
-_BROKEN = 1e9  # nats; for a KL that is no number
+BROKEN = 1e9  # nats; for a KL that is no number
+# Prompts, and prompts x candidates, after which to see who is dropped already.
+_KL_PROMPTS, _KL_ROWS = 16, 64
 
 
 def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
@@ -52,107 +59,14 @@ def find_candidates(
     )
 
 
-def score_candidates(
-    chat: ChatModel,
-    data: SplitIds,
-    candidates: Candidates,
-    rules: CosmicRules,
-    *,
-    max_rows: int = 256,
-) -> CosmicScores:
-    """Run every candidate through the model and score what it does.
-
-    `compute_and_save_similarity` (which layers), `get_baseline_vector`, `get_refusal_similarity`
-    and the scoring half of `select_direction`. Forward passes only; nothing is decoded.
-
-    Raises:
-        NumericalError: activations are NaN or infinite.
-        SteersweepError: no layer to compare, with the rules as in the official code.
-    """
-    n_positions, n_layers, _ = candidates.vectors.shape
-    similarity = layer_similarity(chat, data, rules, max_rows=max_rows)
-    low, notes = _low_layers(similarity, rules)
-    if rules.median_rule and n_positions == 1:
-        notes += ("one position only, so the rule about the last position's depth is not applied",)
-    harmful, harmless = data.harmful_val, data.harmless_val
-    edits = candidate_edits(candidates, rules)
-
-    def likeness(prompts: PromptIds, edited: Sequence[Edit], other: PromptIds) -> Tensor:
-        """Cosine of `prompts` under each edit with the other class as it is, `[edit]`."""
-        states = _edited_summaries(chat, prompts, edited, low, rules, max_rows)
-        return (states * baseline(chat, other, low, rules, max_rows=max_rows)).sum((-1, -2))
-
-    comply = likeness(harmful, edits.ablations, harmless)
-    refuse = likeness(harmless, edits.additions, harmful)
-
-    def on_grid(values: Tensor) -> Tensor:
-        grid = torch.full((n_positions, n_layers), torch.nan, dtype=torch.float64)
-        for (position, layer), value in zip(edits.places, values.tolist(), strict=True):
-            grid[position, layer] = value
-        return grid
-
-    scores = CosmicScores(
-        positions=candidates.positions,
-        comply=on_grid(comply),
-        refuse=on_grid(refuse),
-        kl=torch.full((n_positions, n_layers), torch.nan, dtype=torch.float64),
-        norms=candidates.norms,
-        layer_similarity=similarity,
-        low_layers=low,
-        notes=notes,
-    )
-    if rules.max_kl is not None:
-        ablations = dict(zip(edits.places, edits.ablations, strict=True))
-        _measure_kl(chat, harmless, ablations, scores, rules, max_rows)
-    return scores
-
-
-def _measure_kl(
-    chat: ChatModel,
-    prompts: PromptIds,
-    ablations: Mapping[tuple[int, int], Edit],
-    scores: CosmicScores,
-    rules: CosmicRules,
-    max_rows: int,
-) -> None:
-    """Fill in `scores.kl`: of all, or from the best score down until a candidate passes.
-
-    It takes whole passes of the model, and all that follows from it is who is dropped.
-    """
-    if rules.kl_of_all:
-        order, step = list(ablations), len(ablations)
-    else:
-        kept = kept_of(dropped_by(scores, rules))
-        chosen = [place for place in ablations if bool(kept[place])]
-        order = sorted(chosen, key=lambda place: -float(scores.total[place]))
-        step = max(1, max_rows // PROMPTS_PER_BATCH)  # candidates that share a batch
-    for first in range(0, len(order), step):
-        places = order[first : first + step]
-        found = _mean_kl(chat, prompts, [ablations[place] for place in places], max_rows)
-        for place, value in zip(
-            places, found.nan_to_num(nan=_BROKEN, posinf=_BROKEN).tolist(), strict=True
-        ):
-            scores.kl[place] = value
-        if not rules.kl_of_all and rules.max_kl is not None and bool((found <= rules.max_kl).any()):
-            return
-
-
-def layer_similarity(
-    chat: ChatModel, data: SplitIds, rules: CosmicRules, *, max_rows: int = 256
-) -> Tensor:
+def layer_similarity(candidates: Candidates, rules: CosmicRules) -> Tensor:
     """Cosine of the classes at the last token after each layer, training prompts, `[layer]`.
 
     `compute_and_save_similarity`. The last layer is read after the final norm, as there.
     """
-    layers = range(chat.n_layers)
-    harmful, harmless = (
-        _mean_over_prompts(clean_states(chat, prompts, layers, max_rows=max_rows), rules)
-        for prompts in (data.harmful_train, data.harmless_train)
-    )
     if rules.cosine == "pairwise-mean":
-        similarity: Tensor = (harmful * harmless).sum(-1)
-        return similarity
-    return torch.cosine_similarity(harmful, harmless, dim=-1)
+        return candidates.last_unit.prod(0).sum(-1)
+    return torch.cosine_similarity(candidates.last[0], candidates.last[1], dim=-1)
 
 
 def baseline(
@@ -173,7 +87,9 @@ def baseline(
     return _compared(_mean_over_prompts(states, rules), rules)
 
 
-def _low_layers(similarity: Tensor, rules: CosmicRules) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def layers_to_compare(
+    similarity: Tensor, rules: CosmicRules
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The layers where the classes are least alike, and notes. `compute_and_save_similarity`."""
     n_layers = len(similarity)
     count = int(rules.low_share * n_layers)
@@ -196,7 +112,7 @@ def _low_layers(similarity: Tensor, rules: CosmicRules) -> tuple[tuple[int, ...]
 class CandidateEdits:
     """Edits of every candidate that can be run: `places[i]` is (position index, layer)."""
 
-    places: list[tuple[int, int]]
+    places: list[Place]
     ablations: list[Edit]
     additions: list[Edit]
 
@@ -230,29 +146,117 @@ def candidate_edits(candidates: Candidates, rules: CosmicRules) -> CandidateEdit
     return found
 
 
-def _edited_summaries(
-    chat: ChatModel,
-    prompts: PromptIds,
-    edits: Sequence[Edit],
-    layers: Sequence[int],
-    rules: CosmicRules,
-    max_rows: int,
-) -> Tensor:
-    """What prompts look like under each edit, `[edit, 1 or layer, d_model]`, as `baseline`."""
-    total = torch.zeros((len(edits), len(layers), chat.d_model), dtype=torch.float64)
-    for reading in run_edits(
-        chat,
-        prompts,
-        edits,
-        read_layers=layers,
-        read_before_edit=rules.read_before_edit,
-        max_rows=max_rows,
-    ):
-        states = reading.states.double()
-        if rules.cosine == "pairwise-mean":
-            states = _unit(states)
-        total[reading.edits] += states.sum(1).cpu()
-    return _compared(total / len(prompts), rules)
+class Scorer:
+    """Scores of candidates on the validation prompts, measured when they are asked for.
+
+    Args:
+        chat: the model.
+        data: prompts; those for validation are used.
+        candidates: all of them.
+        rules: which COSMIC.
+        low: layers whose activations are compared.
+        max_rows: prompts x edits per forward pass.
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel,
+        data: SplitIds,
+        candidates: Candidates,
+        rules: CosmicRules,
+        low: Sequence[int],
+        max_rows: int,
+    ) -> None:
+        self._chat = chat
+        self._data = data
+        self._rules = rules
+        self._low = low
+        self._max_rows = max_rows
+        edits = candidate_edits(candidates, rules)
+        self._ablations = dict(zip(edits.places, edits.ablations, strict=True))
+        self._baselines: dict[_Kind, Tensor] = {}
+        self._additions = dict(zip(edits.places, edits.additions, strict=True))
+
+    @property
+    def places(self) -> list[Place]:
+        """The candidates that can be run."""
+        return list(self._ablations)
+
+    def comply(self, places: Sequence[Place]) -> list[float]:
+        """S_comply: harmful prompts under each ablation, beside harmless ones as they are."""
+        edits = [self._ablations[place] for place in places]
+        return self._likeness("harmful", edits)
+
+    def refuse(self, places: Sequence[Place]) -> list[float]:
+        """S_refuse: harmless prompts under each addition, beside harmful ones as they are."""
+        edits = [self._additions[place] for place in places]
+        return self._likeness("harmless", edits)
+
+    def kl(self, places: Sequence[Place], *, limit: float = math.inf) -> list[float]:
+        """Mean KL of each ablation on harmless prompts, in nats; `BROKEN` where it is no number.
+
+        `get_last_position_logits` and `kl_div_fn`. As soon as some prompts show that a mean lies
+        above `limit`, whatever the others give, these are left out, and it is a lower bound.
+        """
+        prompts = self._data.harmless_val
+        n, lowest = len(prompts), lowest_kl(self._chat.vocab_size)
+        total = torch.zeros(len(places), dtype=torch.float64)
+        open_: Sequence[int] = range(len(places))
+        first = 0
+        while open_ and first < n:
+            some = prompts[first : first + max(_KL_PROMPTS, _KL_ROWS // len(open_))]
+            clean = self._clean_logits[first : first + len(some)]
+            first += len(some)
+            edits = [self._ablations[places[index]] for index in open_]
+            for reading in run_edits(
+                self._chat, some, edits, with_logits=True, max_rows=self._max_rows
+            ):
+                assert reading.logits is not None
+                for edit, logits in zip(reading.edits, reading.logits, strict=True):
+                    total[open_[edit]] += next_token_kl(clean[reading.prompts], logits).sum().cpu()
+            rest = (n - first) * lowest
+            total[open_] += rest
+            open_ = [index for index in open_ if not total[index] / n > limit]
+            total[open_] -= rest
+        found: list[float] = (total / n).nan_to_num(nan=BROKEN, posinf=BROKEN).tolist()
+        return found
+
+    @cached_property
+    def _clean_logits(self) -> Tensor:
+        return clean_logits(self._chat, self._data.harmless_val, max_rows=self._max_rows)
+
+    def _prompts(self, kind: _Kind) -> PromptIds:
+        return self._data.harmful_val if kind == "harmful" else self._data.harmless_val
+
+    def _baseline(self, kind: _Kind) -> Tensor:
+        if kind not in self._baselines:
+            self._baselines[kind] = baseline(
+                self._chat, self._prompts(kind), self._low, self._rules, max_rows=self._max_rows
+            )
+        return self._baselines[kind]
+
+    def _likeness(self, kind: _Kind, edits: Sequence[Edit]) -> list[float]:
+        """Cosine of prompts of a class under each edit with the other class as it is."""
+        if not edits:
+            return []
+        prompts = self._prompts(kind)
+        other: _Kind = "harmless" if kind == "harmful" else "harmful"
+        total = torch.zeros((len(edits), len(self._low), self._chat.d_model), dtype=torch.float64)
+        for reading in run_edits(
+            self._chat,
+            prompts,
+            edits,
+            read_layers=self._low,
+            read_before_edit=self._rules.read_before_edit,
+            max_rows=self._max_rows,
+        ):
+            states = reading.states.double()
+            if self._rules.cosine == "pairwise-mean":
+                states = _unit(states)
+            total[reading.edits] += states.sum(1).cpu()
+        summaries = _compared(total / len(prompts), self._rules)
+        found: list[float] = (summaries * self._baseline(other)).sum((-1, -2)).tolist()
+        return found
 
 
 def _mean_over_prompts(states: Tensor, rules: CosmicRules) -> Tensor:
@@ -270,16 +274,6 @@ def _compared(mean: Tensor, rules: CosmicRules) -> Tensor:
         # both by the root of the number of layers makes the product a mean over layers too.
         return mean / math.sqrt(mean.shape[-2])
     return _unit(mean.mean(-2, keepdim=True))
-
-
-def _mean_kl(chat: ChatModel, prompts: PromptIds, edits: Sequence[Edit], max_rows: int) -> Tensor:
-    """Mean KL of each edit on prompts, `[edit]`. `get_last_position_logits` and `kl_div_fn`."""
-    total = torch.zeros(len(edits), dtype=torch.float64)
-    for reading in run_edits(chat, prompts, edits, with_logits=True, max_rows=max_rows):
-        assert reading.logits is not None
-        for index, logits in zip(reading.edits, reading.logits, strict=True):
-            total[index] += next_token_kl(reading.clean_logits, logits).sum().cpu()
-    return total / len(prompts)
 
 
 def _unit(vectors: Tensor) -> Tensor:

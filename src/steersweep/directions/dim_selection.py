@@ -22,7 +22,7 @@ from steersweep.directions.candidates import (
     eligible_layers,
     next_token_kl,
 )
-from steersweep.directions.edits import Edit, ablation, addition, run_edits
+from steersweep.directions.edits import Edit, ablation, addition, clean_logits, run_edits
 
 _EPSILON = 1e-8
 
@@ -71,11 +71,12 @@ def score_dim_candidates(
         """Refusal score and KL of each edit, `[position, layer]`."""
         refusal = torch.zeros(len(edits), dtype=torch.float64)
         kl = torch.zeros(len(edits), dtype=torch.float64)
+        clean = clean_logits(chat, prompts, max_rows=max_rows)
         for reading in run_edits(chat, prompts, edits, with_logits=True, max_rows=max_rows):
             assert reading.logits is not None
             for index, logits in zip(reading.edits, reading.logits, strict=True):
                 refusal[index] += refusal_scores(logits, refusal_token_ids).sum().cpu()
-                kl[index] += next_token_kl(reading.clean_logits, logits).sum().cpu()
+                kl[index] += next_token_kl(clean[reading.prompts], logits).sum().cpu()
         shape = (n_positions, n_layers)
         return (refusal / len(prompts)).reshape(shape), (kl / len(prompts)).reshape(shape)
 

@@ -7,22 +7,24 @@ from them; layers above the last one that is read are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence, Set
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import Batch, ChatModel
+from steersweep.chat_model import ChatModel
 from steersweep.errors import NumericalError
+from steersweep.packing import Layout, layouts
 
 # A difference of means that should be zero is not, by rounding: about 1e-17.
 _NO_UNIT, _NO_OFFSET = 1e-4, 1e-12
 
-# Few prompts of nearly one length, each under many edits, leave little padding.
-PROMPTS_PER_BATCH = 16
+# Prompts in a batch, each under every edit.
+_FEWEST_PROMPTS, _MOST_PROMPTS = 16, 64
 
 _EPSILON = 1e-8  # keeps the unit vector of a zero-length direction finite, as in the official code
 
@@ -78,17 +80,13 @@ class Reading:
         edits: indices of the edits, in the order of the first axis.
         prompts: indices of the prompts, in the order of the next axis.
         states: `[edit, prompt, layer, d_model]`, float32.
-        clean_states: the same without an edit, `[prompt, layer, d_model]`.
         logits: `[edit, prompt, vocabulary]`.
-        clean_logits: the same without an edit, `[prompt, vocabulary]`.
     """
 
     edits: list[int]
     prompts: list[int]
     states: Tensor
-    clean_states: Tensor
     logits: Tensor | None
-    clean_logits: Tensor
 
 
 @torch.inference_mode()
@@ -116,22 +114,27 @@ def run_edits(
     """
     without = [index for index, edit in enumerate(edits) if edit.changes_nothing]
     by_layer = sorted({*range(len(edits))} - {*without}, key=lambda index: _start(edits[index]))
-    for chosen, batch in _batches(chat, prompts, max_rows):
+    resume_at = {_start(edits[index]) for index in by_layer}
+    for layout in _layouts(chat, prompts, max_rows, len(edits)):
         passes = _Passes(
-            chat, batch, tuple(read_layers), with_logits=with_logits, before=read_before_edit
+            chat,
+            layout,
+            tuple(read_layers),
+            with_logits=with_logits,
+            before=read_before_edit,
+            resume_at=resume_at,
         )
-        passes.run_clean({_start(edits[index]) for index in by_layer})
         if without:
-            yield passes.unchanged(without, chosen)
+            yield passes.unchanged(without)
         for _, group in groupby(by_layer, key=lambda index: edits[index].layer):
             indices = list(group)
-            step = max(1, max_rows // len(chosen))
+            step = max(1, max_rows // len(layout.prompts))
             for start in range(0, len(indices), step):
                 some = indices[start : start + step]
                 if passes.shows(edits[some[0]]):
-                    yield passes.run([edits[index] for index in some], some, chosen)
+                    yield passes.run([edits[index] for index in some], some)
                 else:
-                    yield passes.unchanged(some, chosen)
+                    yield passes.unchanged(some)
 
 
 @torch.inference_mode()
@@ -148,15 +151,26 @@ def clean_states(
         NumericalError: a state is NaN or infinite.
     """
     states = torch.empty((len(prompts), len(read_layers), chat.d_model), dtype=torch.float64)
-    for chosen, batch in _batches(chat, prompts, max_rows):
-        passes = _Passes(chat, batch, tuple(read_layers), with_logits=False, before=False)
-        passes.run_clean(set())
-        states[chosen] = passes.clean_states.double().cpu()
+    for layout in _layouts(chat, prompts, max_rows):
+        passes = _Passes(chat, layout, tuple(read_layers))
+        states[layout.prompts] = passes.clean.states.double().cpu()
     if not bool(torch.isfinite(states).all()):
         raise NumericalError(
             f"{chat.source.model_id}: activations are NaN or infinite in {chat.precision}"
         )
     return states
+
+
+@torch.inference_mode()
+def clean_logits(
+    chat: ChatModel, prompts: Sequence[Sequence[int]], *, max_rows: int = 256
+) -> Tensor:
+    """Next-token logits without an edit, `[prompt, vocabulary]`, as `Reading.logits`."""
+    result = torch.empty((len(prompts), chat.vocab_size), dtype=chat.dtype, device=chat.device)
+    for layout in _layouts(chat, prompts, max_rows):
+        passes = _Passes(chat, layout, (), with_logits=True)
+        result[layout.prompts] = passes.clean.logits
+    return result
 
 
 def edited_logits(chat: ChatModel, prompts: Sequence[Sequence[int]], edit: Edit) -> Tensor:
@@ -168,119 +182,137 @@ def edited_logits(chat: ChatModel, prompts: Sequence[Sequence[int]], edit: Edit)
     return result
 
 
-def _batches(
-    chat: ChatModel, prompts: Sequence[Sequence[int]], max_rows: int
-) -> Iterator[tuple[list[int], Batch]]:
-    """Indices of prompts that share a batch, and the batch; prompts of like length together."""
-    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    size = min(max_rows, PROMPTS_PER_BATCH)
-    for first in range(0, len(prompts), size):
-        chosen = by_length[first : first + size]
-        yield chosen, chat.pad([prompts[index] for index in chosen])
+def _layouts(
+    chat: ChatModel, prompts: Sequence[Sequence[int]], max_rows: int, n_edits: int = 1
+) -> Iterator[Layout]:
+    """Prompts in batches: many where there are few edits, since each runs under every one."""
+    size = min(_MOST_PROMPTS, max(_FEWEST_PROMPTS, max_rows // max(1, n_edits)))
+    return layouts(chat, prompts, min(max_rows, size))
+
+
+@dataclass(frozen=True, eq=False)
+class _Clean:
+    """A pass without an edit: `[prompt, layer, d_model]`, `[prompt, vocabulary]`, and the residual
+    streams before the layers where passes resume."""
+
+    states: Tensor
+    logits: Tensor
+    inputs: dict[int, Tensor]
 
 
 class _Passes:
-    """One batch of prompts: its clean pass, and passes under edits that resume from it."""
+    """One batch of prompts: its clean pass, made if it is needed, and passes that resume from it.
+
+    Args:
+        chat: the model.
+        layout: the prompts.
+        read_layers: layers whose output to read.
+        with_logits: whether to compute logits.
+        before: read a layer's output before the edit of the next one's input.
+        resume_at: layers at whose input passes begin.
+    """
 
     def __init__(
         self,
         chat: ChatModel,
-        batch: Batch,
+        layout: Layout,
         read_layers: tuple[int, ...],
         *,
-        with_logits: bool,
-        before: bool,
+        with_logits: bool = False,
+        before: bool = False,
+        resume_at: Set[int] = frozenset(),
     ) -> None:
         self.chat = chat
-        self.batch = batch
+        self.layout = layout
         self.read_layers = read_layers
         self.with_logits = with_logits
         self.before = before
-        to_the_end = with_logits or chat.n_layers - 1 in read_layers
+        self.resume_at = resume_at - {0}
+        self.to_the_end = with_logits or chat.n_layers - 1 in read_layers
         # The first layer that need not run: the output of layer e is read as the input of e + 1.
-        self.stop = chat.n_layers if to_the_end else max(read_layers) + 1
-        self._clean_inputs: dict[int, Tensor] = {}
-        self.clean_states = torch.empty(0)
-        self.clean_logits = torch.empty(0)
+        self.stop = chat.n_layers if self.to_the_end else max(read_layers) + 1
 
-    def run_clean(self, resume_at: set[int]) -> None:
-        """Without an edit; keeps the inputs of the layers where passes will resume."""
+    @cached_property
+    def clean(self) -> _Clean:
+        """Without an edit, as far up as anything is read."""
+        inputs: dict[int, Tensor] = {}
 
         def keep(layer: int, hidden: Tensor) -> None:
-            self._clean_inputs[layer] = hidden
+            inputs[layer] = hidden
 
-        with self.chat.layer_hooks(keep, resume_at - {0}, "resid_pre"):
-            self.clean_states, self.clean_logits = self._run(1, 0, self.chat.n_layers, None)
+        resume_at = {layer for layer in self.resume_at if layer <= self.stop}
+        with self.chat.layer_hooks(keep, resume_at, "resid_pre"):
+            states, logits = self._run(1, 0, None)
+        return _Clean(states[0], logits[0], inputs)
 
     def shows(self, edit: Edit) -> bool:
         """Whether anything that is read lies above the edit."""
         return _start(edit) <= self.stop
 
-    def unchanged(self, indices: list[int], prompts: list[int]) -> Reading:
+    def unchanged(self, indices: list[int]) -> Reading:
         """What edits that change nothing that is read leave: the clean pass."""
-        n = len(indices)
-        logits = self.clean_logits.expand(n, *self.clean_logits.shape)
-        return Reading(
-            indices,
-            prompts,
-            self.clean_states.expand(n, *self.clean_states.shape),
-            self.clean_states,
-            logits if self.with_logits else None,
-            self.clean_logits,
-        )
+        n, clean = len(indices), self.clean
+        logits = clean.logits.expand(n, *clean.logits.shape) if self.with_logits else None
+        states = clean.states.expand(n, *clean.states.shape)
+        return Reading(indices, self.layout.prompts, states, logits)
 
-    def run(self, edits: Sequence[Edit], indices: list[int], prompts: list[int]) -> Reading:
+    def run(self, edits: Sequence[Edit], indices: list[int]) -> Reading:
         """One pass of all prompts under edits that share a layer."""
         start, n = _start(edits[0]), len(edits)
-        states, logits = self._run(n, start, self.stop, _RowEdits(self.chat, edits))
+        states, logits = self._run(n, start, _RowEdits(self.chat, edits))
         below = [index for index, layer in enumerate(self.read_layers) if layer + 1 < start]
-        states = states.reshape(n, len(prompts), *states.shape[1:])
-        states[:, :, below] = self.clean_states[:, below]
-        return Reading(
-            indices,
-            prompts,
-            states,
-            self.clean_states,
-            logits.reshape(n, len(prompts), -1) if self.with_logits else None,
-            self.clean_logits,
-        )
+        if below:
+            states[:, :, below] = self.clean.states[:, below]
+        return Reading(indices, self.layout.prompts, states, logits if self.with_logits else None)
 
-    def _run(
-        self, copies: int, start: int, stop: int, edits: _RowEdits | None
-    ) -> tuple[Tensor, Tensor]:
-        """States `[row, layer, d_model]` and logits `[row, vocabulary]` of one forward pass."""
-        chat, n_rows = self.chat, copies * len(self.batch.input_ids)
+    def _run(self, copies: int, start: int, edits: _RowEdits | None) -> tuple[Tensor, Tensor]:
+        """States and logits of one forward pass, as in `Reading`."""
+        chat, layout, stop = self.chat, self.layout, self.stop
+        clean = self.clean.inputs if start > 0 else {}
         read_at = {layer + 1: index for index, layer in enumerate(self.read_layers)}
-        states = torch.empty((n_rows, len(self.read_layers), chat.d_model), device=chat.device)
+        states = torch.empty(
+            (copies, len(layout.prompts), len(self.read_layers), chat.d_model), device=chat.device
+        )
 
         def at_input(layer: int, hidden: Tensor) -> Tensor | None:
             if layer < start:
                 return None
             if layer == start and start > 0:
-                hidden = self._clean_inputs[start].repeat(copies, 1, 1)
+                hidden = clean[start].repeat(copies, 1, 1)
             edited = hidden if edits is None else edits.at_input(layer, hidden)
             if layer in read_at:
-                states[:, read_at[layer]] = (hidden if self.before else edited)[:, -1].float()
+                seen = hidden if self.before else edited
+                states[:, :, read_at[layer]] = layout.at_ends(seen).float()
             return edited
 
         def at_end(final: Tensor) -> None:
             if chat.n_layers in read_at:
-                states[:, read_at[chat.n_layers]] = final.float()
+                states[:, :, read_at[chat.n_layers]] = layout.at_ends(final).float()
 
         with ExitStack() as stack:
             stack.enter_context(chat.only_layers(start, stop))
             stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
-            stack.enter_context(chat.final_states(at_end))
+            stack.enter_context(chat.head_input(at_end))
+            # Hooks on an MLP's output come after this one and see all positions.
+            stack.enter_context(self._last_mlp(start))
             if edits is not None and edits.everywhere:
                 for site in ("attn_out", "mlp_out"):
                     hooks = chat.layer_hooks(edits.at_part, range(start, stop), site)
                     stack.enter_context(hooks)
+            batch = layout.copies(copies)
             logits = chat.logits(
-                self.batch.input_ids.repeat(copies, 1),
-                self.batch.attention_mask.repeat(copies, 1),
-                self.batch.position_ids.repeat(copies, 1),
+                batch.input_ids,
+                batch.attention_mask,
+                batch.position_ids,
+                keep=layout.ends if self.to_the_end else 1,
             )
-        return states, logits[:, 0]
+        return states, layout.at_ends(logits) if self.with_logits else logits[None]
+
+    def _last_mlp(self, start: int) -> AbstractContextManager[None]:
+        """Of the last layer that runs only the ends of prompts are read, after its MLP."""
+        if start < self.stop:
+            return self.chat.mlp_at(self.stop - 1, self.layout.ends)
+        return nullcontext()
 
 
 class _RowEdits:

@@ -10,11 +10,8 @@ from steersweep.chat_model import ChatModel
 from steersweep.conditions import AUTO
 from steersweep.directions.candidates import SplitIds
 from steersweep.directions.cosmic import VARIANTS, CosmicScores, best_position, select
-from steersweep.directions.cosmic_scoring import (
-    cosmic_positions,
-    find_candidates,
-    score_candidates,
-)
+from steersweep.directions.cosmic_scoring import cosmic_positions, find_candidates
+from steersweep.directions.cosmic_search import score_candidates
 from steersweep.directions.dim import dim_directions
 from steersweep.directions.direction import Direction, unit_direction
 from steersweep.errors import InputError, SteersweepError
@@ -67,7 +64,7 @@ def extract_directions(
         method: one of `METHODS`.
         prompts: harmful and harmless extraction prompts.
         layers: decoder layers.
-        scores: COSMIC's scores, where they were computed before.
+        scores: COSMIC's scores, as far as they were computed before.
         max_rows: rows per forward pass.
         backend: what reads activations for DIM; COSMIC edits them too, which only hooks do here.
 
@@ -98,8 +95,9 @@ def _cosmic(
     split = prompts.split() if rules.separate_val else prompts.unsplit()
     data = SplitIds.of(chat, split, prompts.name)
     candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
-    if scores is None:
-        scores = score_candidates(chat, data, candidates, rules, max_rows=max_rows)
+    scores = score_candidates(
+        chat, data, candidates, rules, layers=layers, known=scores, max_rows=max_rows
+    )
 
     everything = [*data.harmful_train, *data.harmless_train]
     norms = residuals(chat, everything)[:, 0].double().norm(dim=-1).mean(0)

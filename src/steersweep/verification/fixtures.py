@@ -20,8 +20,8 @@ from steersweep.directions.cosmic_scoring import (
     baseline,
     candidate_edits,
     find_candidates,
-    score_candidates,
 )
+from steersweep.directions.cosmic_search import score_candidates
 from steersweep.directions.dim_selection import (
     refusal_scores,
     score_dim_candidates,

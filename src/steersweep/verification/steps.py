@@ -72,7 +72,7 @@ STEPS = (
         "S_comply and S_refuse: cosine of the edited mean with the other class's baseline",
         "same",
         "get_refusal_similarity: refusal_score and steering_score",
-        "cosmic_scoring.score_candidates: comply and refuse",
+        "cosmic_scoring.Scorer: comply and refuse",
     ),
     Step(
         "KL filter: next-token KL of ablation on harmless prompts at most 0.1 nats",

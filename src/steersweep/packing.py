@@ -1,0 +1,168 @@
+"""Prompts that begin alike share a row: what they begin with is computed once.
+
+A packed row holds the tree of its prompts' tokens. Every token attends to the tokens it follows in
+its own prompt and to no other, and its position is its place there, so its activations are those
+that it has alone. Chat templates make this worth while: all prompts begin with the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy
+import torch
+from torch import Tensor
+
+from steersweep.chat_model import Batch, ChatModel
+
+# Tokens of a packed row, at least; more where attention, which grows with its square, costs little.
+_TOKENS, _TOKENS_PER_WIDTH = 64, 0.25
+
+Prompts = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Prompts laid out in a batch for one forward pass.
+
+    Attributes:
+        prompts: indices of the prompts.
+        batch: what the model is given; the attention mask of packed rows is `[row, 1, position,
+            position]`, 0 or the lowest number.
+        row: of the batch that a prompt is in, `[prompt]`.
+        end: position of its last token there, `[prompt]`.
+    """
+
+    prompts: list[int]
+    batch: Batch
+    row: Tensor
+    end: Tensor
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Every position that is some prompt's last, in order."""
+        return torch.tensor(sorted({*self.end.tolist()}), device=self.end.device)
+
+    def copies(self, count: int) -> Batch:
+        """The batch `count` times, one after the other."""
+        batch = self.batch
+        return Batch(
+            *(
+                part.repeat(count, *[1] * (part.ndim - 1))
+                for part in (batch.input_ids, batch.attention_mask, batch.position_ids)
+            )
+        )
+
+    def at_ends(self, hidden: Tensor) -> Tensor:
+        """Last tokens of the prompts, `[copy x row, position, ...]` to `[copy, prompt, ...]`.
+
+        The positions may be all, or those of `ends` alone.
+        """
+        n_rows, width = self.batch.input_ids.shape
+        by_copy = hidden.view(-1, n_rows, *hidden.shape[1:])
+        if hidden.shape[1] == width:
+            return by_copy[:, self.row, self.end]
+        return by_copy[:, self.row, torch.searchsorted(self.ends, self.end)]
+
+
+def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
+    """Lay out all prompts, about `size` in a batch: packed, or padded where a model cannot.
+
+    Models that do not take a mask for every pair of positions (those that bend attention by
+    distance, say) get one prompt a row, of like length together.
+    """
+    if chat.takes_pair_masks and max(map(len, prompts)) <= _window(chat):
+        rows = _rows(prompts, max(_TOKENS, int(_TOKENS_PER_WIDTH * chat.d_model)))
+        rows.sort(key=lambda row: len(row.tokens))
+        while rows:
+            some = [rows.pop(0)]
+            while rows and sum(len(row.ends) for row in (*some, rows[0])) <= size:
+                some.append(rows.pop(0))
+            yield _packed(chat, some)
+        return
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for first in range(0, len(prompts), size):
+        chosen = by_length[first : first + size]
+        batch = chat.pad([prompts[index] for index in chosen])
+        row = torch.arange(len(chosen), device=chat.device)
+        yield Layout(chosen, batch, row, torch.full_like(row, batch.input_ids.shape[1] - 1))
+
+
+def _window(chat: ChatModel) -> float:
+    """Tokens that attention reaches back in every layer; a mask for pairs does not say that."""
+    config = chat.model.config.get_text_config()
+    found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    return min((float(size) for size in found if size), default=math.inf)
+
+
+class _Row:
+    """A tree of prompts: tokens in an order in which each follows its parent somewhere before."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.parents: list[int] = []
+        self.ends: dict[int, int] = {}  # prompt -> index of its last token
+        self._path: list[int] = []  # of the prompt added last
+
+    def missing(self, ids: Sequence[int]) -> int:
+        """How many tokens a prompt would add."""
+        return len(ids) - self._shared(ids)
+
+    def add(self, prompt: int, ids: Sequence[int]) -> None:
+        """Add a prompt; prompts come in the order of their tokens."""
+        path = self._path[: self._shared(ids)]
+        for token in ids[len(path) :]:
+            self.parents.append(path[-1] if path else -1)
+            self.positions.append(len(path))
+            path.append(len(self.tokens))
+            self.tokens.append(token)
+        self.ends[prompt] = path[-1]
+        self._path = path
+
+    def _shared(self, ids: Sequence[int]) -> int:
+        pairs = zip(self._path, ids, strict=False)
+        return next(
+            (n for n, (index, token) in enumerate(pairs) if self.tokens[index] != token),
+            min(len(self._path), len(ids)),
+        )
+
+
+def _rows(prompts: Prompts, most: int) -> list[_Row]:
+    """Neighbours in the order of their tokens share a row, as long as it has `most` tokens."""
+    rows: list[_Row] = []
+    for prompt in sorted(range(len(prompts)), key=lambda index: list(prompts[index])):
+        ids = prompts[prompt]
+        if not rows or len(rows[-1].tokens) + rows[-1].missing(ids) > most:
+            rows.append(_Row())
+        rows[-1].add(prompt, ids)
+    return rows
+
+
+def _packed(chat: ChatModel, rows: Sequence[_Row]) -> Layout:
+    n, width = len(rows), max(len(row.tokens) for row in rows)
+    input_ids = numpy.full((n, width), chat.pad_id)
+    positions = numpy.zeros((n, width), dtype=numpy.int64)
+    # Padding attends to itself, so that no position attends to nothing.
+    unseen = numpy.repeat(~numpy.eye(width, dtype=bool)[None], n, axis=0)
+    for index, row in enumerate(rows):
+        length = len(row.tokens)
+        input_ids[index, :length] = row.tokens
+        positions[index, :length] = row.positions
+        for token, parent in enumerate(row.parents):
+            if parent >= 0:
+                unseen[index, token] &= unseen[index, parent]
+    hidden = torch.from_numpy(unseen)[:, None].to(chat.device)
+    mask = torch.zeros(hidden.shape, dtype=chat.dtype, device=chat.device)
+    mask.masked_fill_(hidden, torch.finfo(chat.dtype).min)
+    tokens, places = (torch.from_numpy(part).to(chat.device) for part in (input_ids, positions))
+    batch = Batch(tokens, mask, places)
+    return Layout(
+        [prompt for row in rows for prompt in row.ends],
+        batch,
+        torch.tensor([i for i, row in enumerate(rows) for _ in row.ends], device=chat.device),
+        torch.tensor([end for row in rows for end in row.ends.values()], device=chat.device),
+    )
