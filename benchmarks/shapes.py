@@ -34,10 +34,15 @@ SHAPES: dict[str, PretrainedConfig] = {
 }  # fmt: skip
 
 
-def make(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Save a model of a shape with random weights; kept if it is there already."""
+def make(name: str, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Save a model of a shape with random weights; kept if it is there already.
+
+    In bfloat16 where there is a GPU, unless a type is given.
+    """
     if (folder / "config.json").exists():
         return folder
+    if dtype is None:
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     return save(copy.deepcopy(SHAPES[name]), folder, dtype)
 
 

@@ -8,6 +8,7 @@ prompts of different lengths share a batch (left padding, explicit position ids)
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,12 +55,20 @@ class Batch:
     attention_mask: Tensor
     position_ids: Tensor
 
+    def rows(self, chosen: Sequence[int] | Tensor) -> Batch:
+        """A batch of some of its rows, which may repeat."""
+        return Batch(self.input_ids[chosen], self.attention_mask[chosen], self.position_ids[chosen])
+
 
 class ChatModel:
     """A loaded causal language model that answers chat prompts.
 
     Site convention, used everywhere: `resid_post[l]` is the output of decoder layer l and
     `resid_pre[l]` its input.
+
+    Attributes:
+        records_steps: whether decoding steps may be recorded as CUDA graphs; see `decoding`.
+        has_recorded: whether one was, and gave the step's own numbers.
     """
 
     def __init__(
@@ -70,6 +79,8 @@ class ChatModel:
         self.source = source
         self.precision = precision
         self.layers: Sequence[nn.Module] = decoder_layers(model, source.model_id)
+        self.records_steps = torch.device(model.device).type == "cuda"
+        self.has_recorded = False
         forward_parameters = inspect.signature(model.forward).parameters
         self._takes_position_ids = "position_ids" in forward_parameters
         self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
@@ -200,6 +211,13 @@ class ChatModel:
         """Longest sequence the model was made for, if its config says."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(limit) if limit else None
+
+    @property
+    def attention_window(self) -> float:
+        """Tokens that attention reaches back in every layer; infinite if nothing limits it."""
+        config = self.model.config.get_text_config()
+        found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        return min((float(size) for size in found if size), default=math.inf)
 
     # -- text to tokens and back -----------------------------------------------------------------
 

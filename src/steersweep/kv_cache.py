@@ -24,6 +24,7 @@ class _BufferedLayer(DynamicLayer):
         DynamicLayer.__init__(self)
         self.capacity = capacity
         self.length = 0
+        self.place: Tensor | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -34,7 +35,14 @@ class _BufferedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append new positions; return all positions so far."""
+        """Append new positions; return all positions so far, or all there can be.
+
+        The latter after `write_at`.
+        """
+        if self.place is not None:
+            self._keys.index_copy_(2, self.place, key_states)
+            self._values.index_copy_(2, self.place, value_states)
+            return self._keys, self._values
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
@@ -61,10 +69,11 @@ class _BufferedLayer(DynamicLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the given rows."""
         kept = torch.arange(len(indices), device=indices.device)
+        length = self.length if self.place is None else self.capacity
         # Into the front of the same buffer: later rows only ever move forward, so no second
         # buffer of full capacity is needed; the selection itself is copied by indexing.
         for buffer in (self._keys, self._values):
-            buffer[kept, :, : self.length] = buffer[indices, :, : self.length]
+            buffer[kept, :, :length] = buffer[indices, :, :length]
         self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
         self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
@@ -99,6 +108,19 @@ def fill(cache: Cache, rows: slice, n_rows: int, sources: Sequence[Source]) -> N
         layer: Any = cache.layers[index]
         held: Any = source.layers[index]
         layer.put(rows, n_rows, held.keys[chosen], held.values[chosen])
+
+
+def write_at(cache: Cache, place: Tensor) -> int:
+    """From now on new keys and values go where `place` `[1]` says, and all of the cache is seen.
+
+    Nothing of it moves then until rows leave. Returns how many positions it has.
+    """
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.place = place
+        for buffer in (layer._keys, layer._values):
+            buffer[:, :, layer.length :] = 0  # hidden, but no number that hiding cannot undo
+    return int(layers[0].capacity)
 
 
 def keep_rows(cache: Cache, rows: Tensor) -> None:

@@ -7,7 +7,6 @@ that it has alone. Chat templates make this worth while: all prompts begin with 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,7 +73,7 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
     Models that do not take a mask for every pair of positions (those that bend attention by
     distance, say) get one prompt a row, of like length together.
     """
-    if chat.takes_pair_masks and max(map(len, prompts)) <= _window(chat):
+    if chat.takes_pair_masks and max(map(len, prompts)) <= chat.attention_window:
         rows = _rows(prompts, max(_TOKENS, int(_TOKENS_PER_WIDTH * chat.d_model)))
         rows.sort(key=lambda row: len(row.tokens))
         while rows:
@@ -89,13 +88,6 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
         batch = chat.pad([prompts[index] for index in chosen])
         row = torch.arange(len(chosen), device=chat.device)
         yield Layout(chosen, batch, row, torch.full_like(row, batch.input_ids.shape[1] - 1))
-
-
-def _window(chat: ChatModel) -> float:
-    """Tokens that attention reaches back in every layer; a mask for pairs does not say that."""
-    config = chat.model.config.get_text_config()
-    found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((float(size) for size in found if size), default=math.inf)
 
 
 class _Row:

@@ -39,8 +39,7 @@ def prefill(
         cache: an empty cache of the rows, to be filled.
     """
     if not (can_be_filled(cache) and _saves(chat, batch, starts)):
-        everyone = torch.tensor(of_row, device=chat.device)
-        return _steered(chat, _rows_of(batch, everyone), slice(0, len(starts)), additions, cache)
+        return _steered(chat, batch.rows(of_row), slice(0, len(starts)), additions, cache)
 
     clean = _Clean(chat, batch, starts)
     logits = []
@@ -55,9 +54,8 @@ def prefill(
             logits.append(clean.logits[prompts])
         else:
             own = clean.new_cache()
-            part = _rows_of(batch, prompts)
             resume = start, clean.after[start][prompts]
-            logits.append(_steered(chat, part, rows, additions, own, resume))
+            logits.append(_steered(chat, batch.rows(prompts), rows, additions, own, resume))
             above = [(own, slice(None))] * (chat.n_layers - start - 1)
         fill(cache, rows, len(starts), [*below, *above])
     return torch.cat(logits)
@@ -68,12 +66,6 @@ def _saves(chat: ChatModel, batch: Batch, starts: Sequence[int]) -> bool:
     shared = len(batch.input_ids) * min(max(starts) + 1, chat.n_layers)
     own = sum(max(0, chat.n_layers - start - 1) for start in starts)
     return shared + own < len(starts) * chat.n_layers
-
-
-def _rows_of(batch: Batch, prompts: Tensor) -> Batch:
-    return Batch(
-        *(part[prompts] for part in (batch.input_ids, batch.attention_mask, batch.position_ids))
-    )
 
 
 def _steered(

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from steersweep.additions import Additions
 from steersweep.chat_model import ChatModel
+from steersweep.decoding import decoder
 from steersweep.errors import InputError, NumericalError
-from steersweep.kv_cache import keep_rows, make_cache
+from steersweep.kv_cache import make_cache
 from steersweep.prefill import prefill
 
 FinishReason = Literal["eos", "length"]
@@ -119,23 +120,21 @@ def _generate_batch(
     numbers = {ids: number for number, ids in enumerate(prompts)}
     of_row = [numbers[tuple(row.prompt_ids)] for row in rows]
     batch = chat.pad([*prompts])
-    width = batch.input_ids.shape[1]
     device = batch.input_ids.device
     eos = torch.tensor(sorted(chat.eos_ids), device=device)
     # On a GPU, asking whether rows have ended waits for it; asking now and then keeps it busy.
     check_every = 1 if device.type == "cpu" else 8
 
     tokens = torch.full((len(rows), max_new_tokens), -1, dtype=torch.long, device=device)
-    mask = torch.ones((len(rows), width + max_new_tokens), dtype=torch.long, device=device)
-    mask[:, :width] = batch.attention_mask[of_row]
-    next_position = batch.position_ids[of_row, -1:] + 1
     alive = torch.tensor(order, device=device)  # batch row -> row asked for
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    width = batch.input_ids.shape[1]
     cache = make_cache(chat.model.config.get_text_config(), width + max_new_tokens)
     additions = _additions(chat, rows)
 
     starts = [_span(row, chat.n_layers)[0] for row in rows]
     logits = prefill(chat, batch, of_row, starts, additions, cache)
+    decoding = decoder(chat, batch.rows(of_row), cache, additions, max_new_tokens)
     with additions.applied(chat):
         for step in range(max_new_tokens):
             token = logits.argmax(-1)
@@ -148,18 +147,14 @@ def _generate_batch(
                     kept = (~ended).nonzero()[:, 0]
                     if len(kept) == 0:
                         break
-                    keep_rows(cache, kept)
-                    additions.keep_rows(kept)
-                    alive, mask, ended = alive[kept], mask[kept], ended[kept]
-                    token, next_position = token[kept], next_position[kept]
+                    if decoding.is_worth_keeping(len(kept), len(alive)):
+                        decoding.keep(kept)
+                        alive, ended, token = alive[kept], ended[kept], token[kept]
             if on_step is not None:
                 on_step(StepInfo(step + 1, max_new_tokens, len(alive)))
             if last:
                 break
-            logits = chat.logits(
-                token[:, None], mask[:, : width + step + 1], next_position, cache=cache
-            )[:, 0]
-            next_position = next_position + 1
+            logits = decoding.step(token)
     return [_finish(chat, row) for row in tokens.tolist()]
 
 

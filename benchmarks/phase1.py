@@ -1,0 +1,73 @@
+"""Time phase 1 of a model as users run it: both methods, five layers, judged and saved.
+
+    python benchmarks/phase1.py [--shape qwen2.5-7b | --model MODEL] [--prompts 50] [--tokens 100]
+
+The random weights of a shape hardly ever end an answer, so every row is generated in full. Time is
+counted from the loaded model on, part by part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from machine import named
+from shapes import SHAPES, make
+from steersweep.chat_model import resolve_device
+from steersweep.experiment.runner import run_sweep
+from steersweep.experiment.sweep import make_settings
+from steersweep.worker import Progress
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="lab:qwen-7b")
+    parser.add_argument("--shape", choices=SHAPES, help="a random-weight model of this shape")
+    parser.add_argument("--folder", type=Path, help="where to keep it")
+    parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--methods", default="dim,cosmic")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        model = asked.model
+        if asked.shape:
+            model = str(make(asked.shape, asked.folder or Path(made) / asked.shape))
+        settings = make_settings(
+            [model],
+            methods=asked.methods,
+            layers="0.2,0.4,0.5,0.6,0.8",
+            strengths="0.3",
+            max_prompts=asked.prompts,
+            max_new_tokens=asked.tokens,
+        )
+        print(f"{asked.shape or model}; {named(torch.device(resolve_device('auto')))}")
+        print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.methods}")
+        parts: dict[str, float] = {}
+
+        def mark(progress: Progress) -> None:
+            name = "generating" if progress.note.startswith("step ") else progress.note
+            parts.setdefault(name, time.perf_counter())
+
+        found = run_sweep(settings, Path(made) / "run", on_progress=mark)
+        ended = time.perf_counter()
+        samples = [
+            sample
+            for file in (found.folder / "conditions").glob("*.json")
+            for sample in json.loads(file.read_text())["samples"]
+        ]
+    full = sum(sample["finish_reason"] == "length" for sample in samples)
+    print(f"{len(samples)} rows, {full} to their full length of {asked.tokens} tokens")
+    print(f"directions: {parts['generating'] - parts['extracting directions']:.1f} s")
+    print(f"generating, judging, saving: {ended - parts['generating']:.1f} s")
+    print(f"since the model was loaded: {ended - parts['extracting directions']:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
