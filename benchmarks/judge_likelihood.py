@@ -82,7 +82,8 @@ def main() -> None:
     for name in sys.argv[1:] or MODELS:
         chat = ChatModel.load(find_model(name))
         texts, benign, answers = cases(chat)
-        threshold = fluency_threshold(chat, benign, answers, seed=42)
+        of_answers = response_nll(chat, benign, answers)
+        threshold = fluency_threshold(chat, benign, answers, of_answers, seed=42)
         nlls = response_nll(chat, [ids for _, ids, _, _ in texts], [t for *_, t in texts])
         for (kind, _, text, _), nll in zip(texts, nlls, strict=True):
             alone = judge("", text).quality == "garbled"

@@ -345,6 +345,7 @@ class _Bench:
                     self.chat,
                     self.prompt_ids,
                     [answer.token_ids for answer in answers[:n]],
+                    nlls[:n],
                     batch[0].seed,
                     max_rows=most,
                 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from statistics import median
 
 from steersweep.catalog.gpus import gpu_catalog
@@ -13,16 +15,17 @@ from steersweep.experiment.phases import Sweep
 from steersweep.experiment.plan import Plan, PlannedModel
 from steersweep.experiment.timing import CPU
 from steersweep.experiment.timing import gpu as gpu_machine
-from steersweep.memory import OVERHEAD_BYTES, MemoryModel
+from steersweep.memory import OVERHEAD_BYTES, MemoryModel, memory_model
+from steersweep.model_source import LAB_PREFIX, find_model
 
 PROMPT_TOKENS = 40
-N_POSITIONS, N_VAL = 5, 24  # of COSMIC's candidates and validation prompts
-# Passes of a validation prompt for a candidate: ablated everywhere and added from its layer on,
-# both as far up as is compared.
-PASSES = 1.0
+N_POSITIONS, N_TRAIN, N_VAL = 5, 100, 24  # of COSMIC's candidates and prompts
+# Whole passes of a validation prompt for a candidate, of the official code's three; candidates
+# that cannot be chosen are not scored, so it differs from model to model (0.2 to 2 in the lab).
+PASSES = 0.4
 # Steered prompts run above their layer only, half of the model on average.
 STEERED_SHARE = 0.5
-JUDGING_ROW_S = 0.002  # reading a response for cues and repetition
+JUDGING_ROW_S = 0.001  # reading a response for cues and repetition, and saving it
 RESERVE = 1.5  # a job reserves this many times its estimate
 
 
@@ -76,23 +79,30 @@ def estimate(
     batches = math.ceil(n_rows / rows)
     steps = batches * new_tokens
     context = PROMPT_TOKENS + new_tokens / 2
-    scored = sum(method != "dim" for method in sweep.methods) * (
-        PASSES * N_POSITIONS * sweep.model.n_layers * N_VAL * PROMPT_TOKENS
+    candidates = sum(method != "dim" for method in sweep.methods) * (
+        PROMPT_TOKENS * (2 * N_TRAIN + PASSES * N_POSITIONS * sweep.model.n_layers * N_VAL)
     )
     prompts = STEERED_SHARE * n_rows * PROMPT_TOKENS
-    # How likely the unsteered model finds each answer takes a pass over all of it.
-    answers = n_rows * (PROMPT_TOKENS + new_tokens)
+    # How likely the unsteered model finds each answer takes a pass over it; its own answers'
+    # words are looked at shuffled too.
+    answers = (n_rows + n_prompts) * new_tokens
     seconds = machine.start_s + weights / machine.load_rate
     seconds += steps * machine.step(model, sweep.precision, n_rows / batches, context)
-    seconds += machine.tokens(model, scored + prompts + answers)
+    seconds += machine.tokens(model, candidates + prompts) + machine.scored(model, answers)
     seconds = factor * (seconds + n_rows * JUDGING_ROW_S)
     return Estimate(seconds, memory_gb, rows, fits, _usd(plan, kind, seconds))
 
 
 def shape_of(model: PlannedModel) -> MemoryModel:
-    """What a planned model's memory depends on: from the catalog, else from its parameters."""
+    """What time and memory of a planned model depend on.
+
+    From the catalog, or from the config of a model that is on this machine; of others from their
+    parameters and layers.
+    """
     parameters = int(model.billions * 1e9)
     facts = model_shapes().get(model.model)
+    if facts is None and (model.model.startswith(LAB_PREFIX) or Path(model.model).is_dir()):
+        return _shape_here(model.model)
     if facts is not None:
         matrices = 1 if facts["tied"] else 2
         return MemoryModel(
@@ -113,6 +123,11 @@ def shape_of(model: PlannedModel) -> MemoryModel:
     return MemoryModel(
         parameters, vocab * width, model.n_layers, width, heads, width, width // 4, 4 * width, vocab
     )
+
+
+@cache
+def _shape_here(name: str) -> MemoryModel:
+    return memory_model(find_model(name).config())
 
 
 def cheapest(plan: Plan, sweep: Sweep, n_prompts: int) -> tuple[str, Estimate] | None:

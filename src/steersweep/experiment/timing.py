@@ -22,8 +22,10 @@ class Machine:
         flops: operations per second of matrix products.
         read_rate: bytes of weights read per second.
         layer_s: seconds a layer takes at least, per pass.
-        element_s: seconds per element of the residual stream and layer, for all that is not a
-            matrix product.
+        element_s: seconds per row, layer and element of the residual stream in a decoding step, for
+            all that is not a matrix product.
+        pass_element_s: the same per token of a pass over many tokens.
+        logit_s: seconds per logit that is turned into a likelihood.
         attended_s: seconds per layer, element of the queries and position attended to.
     """
 
@@ -33,6 +35,8 @@ class Machine:
     read_rate: float
     layer_s: float
     element_s: float = 0.0
+    pass_element_s: float = 0.0
+    logit_s: float = 0.0
     attended_s: float = 0.0
 
     def step(self, model: MemoryModel, precision: str, rows: int, context: float) -> float:
@@ -46,16 +50,20 @@ class Machine:
         """
         reading = self.layer_s * model.n_layers + model.weights(precision) / self.read_rate
         attending = self.attended_s * model.n_layers * model.q_width * context
-        return reading + rows * (self._token(model) + attending)
+        return reading + rows * (self._token(model, self.element_s) + attending)
 
     def tokens(self, model: MemoryModel, count: float) -> float:
-        """Seconds of passes over prompts and known answers, by their tokens."""
-        return count * self._token(model)
+        """Seconds of passes over many tokens, by their number."""
+        return count * self._token(model, self.pass_element_s)
 
-    def _token(self, model: MemoryModel) -> float:
+    def scored(self, model: MemoryModel, count: float) -> float:
+        """The same, with how likely each token is."""
+        return self.tokens(model, count) + count * model.vocab_size * self.logit_s
+
+    def _token(self, model: MemoryModel, element_s: float) -> float:
         # Of the input embedding only one row is read; where it is tied the output needs all.
         products = 2 * model.parameters / self.flops
-        return products + self.element_s * model.n_layers * model.d_model
+        return products + element_s * model.n_layers * model.d_model
 
 
 # Shares of the data sheet that a GPU reaches; rough, finished jobs correct them (`calibration`).
@@ -73,13 +81,16 @@ def gpu(facts: Mapping[str, float]) -> Machine:
     )
 
 
-# Two cores of a server, float32, from benchmarks/cost_curves.py.
+# Two cores of a recent server (Intel Xeon with AVX-512), float32, from benchmarks/cost_curves.py.
+# Older servers took half as long again; finished jobs correct that.
 CPU = Machine(
-    start_s=2.0,
+    start_s=0.5,
     load_rate=0.5e9,
-    flops=210e9,
-    read_rate=15e9,
-    layer_s=0.0008,
-    element_s=1.5e-8,
-    attended_s=4.8e-10,
+    flops=340e9,
+    read_rate=30e9,
+    layer_s=0.00024,
+    element_s=3.4e-8,
+    pass_element_s=1.0e-8,
+    logit_s=4e-9,
+    attended_s=3.1e-10,
 )

@@ -10,17 +10,23 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from steersweep.chat_model import ChatModel
+from steersweep.kv_cache import can_be_filled, fill, make_cache
 from steersweep.memory import free_bytes
+
+_Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of a response to it
 
 # Tokens in the stretch of a response that is looked at; a soup of a few words inside fluent text
 # hardly moves the mean of a whole response.
 _STRETCH = 8
 # Where between fluent (0) and shuffled (1) text a response counts as broken.
 _BROKEN_FROM = 0.25
+_NO_TOKEN = -1  # where a row of a batch has ended
 _LOGITS_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31}
 
 
@@ -57,42 +63,89 @@ def response_nll(
         One entry per response; None for an empty one.
     """
     result: list[ResponseNll | None] = [None] * len(responses)
+    # Greedy answers repeat: weak steering changes nothing, and a broken model says one thing.
+    places: dict[_Pair, list[int]] = {}
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        if response:
+            places.setdefault((tuple(prompt), tuple(response)), []).append(index)
     # Equal lengths together waste nothing on padding; order does not matter to the caller.
-    order = sorted(
-        (i for i, ids in enumerate(responses) if ids),
-        key=lambda i: (len(responses[i]), len(prompts[i])),
-    )
+    pairs = sorted(places, key=lambda pair: (len(pair[1]), len(pair[0])))
     budget = _LOGITS_BYTES.get(chat.device.type, 1 << 27)
     free = free_bytes(str(chat.device))
     if free is not None:  # the loss holds a few copies of the logits
         budget = min(budget, free // 6)
-    first = 0
-    while first < len(order):
+    while pairs:
         # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
-        count = budget // (4 * chat.vocab_size * (len(responses[order[-1]]) + 1))
-        count = max(1, min(max_rows, count))
-        rows = order[first : first + count]
-        first += count
-        batch = chat.pad([[*prompts[i], *responses[i]] for i in rows])
-        longest = max(len(responses[i]) for i in rows)
+        count = budget // (4 * chat.vocab_size * (len(pairs[-1][1]) + 1))
+        some = pairs[: max(1, min(max_rows, count))]
+        del pairs[: len(some)]
+        for pair, losses in zip(some, _losses(chat, some), strict=True):
+            stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
+            nll = ResponseNll(float(losses.mean()), float(stretches.max()))
+            for index in places[pair]:
+                result[index] = nll
+    return result
+
+
+def _losses(chat: ChatModel, pairs: Sequence[_Pair]) -> list[Tensor]:
+    """Negative log-likelihood of every token of each response after its prompt, `[token]`."""
+    longest = max(len(response) for _, response in pairs)
+    config = chat.model.config.get_text_config()
+    cache = make_cache(config, max(len(prompt) for prompt, _ in pairs) + longest)
+    if can_be_filled(cache):
+        logits, targets = _after_shared_prompts(chat, pairs, cache)
+    else:
+        batch = chat.pad([[*prompt, *response] for prompt, response in pairs])
         logits = chat.logits(
             batch.input_ids, batch.attention_mask, batch.position_ids, keep=longest + 1
-        )[:, :-1].float()
-        targets = batch.input_ids[:, -longest:]
-        losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), targets, reduction="none"
-        ).double()
-        for row, i in enumerate(rows):
-            own = losses[row, longest - len(responses[i]) :]
-            stretches = own.unfold(0, min(_STRETCH, len(own)), 1).mean(-1)
-            result[i] = ResponseNll(float(own.mean()), float(stretches.max()))
-    return result
+        )[:, :-1]
+        targets = batch.input_ids[:, -longest:].clone()
+        for row, (_, response) in enumerate(pairs):
+            targets[row, : longest - len(response)] = _NO_TOKEN
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), targets, ignore_index=_NO_TOKEN, reduction="none"
+    )
+    return [row[wanted] for row, wanted in zip(losses.double(), targets != _NO_TOKEN, strict=True)]
+
+
+def _after_shared_prompts(
+    chat: ChatModel, pairs: Sequence[_Pair], cache: Any
+) -> tuple[Tensor, Tensor]:
+    """Logits before each token of the responses, `[row, token, vocabulary]`, and these tokens.
+
+    Each different prompt runs once; the responses go on from its keys and values. Responses follow
+    their prompts without a gap and are padded behind, so that windows of attention stay as they
+    are.
+    """
+    numbers = {prompt: index for index, prompt in enumerate(dict.fromkeys(p for p, _ in pairs))}
+    prompts = chat.pad([*numbers])
+    held = make_cache(chat.model.config.get_text_config(), prompts.input_ids.shape[1])
+    first = chat.logits(prompts.input_ids, prompts.attention_mask, prompts.position_ids, cache=held)
+    of_row = torch.tensor([numbers[prompt] for prompt, _ in pairs], device=chat.device)
+    fill(cache, slice(0, len(pairs)), len(pairs), [(held, of_row)] * chat.n_layers)
+
+    longest = max(len(response) for _, response in pairs)
+    targets = torch.tensor(
+        [[*response, *[_NO_TOKEN] * (longest - len(response))] for _, response in pairs],
+        device=chat.device,
+    )
+    real = targets != _NO_TOKEN
+    before = prompts.rows(of_row)
+    after = chat.logits(
+        targets.masked_fill(~real, chat.pad_id),
+        torch.cat([before.attention_mask, real.long()], dim=1),
+        before.position_ids[:, -1:] + torch.arange(1, longest + 1, device=chat.device),
+        cache=cache,
+        keep=longest,
+    )
+    return torch.cat([first[of_row], after[:, :-1]], dim=1), targets
 
 
 def fluency_threshold(
     chat: ChatModel,
     prompts: Sequence[Sequence[int]],
     responses: Sequence[Sequence[int]],
+    nlls: Sequence[ResponseNll | None],
     seed: int,
     *,
     max_rows: int = 256,
@@ -104,6 +157,14 @@ def fluency_threshold(
     ones, so it moves with the model. A refusal the model would not give by itself costs it only
     the first words and stays below.
 
+    Args:
+        chat: the model.
+        prompts: prompt token ids.
+        responses: the model's unsteered answers to them.
+        nlls: of these answers, from `response_nll`.
+        seed: for the shuffling.
+        max_rows: responses per forward pass, at most.
+
     Returns:
         Nats per token; infinity when the model gave no response of at least four tokens.
     """
@@ -111,13 +172,10 @@ def fluency_threshold(
     usable = [i for i, ids in enumerate(responses) if len(ids) >= 4]
     if not usable:
         return float("inf")
-    contexts = [prompts[i] for i in usable]
-    fluent = [list(responses[i]) for i in usable]
-    soups = [rng.sample(ids, len(ids)) for ids in fluent]
-    fluent_nll, soup_nll = (
-        statistics.median(nll.worst for nll in nlls if nll)
-        for nlls in (
-            response_nll(chat, contexts, texts, max_rows=max_rows) for texts in (fluent, soups)
-        )
+    soups = [rng.sample(list(responses[i]), len(responses[i])) for i in usable]
+    of_soups = response_nll(chat, [prompts[i] for i in usable], soups, max_rows=max_rows)
+    fluent, soup = (
+        statistics.median(nll.worst for nll in found if nll)
+        for found in ([nlls[i] for i in usable], of_soups)
     )
-    return fluent_nll + _BROKEN_FROM * (soup_nll - fluent_nll)
+    return fluent + _BROKEN_FROM * (soup - fluent)
