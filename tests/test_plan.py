@@ -23,6 +23,7 @@ from steersweep.experiment.estimate import calibration, estimate, shape_of
 from steersweep.experiment.phases import Cuts
 from steersweep.experiment.plan import load_plan, parse_plan, shipped_plans, with_prices
 from steersweep.memory import memory_model
+from steersweep.model_source import find_model
 from steersweep.report.plan_table import planned
 
 V3 = load_plan("v3")
@@ -124,6 +125,17 @@ def test_the_catalogs_shapes_give_the_parameters_that_the_plan_says(name: str) -
     assert counted.parameters == pytest.approx(model.billions * 1e9, rel=0.005)
     assert replace(counted, parameters=0) == replace(shape_of(model), parameters=0)
     assert shape["n_layers"] == model.n_layers
+
+
+def test_a_model_on_this_machine_is_estimated_from_its_config(tmp_path: Path) -> None:
+    model = replace(V3.models["llama-8b"], model="lab:llama-8b")
+    config = find_model("lab:llama-8b").config()
+    assert shape_of(model) == memory_model(config)
+    broken = tmp_path / "model"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "no such type"}')
+    guessed = shape_of(replace(model, model=str(broken)))
+    assert guessed == shape_of(replace(model, model="somebody/else"))
 
 
 def test_a_model_out_of_the_catalog_is_estimated_from_its_parameters() -> None:

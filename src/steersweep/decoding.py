@@ -144,12 +144,15 @@ class FixedDecoder(Decoder):
             with torch.cuda.graph(graph, pool=self._pool):
                 self._recorded = self._forward()
             graph.replay()
-            if expected is not None:
-                torch.testing.assert_close(self._recorded, expected, rtol=1e-2, atol=1e-2)
-        except (RuntimeError, AssertionError) as error:
+            works = expected is None or torch.allclose(
+                self._recorded, expected, rtol=1e-2, atol=1e-2
+            )
+        except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             # Something in this model asks the GPU for a number in the middle of a step.
+            works = False
+        if not works:
             self._chat.records_steps = False
             self._forget()
             return False

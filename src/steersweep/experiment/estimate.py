@@ -11,6 +11,7 @@ from statistics import median
 
 from steersweep.catalog.gpus import gpu_catalog
 from steersweep.catalog.models import model_shapes
+from steersweep.errors import SteersweepError
 from steersweep.experiment.phases import Sweep
 from steersweep.experiment.plan import Plan, PlannedModel
 from steersweep.experiment.timing import CPU
@@ -101,8 +102,9 @@ def shape_of(model: PlannedModel) -> MemoryModel:
     """
     parameters = int(model.billions * 1e9)
     facts = model_shapes().get(model.model)
-    if facts is None and (model.model.startswith(LAB_PREFIX) or Path(model.model).is_dir()):
-        return _shape_here(model.model)
+    here = _shape_here(model.model) if facts is None else None
+    if here is not None:
+        return here
     if facts is not None:
         matrices = 1 if facts["tied"] else 2
         return MemoryModel(
@@ -126,8 +128,14 @@ def shape_of(model: PlannedModel) -> MemoryModel:
 
 
 @cache
-def _shape_here(name: str) -> MemoryModel:
-    return memory_model(find_model(name).config())
+def _shape_here(name: str) -> MemoryModel | None:
+    """The shape of a model that is on this machine, if it can be told from its config."""
+    if not (name.startswith(LAB_PREFIX) or Path(name).is_dir()):
+        return None
+    try:
+        return memory_model(find_model(name).config())
+    except (SteersweepError, ValueError):
+        return None  # what is wrong with it is said when it is run
 
 
 def cheapest(plan: Plan, sweep: Sweep, n_prompts: int) -> tuple[str, Estimate] | None:
