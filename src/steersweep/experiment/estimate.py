@@ -26,7 +26,7 @@ N_POSITIONS, N_TRAIN, N_VAL = 5, 100, 24  # of COSMIC's candidates and prompts
 PASSES = 0.4
 # Steered prompts run above their layer only, half of the model on average.
 STEERED_SHARE = 0.5
-JUDGING_ROW_S = 0.001  # reading a response for cues and repetition, and saving it
+JUDGING_ROW_S = 0.0005  # reading a response for cues and repetition
 RESERVE = 1.5  # a job reserves this many times its estimate
 
 
