@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,13 @@ from steersweep.directions.cosmic import (
     best_position,
     select,
 )
-from steersweep.directions.cosmic_scoring import BROKEN, cosmic_positions, find_candidates
+from steersweep.directions.cosmic_scoring import (
+    BROKEN,
+    Place,
+    Scorer,
+    cosmic_positions,
+    find_candidates,
+)
 from steersweep.directions.cosmic_search import _Search, score_candidates
 from steersweep.directions.edits import clean_states
 from steersweep.directions.extraction import extract_directions
@@ -313,22 +321,24 @@ def test_candidates_that_cannot_be_chosen_are_not_scored() -> None:
     assert (found.scored | beaten | ~eligible | (found.norms < 1e-6)).all()
 
 
-class _Table:
-    """Stands where a model is scored: hands out scores that are there already."""
+class _Table(Scorer):
+    """Hands out scores that are there already, where others are measured."""
 
     def __init__(self, whole: CosmicScores) -> None:
         self._whole = whole
-        self.places = [
-            (p, n) for p in range(len(whole.positions)) for n in range(whole.comply.shape[1])
-        ]
 
-    def refuse(self, places: list[tuple[int, int]]) -> list[float]:
+    @property
+    def places(self) -> list[Place]:
+        n_positions, n_layers = self._whole.comply.shape
+        return [(p, layer) for p in range(n_positions) for layer in range(n_layers)]
+
+    def refuse(self, places: Sequence[Place]) -> list[float]:
         return [float(self._whole.refuse[place]) for place in places]
 
-    def comply(self, places: list[tuple[int, int]]) -> list[float]:
+    def comply(self, places: Sequence[Place]) -> list[float]:
         return [float(self._whole.comply[place]) for place in places]
 
-    def kl(self, places: list[tuple[int, int]], *, limit: float) -> list[float]:
+    def kl(self, places: Sequence[Place], *, limit: float = math.inf) -> list[float]:
         found = [float(self._whole.kl[place]) for place in places]
         return [limit + (value - limit) / 2 if value > limit else value for value in found]
 
@@ -347,7 +357,7 @@ def test_the_search_chooses_what_selection_from_all_scores_does(
         refuse=blank.clone(),
         kl=blank.clone(),
     )
-    search = _Search(_Table(whole), found, rules)  # type: ignore[arg-type]
+    search = _Search(_Table(whole), found, rules)
     search.measure_refuse()
     for layer in range(0, whole.comply.shape[1], 3):
         search.find_best_at(layer)

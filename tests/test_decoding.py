@@ -72,10 +72,10 @@ def test_models_that_cannot_have_fixed_steps_do_without(
     assert not fixed
 
 
-def test_rows_leave_fixed_steps_only_when_many_do(qwen: ChatModel) -> None:
-    assert Decoder.is_worth_keeping(None, 255, 256)  # type: ignore[arg-type]
-    assert not FixedDecoder.is_worth_keeping(None, 255, 256)  # type: ignore[arg-type]
-    assert FixedDecoder.is_worth_keeping(None, 128, 256)  # type: ignore[arg-type]
+def test_rows_leave_fixed_steps_only_when_many_do() -> None:
+    assert Decoder.is_worth_keeping(255, 256)
+    assert not FixedDecoder.is_worth_keeping(255, 256)
+    assert FixedDecoder.is_worth_keeping(128, 256)
 
 
 class Recordings:

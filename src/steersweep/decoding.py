@@ -59,7 +59,8 @@ class Decoder:
         self._position = self._position + 1
         return logits[:, 0]
 
-    def is_worth_keeping(self, n_kept: int, n_rows: int) -> bool:
+    @staticmethod
+    def is_worth_keeping(n_kept: int, n_rows: int) -> bool:
         """Whether dropping all but `n_kept` of the rows saves more than it costs."""
         return n_kept < n_rows
 
@@ -103,7 +104,8 @@ class FixedDecoder(Decoder):
         self._steps_left -= 1
         return logits
 
-    def is_worth_keeping(self, n_kept: int, n_rows: int) -> bool:
+    @staticmethod
+    def is_worth_keeping(n_kept: int, n_rows: int) -> bool:
         """See `Decoder.is_worth_keeping`; a smaller step has to be recorded anew."""
         return n_kept <= _SHRINK_AT * n_rows
 

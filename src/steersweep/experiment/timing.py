@@ -82,7 +82,7 @@ def gpu(facts: Mapping[str, float]) -> Machine:
 
 
 # Two cores of a recent server (Intel Xeon with AVX-512), float32, from benchmarks/cost_curves.py.
-# Older servers took half as long again; finished jobs correct that.
+# An older one took 1.5 times as long; finished jobs correct that.
 CPU = Machine(
     start_s=0.3,
     load_rate=0.5e9,
