@@ -27,11 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersweep import ChatModel, SteersweepError
-from steersweep.directions.candidates import PromptIds, SplitIds, next_token_kl
+from steersweep import ChatModel, SteersweepError, residuals
+from steersweep.directions.candidates import Candidates, PromptIds, SplitIds, next_token_kl
 from steersweep.directions.cosmic import VARIANTS, CosmicRules, CosmicScores, select
 from steersweep.directions.cosmic_scoring import (
-    baseline,
     candidate_edits,
     cosmic_positions,
     find_candidates,
@@ -91,26 +90,38 @@ def one_edit(
     return torch.cat(states), torch.cat(logits)
 
 
+def plain_candidates(chat: ChatModel, data: SplitIds, rules: CosmicRules) -> Candidates:
+    """Candidates in padded batches. What is read at last tokens besides is left empty."""
+    positions, site = cosmic_positions(chat, rules), rules.candidate_site
+    harmful, harmless = (
+        residuals(chat, prompts, positions=positions, site=site, max_rows=BATCH).double().mean(0)
+        for prompts in (data.harmful_train, data.harmless_train)
+    )
+    none = torch.empty(0)
+    return Candidates(positions, harmful - harmless, harmless, site, last=none, last_unit=none)
+
+
 def separate_passes(chat: ChatModel, data: SplitIds, rules: CosmicRules) -> CosmicScores:
     """Candidates, the layers to compare, and scores of every candidate, three runs each."""
     before = rules.read_before_edit
-    positions = cosmic_positions(chat, rules)
-    candidates = find_candidates(chat, data, rules, positions)  # as much work as the official
+    candidates = plain_candidates(chat, data, rules)
     means = [
         one_edit(chat, prompts, None, range(chat.n_layers), before=before)[0].double().mean(0)
         for prompts in (data.harmful_train, data.harmless_train)
     ]
     similarity = torch.cosine_similarity(means[0], means[1], dim=-1)
     low, notes = layers_to_compare(similarity, rules)
-    to_harmless = baseline(chat, data.harmless_val, low, rules)[0]
-    to_harmful = baseline(chat, data.harmful_val, low, rules)[0]
     _, clean = one_edit(chat, data.harmless_val, None, low, before=before)
 
-    def likeness(states: Tensor, target: Tensor) -> float:
+    def unit_mean(states: Tensor) -> Tensor:
         mean = states.double().mean((0, 1))
-        cosine: Tensor = mean @ target / mean.norm()
-        return float(cosine)
+        unit: Tensor = mean / (mean.norm() + 1e-8)
+        return unit
 
+    to_harmless, to_harmful = (
+        unit_mean(one_edit(chat, prompts, None, low, before=before)[0])
+        for prompts in (data.harmless_val, data.harmful_val)
+    )
     edits = candidate_edits(candidates, rules)
     found: dict[str, list[float]] = {"comply": [], "refuse": [], "kl": []}
     shape = candidates.norms.shape
@@ -118,9 +129,9 @@ def separate_passes(chat: ChatModel, data: SplitIds, rules: CosmicRules) -> Cosm
         _, logits = one_edit(chat, data.harmless_val, ablated, low, before=before)
         found["kl"].append(float(next_token_kl(clean, logits).mean()))
         states, _ = one_edit(chat, data.harmful_val, ablated, low, before=before)
-        found["comply"].append(likeness(states, to_harmless))
+        found["comply"].append(float(unit_mean(states) @ to_harmless))
         states, _ = one_edit(chat, data.harmless_val, added, low, before=before)
-        found["refuse"].append(likeness(states, to_harmful))
+        found["refuse"].append(float(unit_mean(states) @ to_harmful))
     tables = {
         name: torch.tensor(values, dtype=torch.float64).reshape(shape)
         for name, values in found.items()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import bloom, gpt2, lab
 from steersweep import ChatModel
+from steersweep.chat_model import at_positions
 from steersweep.packing import layouts
 
 PROMPTS = st.lists(
@@ -30,9 +31,14 @@ def test_every_prompt_has_the_logits_it_has_alone(
     for layout in layouts(chat, prompts, size):
         batch = layout.copies(2)
         logits = chat.logits(
-            batch.input_ids, batch.attention_mask, batch.position_ids, keep=layout.ends
+            batch.input_ids,
+            batch.attention_mask,
+            batch.position_ids,
+            keep=batch.input_ids.shape[1],
         )
-        for copy in layout.at_ends(logits):
+        of_all = layout.at_ends(logits)
+        torch.testing.assert_close(layout.at_ends(at_positions(logits, layout.ends)), of_all)
+        for copy in of_all:
             for prompt, found in zip(layout.prompts, copy, strict=True):
                 alone = chat.pad([prompts[prompt]])
                 expected = chat.logits(alone.input_ids, alone.attention_mask, alone.position_ids)
@@ -77,12 +83,14 @@ def test_an_mlp_at_some_positions_adds_there_what_it_adds_to_all(
     family: ChatModel, layer: int
 ) -> None:
     batch = family.pad([family.prompt_ids(text) for text in ("Why?", "How do I bake a cake?")])
-    positions = torch.tensor([2, batch.input_ids.shape[1] - 1])
+    last = batch.input_ids.shape[1] - 1
+    positions = torch.tensor([[last - 1, last], [last - 2, last - 2]])  # of each row
     states: list[torch.Tensor] = []
     with family.layer_hooks(lambda _layer, hidden: states.append(hidden), [layer]):
         family.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
         with family.mlp_at(layer, positions):
             family.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
     whole, part = states
-    torch.testing.assert_close(part[:, positions], whole[:, positions], atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(part[:, 3], whole[:, 3])
+    there = [at_positions(states, positions) for states in (part, whole)]
+    torch.testing.assert_close(*there, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(part[:, last - 3], whole[:, last - 3])

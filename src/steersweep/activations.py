@@ -6,7 +6,7 @@ version 5 it may miss a steering hook.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from steersweep.chat_model import ChatModel
 from steersweep.errors import InputError, NumericalError
+from steersweep.packing import Layout, layouts
 from steersweep.parity import read_with_nnsight
 
 ReadSite = Literal["resid_post", "resid_pre"]
 Backend = Literal["hooks", "nnsight"]
+
+_PROMPTS = 64  # in a pass of which only means are kept
 
 
 def residuals(
@@ -48,10 +51,30 @@ def residuals(
         InputError: no prompts, a prompt shorter than a position asked for, or no such backend.
         NumericalError: an activation is NaN or infinite.
     """
-    batches = residual_batches(
-        chat, prompts, positions=positions, site=site, max_rows=max_rows, backend=backend
-    )
-    return torch.cat(list(batches))
+    _check_positions(prompts, positions)
+    as_backend(backend)
+    index = torch.tensor(positions, device=chat.device)
+    result = torch.empty((len(prompts), len(positions), chat.n_layers, chat.d_model))
+    for first in range(0, len(prompts), max_rows):
+        chunk = prompts[first : first + max_rows]
+        part = result[first : first + max_rows]
+
+        def read(layer: int, hidden: Tensor, part: Tensor = part) -> None:
+            # Left padding puts every prompt's last token at the end of the batch.
+            part[:, :, layer] = hidden[:, index % hidden.shape[1]].float().cpu()
+
+        if backend == "nnsight":
+            sites = read_with_nnsight(chat, chunk)
+            post = [sites[f"layer {layer}"] for layer in range(chat.n_layers)]
+            states = post if site == "resid_post" else [sites["embeddings"], *post[:-1]]
+            for layer, hidden in enumerate(states):
+                read(layer, hidden)
+        else:
+            batch = chat.pad(chunk)
+            with chat.layer_hooks(read, range(chat.n_layers), site):
+                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+        _check_finite(chat, part)
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,33 +104,46 @@ def mean_residuals(
 
     Holds one batch at a time, so many positions of a large model fit.
     """
+    _check_positions(prompts, positions)
     at = torch.zeros((len(positions), chat.n_layers, chat.d_model), dtype=torch.float64)
     last = torch.zeros(at.shape[1:], dtype=torch.float64)
     last_unit = torch.zeros_like(last)
-    # Prompts of like length together leave little padding.
-    ordered = sorted(prompts, key=len)
-    final: list[Tensor] = []
-    with chat.final_states(lambda states: final.append(states.float().cpu())):
-        for batch in residual_batches(chat, ordered, positions=positions, site=site, max_rows=32):
-            at += batch.double().sum(0)
-            after = batch[:, -1, 1:] if site == "resid_pre" else batch[:, -1, :-1]
-            states = torch.cat([after, final.pop()[:, None]], dim=1).double()
-            last += states.sum(0)
-            last_unit += (states / (states.norm(dim=-1, keepdim=True) + 1e-8)).sum(0)
+    for layout in layouts(chat, prompts, _PROMPTS):
+        states, final = _read(chat, layout, positions, site)
+        _check_finite(chat, states)
+        at += states.double().sum(0)
+        after = states[:, -1, 1:] if site == "resid_pre" else states[:, -1, :-1]
+        at_last = torch.cat([after, final[:, None]], dim=1).double()
+        last += at_last.sum(0)
+        last_unit += (at_last / (at_last.norm(dim=-1, keepdim=True) + 1e-8)).sum(0)
     n = len(prompts)
     return MeanResiduals(at / n, last / n, last_unit / n)
 
 
-def residual_batches(
-    chat: ChatModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    positions: Sequence[int],
-    site: ReadSite,
-    max_rows: int = 64,
-    backend: Backend = "hooks",
-) -> Iterator[Tensor]:
-    """What `residuals` returns, batch by batch of prompts, in order."""
+@torch.inference_mode()
+def _read(
+    chat: ChatModel, layout: Layout, positions: Sequence[int], site: ReadSite
+) -> tuple[Tensor, Tensor]:
+    """One pass: `[prompt, position, layer, d_model]`, and last tokens after the final norm."""
+    states = torch.empty((len(layout.prompts), len(positions), chat.n_layers, chat.d_model))
+    final = torch.empty((len(layout.prompts), chat.d_model))
+    row, place = layout.row[:, None], layout.places(positions)
+
+    def at_layer(layer: int, hidden: Tensor) -> None:
+        states[:, :, layer] = hidden[row, place].float().cpu()
+
+    def at_end(hidden: Tensor) -> Tensor:
+        final[:] = layout.at_ends(hidden).float().cpu()
+        return hidden[:, :0]  # nobody asks for logits
+
+    batch = layout.batch
+    width = batch.input_ids.shape[1]
+    with chat.layer_hooks(at_layer, range(chat.n_layers), site), chat.head_input(at_end):
+        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
+    return states, final
+
+
+def _check_positions(prompts: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
     if not prompts:
         raise InputError("no prompts to extract activations from")
     if any(position >= 0 for position in positions):
@@ -115,28 +151,6 @@ def residual_batches(
     shortest = min(len(ids) for ids in prompts)
     if shortest < -min(positions):
         raise InputError(f"position {min(positions)} asked for, but a prompt has {shortest} tokens")
-    as_backend(backend)
-    index = torch.tensor(positions, device=chat.device)
-    for first in range(0, len(prompts), max_rows):
-        chunk = prompts[first : first + max_rows]
-        result = torch.empty((len(chunk), len(positions), chat.n_layers, chat.d_model))
-
-        def read(layer: int, hidden: Tensor, result: Tensor = result) -> None:
-            # Left padding puts every prompt's last token at the end of the batch.
-            result[:, :, layer] = hidden[:, index % hidden.shape[1]].float().cpu()
-
-        if backend == "nnsight":
-            sites = read_with_nnsight(chat, chunk)
-            post = [sites[f"layer {layer}"] for layer in range(chat.n_layers)]
-            states = post if site == "resid_post" else [sites["embeddings"], *post[:-1]]
-            for layer, hidden in enumerate(states):
-                read(layer, hidden)
-        else:
-            batch = chat.pad(chunk)
-            with chat.layer_hooks(read, range(chat.n_layers), site):
-                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
-        _check_finite(chat, result)
-        yield result
 
 
 def as_backend(name: str) -> Backend:

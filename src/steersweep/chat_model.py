@@ -268,7 +268,7 @@ class ChatModel:
         position_ids: Tensor,
         *,
         cache: Any = None,
-        keep: int | Tensor = 1,
+        keep: int = 1,
     ) -> Tensor:
         """One forward pass; logits of the last `keep` positions, `[row, keep, vocabulary]`.
 
@@ -278,7 +278,7 @@ class ChatModel:
                 `[row, 1, new position, all positions so far]`, added to the attention's scores.
             position_ids: `[row, new position]`. A bare forward does not derive them from the mask.
             cache: key-value cache to read and extend, or None.
-            keep: how many final positions to compute logits for; or which positions, `[keep]`.
+            keep: how many final positions to compute logits for.
         """
         options: dict[str, Any] = {}
         if self._takes_position_ids:
@@ -293,9 +293,7 @@ class ChatModel:
             **options,
         )
         logits: Tensor = output.logits
-        if self._takes_logits_to_keep:
-            return logits
-        return logits[:, -keep:] if isinstance(keep, int) else logits[:, keep]
+        return logits if self._takes_logits_to_keep else logits[:, -keep:]
 
     @contextmanager
     def layer_hooks(
@@ -351,14 +349,15 @@ class ChatModel:
         )
 
     @contextmanager
-    def head_input(self, read: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call `read(states)` with what the final norm gives, `[row, position, d_model]`.
+    def head_input(self, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Call `hook(states)` with what the final norm gives, `[row, position, d_model]`.
 
-        The positions are those that logits are computed for, or all.
+        The positions are those that logits are computed for, or all. A tensor it returns takes
+        their place: logits are computed for no more than is wanted.
         """
 
-        def before_head(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            read(args[0])
+        def before_head(_module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+            return hook(args[0])
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(before_head)
         try:
@@ -369,7 +368,11 @@ class ChatModel:
     @contextmanager
     def final_states(self, read: Callable[[Tensor], None]) -> Iterator[None]:
         """Call `read(states)` with the last position after the final norm, `[row, d_model]`."""
-        with self.head_input(lambda states: read(states[:, -1])):
+
+        def at_end(states: Tensor) -> None:
+            read(states[:, -1])
+
+        with self.head_input(at_end):
             yield
 
     def forward_inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -416,32 +419,36 @@ class ChatModel:
 
     @contextmanager
     def mlp_at(self, layer: int, positions: Tensor) -> Iterator[None]:
-        """While open, the MLP of a layer works at some positions `[position]` and adds 0 elsewhere.
+        """While open, the MLP of a layer works at some positions and adds 0 elsewhere.
 
         For the last layer of a pass of which only these positions are read: a layer's MLP is most
         of it. Where an architecture's MLP is not known here, nothing changes.
+
+        Args:
+            layer: its index.
+            positions: `[row, position]`; a batch may hold these rows several times.
         """
         try:
             mlp = self._part(self.layers[layer], _MLP)
         except InputError:
             yield
             return
-        width = 0
+        width, count = 0, positions.shape[1]
 
         def narrow(_module: nn.Module, args: tuple[Any, ...]) -> Any:
             nonlocal width
             width = args[0].shape[1]
-            return args[0][:, positions], *args[1:]
+            return at_positions(args[0], positions), *args[1:]
 
         def widen(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             is_tuple = isinstance(output, tuple)
             part: Tensor = output[0] if is_tuple else output
             if part.ndim == 2:  # mixtures of experts that lay all positions in one row
-                part = part.view(-1, len(positions), part.shape[-1])
-            if part.shape[1] != len(positions):
+                part = part.view(-1, count, part.shape[-1])
+            if part.shape[1] != count:
                 return None  # it has added the residual stream itself
             wide = part.new_zeros((len(part), width, part.shape[2]))
-            wide[:, positions] = part
+            wide.scatter_(1, _index_of(part, positions), part)
             return (wide, *output[1:]) if is_tuple else wide
 
         handles = [mlp.register_forward_pre_hook(narrow), mlp.register_forward_hook(widen)]
@@ -487,6 +494,16 @@ class ChatModel:
         finally:
             handle.remove()
         return found[0]
+
+
+def at_positions(hidden: Tensor, positions: Tensor) -> Tensor:
+    """`[copy x row, position, size]` at some positions of each row, `[row, chosen position]`."""
+    return hidden.gather(1, _index_of(hidden, positions))
+
+
+def _index_of(hidden: Tensor, positions: Tensor) -> Tensor:
+    copies = len(hidden) // len(positions)
+    return positions.repeat(copies, 1)[..., None].expand(-1, -1, hidden.shape[-1])
 
 
 def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:

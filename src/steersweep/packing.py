@@ -32,18 +32,41 @@ class Layout:
         batch: what the model is given; the attention mask of packed rows is `[row, 1, position,
             position]`, 0 or the lowest number.
         row: of the batch that a prompt is in, `[prompt]`.
-        end: position of its last token there, `[prompt]`.
+        paths: where its tokens are there, in order.
     """
 
     prompts: list[int]
     batch: Batch
     row: Tensor
-    end: Tensor
+    paths: Sequence[Sequence[int]]
+
+    def places(self, positions: Sequence[int]) -> Tensor:
+        """Where tokens counted from the ends of prompts are, `[prompt, position]`."""
+        found = [[path[position] for position in positions] for path in self.paths]
+        return torch.tensor(found, device=self.row.device)
+
+    @cached_property
+    def end(self) -> Tensor:
+        """Where the prompts' last tokens are, `[prompt]`."""
+        return self.places((-1,))[:, 0]
 
     @cached_property
     def ends(self) -> Tensor:
-        """Every position that is some prompt's last, in order."""
-        return torch.tensor(sorted({*self.end.tolist()}), device=self.end.device)
+        """Where prompts end in each row, `[row, prompts of the fullest row]`.
+
+        Rows of fewer prompts name their first one's end again. All positions, if that is no more.
+        """
+        n_rows, width = self.batch.input_ids.shape
+        by_row = [self.end[self.row == row] for row in range(n_rows)]
+        most = max(map(len, by_row))
+        if most >= width:
+            return torch.arange(width, device=self.end.device).expand(n_rows, -1)
+        return torch.stack([torch.cat([x, x[:1].expand(most - len(x))]) for x in by_row])
+
+    @cached_property
+    def _slot(self) -> Tensor:
+        """Which of its row's ends is a prompt's, `[prompt]`."""
+        return (self.ends[self.row] == self.end[:, None]).int().argmax(1)
 
     def copies(self, count: int) -> Batch:
         """The batch `count` times, one after the other."""
@@ -58,13 +81,13 @@ class Layout:
     def at_ends(self, hidden: Tensor) -> Tensor:
         """Last tokens of the prompts, `[copy x row, position, ...]` to `[copy, prompt, ...]`.
 
-        The positions may be all, or those of `ends` alone.
+        The positions may be all, or only `ends`.
         """
         n_rows, width = self.batch.input_ids.shape
         by_copy = hidden.view(-1, n_rows, *hidden.shape[1:])
         if hidden.shape[1] == width:
             return by_copy[:, self.row, self.end]
-        return by_copy[:, self.row, torch.searchsorted(self.ends, self.end)]
+        return by_copy[:, self.row, self._slot]
 
 
 def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
@@ -78,7 +101,7 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
         rows.sort(key=lambda row: len(row.tokens))
         while rows:
             some = [rows.pop(0)]
-            while rows and sum(len(row.ends) for row in (*some, rows[0])) <= size:
+            while rows and sum(len(row.paths) for row in (*some, rows[0])) <= size:
                 some.append(rows.pop(0))
             yield _packed(chat, some)
         return
@@ -86,8 +109,9 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
     for first in range(0, len(prompts), size):
         chosen = by_length[first : first + size]
         batch = chat.pad([prompts[index] for index in chosen])
-        row = torch.arange(len(chosen), device=chat.device)
-        yield Layout(chosen, batch, row, torch.full_like(row, batch.input_ids.shape[1] - 1))
+        width = batch.input_ids.shape[1]
+        paths = [range(width - len(prompts[index]), width) for index in chosen]
+        yield Layout(chosen, batch, torch.arange(len(chosen), device=chat.device), paths)
 
 
 class _Row:
@@ -97,7 +121,7 @@ class _Row:
         self.tokens: list[int] = []
         self.positions: list[int] = []
         self.parents: list[int] = []
-        self.ends: dict[int, int] = {}  # prompt -> index of its last token
+        self.paths: dict[int, list[int]] = {}  # prompt -> indices of its tokens
         self._path: list[int] = []  # of the prompt added last
 
     def missing(self, ids: Sequence[int]) -> int:
@@ -112,8 +136,7 @@ class _Row:
             self.positions.append(len(path))
             path.append(len(self.tokens))
             self.tokens.append(token)
-        self.ends[prompt] = path[-1]
-        self._path = path
+        self.paths[prompt] = self._path = path
 
     def _shared(self, ids: Sequence[int]) -> int:
         pairs = zip(self._path, ids, strict=False)
@@ -153,8 +176,8 @@ def _packed(chat: ChatModel, rows: Sequence[_Row]) -> Layout:
     tokens, places = (torch.from_numpy(part).to(chat.device) for part in (input_ids, positions))
     batch = Batch(tokens, mask, places)
     return Layout(
-        [prompt for row in rows for prompt in row.ends],
+        [prompt for row in rows for prompt in row.paths],
         batch,
-        torch.tensor([i for i, row in enumerate(rows) for _ in row.ends], device=chat.device),
-        torch.tensor([end for row in rows for end in row.ends.values()], device=chat.device),
+        torch.tensor([i for i, row in enumerate(rows) for _ in row.paths], device=chat.device),
+        [path for row in rows for path in row.paths.values()],
     )

@@ -195,7 +195,7 @@ def dropped_by(scores: CosmicScores, rules: CosmicRules) -> dict[str, Tensor]:
     """Per rule, the candidates it drops, `[position, layer]` bool.
 
     A candidate whose KL was not measured is not dropped for it: one with a better score passed. The
-    median rule is left out where the scores that it needs were not: it does not touch the best.
+    median rule drops what it is sure to drop by the scores that were measured.
     """
     total = scores.total
     n_positions, n_layers = total.shape
@@ -209,9 +209,20 @@ def dropped_by(scores: CosmicScores, rules: CosmicRules) -> dict[str, Tensor]:
         dropped["kl"] = scores.kl > rules.max_kl
     if rules.drop_zero:
         dropped["zero-length"] = scores.norms < ZERO_NORM
-    if rules.median_rule and n_positions > 1 and bool(scores.scored[:-1].all()):
-        dropped["median"] = _too_deep_at_last(scores)
+    if rules.median_rule and n_positions > 1:
+        dropped["median"] = torch.zeros_like(scores.scored)
+        dropped["median"][-1] = layers[-1] > _deepest_allowed(scores)[1]
     return dropped
+
+
+def may_be_too_deep(scores: CosmicScores, place: tuple[int, int]) -> bool:
+    """Whether the median rule may drop a candidate by scores that are not known yet."""
+    position, layer = place
+    n_positions = len(scores.positions)
+    if n_positions == 1 or position < n_positions - 1:
+        return False
+    lowest, highest = _deepest_allowed(scores)
+    return lowest < layer <= highest
 
 
 def best_position(scores: CosmicScores, layer: int) -> int:
@@ -230,20 +241,27 @@ def best_position(scores: CosmicScores, layer: int) -> int:
     return best_allowed(total, usable)[0]
 
 
-def _too_deep_at_last(scores: CosmicScores) -> Tensor:
-    """Candidates at position -1 deeper than both medians of the other positions' best layers.
+def _deepest_allowed(scores: CosmicScores) -> tuple[int, int]:
+    """The deepest layer that the median rule allows at position -1: at least, and at most.
 
+    It drops candidates deeper than both medians of the other positions' best layers.
     `select_direction`.
     """
-    layers = torch.arange(scores.comply.shape[1])
-    mask = torch.zeros_like(scores.comply, dtype=torch.bool)
-    mask[-1] = (layers > median_peak(scores.comply)) & (layers > median_peak(scores.refuse))
-    return mask
+    of_comply = _median_peak(scores.comply, scores.scored)
+    of_refuse = _median_peak(scores.refuse, torch.ones_like(scores.scored))
+    return max(of_comply[0], of_refuse[0]), max(of_comply[1], of_refuse[1])
 
 
-def median_peak(table: Tensor) -> int:
+def _median_peak(table: Tensor, known: Tensor) -> tuple[int, int]:
     """Median over all positions but the last of the layer where `table` is highest.
 
-    Of two middle values it is the lower one, as torch.median has it.
+    Of two middle values it is the lower one, as torch.median has it. Positions where not all is
+    known may have their peak at any layer, so this is the lowest that it can be, and the highest.
     """
-    return int(table[:-1].nan_to_num(nan=-torch.inf).argmax(-1).median())
+    n_layers = table.shape[1]
+    peaks = table[:-1].nan_to_num(nan=-torch.inf).argmax(-1)
+    sure = known[:-1].all(-1)
+    lowest, highest = (
+        int(peaks.masked_fill(~sure, unknown).median()) for unknown in (0, n_layers - 1)
+    )
+    return lowest, highest

@@ -36,8 +36,8 @@ Place = tuple[int, int]  # of a candidate: index of its position, and its layer
 
 _EPSILON = 1e-8
 BROKEN = 1e9  # nats; for a KL that is no number
-# Prompts, and prompts x candidates, after which to see who is dropped already.
-_KL_PROMPTS, _KL_ROWS = 16, 64
+# Prompts after which to see for the first time who is dropped already; then after twice as many.
+_KL_PROMPTS = 16
 
 
 def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
@@ -174,8 +174,10 @@ class Scorer:
         self._max_rows = max_rows
         edits = candidate_edits(candidates, rules)
         self._ablations = dict(zip(edits.places, edits.ablations, strict=True))
-        self._baselines: dict[_Kind, Tensor] = {}
         self._additions = dict(zip(edits.places, edits.additions, strict=True))
+        self._baselines: dict[_Kind, Tensor] = {}
+        # Sum of the KLs seen so far, by harmless prompt.
+        self._disturbed = torch.zeros(len(data.harmless_val), dtype=torch.float64)
 
     @property
     def places(self) -> list[Place]:
@@ -196,29 +198,38 @@ class Scorer:
         """Mean KL of each ablation on harmless prompts, in nats; `BROKEN` where it is no number.
 
         `get_last_position_logits` and `kl_div_fn`. As soon as some prompts show that a mean lies
-        above `limit`, whatever the others give, these are left out, and it is a lower bound.
+        above `limit`, whatever the others give, these are left out, and it is a lower bound. Few
+        prompts make most of a mean, much the same ones for all candidates, so those that earlier
+        candidates disturbed most come first.
         """
-        prompts = self._data.harmless_val
-        n, lowest = len(prompts), lowest_kl(self._chat.vocab_size)
-        total = torch.zeros(len(places), dtype=torch.float64)
-        open_: Sequence[int] = range(len(places))
-        first = 0
-        while open_ and first < n:
-            some = prompts[first : first + max(_KL_PROMPTS, _KL_ROWS // len(open_))]
-            clean = self._clean_logits[first : first + len(some)]
-            first += len(some)
-            edits = [self._ablations[places[index]] for index in open_]
-            for reading in run_edits(
-                self._chat, some, edits, with_logits=True, max_rows=self._max_rows
-            ):
-                assert reading.logits is not None
-                for edit, logits in zip(reading.edits, reading.logits, strict=True):
-                    total[open_[edit]] += next_token_kl(clean[reading.prompts], logits).sum().cpu()
-            rest = (n - first) * lowest
-            total[open_] += rest
-            open_ = [index for index in open_ if not total[index] / n > limit]
-            total[open_] -= rest
-        found: list[float] = (total / n).nan_to_num(nan=BROKEN, posinf=BROKEN).tolist()
+        order = self._disturbed.argsort(descending=True, stable=True)
+        lowest = lowest_kl(self._chat.vocab_size)
+        found = torch.full((len(places), len(order)), lowest, dtype=torch.float64)
+        open_ = torch.arange(len(places))
+        done = 0
+        while len(open_) and done < len(order):
+            until = max(_KL_PROMPTS, 2 * done) if math.isfinite(limit) else len(order)
+            some = order[done:until]
+            done += len(some)
+            edits = [self._ablations[places[index]] for index in open_.tolist()]
+            found[open_[:, None], some] = self._kl_of_prompts(edits, some.tolist())
+            open_ = open_[~(found[open_].mean(1) > limit)]
+        self._disturbed += found.nan_to_num(nan=BROKEN).sum(0)
+        means: list[float] = found.mean(1).nan_to_num(nan=BROKEN, posinf=BROKEN).tolist()
+        return means
+
+    def _kl_of_prompts(self, edits: Sequence[Edit], chosen: Sequence[int]) -> Tensor:
+        """KL of some harmless prompts under each edit, `[edit, prompt]`, in nats."""
+        prompts = [self._data.harmless_val[index] for index in chosen]
+        clean = self._clean_logits[chosen]
+        found = torch.empty((len(edits), len(prompts)), dtype=torch.float64)
+        for reading in run_edits(
+            self._chat, prompts, edits, with_logits=True, max_rows=self._max_rows
+        ):
+            assert reading.logits is not None
+            for edit, logits in zip(reading.edits, reading.logits, strict=True):
+                kl = next_token_kl(clean[reading.prompts], logits)
+                found[edit, reading.prompts] = kl.cpu()
         return found
 
     @cached_property

@@ -22,7 +22,7 @@ from steersweep.directions.candidates import (
     best_allowed,
     kept_of,
 )
-from steersweep.directions.cosmic import CosmicRules, CosmicScores, dropped_by, median_peak
+from steersweep.directions.cosmic import CosmicRules, CosmicScores, dropped_by, may_be_too_deep
 from steersweep.directions.cosmic_scoring import (
     Place,
     Scorer,
@@ -134,7 +134,7 @@ class _Search:
 
     def find_choice(self) -> None:
         """Know the candidate with the highest total that no rule drops."""
-        scores, rules, n_measured = self._scores, self._rules, 1
+        scores, rules = self._scores, self._rules
         while True:
             dropped = dropped_by(scores, rules)
             del dropped["outscored"]
@@ -145,11 +145,9 @@ class _Search:
                 return
             best = best_allowed(scores.total, found)
             if rules.max_kl is not None and bool(scores.kl[best].isnan()):
-                unknown = found & scores.kl.isnan()
-                self._measure_kl(self._highest(unknown, n_measured), rules.max_kl)
-                n_measured *= 2
-            elif rules.median_rule and self._may_be_too_deep(best):
-                self._measure_comply(self._everything & self._not_last)
+                self._measure_kl(self._only(best), rules.max_kl)
+            elif rules.median_rule and may_be_too_deep(scores, best):
+                self._measure_comply(self._next_position())
             else:
                 return
 
@@ -176,19 +174,19 @@ class _Search:
                 return
             self._measure_comply(self._highest(rivals, _AT_A_TIME, by=scores.refuse))
 
-    def _may_be_too_deep(self, place: Place) -> bool:
-        """Whether the median rule may drop a candidate by scores that are not known yet."""
-        scores, (position, layer) = self._scores, place
-        n_positions = len(scores.positions)
-        if position < n_positions - 1 or n_positions == 1 or bool(scores.scored[:-1].all()):
-            return False
-        return layer > median_peak(scores.refuse)
+    def _next_position(self) -> Tensor:
+        """The candidates of one more position, the last of those that are not all scored.
 
-    @property
-    def _not_last(self) -> Tensor:
-        """Candidates at other positions than the last."""
-        mask = torch.ones_like(self._everything)
-        mask[-1] = False
+        Not the last position, which the median rule does not ask about.
+        """
+        open_ = (~self._scores.scored[:-1]).any(1).nonzero()
+        mask = torch.zeros_like(self._everything)
+        mask[open_[-1]] = self._everything[open_[-1]]
+        return mask
+
+    def _only(self, place: Place) -> Tensor:
+        mask = torch.zeros_like(self._everything)
+        mask[place] = True
         return mask
 
     def _highest(self, mask: Tensor, count: int, *, by: Tensor | None = None) -> Tensor:

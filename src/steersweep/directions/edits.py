@@ -8,7 +8,7 @@ from them; layers above the last one that is read are skipped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -16,7 +16,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import ChatModel
+from steersweep.chat_model import ChatModel, at_positions
 from steersweep.errors import NumericalError
 from steersweep.packing import Layout, layouts
 
@@ -112,9 +112,11 @@ def run_edits(
             before the edit instead of after it.
         max_rows: prompts x edits per forward pass.
     """
-    without = [index for index, edit in enumerate(edits) if edit.changes_nothing]
-    by_layer = sorted({*range(len(edits))} - {*without}, key=lambda index: _start(edits[index]))
-    resume_at = {_start(edits[index]) for index in by_layer}
+    stop = _stop(chat, read_layers, with_logits)
+    unseen = [
+        index for index, edit in enumerate(edits) if edit.changes_nothing or _start(edit) > stop
+    ]
+    by_layer = sorted({*range(len(edits))} - {*unseen}, key=lambda index: _start(edits[index]))
     for layout in _layouts(chat, prompts, max_rows, len(edits)):
         passes = _Passes(
             chat,
@@ -122,19 +124,17 @@ def run_edits(
             tuple(read_layers),
             with_logits=with_logits,
             before=read_before_edit,
-            resume_at=resume_at,
+            resume_at={_start(edits[index]) for index in by_layer},
+            read_clean=bool(unseen),
         )
-        if without:
-            yield passes.unchanged(without)
+        if unseen:
+            yield passes.unchanged(unseen)
         for _, group in groupby(by_layer, key=lambda index: edits[index].layer):
             indices = list(group)
             step = max(1, max_rows // len(layout.prompts))
             for start in range(0, len(indices), step):
                 some = indices[start : start + step]
-                if passes.shows(edits[some[0]]):
-                    yield passes.run([edits[index] for index in some], some)
-                else:
-                    yield passes.unchanged(some)
+                yield passes.run([edits[index] for index in some], some)
 
 
 @torch.inference_mode()
@@ -168,8 +168,9 @@ def clean_logits(
     """Next-token logits without an edit, `[prompt, vocabulary]`, as `Reading.logits`."""
     result = torch.empty((len(prompts), chat.vocab_size), dtype=chat.dtype, device=chat.device)
     for layout in _layouts(chat, prompts, max_rows):
-        passes = _Passes(chat, layout, (), with_logits=True)
-        result[layout.prompts] = passes.clean.logits
+        logits = _Passes(chat, layout, (), with_logits=True).clean.logits
+        assert logits is not None
+        result[layout.prompts] = logits
     return result
 
 
@@ -196,7 +197,7 @@ class _Clean:
     streams before the layers where passes resume."""
 
     states: Tensor
-    logits: Tensor
+    logits: Tensor | None
     inputs: dict[int, Tensor]
 
 
@@ -210,6 +211,7 @@ class _Passes:
         with_logits: whether to compute logits.
         before: read a layer's output before the edit of the next one's input.
         resume_at: layers at whose input passes begin.
+        read_clean: whether the clean pass is read too, not only resumed from.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class _Passes:
         with_logits: bool = False,
         before: bool = False,
         resume_at: Set[int] = frozenset(),
+        read_clean: bool = True,
     ) -> None:
         self.chat = chat
         self.layout = layout
@@ -228,51 +231,50 @@ class _Passes:
         self.with_logits = with_logits
         self.before = before
         self.resume_at = resume_at - {0}
-        self.to_the_end = with_logits or chat.n_layers - 1 in read_layers
-        # The first layer that need not run: the output of layer e is read as the input of e + 1.
-        self.stop = chat.n_layers if self.to_the_end else max(read_layers) + 1
+        self.read_clean = read_clean
+        self.stop = _stop(chat, read_layers, with_logits)
 
     @cached_property
     def clean(self) -> _Clean:
-        """Without an edit, as far up as anything is read."""
+        """Without an edit, as far up as it is read or resumed from."""
         inputs: dict[int, Tensor] = {}
 
         def keep(layer: int, hidden: Tensor) -> None:
             inputs[layer] = hidden
 
-        resume_at = {layer for layer in self.resume_at if layer <= self.stop}
-        with self.chat.layer_hooks(keep, resume_at, "resid_pre"):
-            states, logits = self._run(1, 0, None)
-        return _Clean(states[0], logits[0], inputs)
-
-    def shows(self, edit: Edit) -> bool:
-        """Whether anything that is read lies above the edit."""
-        return _start(edit) <= self.stop
+        with self.chat.layer_hooks(keep, self.resume_at, "resid_pre"):
+            stop = self.stop if self.read_clean else max(self.resume_at)
+            states, logits = self._run(1, 0, stop, None)
+        return _Clean(states[0], None if logits is None else logits[0], inputs)
 
     def unchanged(self, indices: list[int]) -> Reading:
         """What edits that change nothing that is read leave: the clean pass."""
         n, clean = len(indices), self.clean
-        logits = clean.logits.expand(n, *clean.logits.shape) if self.with_logits else None
+        logits = None if clean.logits is None else clean.logits.expand(n, *clean.logits.shape)
         states = clean.states.expand(n, *clean.states.shape)
         return Reading(indices, self.layout.prompts, states, logits)
 
     def run(self, edits: Sequence[Edit], indices: list[int]) -> Reading:
         """One pass of all prompts under edits that share a layer."""
         start, n = _start(edits[0]), len(edits)
-        states, logits = self._run(n, start, _RowEdits(self.chat, edits))
+        states, logits = self._run(n, start, self.stop, _RowEdits(self.chat, edits))
         below = [index for index, layer in enumerate(self.read_layers) if layer + 1 < start]
         if below:
             states[:, :, below] = self.clean.states[:, below]
-        return Reading(indices, self.layout.prompts, states, logits if self.with_logits else None)
+        return Reading(indices, self.layout.prompts, states, logits)
 
-    def _run(self, copies: int, start: int, edits: _RowEdits | None) -> tuple[Tensor, Tensor]:
-        """States and logits of one forward pass, as in `Reading`."""
-        chat, layout, stop = self.chat, self.layout, self.stop
+    def _run(
+        self, copies: int, start: int, stop: int, edits: _RowEdits | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """States and logits of a forward pass through layers `[start, stop)`, as in `Reading`."""
+        chat, layout = self.chat, self.layout
         clean = self.clean.inputs if start > 0 else {}
         read_at = {layer + 1: index for index, layer in enumerate(self.read_layers)}
         states = torch.empty(
             (copies, len(layout.prompts), len(self.read_layers), chat.d_model), device=chat.device
         )
+        to_the_end = stop == chat.n_layers
+        with_logits = self.with_logits and to_the_end
 
         def at_input(layer: int, hidden: Tensor) -> Tensor | None:
             if layer < start:
@@ -285,16 +287,19 @@ class _Passes:
                 states[:, :, read_at[layer]] = layout.at_ends(seen).float()
             return edited
 
-        def at_end(final: Tensor) -> None:
-            if chat.n_layers in read_at:
+        def at_end(final: Tensor) -> Tensor:
+            if to_the_end and chat.n_layers in read_at:
                 states[:, :, read_at[chat.n_layers]] = layout.at_ends(final).float()
+            return at_positions(final, layout.ends) if with_logits else final[:, :0]
 
         with ExitStack() as stack:
             stack.enter_context(chat.only_layers(start, stop))
             stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
             stack.enter_context(chat.head_input(at_end))
-            # Hooks on an MLP's output come after this one and see all positions.
-            stack.enter_context(self._last_mlp(start))
+            if start < stop == self.stop:
+                # Of the last layer only the ends of prompts are read, after its MLP. Hooks on an
+                # MLP's output come after this one and see all positions.
+                stack.enter_context(chat.mlp_at(stop - 1, layout.ends))
             if edits is not None and edits.everywhere:
                 for site in ("attn_out", "mlp_out"):
                     hooks = chat.layer_hooks(edits.at_part, range(start, stop), site)
@@ -304,15 +309,14 @@ class _Passes:
                 batch.input_ids,
                 batch.attention_mask,
                 batch.position_ids,
-                keep=layout.ends if self.to_the_end else 1,
+                keep=batch.input_ids.shape[1] if to_the_end else 1,
             )
-        return states, layout.at_ends(logits) if self.with_logits else logits[None]
+        return states, layout.at_ends(logits) if with_logits else None
 
-    def _last_mlp(self, start: int) -> AbstractContextManager[None]:
-        """Of the last layer that runs only the ends of prompts are read, after its MLP."""
-        if start < self.stop:
-            return self.chat.mlp_at(self.stop - 1, self.layout.ends)
-        return nullcontext()
+
+def _stop(chat: ChatModel, read_layers: Sequence[int], with_logits: bool) -> int:
+    """The first layer that need not run: the output of layer e is read as the input of e + 1."""
+    return chat.n_layers if with_logits else max(read_layers) + 1
 
 
 class _RowEdits:
