@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again.
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint format types check docs bench clean
+.PHONY: demo test lint format types check docs bench bench-0.5b clean
 
 demo: $(INSTALLED)  ## run the main job on the lab zoo
 	$(BIN)/steersweep demo --out demo
@@ -26,10 +26,16 @@ docs: $(INSTALLED)  ## build the documentation site into build/docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html"
 
-bench: $(INSTALLED)  ## time sweeps as others do them, limits, and cost curves
+bench: $(INSTALLED)  ## time sweeps as others do them, COSMIC, limits, and cost curves
 	$(BIN)/python benchmarks/sweep_speed.py
+	$(BIN)/python benchmarks/cosmic_speed.py
 	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/cost_curves.py --jobs
+
+bench-0.5b: $(INSTALLED)  ## the same sweeps and limits for the shape of Qwen2.5-0.5B: half an hour
+	$(BIN)/python benchmarks/sweep_speed.py --shape qwen2.5-0.5b \
+		--layers 3 --strengths 5 --prompts 8 --tokens 16 --study-share 0.0625
+	$(BIN)/python benchmarks/limits.py --shape qwen2.5-0.5b --parts decoding --runs 2
 
 check: test lint format types  ## everything CI does
 

@@ -117,7 +117,7 @@ def test_batched_edits_equal_single_passes(name: str, before: bool) -> None:
     assert len(seen) == len(edits) * len(prompts)
 
 
-@pytest.mark.parametrize("layers", [(0,), (1, 3), (2,)])
+@pytest.mark.parametrize("layers", [(0,), (1,), (1, 3), (2,)])
 def test_layers_above_the_last_one_read_are_not_run(
     qwen: ChatModel, layers: tuple[int, ...]
 ) -> None:

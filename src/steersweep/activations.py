@@ -102,45 +102,43 @@ def mean_residuals(
 ) -> MeanResiduals:
     """Means of the residual streams of prompts; `positions` must end with -1.
 
-    Holds one batch at a time, so many positions of a large model fit.
+    Only sums are kept, so many prompts and positions of a large model fit.
     """
     _check_positions(prompts, positions)
     at = torch.zeros((len(positions), chat.n_layers, chat.d_model), dtype=torch.float64)
     last = torch.zeros(at.shape[1:], dtype=torch.float64)
     last_unit = torch.zeros_like(last)
+    # A layer's input is what the one below it gives; the last one is read after the final norm.
+    below = 1 if site == "resid_pre" else 0
+
+    def add_last(layer: int, states: Tensor) -> None:
+        states = states.float().cpu().double()
+        last[layer] += states.sum(0)
+        last_unit[layer] += (states / (states.norm(dim=-1, keepdim=True) + 1e-8)).sum(0)
+
     for layout in layouts(chat, prompts, _PROMPTS):
-        states, final = _read(chat, layout, positions, site)
-        _check_finite(chat, states)
-        at += states.double().sum(0)
-        after = states[:, -1, 1:] if site == "resid_pre" else states[:, -1, :-1]
-        at_last = torch.cat([after, final[:, None]], dim=1).double()
-        last += at_last.sum(0)
-        last_unit += (at_last / (at_last.norm(dim=-1, keepdim=True) + 1e-8)).sum(0)
+        places = layout.places(positions)
+
+        def at_layer(
+            layer: int, hidden: Tensor, layout: Layout = layout, places: Tensor = places
+        ) -> None:
+            states = hidden[layout.row[:, None], places]
+            at[:, layer] += states.float().cpu().double().sum(0)
+            if 0 <= layer - below < chat.n_layers - 1:
+                add_last(layer - below, states[:, -1])
+
+        def at_end(hidden: Tensor, layout: Layout = layout) -> Tensor:
+            add_last(chat.n_layers - 1, layout.at_ends(hidden)[0])
+            return hidden[:1, :1]  # nobody asks for logits
+
+        batch = layout.batch
+        width = batch.input_ids.shape[1]
+        with chat.layer_hooks(at_layer, range(chat.n_layers), site), chat.head_input(at_end):
+            chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
+    for sums in (at, last):
+        _check_finite(chat, sums)
     n = len(prompts)
     return MeanResiduals(at / n, last / n, last_unit / n)
-
-
-@torch.inference_mode()
-def _read(
-    chat: ChatModel, layout: Layout, positions: Sequence[int], site: ReadSite
-) -> tuple[Tensor, Tensor]:
-    """One pass: `[prompt, position, layer, d_model]`, and last tokens after the final norm."""
-    states = torch.empty((len(layout.prompts), len(positions), chat.n_layers, chat.d_model))
-    final = torch.empty((len(layout.prompts), chat.d_model))
-    row, place = layout.row[:, None], layout.places(positions)
-
-    def at_layer(layer: int, hidden: Tensor) -> None:
-        states[:, :, layer] = hidden[row, place].float().cpu()
-
-    def at_end(hidden: Tensor) -> Tensor:
-        final[:] = layout.at_ends(hidden).float().cpu()
-        return hidden[:, :0]  # nobody asks for logits
-
-    batch = layout.batch
-    width = batch.input_ids.shape[1]
-    with chat.layer_hooks(at_layer, range(chat.n_layers), site), chat.head_input(at_end):
-        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
-    return states, final
 
 
 def _check_positions(prompts: Sequence[Sequence[int]], positions: Sequence[int]) -> None:
@@ -169,10 +167,11 @@ def as_backend(name: str) -> Backend:
 
 
 def _check_finite(chat: ChatModel, activations: Tensor) -> None:
-    finite = torch.isfinite(activations).all(dim=-1)
+    """Of `[..., layer, d_model]`."""
+    finite = torch.isfinite(activations).all(dim=-1).reshape(-1, chat.n_layers).all(0)
     if bool(finite.all()):
         return
-    layer = int((~finite.all(dim=(0, 1))).nonzero()[0])
+    layer = int((~finite).nonzero()[0])
     if chat.precision == "fp16":
         advice = "float16 overflows on this model; use --precision bf16"
     else:

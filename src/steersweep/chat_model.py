@@ -446,7 +446,7 @@ class ChatModel:
             if part.ndim == 2:  # mixtures of experts that lay all positions in one row
                 part = part.view(-1, count, part.shape[-1])
             if part.shape[1] != count:
-                return None  # it has added the residual stream itself
+                return None  # it has added the residual stream itself, to every position
             wide = part.new_zeros((len(part), width, part.shape[2]))
             wide.scatter_(1, _index_of(part, positions), part)
             return (wide, *output[1:]) if is_tuple else wide

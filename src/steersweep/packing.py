@@ -57,11 +57,14 @@ class Layout:
         Rows of fewer prompts name their first one's end again. All positions, if that is no more.
         """
         n_rows, width = self.batch.input_ids.shape
-        by_row = [self.end[self.row == row] for row in range(n_rows)]
+        by_row: list[list[int]] = [[] for _ in range(n_rows)]
+        for row, path in zip(self.row.tolist(), self.paths, strict=True):
+            by_row[row].append(path[-1])
         most = max(map(len, by_row))
         if most >= width:
-            return torch.arange(width, device=self.end.device).expand(n_rows, -1)
-        return torch.stack([torch.cat([x, x[:1].expand(most - len(x))]) for x in by_row])
+            by_row = [list(range(width))] * n_rows
+        filled = [ends + ends[:1] * (most - len(ends)) for ends in by_row]
+        return torch.tensor(filled, device=self.row.device)
 
     @cached_property
     def _slot(self) -> Tensor:

@@ -5,7 +5,6 @@ What DIM's own selection and COSMIC share.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -138,13 +137,29 @@ def next_token_kl(clean_logits: Tensor, edited_logits: Tensor) -> Tensor:
     return kl
 
 
-def lowest_kl(vocab_size: int) -> float:
-    """What `next_token_kl` is at least: with its epsilon, a little below 0.
+def lowest_kl(clean_logits: Tensor) -> Tensor:
+    """What `next_token_kl` is at least, whatever the edit: with its epsilon, a little below 0.
 
-    With q + epsilon over 1 + V epsilon a distribution, Gibbs' inequality bounds the sum from below
-    by -log(1 + V epsilon).
+    A dual bound of the least sum over distributions q, so it holds for every `price` of the
+    constraint that q sums to 1; a few turns bring it near the best.
+
+    Args:
+        clean_logits: `[..., prompt, vocabulary]`.
+
+    Returns:
+        `[..., prompt]`, in nats.
     """
-    return -math.log1p(_KL_EPSILON * vocab_size)
+    p = clean_logits.double().softmax(-1)
+    price = torch.ones_like(p[..., :1])
+    for _turn in range(3):
+        likely = p > price * _KL_EPSILON  # where the best q is above 0
+        price = (p * likely).sum(-1, keepdim=True) / (
+            1 + likely.sum(-1, keepdim=True) * _KL_EPSILON
+        )
+    best_q = (p / price).clamp(min=_KL_EPSILON)  # with epsilon added
+    kl = p * ((p + _KL_EPSILON).log() - best_q.log())
+    lowest: Tensor = kl.sum(-1) + (price * (best_q - _KL_EPSILON)).sum(-1) - price[..., 0]
+    return lowest
 
 
 @dataclass(frozen=True, eq=False)

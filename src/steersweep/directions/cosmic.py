@@ -109,7 +109,7 @@ class CosmicScores:
 
     Attributes:
         positions: -P..-1.
-        scored: where S_comply was measured; elsewhere it is NaN.
+        scored: where S_comply was measured, or there is none to measure; elsewhere it is NaN.
         comply: S_comply: likeness to harmless prompts of harmful ones under ablation (the official
             code calls it refusal_score).
         refuse: S_refuse: likeness to harmful prompts of harmless ones under addition (the official

@@ -176,7 +176,7 @@ class Scorer:
         self._ablations = dict(zip(edits.places, edits.ablations, strict=True))
         self._additions = dict(zip(edits.places, edits.additions, strict=True))
         self._baselines: dict[_Kind, Tensor] = {}
-        # Sum of the KLs seen so far, by harmless prompt.
+        # Sum of the KLs measured so far, by harmless prompt.
         self._disturbed = torch.zeros(len(data.harmless_val), dtype=torch.float64)
 
     @property
@@ -203,8 +203,7 @@ class Scorer:
         candidates disturbed most come first.
         """
         order = self._disturbed.argsort(descending=True, stable=True)
-        lowest = lowest_kl(self._chat.vocab_size)
-        found = torch.full((len(places), len(order)), lowest, dtype=torch.float64)
+        found = self._lowest_kl.repeat(len(places), 1)
         open_ = torch.arange(len(places))
         done = 0
         while len(open_) and done < len(order):
@@ -212,9 +211,10 @@ class Scorer:
             some = order[done:until]
             done += len(some)
             edits = [self._ablations[places[index]] for index in open_.tolist()]
-            found[open_[:, None], some] = self._kl_of_prompts(edits, some.tolist())
+            measured = self._kl_of_prompts(edits, some.tolist())
+            found[open_[:, None], some] = measured
+            self._disturbed[some] += measured.nan_to_num(nan=BROKEN).sum(0)
             open_ = open_[~(found[open_].mean(1) > limit)]
-        self._disturbed += found.nan_to_num(nan=BROKEN).sum(0)
         means: list[float] = found.mean(1).nan_to_num(nan=BROKEN, posinf=BROKEN).tolist()
         return means
 
@@ -235,6 +235,10 @@ class Scorer:
     @cached_property
     def _clean_logits(self) -> Tensor:
         return clean_logits(self._chat, self._data.harmless_val, max_rows=self._max_rows)
+
+    @cached_property
+    def _lowest_kl(self) -> Tensor:
+        return torch.cat([lowest_kl(some).cpu() for some in torch.split(self._clean_logits, 16)])
 
     def _prompts(self, kind: _Kind) -> PromptIds:
         return self._data.harmful_val if kind == "harmful" else self._data.harmless_val

@@ -120,9 +120,10 @@ class _Search:
         _put(scores.refuse, places, self._scorer.refuse(places))
 
     def measure_all(self) -> None:
-        """The other scores of every candidate."""
+        """The other scores of every candidate, in full."""
         self._measure_comply(self._everything)
         if self._rules.max_kl is not None:
+            self._scores.kl[self._scores.kl > self._rules.max_kl] = torch.nan  # may be bounds
             self._measure_kl(self._everything, math.inf)
 
     def find_best_at(self, layer: int) -> None:
@@ -172,7 +173,7 @@ class _Search:
             rivals = allowed & ~scores.scored & (scores.refuse + _HIGHEST >= best)
             if not bool(rivals.any()):
                 return
-            self._measure_comply(self._highest(rivals, _AT_A_TIME, by=scores.refuse))
+            self._measure_comply(self._most_promising(rivals))
 
     def _next_position(self) -> Tensor:
         """The candidates of one more position, the last of those that are not all scored.
@@ -189,11 +190,11 @@ class _Search:
         mask[place] = True
         return mask
 
-    def _highest(self, mask: Tensor, count: int, *, by: Tensor | None = None) -> Tensor:
-        """The `count` candidates of a mask with the highest totals, or the highest of `by`."""
-        values = (self._scores.total if by is None else by)[mask]
-        chosen = mask.nonzero()[values.argsort(descending=True, stable=True)[:count]]
-        result = torch.zeros_like(mask)
+    def _most_promising(self, rivals: Tensor) -> Tensor:
+        """A few candidates of a mask, those with the highest S_refuse."""
+        order = self._scores.refuse[rivals].argsort(descending=True, stable=True)
+        chosen = rivals.nonzero()[order[:_AT_A_TIME]]
+        result = torch.zeros_like(rivals)
         result[chosen[:, 0], chosen[:, 1]] = True
         return result
 

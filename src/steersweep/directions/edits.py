@@ -145,7 +145,7 @@ def clean_states(
     *,
     max_rows: int = 256,
 ) -> Tensor:
-    """States without an edit, as `Reading.clean_states`: `[prompt, layer, d_model]`, float64, CPU.
+    """States without an edit, as `Reading.states`: `[prompt, layer, d_model]`, float64, CPU.
 
     Raises:
         NumericalError: a state is NaN or infinite.
@@ -290,7 +290,7 @@ class _Passes:
         def at_end(final: Tensor) -> Tensor:
             if to_the_end and chat.n_layers in read_at:
                 states[:, :, read_at[chat.n_layers]] = layout.at_ends(final).float()
-            return at_positions(final, layout.ends) if with_logits else final[:, :0]
+            return at_positions(final, layout.ends) if with_logits else final[:1, :1]
 
         with ExitStack() as stack:
             stack.enter_context(chat.only_layers(start, stop))
