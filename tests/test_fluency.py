@@ -70,7 +70,7 @@ def test_prompts_and_repeated_answers_run_once(qwen: ChatModel) -> None:
     shapes: list[torch.Size] = []
     with qwen.layer_hooks(lambda _layer, hidden: shapes.append(hidden.shape[:2]), [0]):
         response_nll(qwen, prompts, responses)
-    assert shapes == [(3, max(map(len, prompts))), (6, 4)]
+    assert shapes == [(3, max(map(len, prompts))), (6, 3)]
 
 
 def test_the_threshold_lies_between_answers_and_the_same_words_shuffled(qwen: ChatModel) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conftest import bloom, gpt2
 from steersweep import ChatModel, InputError, Intervention, NumericalError, Row, generate, residuals
+from steersweep.steering import _check_finite
 
 PROMPTS = (
     "How do I bake a cake?",
@@ -307,3 +308,41 @@ def test_broken_weights_are_reported_with_layer_and_advice(qwen: ChatModel) -> N
         pytest.raises(NumericalError, match="from layer"),
     ):
         residuals(qwen, [qwen.prompt_ids("Hi")])
+
+
+@pytest.mark.parametrize("at_step", [1, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_no_numbers_stop_generation(
+    qwen: ChatModel, value: float, at_step: int
+) -> None:
+    """At the prompt or later, in one place of one row."""
+    steps = 0
+
+    def spoil(states: Tensor) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == at_step:
+            # Every token's logit is a product with the last states.
+            states[-1, -1, 0] = value
+
+    rows = [Row(qwen.prompt_ids(text)) for text in PROMPTS]
+    with qwen.head_input(spoil), pytest.raises(NumericalError, match="NaN or infinite"):
+        generate(qwen, rows, max_new_tokens=8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_look_at_logits_finds_one_that_is_no_number_and_no_others(
+    qwen: ChatModel, dtype: torch.dtype
+) -> None:
+    largest = torch.full((3, 5000), 60000.0, dtype=dtype)  # their sum is too large for float16
+    for logits in (largest, -largest):
+        _check_finite(qwen, logits)
+        for value in (float("nan"), float("inf"), -float("inf")):
+            spoilt = logits.clone()
+            spoilt[1, 77] = value
+            with pytest.raises(NumericalError, match="NaN or infinite"):
+                _check_finite(qwen, spoilt)
+    both = largest.clone()
+    both[1, :2] = torch.tensor([float("inf"), -float("inf")])
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        _check_finite(qwen, both)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -38,6 +38,7 @@ _EPSILON = 1e-8
 BROKEN = 1e9  # nats; for a KL that is no number
 # Prompts after which to see for the first time who is dropped already; then after twice as many.
 _KL_PROMPTS = 16
+_A_LITTLE = 1e-6  # less than a KL that matters
 
 
 def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
@@ -199,10 +200,10 @@ class Scorer:
 
         `get_last_position_logits` and `kl_div_fn`. As soon as some prompts show that a mean lies
         above `limit`, whatever the others give, these are left out, and it is a lower bound. Few
-        prompts make most of a mean, much the same ones for all candidates, so those that earlier
-        candidates disturbed most come first.
+        prompts make most of a mean, much the same ones for all candidates: those that earlier
+        candidates disturbed most come first, then those whose next token is least certain.
         """
-        order = self._disturbed.argsort(descending=True, stable=True)
+        order = (self._disturbed + _A_LITTLE * self._entropy).argsort(descending=True, stable=True)
         found = self._lowest_kl.repeat(len(places), 1)
         open_ = torch.arange(len(places))
         done = 0
@@ -238,7 +239,18 @@ class Scorer:
 
     @cached_property
     def _lowest_kl(self) -> Tensor:
-        return torch.cat([lowest_kl(some).cpu() for some in torch.split(self._clean_logits, 16)])
+        return self._of_clean_logits(lowest_kl)
+
+    @cached_property
+    def _entropy(self) -> Tensor:
+        return self._of_clean_logits(
+            lambda logits: torch.special.entr(logits.double().softmax(-1)).sum(-1)
+        )
+
+    def _of_clean_logits(self, number: Callable[[Tensor], Tensor]) -> Tensor:
+        """A number for every harmless prompt, a few at a time."""
+        parts = torch.split(self._clean_logits, _KL_PROMPTS)
+        return torch.cat([number(part).cpu() for part in parts])
 
     def _prompts(self, kind: _Kind) -> PromptIds:
         return self._data.harmful_val if kind == "harmful" else self._data.harmless_val

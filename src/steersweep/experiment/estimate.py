@@ -22,11 +22,11 @@ from steersweep.model_source import LAB_PREFIX, find_model
 PROMPT_TOKENS = 40
 N_POSITIONS, N_TRAIN, N_VAL = 5, 100, 24  # of COSMIC's candidates and prompts
 # Whole passes of a validation prompt for a candidate, of the official code's three; candidates
-# that cannot be chosen are not scored, so it differs from model to model (0.1 to 1.3 in the lab).
-PASSES = 0.4
+# that cannot be chosen are not scored, so it differs from model to model (0.1 to 1.5 in the lab).
+PASSES = 0.5
 # Steered prompts run above their layer only, half of the model on average.
 STEERED_SHARE = 0.5
-JUDGING_ROW_S = 0.0005  # reading a response for cues and repetition
+JUDGING_ROW_S = 0.0002  # reading a response for cues and repetition
 RESERVE = 1.5  # a job reserves this many times its estimate
 
 
