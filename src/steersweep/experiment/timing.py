@@ -84,13 +84,13 @@ def gpu(facts: Mapping[str, float]) -> Machine:
 # Two cores of a recent server (Intel Xeon with AVX-512), float32, from benchmarks/cost_curves.py.
 # An older one took 1.5 times as long; finished jobs correct that.
 CPU = Machine(
-    start_s=0.4,
+    start_s=0.3,
     load_rate=0.5e9,
-    flops=370e9,
+    flops=380e9,
     read_rate=30e9,
-    layer_s=0.00024,
+    layer_s=0.00022,
     element_s=3.4e-8,
     pass_element_s=1.2e-8,
-    logit_s=4e-9,
+    logit_s=1.5e-9,
     attended_s=3.1e-10,
 )
