@@ -316,7 +316,8 @@ def _agree(found: CosmicScores, whole: CosmicScores, max_kl: float | None) -> No
     at = ~found.kl.isnan()
     bounded = at & (found.kl > max_kl)
     assert (whole.kl[bounded] > max_kl).all()
-    assert (found.kl[bounded] <= whole.kl[bounded] + 1e-5).all()  # and rounding
+    # float32 rounds in proportion, so larger KLs may differ by more than 1e-6.
+    assert (found.kl[bounded] <= whole.kl[bounded] * (1 + 1e-6) + 1e-6).all()
     passed = at & ~bounded
     torch.testing.assert_close(found.kl[passed], whole.kl[passed], atol=1e-6, rtol=0)
 
