@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: workers that each use every core get in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests, and the commands they start, keep nothing in the user's own cache.
+os.environ["STEERSWEEP_CACHE"] = tempfile.mkdtemp(prefix="steersweep-cache-")
 
 import pytest
 import torch
