@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from steersweep.activations import residuals
 from steersweep.chat_model import ChatModel
 from steersweep.conditions import (
     AUTO,
+    RANDOM,
     UNSTEERED,
     Condition,
     content_key,
@@ -41,7 +43,7 @@ from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
-from steersweep.store import Record, RunStore
+from steersweep.store import LostDirection, Record, RunStore, condition_file
 
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
@@ -128,7 +130,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         SteersweepError: the model is not what it should be; see `smoke`.
     """
     conditions = _placeable(job, store)
-    done = {c.key for c in conditions if store.get(c.key) is not None}
+    done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
 
     def tell(note: str, running: float = 0.0) -> None:
         fraction = (len(done) + running) / len(conditions)
@@ -143,6 +145,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     tell("extracting directions")
     bench = _Bench(chat, job, store)
     conditions = _placeable(job, store)
+    done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
     for batch in in_batches(conditions, len(job.test.prompts), job.max_rows):
         missing = {condition.key for condition in batch} - done
         if not missing:
@@ -163,10 +166,28 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
 
 def unfinished(job: Job, store: RunStore) -> int:
-    """How many conditions of a job are still to be computed; a missing comparison counts as one."""
-    missing = sum(store.get(condition.key) is None for condition in _placeable(job, store))
-    compared = job.reference is None or store.get_once(comparison_file(job)) is not None
-    return missing + (not compared)
+    """How much of a job is still to be made: conditions, and files that finished ones rest on."""
+    missing = 0
+    directions: set[str] = set()
+    for condition in _placeable(job, store):
+        record = store.get(condition.key, job.test.prompts)
+        missing += record is None
+        if record is not None and condition.direction is None:
+            directions.add(record["result"].get("direction_file", ""))
+    lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
+    chosen_by = {scores_file(c) for c in job.conditions if c.placed_by is not None}
+    lost += sum(store.get_once(name) is None for name in chosen_by)
+    return missing + lost + (not _compared(job, store))
+
+
+def _compared(job: Job, store: RunStore) -> bool:
+    """Whether what a precision is compared by is there, or none is asked for."""
+    if job.reference is None:
+        return True
+    held = store.get_once(comparison_file(job))
+    if held is None:
+        return False
+    return held["activations"] is None or store.tensors(held["activations"]) is not None
 
 
 def comparison_file(job: Job) -> str:
@@ -219,23 +240,26 @@ def _found(chat: ChatModel, job: Job, store: RunStore) -> list[Record]:
     if held is None:
         checks: list[Check] = []
         check_model(chat, checks.append, only=None if job.smoke else ("readers",))
-        held = store.put_once(name, [asdict(check) for check in checks])
-    return list(held)
+        held = store.put_once(name, {"checks": [asdict(check) for check in checks]})
+    return list(held["checks"])
 
 
 def unplaced(condition: Condition, store: RunStore) -> bool:
     """Whether the method should choose this condition's layer, and its rules dropped them all."""
     if condition.placed_by is None:
         return False
-    held = store.get_once(
-        extraction_file(
-            condition.placed_by,
-            str(condition.extraction_prompts),
-            condition.model_fingerprint,
-            condition.precision,
-        )
-    )
+    held = store.get_once(scores_file(condition))
     return held is not None and held["chosen"] is None
+
+
+def scores_file(condition: Condition) -> str:
+    """Where the scores are that a condition's method chose by."""
+    return extraction_file(
+        condition.method.removeprefix(f"{RANDOM}@"),
+        str(condition.extraction_prompts),
+        condition.model_fingerprint,
+        condition.precision,
+    )
 
 
 def _placeable(job: Job, store: RunStore) -> tuple[Condition, ...]:
@@ -309,7 +333,13 @@ class _Bench:
     def _borrow(self, condition: Condition, key: str) -> None:
         """A direction found elsewhere, at this model's own layer and residual norm."""
         assert condition.layer is not None, "a borrowed direction is tried at a given layer"
-        found = Direction.load(self.store.folder / direction_file(key))
+        found = self.store.needed_direction(key)
+        asked = condition.method.partition("@")[0], condition.extraction_prompts
+        if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
+            raise LostDirection(
+                f"{direction_file(key)}: is a direction of {found.method} from {found.prompts} "
+                f"with {len(found.vector)} components, which {condition} did not ask for"
+            )
         norm = self.residual_norms[condition.layer]
         self.directions[condition.method, condition.layer] = replace(
             found, layer=condition.layer, residual_norm=norm
@@ -398,7 +428,7 @@ class _Bench:
         A precision that finds them unlikely is a weaker model, whatever steering does to it.
         """
         unsteered = replace(self.job.conditions[0], precision=str(self.job.reference))
-        record = self.store.get(unsteered.key)
+        record = self.store.get(unsteered.key, self.job.test.prompts)
         if record is None:
             return None
         ids = [self.chat.token_ids(sample["response"]) for sample in record["samples"]]
@@ -427,8 +457,12 @@ class _Bench:
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
         if self._threshold is None:
-            record = self.store.get(self.job.conditions[0].key)
-            assert record is not None, "the unsteered control is always the first condition"
+            record = self.store.get(self.job.conditions[0].key, self.job.test.prompts)
+            if record is None:
+                raise SteersweepError(
+                    f"{self.job.source.model_id}: the unsteered control was damaged while the run "
+                    f"went on; run the same command again"
+                )
             value = record["result"]["fluency_threshold"]
             self._threshold = float("inf") if value is None else float(value)
         return self._threshold
@@ -436,7 +470,24 @@ class _Bench:
     def _direction_file(self, condition: Condition, direction: Direction) -> str:
         if condition.direction is not None:
             return direction_file(condition.direction)
-        return self.store.put_direction(_direction_key(direction), direction)
+        return self.store.put_direction(direction)
+
+    def has_direction(self, condition: Condition) -> bool:
+        """See that a finished condition's direction is in the run folder; it is saved if lost.
+
+        False where what is found now is not what the record names: the record is set aside then.
+        """
+        direction = self._direction(condition)
+        record = self.store.get(condition.key)
+        if direction is None or record is None:
+            return record is not None
+        named = record["result"]["direction_file"]
+        if self.store.direction(Path(named).stem) is not None:
+            return True
+        if self._direction_file(condition, direction) == named:
+            return True
+        self.store.set_aside(condition_file(condition.key), f"{named} is lost")
+        return False
 
     def _record(
         self,
@@ -558,8 +609,3 @@ def _sample(
         "n_tokens": len(answer.token_ids),
     }
     return judgement, sample
-
-
-def _direction_key(direction: Direction) -> str:
-    facts = {key: value for key, value in vars(direction).items() if key != "vector"}
-    return content_key({**facts, "vector": [round(float(x), 6) for x in direction.vector[:8]]})

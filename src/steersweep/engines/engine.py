@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from steersweep.atomic import write_text
+from steersweep.atomic import DiskFull, write_text
 from steersweep.errors import InputError, SteersweepError
 from steersweep.model_source import LAB_PREFIX, ModelSource, find_model
 from steersweep.redaction import redact
@@ -165,8 +165,11 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
         if error in told:
             raise
         log = folder / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', work.name)}.txt"
-        write_text(log, redact(traceback.format_exc()))
         failure = SteersweepError(f"{type(error).__name__}: {error} (traceback: logs/{log.name})")
+        try:
+            write_text(log, redact(traceback.format_exc()))
+        except DiskFull as full:
+            failure = full
     else:
         return tell("finished")
     return tell("failed", error=failure)

@@ -16,7 +16,7 @@ from steersweep.experiment.results import Result, sweep_results
 from steersweep.experiment.scheduler import Scheduler, Task
 from steersweep.experiment.sweep import make_job
 from steersweep.model_source import hub_commit
-from steersweep.store import RunStore
+from steersweep.store import LostDirection, RunStore
 from steersweep.worker import Job, OnProgress, unfinished, unplaced
 
 
@@ -124,7 +124,7 @@ class Jobs:
                 tasks.append(self._task(phase, sweep, job))
             else:
                 self._ended(str(sweep), earlier=True)
-        for name, reason in self._scheduler.run(phase, tasks).items():
+        for name, reason in self._run(phase, jobs, tasks).items():
             failures[name] = str(reason)
         held = self.store.get_once(f"phases/{phase}-failures.json") or {}
         others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
@@ -136,6 +136,28 @@ class Jobs:
                 + "; ".join(f"{name}: {why}" for name, why in failures.items())
             )
         return self._results(jobs)
+
+    def _run(
+        self, phase: str, jobs: Sequence[tuple[Sweep, Job]], tasks: Sequence[Task]
+    ) -> dict[str, SteersweepError]:
+        """Run tasks; why each that failed did, by name.
+
+        Where a borrowed direction was damaged meanwhile, the job that found it makes it again, and
+        those that missed it run once more.
+        """
+        failed = self._scheduler.run(phase, tasks)
+        lost = {name for name, why in failed.items() if isinstance(why, LostDirection)}
+        if not lost:
+            return failed
+        again = [
+            self._task(phase, sweep, job) for sweep, job in jobs if unfinished(job, self.store)
+        ]
+        first = [task for task in again if task.work.name not in lost]
+        failed |= self._scheduler.run(phase, first)
+        for name in lost:
+            del failed[name]
+        then = [task for task in again if task.work.name in lost]
+        return failed | self._scheduler.run(phase, then)
 
     def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunStore) -> None:
         """Run a job whose conditions go to a run of their own inside the study's folder.
@@ -222,7 +244,8 @@ class Jobs:
     def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
         """What the phase consists of, for `status`."""
         name = f"phases/{phase}.json"
-        held = self.store.get_once(name) or []
+        held = (self.store.get_once(name) or {"conditions": []})["conditions"]
         keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
         left_out = {c.key for job in jobs for c in job.conditions if unplaced(c, self.store)}
-        self.store.put_current(name, [key for key in keys if key not in left_out])
+        kept = [key for key in keys if key not in left_out]
+        self.store.put_current(name, {"conditions": kept})

@@ -7,16 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_json
-from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, extraction_file
-from steersweep.directions.direction import Direction
+from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition
+from steersweep.directions.direction import cosine
 from steersweep.directions.extraction import DIM
+from steersweep.errors import SteersweepError
 from steersweep.experiment.corrected import apply_reviews
+from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import cohens_h, fisher, holm, mcnemar
-from steersweep.store import Record, RunStore
-from steersweep.worker import Job, comparison_file
+from steersweep.store import Record, RunStore, condition_file
+from steersweep.worker import Job, comparison_file, scores_file
 
 Result = dict[str, Any]
 
@@ -35,14 +36,18 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
         store: the run folder.
         jobs: what the run consists of.
         created: UTC time the run began; the same for every continuation.
+
+    Raises:
+        SteersweepError: a file that results rest on was damaged since it was made.
     """
     results = []
     for job in jobs:
         records = [
             (condition, record)
             for condition in job.conditions
-            if (record := store.get(condition.key)) is not None
+            if (record := store.get(condition.key, job.test.prompts)) is not None
         ]
+        _refuse_damaged(store, (condition_file(condition.key) for condition in job.conditions))
         of_job = []
         for method in dict.fromkeys(c.method for c in job.conditions if not c.is_control):
             steered = [(c, r) for c, r in records if c.method == method]
@@ -53,8 +58,9 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
                 result["extraction"] = _extraction(store, steered[0][0])
                 if job.reference is not None:
                     result["comparison"] = store.get_once(comparison_file(job))
+                    _refuse_damaged(store, [comparison_file(job)])
                 of_job.append(result)
-        _compare_methods(of_job, store.folder)
+        _compare_methods(of_job, store)
         results += of_job
     reviews = read_reviews(store.folder)
     return [apply_reviews(result, reviews) for result in results]
@@ -63,9 +69,17 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
 def write_results(folder: Path, results: Sequence[Result], created: str) -> Path:
     """Write the sweep's result file; returns its path."""
     stamp = created.replace("-", "").replace(":", "")
-    path = folder / "results" / f"v3_phase1_family_sweep_{stamp}.json"
-    write_json(path, results)
-    return path
+    return write_result_file(folder, f"v3_phase1_family_sweep_{stamp}", results)
+
+
+def _refuse_damaged(store: RunStore, names: Iterable[str]) -> None:
+    """Results without a file that is damaged would name another layer the best."""
+    damaged = [name for name in names if name in store.damaged]
+    if damaged:
+        raise SteersweepError(
+            f"{store.folder / damaged[0]}: was damaged after it was made "
+            f"({store.damaged[damaged[0]]}); run the same command again to make it again"
+        )
 
 
 def _result(
@@ -120,19 +134,15 @@ def best_condition(conditions: Sequence[Result]) -> Result:
 
 def _extraction(store: RunStore, condition: Condition) -> Result | None:
     """What a method that scores candidates chose, and notes about it; None for other methods."""
-    name = extraction_file(
-        condition.method,
-        str(condition.extraction_prompts),
-        condition.model_fingerprint,
-        condition.precision,
-    )
+    name = scores_file(condition)
     held = store.get_once(name)
+    _refuse_damaged(store, [name])
     if held is None:
         return None
     return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
 
 
-def _compare_methods(results: Sequence[Result], folder: Path) -> None:
+def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
     """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
     swept = [result for result in results if "@" not in result["method"]]
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
@@ -142,16 +152,16 @@ def _compare_methods(results: Sequence[Result], folder: Path) -> None:
     if dim is None:
         return
     vectors = {
-        entry["layer_idx"]: Direction.load(folder / entry["direction_file"]).vector
+        entry["layer_idx"]: store.needed_direction(Path(entry["direction_file"]).stem).vector
         for entry in dim["conditions"]
     }
     for result in results:
         if result is dim:
             continue
         for entry in result["conditions"]:
-            other = Direction.load(folder / entry["direction_file"]).vector
             vector = vectors.get(entry["layer_idx"])
-            entry["cosine_to_dim"] = None if vector is None else float(vector @ other)
+            other = store.needed_direction(Path(entry["direction_file"]).stem).vector
+            entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 
 def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: int) -> Result:

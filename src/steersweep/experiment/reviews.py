@@ -18,6 +18,7 @@ from typing import Any
 from steersweep import provenance
 from steersweep.atomic import append_line
 from steersweep.errors import InputError
+from steersweep.experiment.result_files import newest_result_files, read_result_file
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import cluster_bootstrap, cohens_kappa
 
@@ -207,11 +208,8 @@ def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
         InputError: no run there, or none with results.
     """
     found = []
-    for path in sorted((folder / "results").glob("v3_phase*.json")):
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
+    for path in newest_result_files(folder, "v3_phase*.json"):
+        content = read_result_file(path)
         _check(path, content)
         found.append((path, content))
     if not found:

@@ -9,7 +9,7 @@ from pathlib import Path
 from steersweep.errors import SteersweepError
 from steersweep.experiment.results import Result, sweep_results, write_results
 from steersweep.experiment.sweep import SweepSettings, make_job
-from steersweep.store import RunStore
+from steersweep.store import RunStore, run_lock
 from steersweep.worker import Job, OnProgress, run_job
 
 RunJob = Callable[[Job, RunStore, OnProgress], None]
@@ -53,22 +53,23 @@ def run_sweep(
             None: here.
 
     Raises:
-        InputError: bad settings, or a folder of another run. Raised before any model is loaded
-            where possible.
+        InputError: bad settings, a folder of another run, or one where another process runs.
+            Raised before any model is loaded where possible.
     """
     from steersweep.chat_model import resolve_device
 
     target = device if run else resolve_device(device)
     jobs = [make_job(settings, model, target) for model in settings.models]
-    store = RunStore.open(out, settings.plan())
-    created = _freeze(store, settings)
-    for index, job in enumerate(jobs):
-        on_model(index, len(jobs))
-        (run or run_job)(job, store, on_progress)
-    results = sweep_results(store, jobs, created)
-    if not results:
-        raise SteersweepError(f"{out}: no condition finished")
-    return SweepOutcome(out, results, write_results(out, results, created))
+    with run_lock(out):
+        store = RunStore.open(out, settings.plan())
+        created = _freeze(store, settings)
+        for index, job in enumerate(jobs):
+            on_model(index, len(jobs))
+            (run or run_job)(job, store, on_progress)
+        results = sweep_results(store, jobs, created)
+        if not results:
+            raise SteersweepError(f"{out}: no condition finished")
+        return SweepOutcome(out, results, write_results(out, results, created))
 
 
 def _freeze(store: RunStore, settings: SweepSettings) -> str:

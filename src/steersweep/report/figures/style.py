@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
+
+from steersweep.atomic import write_bytes
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one column, two columns
 FORMATS = ("png", "svg")
@@ -74,7 +76,9 @@ def save(figure: Any, stem: Path) -> Path:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not for every format
     for suffix in FORMATS:
-        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"))
+        drawn = BytesIO()  # so that a full disk leaves no half of a figure
+        figure.savefig(drawn, format=suffix)
+        write_bytes(stem.with_name(f"{stem.name}.{suffix}"), drawn.getvalue())
     return stem.with_name(f"{stem.name}.png")
 
 
