@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from steersweep import InputError, SteersweepError, atomic
+from steersweep.digests import seal_text, unseal_text
 from steersweep.directions.direction import Direction
 from steersweep.engines import engine
 from steersweep.experiment import jobs
@@ -84,7 +85,8 @@ def small(**changes: Any) -> Plan:
 
 def comparable(folder: Path) -> dict[str, Any]:
     """What a study found, without moments and durations."""
-    moments = {"timestamp", "runtime_seconds", "seconds", "extraction_seconds"}
+    # A digest covers the moments.
+    moments = {"timestamp", "runtime_seconds", "seconds", "extraction_seconds", "digest"}
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -229,8 +231,10 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
     assert "size curve" in shown
 
     # A signature holds for the decisions it was given for.
-    decision = folder / "decisions" / "family_sweep.json"
-    decision.write_text(decision.read_text().replace("continue", "continue "))
+    store = RunStore(folder)
+    held = store.get_once("decisions/family_sweep.json")
+    assert held is not None
+    store.put_current("decisions/family_sweep.json", held | {"notes": ["another one"]})
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
     assert state["waiting_gate"] == "R1"
 
@@ -253,7 +257,7 @@ def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path:
     with pytest.raises(InputError, match=r"strength: \{'relative': 0.3\} there.*--new-run"):
         run_study(other, folder)
     run_study(small(budget={"total": 5}, description="other words"), folder)  # changes no result
-    (folder / "models.json").write_text(json.dumps({"model:q7": "other weights"}))
+    RunStore(folder).put_current("models.json", {"model:q7": "other weights"})
     with pytest.raises(SteersweepError, match="--accept-change model:q7"):
         run_study(small(), folder)
     run_study(small(), folder, StudyOptions(accept=("model:q7",)))
@@ -261,8 +265,9 @@ def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path:
 
 def test_another_judge_and_an_unknown_one_are_refused(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    frozen = folder / "plan.yaml"
-    frozen.write_text(frozen.read_text().replace("judge_id: default@", "judge_id: default@0"))
+    text = unseal_text("plan.yaml", (folder / "plan.yaml").read_bytes())
+    text = text.replace("judge_id: default@", "judge_id: default@0")
+    (folder / "plan.yaml").write_bytes(seal_text("plan.yaml", text))
     with pytest.raises(InputError, match="judge_id"):
         run_study(small(), folder)
     with pytest.raises(InputError, match=r"small.yaml: line \d+: judge: no judge nobody"):
@@ -427,7 +432,7 @@ def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
     (results,) = folder.glob("results/v3_phase1*.json")
     assert json.loads(results.read_text())[0]["conditions"][0]["n_unique"] == 2
     run_study(plan, folder, StudyOptions(until="family_sweep"))
-    assert json.loads((folder / "cuts.json").read_text()) == {"applied": 1}
+    assert RunStore(folder).get_once("cuts.json") == {"applied": 1}
     with pytest.raises(InputError, match="has 1 cuts"):
         run_study(plan, folder, StudyOptions(apply_cuts=2))
 

@@ -36,15 +36,16 @@ def seal(name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> b
 
     Args:
         name: the file's path relative to the run folder.
-        value: no `digest` in it; a list has at least one object. Lone surrogates, which a model
-            may produce, are escaped.
+        value: no `digest` in it; a list ends in an object with fields. Lone surrogates, which a
+            model may produce, are escaped.
 
     Raises:
         ValueError: NaN or infinity in it, which other programs cannot read; an empty list.
     """
-    last = value if isinstance(value, Mapping) else value[-1] if value else None
-    if last is None or FIELD in last:
-        raise ValueError(f"{name}: an empty list, or a field {FIELD!r}, cannot be sealed")
+    is_list = not isinstance(value, Mapping)
+    last = value[-1] if is_list and value else {} if is_list else value
+    if FIELD in last or (is_list and not last):
+        raise ValueError(f"{name}: cannot hold a digest: nothing to add it to, or one is there")
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     data = text.encode("utf-8", errors="backslashreplace")
     kind = data[:1]
