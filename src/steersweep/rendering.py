@@ -26,6 +26,7 @@ from steersweep.template import (
     examine_apart,
     frozen_date,
     place_of,
+    probe_hash,
     user_turn,
 )
 
@@ -125,8 +126,11 @@ class Renderer:
             facts = examine(self._render)
         else:
             facts = examine_apart(template, dict(self.tokenizer.special_tokens_map))
-        if facts.trouble is not None:
-            raise InputError(f"{self._where}: the chat template {facts.trouble}")
+        trouble = facts.trouble
+        if trouble is None and probe_hash(self._render, facts.content) != facts.probe:
+            trouble = "renders the same prompt otherwise in another process; see what it prints"
+        if trouble is not None:
+            raise InputError(f"{self._where}: the chat template {trouble}")
         return facts
 
     def _template(self) -> str:
@@ -377,7 +381,7 @@ class Renderer:
             names = {token: f"{mark}{token}{mark}" for token in self._control}
             for token in state["added_tokens"]:
                 token["content"] = names.get(token["id"], token["content"])
-            copy = Tokenizer.from_str(json.dumps(state))
+            copy: Any = Tokenizer.from_str(json.dumps(state))
             ids = {int(copy.token_to_id(name)): token for token, name in names.items()}
             self._copies[mark] = copy, ids
         return self._copies[mark]

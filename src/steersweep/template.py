@@ -37,7 +37,7 @@ _LONG = "\n".join(f"{line}: of many lines that a long prompt has" for line in ra
 # They differ in day, month, year and day of the week.
 _DATES = ("2021-03-02", "2024-11-29")
 
-_SECONDS = 3  # of computing
+_SECONDS = 2  # of computing
 _BYTES = 1 << 30
 _LARGEST = 1 << 20  # characters of a template
 _GROWS_TO = 4 << 20  # characters of a rendered prompt
@@ -50,11 +50,13 @@ class TemplateFacts:
     Attributes:
         content: whether it takes a message's content as a text or as a list of parts.
         dated: whether the rendered prompt depends on the date.
+        probe: hash of how it rendered `PROBE`, which is the same in every process.
         trouble: why it cannot be used, as the rest of a sentence about it; None if it can.
     """
 
     content: Content = "text"
     dated: bool = False
+    probe: str = ""
     trouble: str | None = None
 
 
@@ -84,6 +86,12 @@ def place_of(rendered: str, text: str, before: str, after: str) -> int | None:
             return len(before) + middle.index(core)
     # A template may write something else around a text that holds a word such as /no_think.
     return rendered.index(core) if rendered.count(core) == 1 else None
+
+
+def probe_hash(render: Render, content: Content) -> str:
+    """What `TemplateFacts.probe` holds."""
+    rendered = render(user_turn(PROBE, content), True, _DATES[0])
+    return hashlib.sha256(rendered.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def examine(render: Render) -> TemplateFacts:
@@ -121,11 +129,12 @@ def _examined(render: Render) -> TemplateFacts:
         if len(long) > _GROWS_TO:
             raise _Unusable(f"makes {len(long)} characters of a text of {len(text)}")
         if place_of(long, text, before, after) is None:
-            kind = "a text of several lines" if text == _HARD else f"a text of {len(text)}"
-            raise _Unusable(f"changes or cuts the user's text (tried with {kind} characters)")
+            kind = "several lines" if text == _HARD else f"{len(text)} characters"
+            raise _Unusable(f"changes or cuts the user's text (tried with one of {kind})")
     if prompt(PROBE, opened=False) == rendered:
         _see_that_the_answer_is_opened(render, content, rendered)
-    return TemplateFacts(content, dated=prompt(PROBE, _DATES[1]) != rendered)
+    dated = prompt(PROBE, _DATES[1]) != rendered
+    return TemplateFacts(content, dated, probe_hash(render, content))
 
 
 def _content_wanted(render: Render) -> Content:
@@ -133,7 +142,7 @@ def _content_wanted(render: Render) -> Content:
     try:
         if PROBE in (rendered := _tried(render, user_turn(PROBE, "text"), True, _DATES[0])):
             return "text"
-        trouble = f"drops the user's text: it gives {rendered[:80]!r}"
+        trouble = f"drops or changes the user's text: it gives {rendered[:80]!r}"
     except _Unusable as error:
         trouble = str(error)
     try:
@@ -167,7 +176,8 @@ def _tried(render: Render, conversation: list[Message], opened: bool, date: str)
     except Exception as error:
         line = getattr(error, "lineno", None)
         where = f" (line {line})" if line else ""
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        shown = "".join(c if c.isprintable() else " " for c in str(error))
+        said = " ".join(shown.split())[:300] or type(error).__name__
         raise _Unusable(f"cannot render a user's message{where}: {said}") from error
 
 
