@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers
 
 from steersweep import InputError, fingerprint
 from steersweep.conditions import UNSTEERED
@@ -18,9 +19,12 @@ from steersweep.experiment.runner import run_sweep
 from steersweep.experiment.sweep import make_job, make_settings
 from steersweep.fingerprint import file_hash, files_that_count
 from steersweep.model_source import find_model, hub_commit
+from steersweep.prompts.prompts import TestSet
+from steersweep.rendering import load_renderer
+from steersweep.rendering import test_rendered as rendered
 from steersweep.store import RunStore
 from steersweep.worker import Job, _direction_key, run_job
-from test_rendering import CHATML, DATED
+from test_rendering import DATED
 
 DAY = "2026-11-25"
 SETTINGS: dict[str, Any] = {
@@ -309,25 +313,15 @@ def test_the_date_is_in_the_key_of_a_template_that_holds_it(copied_lab_model: Pa
     assert not {*keys(copied_lab_model)} & {*keys(copied_lab_model, "2026-11-26")}
 
 
-def test_prompts_are_rendered_by_the_library_at_hand(
-    copied_lab_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same files in a version of transformers that renders otherwise are other keys."""
-    before = {*keys(copied_lab_model)}
-    from transformers import PreTrainedTokenizerBase
-
-    render = PreTrainedTokenizerBase.apply_chat_template
-
-    def otherwise(self: Any, *arguments: Any, **options: Any) -> Any:
-        self.chat_template = CHATML
-        return render(self, *arguments, **options)
-
-    monkeypatch.setattr(PreTrainedTokenizerBase, "apply_chat_template", otherwise)
-    assert {*keys(copied_lab_model)} == before  # this template renders the same
-    monkeypatch.setattr(
-        "test_key.CHATML", CHATML.replace("assistant\n{% endif", "assistant \n{% endif")
-    )
-    assert not {*keys(copied_lab_model)} & before
+def test_the_same_text_in_other_tokens_is_another_key() -> None:
+    """As another version of a library may make of the same files."""
+    source = find_model("lab:qwen-3b")
+    first, same, other = (load_renderer(source, source.config(), date=DAY) for _ in range(3))
+    other.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    prompts = TestSet("a", ("Why so, and who?",))
+    assert rendered(first, prompts) == rendered(same, replace(prompts, name="b"))
+    assert other.ids(prompts.prompts[0]) != first.ids(prompts.prompts[0])
+    assert rendered(first, prompts) != rendered(other, prompts)
 
 
 def test_every_byte_of_a_direction_is_in_its_key(qwen: Any) -> None:
@@ -374,7 +368,7 @@ def test_a_run_on_another_day_goes_on_with_the_first_days_prompts(
 
 
 def test_a_run_goes_on_under_other_names_and_not_with_another_model(
-    copied_lab_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied_lab_model: Path, tmp_path: Path
 ) -> None:
     def run(model: Path, prompts: str) -> set[str]:
         file = tmp_path / prompts
@@ -386,11 +380,12 @@ def test_a_run_goes_on_under_other_names_and_not_with_another_model(
     first = run(copied_lab_model, "one.txt")
     copy = Path(shutil.copytree(copied_lab_model, tmp_path / "copy"))
     assert run(copy, "two.txt") == first
+    # Edited in place: computed anew. Edited, and called otherwise: another run.
     flip(copy / "model.safetensors", 200_000)
+    assert len(run(copy, "two.txt")) == 2 * len(first)
+    flip(copy / "model.safetensors", 200_001)
     with pytest.raises(InputError, match="holds another run"):
-        run(copied_lab_model.rename(tmp_path / "moved"), "one.txt") and run(
-            Path(shutil.copytree(copy, tmp_path / "edited")), "one.txt"
-        )
+        run(copy.rename(tmp_path / "edited"), "two.txt")
 
 
 def test_a_job_whose_prompts_become_other_tokens_elsewhere_stops(tmp_path: Path) -> None:

@@ -65,8 +65,10 @@ def run_sweep(
     target = device if run else resolve_device(device)
     created = _created(out)
     jobs = [make_job(settings, model, target, created[:10]) for model in settings.models]
-    plan = settings.plan() | {"models_found": [j.conditions[0].model_fingerprint for j in jobs]}
-    store = RunStore.open(out, plan, may_differ=("models_found", *_only_names(out, plan)))
+    plan = settings.plan() | {
+        "model_fingerprints": [j.conditions[0].model_fingerprint for j in jobs]
+    }
+    store = RunStore.open(out, plan, may_differ=("model_fingerprints", *_only_names(out, plan)))
     _freeze(store, settings, created)
     for note in dict.fromkeys(note for job in jobs for note in job.notes):
         on_note(note)
@@ -91,7 +93,7 @@ def _only_names(out: Path, asked: Mapping[str, Any]) -> list[str]:
         return []
     held = RunStore(out).plan
     same = []
-    if held.get("models_found") == asked["models_found"]:
+    if held.get("model_fingerprints") == asked["model_fingerprints"]:
         same.append("models")
     for field in ("test_prompts", "extraction_prompts"):
         if _hashes(held.get(field)) == _hashes(asked[field]):
