@@ -44,7 +44,7 @@ def job_of(name: str = "lab:qwen-3b", prompts: int = 3, rows: int = 64, tokens: 
     settings = make_settings(
         [name], layers="0.5", strengths="0.2", max_prompts=prompts, max_new_tokens=tokens, rows=rows
     )
-    return make_job(settings, settings.models[0], "cpu")
+    return make_job(settings, settings.models[0], "cpu", "2026-11-25")
 
 
 def records(folder: Path) -> dict[str, Any]:
@@ -519,7 +519,7 @@ def test_other_weights_at_the_same_place_are_noticed_where_the_job_runs(
     tmp_path: Path, copied_lab_model: Path
 ) -> None:
     settings = make_settings([str(copied_lab_model)], layers="0.5", strengths="0.2", max_prompts=2)
-    job = make_job(settings, settings.models[0], "cpu")
+    job = make_job(settings, settings.models[0], "cpu", "2026-11-25")
     config = copied_lab_model / "generation_config.json"
     config.write_text(config.read_text().replace("{", '{"top_k": 7,', 1))
     events: list[Event] = []

@@ -1,8 +1,7 @@
 """A chat model with its template, decoder layers and tokenizer.
 
-The only module that knows transformers: how a model is loaded, where its decoder layers are, how a
-prompt becomes token ids (once, with the model's own chat template, never a second BOS) and how
-prompts of different lengths share a batch (left padding, explicit position ids).
+How a model is loaded, where its decoder layers are and how prompts of different lengths share a
+batch (left padding, explicit position ids). How a prompt becomes token ids is `rendering`.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from steersweep.errors import InputError
 from steersweep.hub import check_disk, check_whole
 from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
 from steersweep.precision import check_usable, load_options, resolve_precision, settle
+from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
 
 # Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
 _DECODER_STACKS = (
@@ -69,15 +69,25 @@ class ChatModel:
     Attributes:
         records_steps: whether decoding steps may be recorded as CUDA graphs; see `decoding`.
         has_recorded: whether one was, and gave the step's own numbers.
+        renderer: what makes token ids of prompts.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, source: ModelSource, precision: str = "fp32"
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        source: ModelSource,
+        precision: str = "fp32",
+        renderer: Renderer | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.source = source
         self.precision = precision
+        self.renderer = renderer or Renderer(
+            tokenizer, source, max_positions=max_positions(model.config)
+        )
         self.layers: Sequence[nn.Module] = decoder_layers(model, source.model_id)
         self.records_steps = torch.device(model.device).type == "cuda"
         self.has_recorded = False
@@ -94,6 +104,8 @@ class ChatModel:
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        date: str | None = None,
+        special_tokens: SpecialTokens = "text",
     ) -> ChatModel:
         """Load a model with its tokenizer; only safetensors weights are read.
 
@@ -104,12 +116,14 @@ class ChatModel:
             device: a torch device, or `auto`: the first GPU if there is one, else the CPU.
             revision: hub revision; ignored for folders.
             trust_remote_code: let code from the model's repository run. Off by default.
+            date: what day the chat template is told it is, `2026-11-25`; None: today, in UTC.
+            special_tokens: whether control tokens that a prompt spells are `text` or `tokens`.
 
         Raises:
-            InputError: unknown model, no chat template, unknown precision or device, no room on the
-                disk for what must be downloaded.
+            InputError: unknown model, no usable chat template, unknown precision or device, no room
+                on the disk for what must be downloaded.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         source = (
             model
@@ -121,13 +135,8 @@ class ChatModel:
         config = source.config()
         precision = resolve_precision(precision, config, target)
         check_usable(precision, config, target)
-        with explain_loading(source):
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_options())
-        if not getattr(tokenizer, "chat_template", None):
-            raise InputError(
-                f"{source.model_id}: the tokenizer has no chat template, so prompts cannot be put "
-                f"to it as a chat; use the instruction-tuned version of the model"
-            )
+        renderer = load_renderer(source, config, date=date, special_tokens=special_tokens)
+        renderer.check()
         check_disk(source)
         check_whole(source)
         with explain_loading(source):
@@ -141,7 +150,9 @@ class ChatModel:
         settle(network)
         network.eval()
         network.requires_grad_(False)
-        return cls(network, tokenizer, source=source, precision=precision)
+        return cls(
+            network, renderer.tokenizer, source=source, precision=precision, renderer=renderer
+        )
 
     # -- facts about the model -------------------------------------------------------------------
 
@@ -196,21 +207,15 @@ class ChatModel:
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else min(self.eos_ids, default=0)
 
-    @cached_property
+    @property
     def post_instruction_ids(self) -> tuple[int, ...]:
         """The template's tokens after the user's text, as token ids, in order."""
-        # Texts that end in different tokens share exactly the template's ending.
-        probes = [self.prompt_ids(text) for text in ("apple", "Why so?", "7", "red (dark)")]
-        shared = 0
-        while len({ids[-1 - shared] for ids in probes}) == 1:
-            shared += 1
-        return tuple(probes[0][len(probes[0]) - shared :])
+        return self.renderer.post_instruction_ids
 
     @property
     def max_positions(self) -> int | None:
         """Longest sequence the model was made for, if its config says."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return max_positions(self.model.config)
 
     @property
     def attention_window(self) -> float:
@@ -224,16 +229,10 @@ class ChatModel:
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a user prompt in the model's own chat template, ready to be answered.
 
-        The template is rendered and tokenised in one call, which adds no special tokens of its own:
-        a rendered string tokenised again would begin with two BOS tokens.
+        Raises:
+            InputError: the prompt cannot be put to this model; see `Renderer.ids`.
         """
-        ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        return [int(token) for token in ids]
+        return self.renderer.ids(text)
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text that the model answered, without special tokens."""

@@ -12,12 +12,16 @@ from typing import Literal
 from steersweep.errors import InputError
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 UNSTEERED = "none"
 RANDOM = "random"
 # `cosmic@auto`: at the layer and position the method chooses itself.
 AUTO = "@auto"
+
+
+# Fields of a condition that say what things are called, and how they were asked for.
+_NAMES = ("model_id", "layer_pct", "extraction_prompts", "test_prompts")
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ class Strength:
 
 @dataclass(frozen=True)
 class Condition:
-    """All that can change a result. Two conditions with equal keys have equal results.
+    """One cell, and what its result rests on. Conditions with equal keys have equal results.
+
+    The key holds contents; names are for readers (`model_id`, `layer_pct`, `extraction_prompts`,
+    `test_prompts`: the same model or prompts may be called otherwise, or be asked for repeats).
+    `test_rendered` and `extraction_rendered` are hashes of the prompts' texts and token ids: what
+    template, tokenizer, date and settings make of them.
 
     `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
     the method is `none` and the rest None. `random` is the control direction. Where a method
@@ -102,18 +111,20 @@ class Condition:
     max_new_tokens: int
     judge: str
     seed: int
+    test_rendered: str
+    extraction_rendered: str | None = None
     direction: str | None = None
 
     @property
     def key(self) -> str:
-        """Content hash, 24 hexadecimal digits; names the condition's file.
-
-        How the layer was asked for (`layer_pct`) is no part of it: the layer is.
-        """
+        """Content hash, 24 hexadecimal digits; names the condition's file."""
         facts = asdict(self)
-        del facts["layer_pct"]
-        if self.direction is None:
-            del facts["direction"]
+        for name in _NAMES:
+            del facts[name]
+        if self.direction is not None:  # whoever found it, and whatever they are called
+            facts["method"] = "borrowed"
+        if self.strength is not None:
+            facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
 
     @property
@@ -157,11 +168,14 @@ def direction_file(key: str) -> str:
     return f"directions/{key}.safetensors"
 
 
-def extraction_file(method: str, prompts: str, model_fingerprint: str, precision: str) -> str:
-    """Where in a run folder the scores a method chose by are kept; named by all they rest on."""
+def extraction_file(method: str, rendered: str, model_fingerprint: str, precision: str) -> str:
+    """Where in a run folder the scores a method chose by are kept; named by all they rest on.
+
+    `rendered` is a condition's `extraction_rendered`.
+    """
     method = method.split("@", maxsplit=1)[0]
     return (
-        f"extraction/{method}-{content_key([method, prompts, model_fingerprint, precision])}.json"
+        f"extraction/{method}-{content_key([method, rendered, model_fingerprint, precision])}.json"
     )
 
 

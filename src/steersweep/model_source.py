@@ -5,7 +5,7 @@ Knows names, folders and configs. Does not load weights; that is `chat_model`.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.errors import InputError
+from steersweep.fingerprint import folder_fingerprint
 
 LAB_PREFIX = "lab:"
 _HUB = "hub:"  # of fingerprints
@@ -41,12 +42,14 @@ class ModelSource:
         location: what transformers is given: a folder's full path, or the hub id.
         revision: the hub revision asked for; None for folders and the default branch.
         trust_remote_code: whether code from the model repository may run. Off unless asked.
+        code_revision: commit of the other repository that this code is taken from, if it is.
     """
 
     model_id: str
     location: str
     revision: str | None = None
     trust_remote_code: bool = False
+    code_revision: str | None = None
 
     @property
     def is_local(self) -> bool:
@@ -74,60 +77,114 @@ class ModelSource:
     def pinned(self) -> ModelSource:
         """This model at the hub commit its revision stands for now; folders as they are.
 
-        Without a network, the commit that was downloaded last.
+        So is code that it takes from another repository. Without a network, the commits that were
+        downloaded last.
 
         Raises:
             InputError: the hub has no such model or revision, or the model is gated.
         """
-        if self.is_local or (self.revision and _COMMIT.fullmatch(self.revision)):
+        source = self
+        if not self.is_local and not (self.revision and _COMMIT.fullmatch(self.revision)):
+            from huggingface_hub import hf_hub_download
+
+            # transformers does not say which commit it read; the cache's folder does.
+            with explain_loading(self):
+                config = hf_hub_download(self.location, "config.json", revision=self.revision)
+            source = replace(self, revision=Path(config).parent.name)
+        return source._with_pinned_code()
+
+    def _with_pinned_code(self) -> ModelSource:
+        """Code of another repository (`auto_map`: `owner/name--module.Class`) at one commit."""
+        others = {
+            tuple(reference.split("--", maxsplit=1))
+            for reference in self.code()
+            if "--" in reference
+        }
+        if not others or (self.code_revision and _COMMIT.fullmatch(self.code_revision)):
             return self
         from huggingface_hub import hf_hub_download
 
-        # transformers does not say which commit it read; the cache's folder does.
-        with explain_loading(self):
-            config = hf_hub_download(self.location, "config.json", revision=self.revision)
-        return replace(self, revision=Path(config).parent.name)
+        commits = set()
+        for repository, reference in sorted(others):
+            file = reference.rpartition(".")[0].replace(".", "/") + ".py"
+            with explain_loading(self):
+                path = hf_hub_download(repository, file, revision=self.code_revision)
+            commits.add(Path(path).parents[file.count("/")].name)
+        if len(commits) > 1:
+            names = ", ".join(sorted({repository for repository, _ in others}))
+            raise InputError(
+                f"{self.model_id}: its auto_map takes code from several repositories ({names}); "
+                f"copy that code into a folder with the model and use the folder"
+            )
+        return replace(self, code_revision=commits.pop())
+
+    def code(self) -> list[str]:
+        """What the model's `auto_map` says of code that runs; none unless that is trusted."""
+        if not self.trust_remote_code:
+            return []
+        return sorted(
+            {
+                reference
+                for file in ("config.json", "tokenizer_config.json")
+                for value in _auto_map(self._json(file)).values()
+                for reference in (value if isinstance(value, list) else [value])
+                if isinstance(reference, str)
+            }
+        )
+
+    def _json(self, name: str) -> Any:
+        """A JSON file of the model, None if there is none or it cannot be read."""
+        path: str | Path = Path(self.location) / name
+        if not self.is_local:
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import EntryNotFoundError
+
+            try:
+                with explain_loading(self):
+                    path = hf_hub_download(self.location, name, revision=self.revision)
+            except InputError as error:
+                if isinstance(error.__cause__, EntryNotFoundError):
+                    return None
+                raise
+        try:
+            return json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
 
     def load_options(self) -> dict[str, Any]:
         """Keyword arguments shared by every `from_pretrained` call for this model."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return options | ({"code_revision": self.code_revision} if self.code_revision else {})
 
     def fingerprint(self) -> str:
-        """What identifies the weights: the hub commit, or a hash over the folder's files.
+        """What identifies the model: the hub commit, or a hash over every byte of the folder.
 
-        Results are only ever reused for an equal fingerprint, so a retrained model in the same
-        folder is a different model.
+        Which files count, see `fingerprint`. Where code that came with the model runs, this says
+        so (`+code`), and names the commit of code from another repository. Results are only ever
+        reused for an equal fingerprint, so a changed model in the same folder is another model.
 
         Raises:
-            InputError: the hub does not say which commit this is.
+            InputError: the hub does not say which commit this is; a file cannot be read.
         """
-        if not self.is_local:
-            return f"{_HUB}{self.pinned().revision}"
-        digest = hashlib.sha256()
-        patterns = ("*.safetensors", "*.json", "*.jinja", "*.model")
-        files = sorted(path for pattern in patterns for path in Path(self.location).glob(pattern))
-        for path in files:
-            digest.update(f"{path.name}:{path.stat().st_size}\n".encode())
-            for chunk in _sampled_chunks(path):
-                digest.update(chunk)
-        return f"sha256:{digest.hexdigest()[:32]}"
+        source = self.pinned()
+        if source.is_local:
+            found = folder_fingerprint(Path(source.location))
+        else:
+            found = f"{_HUB}{source.revision}"
+        code = "+code" if source.code() else ""
+        return found + code + (f"@{source.code_revision}" if source.code_revision else "")
 
 
 def hub_commit(fingerprint: str) -> str | None:
     """The commit in the fingerprint of a hub model; None for folders."""
-    return fingerprint.removeprefix(_HUB) if fingerprint.startswith(_HUB) else None
+    if not fingerprint.startswith(_HUB):
+        return None
+    return fingerprint.removeprefix(_HUB).split("+")[0]
 
 
-def _sampled_chunks(
-    path: Path, whole_below: int = 1 << 28, chunk: int = 1 << 20
-) -> Iterator[bytes]:
-    """The whole file if it is small, else 1 MiB of every 64 MiB: other weights differ anywhere."""
-    size = path.stat().st_size
-    stride = chunk if size <= whole_below else 64 * chunk
-    with path.open("rb") as file:
-        for offset in range(0, size, stride):
-            file.seek(offset)
-            yield file.read(chunk)
+def _auto_map(config: Any) -> dict[str, Any]:
+    found = config.get("auto_map") if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else {"AutoTokenizer": found}
 
 
 def find_model(

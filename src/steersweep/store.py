@@ -93,7 +93,7 @@ class RunStore:
         asked = yaml.safe_load(text)
         _refuse_other_files(folder)
         store = cls(folder)
-        held = store._plan() if folder.exists() else None
+        held = store.get_plan() if folder.exists() else None
         changed = [n for n in {**held, **asked} if held.get(n) != asked.get(n)] if held else []
         different = [name for name in changed if name not in (*may_differ, *accept)]
         _refuse_other_run(folder, held or {}, asked, different, way_out)
@@ -124,7 +124,7 @@ class RunStore:
         if not os.path.lexists(folder / PLAN):
             raise InputError(f"{folder}: holds no steersweep run (no {PLAN})")
         store = cls(folder, repairs=False)
-        if store._plan() is None:
+        if store.get_plan() is None:
             raise InputError(
                 f"{folder / PLAN}: is damaged ({store.damaged[PLAN]}); run the same command again "
                 f"to write it again"
@@ -138,10 +138,20 @@ class RunStore:
         Raises:
             InputError: they are damaged.
         """
-        held = self._plan()
+        held = self.get_plan()
         if held is None:
             raise InputError(f"{self.folder / PLAN}: is damaged or gone")
         return held
+
+    def get_plan(self) -> dict[str, Any] | None:
+        """The frozen settings, None where there are none or they are damaged."""
+
+        def whole(data: bytes) -> dict[str, Any]:
+            _refuse_other_version(self.folder, data)
+            held: dict[str, Any] = yaml.safe_load(unseal_text(PLAN, data))
+            return held
+
+        return self._read(PLAN, whole)
 
     # -- conditions ------------------------------------------------------------------------------
 
@@ -290,16 +300,6 @@ class RunStore:
         if data is not None:
             self.damaged.pop(name, None)  # made again since
         return found
-
-    def _plan(self) -> dict[str, Any] | None:
-        """The frozen settings, None where there are none or they are damaged."""
-
-        def whole(data: bytes) -> dict[str, Any]:
-            _refuse_other_version(self.folder, data)
-            held: dict[str, Any] = yaml.safe_load(unseal_text(PLAN, data))
-            return held
-
-        return self._read(PLAN, whole)
 
 
 def condition_file(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,7 @@ from steersweep.memory import (
 )
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import ExtractionSet, TestSet
+from steersweep.rendering import SpecialTokens, extraction_rendered, test_rendered
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
@@ -68,6 +70,9 @@ class Job:
         reference: precision that this one is compared with, or None; see `SweepSettings`.
         smoke: make every check of the smoke test first, not only that readers agree.
         accept_mismatch: go on whatever these checks find.
+        date: what day chat templates are told it is: the run's first.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
+        notes: what a user should know of how prompts are rendered.
     """
 
     source: ModelSource
@@ -84,6 +89,9 @@ class Job:
     reference: str | None = None
     smoke: bool = False
     accept_mismatch: bool = False
+    date: str | None = None
+    special_tokens: SpecialTokens = "text"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,9 +201,9 @@ def _compared(job: Job, store: RunStore) -> bool:
 def comparison_file(job: Job) -> str:
     """Where a run folder keeps what a precision is compared with the reference by."""
     first = job.conditions[0]
-    sets = {method: prompts.id for method, prompts in job.extraction.items()}
+    sets = {c.method: c.extraction_rendered for c in job.conditions if c.extraction_rendered}
     key = content_key(
-        [first.model_fingerprint, job.precision, job.reference, first.test_prompts, sets]
+        [first.model_fingerprint, job.precision, job.reference, first.test_rendered, sets]
     )
     return f"extraction/comparison-{key}.json"
 
@@ -203,7 +211,13 @@ def comparison_file(job: Job) -> str:
 def _load(job: Job) -> ChatModel:
     """The job's model, if it is the one the conditions were made for."""
     try:
-        chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
+        chat = ChatModel.load(
+            job.source,
+            precision=job.precision,
+            device=job.device,
+            date=job.date,
+            special_tokens=job.special_tokens,
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -215,9 +229,31 @@ def _load(job: Job) -> ChatModel:
                 f"{job.source.model_id}: the weights in {job.source.location} are not those this "
                 f"run began with (fingerprint {expected} then, {chat.fingerprint} now)"
             )
+        _check_prompts(chat, job)
         return chat
     free_memory()
     raise OutOfMemory(f"{job.source.model_id}: does not fit on {job.device}: {reason}")
+
+
+def _check_prompts(chat: ChatModel, job: Job) -> None:
+    """See that prompts become the same tokens here as where the job was made."""
+    extraction = {p: extraction_rendered(chat.renderer, p) for p in {*job.extraction.values()}}
+    same = test_rendered(chat.renderer, job.test) == job.conditions[0].test_rendered
+    for method, prompts in job.extraction.items():
+        made_for = {
+            c.extraction_rendered
+            for c in job.conditions
+            if not c.is_control and c.direction is None and c.method.split("@")[0] == method
+        }
+        same = same and made_for <= {extraction[prompts]}
+    if not same:
+        import transformers
+
+        raise InputError(
+            f"{job.source.model_id}: prompts do not become the tokens that this job was made for; "
+            f"tokenizer, template or libraries differ (transformers {transformers.__version__} on "
+            f"{platform.node()}). Install the versions that the run began with"
+        )
 
 
 def _check_model(chat: ChatModel, job: Job, store: RunStore) -> None:
@@ -256,7 +292,7 @@ def scores_file(condition: Condition) -> str:
     """Where the scores are that a condition's method chose by."""
     return extraction_file(
         condition.method.removeprefix(f"{RANDOM}@"),
-        str(condition.extraction_prompts),
+        str(condition.extraction_rendered),
         condition.model_fingerprint,
         condition.precision,
     )
@@ -273,7 +309,7 @@ class _Bench:
         self.chat = chat
         self.job = job
         self.store = store
-        self.prompt_ids = [chat.prompt_ids(text) for text in job.test.prompts]
+        self.prompt_ids = chat.renderer.ids_of(job.test.prompts, "test prompt")
         self.rows = _row_limit(chat, job, max(map(len, self.prompt_ids)))
         # One length per layer for all methods: strengths mean the same whatever is added.
         states = self.rows.run(  # [prompt, layer, d_model]
@@ -295,7 +331,8 @@ class _Bench:
         """Find a method's directions; scores computed by an earlier run are not computed again."""
         started = time.monotonic()
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
-        name = extraction_file(method, prompts.id, self.chat.fingerprint, self.chat.precision)
+        rendered = extraction_rendered(self.chat.renderer, prompts)
+        name = extraction_file(method, rendered, self.chat.fingerprint, self.chat.precision)
         held = self.store.get_once(name)
         found = self.rows.run(
             lambda rows: extract_directions(
@@ -398,7 +435,8 @@ class _Bench:
         prompts = self.job.extraction.get(DIM)
         activations = None
         if prompts is not None:
-            key = content_key([prompts.id, self.chat.fingerprint, self.chat.precision])
+            rendered = extraction_rendered(self.chat.renderer, prompts)
+            key = content_key([rendered, self.chat.fingerprint, self.chat.precision])
             activations = self.store.put_tensors(
                 f"extraction/activations-{key}.safetensors",
                 lambda: {
@@ -535,6 +573,7 @@ class _Bench:
                 "rows": most_rows,
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
+                **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
                 "model_fingerprint": condition.model_fingerprint,
             },
         }

@@ -17,8 +17,9 @@ from steersweep.cli.options import (
     PrecisionOption,
     RemoteCodeOption,
     RevisionOption,
+    SpecialTokensOption,
 )
-from steersweep.cli.output import printable, quiet_libraries
+from steersweep.cli.output import printable, quiet_libraries, tell_note
 from steersweep.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def extract(
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
+    special_tokens: SpecialTokensOption = "text",
 ) -> None:
     """Find a direction and save it.
 
@@ -54,6 +56,7 @@ def extract(
     from steersweep.directions.extraction import DIM, METHODS, default_extraction
     from steersweep.directions.extraction import extract_directions as find
     from steersweep.prompts.prompts import load_extraction_set
+    from steersweep.rendering import as_special_tokens
 
     if method not in METHODS:
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
@@ -68,7 +71,12 @@ def extract(
         device=device,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        special_tokens=as_special_tokens(special_tokens),
     )
+    for name, texts in prompts.content().items():
+        chat.renderer.ids_of(texts, f"{name} prompt")
+    for note in chat.renderer.notes():
+        tell_note(note)
     layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
     found = find(chat, method, prompts, layers, backend=reader)
     direction = found.at_layer[layers[0]] if layers else found.chosen
@@ -96,6 +104,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
+    special_tokens: SpecialTokensOption = "text",
     as_json: JsonOption = False,
 ) -> None:
     """Answer prompts unsteered and steered, side by side.
@@ -106,6 +115,7 @@ def generate(
     from steersweep.chat_model import ChatModel
     from steersweep.conditions import LayerChoice
     from steersweep.directions.direction import Direction
+    from steersweep.rendering import as_special_tokens
     from steersweep.steering import Intervention, Row
     from steersweep.steering import generate as generate_rows
 
@@ -114,12 +124,20 @@ def generate(
     found = Direction.load(direction)
     length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
     quiet_libraries()
-    chat = ChatModel.load(model, precision=precision, device=device)
+    chat = ChatModel.load(
+        model,
+        precision=precision,
+        device=device,
+        special_tokens=as_special_tokens(special_tokens),
+    )
+    prompt_ids = chat.renderer.ids_of(prompt, "prompt")
+    for note in chat.renderer.notes():
+        tell_note(note)
     if found.model_fingerprint != chat.fingerprint:
         typer.echo(f"note: the direction was extracted from {found.model_id}", err=True)
     start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
     push = Intervention(found.vector, length, start)
-    rows = [Row(chat.prompt_ids(text), steer) for text in prompt for steer in (None, push)]
+    rows = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, rows, max_new_tokens=max_new_tokens)
     pairs = [
         {"prompt": text, "unsteered": answers[2 * i].text, "steered": answers[2 * i + 1].text}

@@ -52,4 +52,10 @@ TrackOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="W&B: write runs here and send nothing.")
 ]
+SpecialTokensOption = Annotated[
+    str,
+    typer.Option(
+        help="What a special token becomes that a prompt spells (<|im_end|>): text, or tokens."
+    ),
+]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]

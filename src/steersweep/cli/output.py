@@ -57,6 +57,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def tell_note(note: str) -> None:
+    """Print what a user should know, beside the output; with --quiet too."""
+    typer.echo(printable(f"note: {note}"), err=True)
+
+
 def quiet_libraries() -> None:
     """Their loading bars and advice would break up ours. Download bars of the hub stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -22,8 +22,9 @@ from steersweep.cli.options import (
     RemoteCodeOption,
     RevisionOption,
     RowsOption,
+    SpecialTokensOption,
 )
-from steersweep.cli.output import quiet_libraries, tell_tracker, verdicts_of
+from steersweep.cli.output import printable, quiet_libraries, tell_note, tell_tracker, verdicts_of
 
 if TYPE_CHECKING:
     from steersweep.experiment.sweep import SweepSettings
@@ -86,6 +87,7 @@ def sweep(
     judge: Annotated[str, typer.Option(help=JUDGES)] = "default",
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
     rows: RowsOption = 256,
+    special_tokens: SpecialTokensOption = "text",
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -122,6 +124,7 @@ def sweep(
         seed=seed,
         rows=rows,
         accept_mismatch=accept_mismatch,
+        special_tokens=special_tokens,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name
@@ -150,6 +153,7 @@ def _run_and_show(
             device=device,
             on_progress=view.on_progress,
             on_model=view.on_model,
+            on_note=tell_note if quiet else lambda note: view.on_line(printable(f"note: {note}")),
         )
     report = write_report(out)
     if as_json:

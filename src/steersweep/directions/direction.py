@@ -15,6 +15,7 @@ from steersweep.digests import Damaged, seal_tensors, tensors_digest, unseal_ten
 from steersweep.errors import InputError
 
 _TENSOR = "direction"
+_NAMES = ("model_id", "prompts")  # the fingerprint and the vector say what they mean
 _UNIT = 1e-4  # how far rounding to float32 may take a length from 1
 
 
@@ -57,8 +58,12 @@ class Direction:
 
     @property
     def key(self) -> str:
-        """Content hash of the vector's bytes and all facts; names its file in a run folder."""
-        return tensors_digest({_TENSOR: self.vector}, self.facts)[:24]
+        """Content hash of the vector's bytes and its facts, what things are called apart.
+
+        Names its file in a run folder.
+        """
+        facts = {name: value for name, value in self.facts.items() if name not in _NAMES}
+        return tensors_digest({_TENSOR: self.vector}, facts)[:24]
 
     def save(self, path: Path) -> None:
         """Write a safetensors file: tensor `direction`, everything else as metadata."""

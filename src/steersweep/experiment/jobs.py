@@ -88,6 +88,7 @@ class Jobs:
         self._engine = engine
         self._ledger = Ledger(store.folder)
         self._on_job = on_job
+        self._said: set[str] = set()
         self._running: dict[str, tuple[str, Sweep, Job]] = {}
         self._scheduler = Scheduler(
             plan,
@@ -182,7 +183,7 @@ class Jobs:
         commit = None if accepted else hub_commit(held.get(name, ""))
         settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
         settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
-        job = make_job(settings, settings.models[0], self.device(sweep))
+        job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
         fingerprint = job.conditions[0].model_fingerprint
         if held.get(name, fingerprint) != fingerprint and not accepted:
             raise ChangedWeights(
@@ -191,6 +192,10 @@ class Jobs:
                 f"or a new folder"
             )
         self.store.put_current("models.json", held | {name: fingerprint})
+        for note in job.notes:
+            if note not in self._said:
+                self._said.add(note)
+                self.say(note)
         if job.n_layers != sweep.model.n_layers:
             self.say(
                 f"{sweep.model.name}: the plan says {sweep.model.n_layers} layers, the model has "

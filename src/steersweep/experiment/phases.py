@@ -13,6 +13,7 @@ from steersweep.experiment.plan import Plan, PlannedModel, layer_choice, strengt
 from steersweep.experiment.sweep import SweepSettings
 from steersweep.model_source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
+from steersweep.rendering import as_special_tokens
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         rows=decoding.get("rows", 256),
         reference=sweep.reference,
         borrowed=sweep.borrowed,
+        special_tokens=as_special_tokens(data["prompts"].get("special_tokens", "text")),
     )
 
 

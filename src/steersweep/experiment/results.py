@@ -89,9 +89,9 @@ def _result(
     controls: Sequence[tuple[Condition, Record]],
     created: str,
 ) -> Result:
-    conditions = [_entry(condition, record, job.n_layers) for condition, record in steered]
-    unsteered = [_entry(c, r, job.n_layers) for c, r in controls if c.method == UNSTEERED]
-    random_entries = [_entry(c, r, job.n_layers) for c, r in controls if c.method != UNSTEERED]
+    conditions = [_entry(condition, record, job) for condition, record in steered]
+    unsteered = [_entry(c, r, job) for c, r in controls if c.method == UNSTEERED]
+    random_entries = [_entry(c, r, job) for c, r in controls if c.method != UNSTEERED]
     _against_unsteered(conditions, unsteered[0] if unsteered else None)
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
@@ -239,14 +239,19 @@ def _cell(entry: Result) -> tuple[Any, Any]:
     return entry["layer_idx"], entry["strength"]
 
 
-def _entry(condition: Condition, record: Record, n_layers: int) -> Result:
-    """A condition as result files hold it."""
-    result = dict(record["result"])
+def _entry(condition: Condition, record: Record, job: Job) -> Result:
+    """A condition as result files hold it; repeats are the job's, which may have changed since."""
+    refusals = sum(sample["refusal"] for sample in record["samples"])
+    result = {
+        **record["result"],
+        "refusals": refusals * job.test.repeats,
+        "n_samples": len(record["samples"]) * job.test.repeats,
+    }
     result.pop("extraction_seconds", None)
     layer = result.get("layer_idx")
     share = condition.layer_pct
     if share is None and layer is not None:  # the method chose the layer
-        share = round(layer / n_layers, 4)
+        share = round(layer / job.n_layers, 4)
     empty = ("layer_idx", "multiplier", "relative_strength", "direction_norm", "residual_norm")
     return {
         "key": condition.key,

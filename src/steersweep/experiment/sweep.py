@@ -27,6 +27,14 @@ from steersweep.prompts.prompts import (
     load_extraction_set,
     load_test_set,
 )
+from steersweep.rendering import (
+    Renderer,
+    SpecialTokens,
+    as_special_tokens,
+    extraction_rendered,
+    load_renderer,
+    test_rendered,
+)
 from steersweep.worker import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
@@ -54,6 +62,7 @@ class SweepSettings:
         borrowed: directions found elsewhere, to be tried too at every strength.
         smoke: make every check of the smoke test before a model runs; changes no result.
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
     """
 
     models: tuple[ModelSource, ...]
@@ -71,6 +80,7 @@ class SweepSettings:
     borrowed: tuple[Borrowed, ...] = ()
     smoke: bool = False
     accept_mismatch: bool = False
+    special_tokens: SpecialTokens = "text"
 
     def plan(self) -> dict[str, Any]:
         """The settings as plain data, with prompt sets by name and content hash."""
@@ -90,6 +100,7 @@ class SweepSettings:
             "judge": get_judge(self.judge).id,
             "seed": self.seed,
             "rows": self.rows,
+            "special_tokens": self.special_tokens,
         }
 
 
@@ -109,6 +120,7 @@ def make_settings(
     seed: int = 42,
     rows: int = DEFAULT_ROWS,
     accept_mismatch: bool = False,
+    special_tokens: str = "text",
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
@@ -156,14 +168,24 @@ def make_settings(
         seed=seed,
         rows=rows,
         accept_mismatch=accept_mismatch,
+        special_tokens=as_special_tokens(special_tokens),
     )
 
 
-def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
-    """The job of one model on a torch device, of this machine or another. Reads only its config.
+def make_job(settings: SweepSettings, source: ModelSource, device: str, date: str) -> Job:
+    """The job of one model on a torch device, of this machine or another.
+
+    Reads its config and tokenizer, and every byte of a folder's weights the first time.
+
+    Args:
+        settings: of the sweep.
+        source: the model.
+        device: where it will run.
+        date: what day chat templates are told it is, `2026-11-25`: the run's first.
 
     Raises:
-        InputError: the model cannot be found, or a layer lies outside it.
+        InputError: the model cannot be found, a layer lies outside it, a prompt cannot be put to it
+            or leaves no room for an answer.
     """
     from steersweep.precision import resolve_precision
 
@@ -171,6 +193,9 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
     precision = resolve_precision(settings.precision, config, device)
+    renderer = load_renderer(source, config, date=date, special_tokens=settings.special_tokens)
+    renderer.check()
+    _see_that_answers_fit(renderer, settings)
     return Job(
         source=source,
         family=family_of(config),
@@ -178,33 +203,52 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
         d_model=int(config.get_text_config().hidden_size),
         precision=precision,
         device=device,
-        conditions=tuple(_conditions(settings, source, source.fingerprint(), precision, n_layers)),
+        conditions=tuple(_conditions(settings, renderer, precision, n_layers)),
         extraction=settings.extraction,
         test=settings.test,
         max_rows=settings.rows,
         reference=settings.reference,
         smoke=settings.smoke,
         accept_mismatch=settings.accept_mismatch,
+        date=date,
+        special_tokens=settings.special_tokens,
+        notes=tuple(renderer.notes()),
     )
 
 
+def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
+    limit, new = renderer.max_positions, settings.max_new_tokens
+    for number, ids in enumerate(renderer.ids_of(settings.test.prompts, "test prompt"), 1):
+        if limit is not None and len(ids) + new > limit:
+            text = settings.test.prompts[number - 1]
+            raise InputError(
+                f"{renderer.source.model_id}: test prompt {number} {text[:40]!r} has {len(ids)} "
+                f"tokens; with {new} new ones (max_new_tokens) that exceeds the {limit} positions "
+                f"the model was made for"
+            )
+
+
 def _conditions(
-    settings: SweepSettings,
-    source: ModelSource,
-    fingerprint: str,
-    precision: str,
-    n_layers: int,
+    settings: SweepSettings, renderer: Renderer, precision: str, n_layers: int
 ) -> Iterator[Condition]:
     """Unsteered first; then every layer and strength with every method and the random control;
     then directions found elsewhere; then the layers that methods choose themselves, with a random
     control each.
     """
 
+    source = renderer.source
+    fingerprint = source.fingerprint()
+    test = test_rendered(renderer, settings.test)
+    rendered = {
+        method: extraction_rendered(renderer, prompts)
+        for method, prompts in settings.extraction.items()
+    }
+
     def condition(
         method: str,
         choice: LayerChoice | None = None,
         strength: Strength | None = None,
-        extraction: ExtractionSet | None = None,
+        extract: str | None = None,
     ) -> Condition:
         return Condition(
             model_id=source.model_id,
@@ -214,8 +258,10 @@ def _conditions(
             layer=None if choice is None else choice.index(n_layers),
             layer_pct=None if choice is None else choice.share(n_layers),
             strength=strength,
-            extraction_prompts=None if extraction is None else extraction.id,
+            extraction_prompts=None if extract is None else settings.extraction[extract].id,
+            extraction_rendered=None if extract is None else rendered[extract],
             test_prompts=settings.test.id,
+            test_rendered=test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
@@ -230,7 +276,7 @@ def _conditions(
         seen.add(layer)
         for strength in settings.strengths:
             for method in settings.methods:
-                yield condition(method, choice, strength, settings.extraction[method])
+                yield condition(method, choice, strength, method)
             yield condition(RANDOM, choice, strength)
     for found in settings.borrowed:
         for strength in settings.strengths:
@@ -244,7 +290,7 @@ def _conditions(
             continue
         for strength in settings.strengths:
             for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
-                yield condition(name, None, strength, settings.extraction[method])
+                yield condition(name, None, strength, method)
 
 
 def _items(option: str, text: str) -> list[str]:
