@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from steersweep.atomic import append_line, write_bytes, write_json, write_text
+from steersweep import journal
+from steersweep.atomic import write_bytes, write_json, write_text
 from steersweep.conditions import direction_file
 from steersweep.directions.direction import Direction
 from steersweep.errors import InputError
@@ -76,7 +77,7 @@ class RunStore:
             folder.mkdir(parents=True, exist_ok=True)
             for name in changed:
                 change = {"field": name, "from": held.get(name), "to": asked.get(name)}
-                append_line(folder / "changes.jsonl", json.dumps(change, ensure_ascii=False))
+                journal.append(folder / "changes.jsonl", change)
             if changed or not frozen.exists():
                 write_text(frozen, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
         except OSError as error:
