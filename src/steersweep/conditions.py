@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 from steersweep.errors import InputError
+from steersweep.printing import safe_name
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
 RESULT_VERSION = 2
@@ -160,9 +161,8 @@ def direction_file(key: str) -> str:
 def extraction_file(method: str, prompts: str, model_fingerprint: str, precision: str) -> str:
     """Where in a run folder the scores a method chose by are kept; named by all they rest on."""
     method = method.split("@", maxsplit=1)[0]
-    return (
-        f"extraction/{method}-{content_key([method, prompts, model_fingerprint, precision])}.json"
-    )
+    key = content_key([method, prompts, model_fingerprint, precision])
+    return f"extraction/{safe_name(method)}-{key}.json"
 
 
 def content_key(content: object) -> str:

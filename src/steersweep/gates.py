@@ -8,6 +8,7 @@ from pathlib import Path
 from steersweep import journal
 from steersweep.errors import InputError
 from steersweep.journal import Entry, Line
+from steersweep.printing import in_a_line
 
 _FILE = "gates.jsonl"
 _LONGEST_NAME = 200  # characters
@@ -44,6 +45,8 @@ def sign(
     """
     if not by.strip():
         raise InputError("--by: give the name of the person who signs")
+    if in_a_line(by) != by:
+        raise InputError("--by: a name is one line without control characters")
     if len(by) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
         raise InputError(
             f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import JsonOption, OfflineOption
-from steersweep.cli.output import tell_tracker, verdicts_of
+from steersweep.cli.output import say, tell_tracker, verdicts_of
 
 if TYPE_CHECKING:
     from steersweep.experiment.reviews import Item
@@ -57,9 +57,9 @@ def report(
         if not as_json:
             print_comparison(comparison)
     if as_json:
-        typer.echo(json.dumps(said, indent=1))
+        say(json.dumps(said, indent=1))
     else:
-        typer.echo("\n".join(lines))
+        say("\n".join(lines))
     if browser:
         webbrowser.open(page.resolve().as_uri())
 
@@ -86,7 +86,7 @@ def review(
     Example: `steersweep review demo --blind`
     """
     from steersweep.experiment.corrected import apply_to_files
-    from steersweep.experiment.reviews import agreements, queue, read_reviews, results_in
+    from steersweep.experiment.reviews import agreements, problems, queue, read_reviews, results_in
     from steersweep.report.html import write_report
     from steersweep.report.terminal import agreement_lines, review_lines
 
@@ -101,12 +101,14 @@ def review(
     if as_json:
         verdicts = verdicts_of(results, folder / "results")["results"]
         agreed = [asdict(agreement) for agreement in found]
-        typer.echo(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
+        say(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
         return
     if not items:
-        typer.echo("no condition works by the judge, so there is nothing to label")
+        say("no condition works by the judge, so there is nothing to label")
+    for problem in problems(folder):
+        say(problem, err=True)
     for line in (*agreement_lines(found), *review_lines(results)):
-        typer.echo(line)
+        say(line)
 
 
 def _serve_review(
@@ -119,7 +121,7 @@ def _serve_review(
     from steersweep.review.app import ReviewServer
 
     server = ReviewServer(folder, items, port=port, blind=blind)
-    typer.echo(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
+    say(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
     for ending in (signal.SIGINT, signal.SIGTERM):  # a background job ignores SIGINT otherwise
         signal.signal(ending, signal.default_int_handler)
     if browser:
@@ -127,7 +129,7 @@ def _serve_review(
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        typer.echo("", err=True)
+        say("", err=True)
     finally:
         server.server_close()
 

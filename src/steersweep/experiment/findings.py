@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from steersweep.atomic import write_text
+from steersweep.printing import markdown
 from steersweep.store import RunStore
 
 TITLES = {
@@ -29,8 +30,17 @@ def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) ->
     held = path.read_text("utf-8") if path.exists() else "# Findings\n"
     if mark in held:
         return
-    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, decision)]
+    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, _escaped(decision))]
     write_text(path, held + "\n" + "\n".join(lines).rstrip() + "\n")
+
+
+def _escaped(value: Any) -> Any:
+    """A decision whose texts are shown as they are, and are no Markdown of their own."""
+    if isinstance(value, Mapping):
+        return {name: _escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return markdown(value) if isinstance(value, str) else value
 
 
 def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
@@ -66,7 +76,8 @@ def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
             )
         yield ""
     departures = [
-        f"{name}: could not run: {why}" for name, why in decision.get("failures", {}).items()
+        f"{markdown(name)}: could not run: {why}"
+        for name, why in decision.get("failures", {}).items()
     ]
     for note in [*decision.get("notes", []), *departures]:
         yield f"- {note}"

@@ -20,6 +20,7 @@ from steersweep import journal, provenance
 from steersweep.errors import InputError
 from steersweep.experiment.verdict import verdict
 from steersweep.journal import Entry, Line
+from steersweep.printing import in_a_line
 from steersweep.statistics import cluster_bootstrap, cohens_kappa
 
 Result = dict[str, Any]
@@ -96,6 +97,8 @@ def add_review(folder: Path, item: str, label: str, reviewer: str, note: str = "
         raise InputError(f"label {label}: choose from {', '.join(LABELS)}")
     if not reviewer.strip():
         raise InputError("reviewer: needs a name")
+    if in_a_line(reviewer) != reviewer:
+        raise InputError("reviewer: a name is one line without control characters")
     if len(reviewer) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
         raise InputError(
             f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"

@@ -12,6 +12,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from steersweep.printing import in_a_line
+
 COLUMN, PAGE = 3.5, 7.2  # inches: one column, two columns
 FORMATS = ("png", "svg")
 TEXT = "#222222"
@@ -49,6 +51,7 @@ def drawing() -> Iterator[None]:
     matplotlib.use("Agg")
     rc: Any = {
         "font.size": 8,
+        "text.parse_math": False,  # a name with dollar signs is only a name
         "axes.titlesize": 8.5,
         "axes.labelsize": 8,
         "legend.fontsize": 7.5,
@@ -127,5 +130,5 @@ def percent_axis(axis: Any, which: str = "y") -> None:
 
 
 def short(model: str) -> str:
-    """A model's name without its namespace."""
-    return model.rsplit("/", 1)[-1].removeprefix("lab:")
+    """A model's name without its namespace, as figures and pages can show it."""
+    return in_a_line(model.rsplit("/", 1)[-1].removeprefix("lab:"))
