@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -118,20 +119,21 @@ def _serve_review(
     import signal
     import webbrowser
 
-    from steersweep.review.app import ReviewServer
+    from steersweep.review.app import ReviewServer, private_page
 
     server = ReviewServer(folder, items, port=port, blind=blind)
-    say(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
+    say(f"{len(items)} samples to label at {server.url}", err=True)
+    say("Whoever has this address can label. Ctrl+C when done", err=True)
     for ending in (signal.SIGINT, signal.SIGTERM):  # a background job ignores SIGINT otherwise
         signal.signal(ending, signal.default_int_handler)
-    if browser:
-        webbrowser.open(server.url)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        say("", err=True)
-    finally:
-        server.server_close()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.server_close)
+        if browser:
+            webbrowser.open(stack.enter_context(private_page(server.url)))
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("", err=True)
 
 
 def track(
