@@ -8,7 +8,6 @@ folder the study was begun with before it reports them.
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from steersweep.atomic import write_text
 from steersweep.errors import InputError, SteersweepError
 from steersweep.model_source import LAB_PREFIX, ModelSource, find_model
 from steersweep.printing import safe_name
-from steersweep.redaction import redact
+from steersweep.redaction import redacted_traceback
 from steersweep.store import RunStore
 from steersweep.worker import Job, Progress, run_job
 
@@ -165,7 +164,7 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
         if error in told:
             raise
         log = folder / "logs" / f"{safe_name(work.name.replace(' ', '-'))}.txt"
-        write_text(log, redact(traceback.format_exc()))
+        write_text(log, redacted_traceback(error))
         failure = SteersweepError(f"{type(error).__name__}: {error} (traceback: logs/{log.name})")
     else:
         return tell("finished")

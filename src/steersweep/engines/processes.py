@@ -22,6 +22,7 @@ from pathlib import Path
 from steersweep.catalog.gpus import LOCAL
 from steersweep.engines.engine import Cancelled, Event, OnEvent, Work, carry_out, sparingly
 from steersweep.errors import SteersweepError
+from steersweep.redaction import hide_secrets_of_crashes
 
 _LOOK_EVERY = 0.2  # seconds
 _STOP_WITHIN = 10.0
@@ -155,6 +156,7 @@ class _Process:
 
 def main() -> None:
     """What a process of the engine runs: work from standard input, events to standard output."""
+    hide_secrets_of_crashes()
     # Whatever libraries print must not get between the pickles.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
