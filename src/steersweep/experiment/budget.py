@@ -80,6 +80,10 @@ class Ledger:
         self._path = folder / "ledger.jsonl"
         self._reserved_here: dict[str, Entry] = {}
 
+    def entries(self) -> list[Entry]:
+        """The good lines, in order."""
+        return journal.good(journal.read(self._path, _wrong))
+
     def spent(self, phase: str | None = None) -> float:
         """USD settled, and reserved but not settled, in all or in one phase; at least so much.
 
