@@ -157,27 +157,6 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that is only ever appended to, and flush it to disk.
-
-    A line that a kill cut stays as it is, on a line of its own: readers skip it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("a+b") as file:
-            if file.seek(0, os.SEEK_END) > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(line.encode("utf-8") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise DiskFull.at(path, error) from error
-        raise
-
-
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of UTF-8; lone surrogates that a model may produce are escaped."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))

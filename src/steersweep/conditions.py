@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Literal
 
 from steersweep.errors import InputError
+from steersweep.printing import safe_name
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
 RESULT_VERSION = 3
@@ -174,9 +175,8 @@ def extraction_file(method: str, rendered: str, model_fingerprint: str, precisio
     `rendered` is a condition's `extraction_rendered`.
     """
     method = method.split("@", maxsplit=1)[0]
-    return (
-        f"extraction/{method}-{content_key([method, rendered, model_fingerprint, precision])}.json"
-    )
+    key = content_key([method, rendered, model_fingerprint, precision])
+    return f"extraction/{safe_name(method)}-{key}.json"
 
 
 def content_key(content: object) -> str:

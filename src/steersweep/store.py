@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from steersweep.atomic import append_line, read_file, remove_leftovers, write_bytes
+from steersweep import journal
+from steersweep.atomic import read_file, remove_leftovers, write_bytes
 from steersweep.conditions import direction_file
 from steersweep.digests import (
     Damaged,
@@ -105,7 +106,7 @@ class RunStore:
                     store.set_aside(name, "no folder")
             for name in changed:
                 change = {"field": name, "from": (held or {}).get(name), "to": asked.get(name)}
-                append_line(folder / "changes.jsonl", json.dumps(change, ensure_ascii=False))
+                journal.append(folder / "changes.jsonl", change)
             if changed or held is None:
                 write_bytes(folder / PLAN, seal_text(PLAN, text))
         except OSError as error:

@@ -9,6 +9,7 @@ import typer
 
 from steersweep.cli import lab, models, results, studies, sweeps, verify
 from steersweep.errors import SteersweepError
+from steersweep.redaction import hide_secrets_of_crashes
 from steersweep.signals import end_on_signals
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.add_typer(lab_app, name="lab", rich_help_panel="Reference code and lab model
 def main() -> None:
     """Entry point: errors become one message and an exit code (2 input, 3 gate or budget, 1)."""
     end_on_signals("stopped; the same command again continues")
+    hide_secrets_of_crashes()
     try:
         app()
     except SteersweepError as error:

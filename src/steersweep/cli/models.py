@@ -19,7 +19,7 @@ from steersweep.cli.options import (
     RevisionOption,
     SpecialTokensOption,
 )
-from steersweep.cli.output import printable, quiet_libraries, tell_note
+from steersweep.cli.output import quiet_libraries, say, tell_note
 from steersweep.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ def extract(
     if direction is None:
         raise SteersweepError(f"{model}: {found.notes[-1]}")
     direction.save(output)
-    typer.echo(
+    say(
         f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
         f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, residual "
         f"norm {direction.residual_norm:.4g}"
     )
     for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 def generate(
@@ -134,7 +134,7 @@ def generate(
     for note in chat.renderer.notes():
         tell_note(note)
     if found.model_fingerprint != chat.fingerprint:
-        typer.echo(f"note: the direction was extracted from {found.model_id}", err=True)
+        say(f"note: the direction was extracted from {found.model_id}", err=True)
     start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
     push = Intervention(found.vector, length, start)
     rows = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
@@ -144,12 +144,12 @@ def generate(
         for i, text in enumerate(prompt)
     ]
     if as_json:
-        typer.echo(json.dumps(pairs, ensure_ascii=False, indent=1))
+        say(json.dumps(pairs, indent=1))
         return
     for pair in pairs:
         for name, text in pair.items():
-            typer.echo(f"{name + ':':<11}{printable(text)}")
-        typer.echo("")
+            say(f"{name + ':':<11}{text}")
+        say("")
 
 
 def smoke(
@@ -186,22 +186,22 @@ def smoke(
         )
         if not as_json:
             for line in smoke_test.shown(found[-1]):
-                typer.echo(printable(line))
+                say(line)
             if every:
-                typer.echo()
+                say()
     if every and not as_json:
         from steersweep.experiment.phases import Cuts
         from steersweep.report.plan_table import planned as sweeps_of
 
         rows = sweeps_of(load_plan(model), Cuts())
         hours = sum(row["seconds"] for row in rows) / 3600
-        typer.echo(
+        say(
             f"{model} by estimate: at most {hours:.1f} h of GPU time and "
             f"{sum(row['usd'] for row in rows):.2f} USD (steersweep plan {model})"
         )
     if as_json:
         plain = [result.as_json() for result in found]
-        typer.echo(json.dumps(plain if every else plain[0], indent=1))
+        say(json.dumps(plain if every else plain[0], indent=1))
     if not all(result.passed for result in found):
         raise typer.Exit(1)
 
@@ -219,4 +219,4 @@ def judge(
 
     counts = judge_file(source, target, name)
     shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
-    typer.echo(f"{target}: {sum(counts.values())} responses: {shown}")
+    say(f"{target}: {sum(counts.values())} responses: {shown}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from steersweep.printing import printable
+
 if TYPE_CHECKING:
     from steersweep.tracking.tracker import Tracker
 
@@ -26,21 +28,21 @@ def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None
         runs = runs_of_study(frozen_plan(store), folder)
     else:
         runs = runs_of_sweep([result for _, held in results_in(folder) for result in held], folder)
-    tracking = Tracking(folder, tracker, lambda line: typer.echo(line, err=True))
+    tracking = Tracking(folder, tracker, lambda line: say(line, err=True))
     told = tracking.tell(runs)
     unsent = tracking.finish()
     if not quiet:
-        typer.echo(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
+        say(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
         if unsent:
             again = f"steersweep track {folder} --to {tracker.name}"
-            typer.echo(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
+            say(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
 
 
 def show_report(folder: Path) -> None:
     """Write the report of a run folder and say where it is."""
     from steersweep.report.html import write_report
 
-    typer.echo(f"Report:    {write_report(folder).path}")
+    say(f"Report:    {write_report(folder).path}")
 
 
 def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[str, Any]:
@@ -52,9 +54,9 @@ def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[s
     }
 
 
-def printable(text: str) -> str:
-    """Model output without control characters, which could command a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print text; whatever in it would command a terminal is escaped."""
+    typer.echo(printable(text), err=err)
 
 
 def tell_note(note: str) -> None:

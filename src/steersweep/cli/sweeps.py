@@ -24,7 +24,7 @@ from steersweep.cli.options import (
     RowsOption,
     SpecialTokensOption,
 )
-from steersweep.cli.output import printable, quiet_libraries, tell_note, tell_tracker, verdicts_of
+from steersweep.cli.output import quiet_libraries, say, tell_note, tell_tracker, verdicts_of
 
 if TYPE_CHECKING:
     from steersweep.experiment.sweep import SweepSettings
@@ -60,7 +60,7 @@ def demo(
         max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
     )
     if quick and not quiet:
-        typer.echo(
+        say(
             f"--quick: {QUICK_PROMPTS} prompts instead of {DEMO_PROMPTS}; intervals are wide.",
             err=True,
         )
@@ -145,7 +145,7 @@ def _run_and_show(
     quiet_libraries()
     if not quiet:
         cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
-        typer.echo(power_line(len(settings.test.prompts), cells), err=True)
+        say(power_line(len(settings.test.prompts), cells), err=True)
     with live_view(quiet=quiet) as view:
         outcome = run_sweep(
             settings,
@@ -153,13 +153,13 @@ def _run_and_show(
             device=device,
             on_progress=view.on_progress,
             on_model=view.on_model,
-            on_note=tell_note if quiet else lambda note: view.on_line(printable(f"note: {note}")),
+            on_note=tell_note if quiet else lambda note: view.on_line(f"note: {note}"),
         )
     report = write_report(out)
     if as_json:
-        typer.echo(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
+        say(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
         return
     print_verdicts(outcome.results)
-    typer.echo(f"\nResults: {outcome.results_file}")
-    typer.echo(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
-    typer.echo(f"Report:  {report.path}")
+    say(f"\nResults: {outcome.results_file}")
+    say(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
+    say(f"Report:  {report.path}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import JsonOption, QuietOption
-from steersweep.cli.output import quiet_libraries
+from steersweep.cli.output import quiet_libraries, say
 from steersweep.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def verify_cosmic(
 
     def on_fixture(name: str) -> None:
         if not quiet:
-            typer.echo(f"comparing with {name} ...", err=True)
+            say(f"comparing with {name} ...", err=True)
 
     with live_view(quiet=quiet) as view:
         result, path = verify(
@@ -67,9 +67,9 @@ def verify_cosmic(
             on_progress=view.on_progress,
         )
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        say(json.dumps(result, indent=1))
     else:
         print_checks(result)
-        typer.echo(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
+        say(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
     if not result["passed"]:
         raise typer.Exit(1)

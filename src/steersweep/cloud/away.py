@@ -21,6 +21,7 @@ from steersweep.cloud import apps
 from steersweep.cloud.remote import LOG, RUNS_VOLUME
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment.plan import Plan
+from steersweep.printing import safe_name
 from steersweep.store import RunStore
 
 ENGINE_FILE = "engine.json"
@@ -100,7 +101,7 @@ def begin(
         raise InputError(
             f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
         )
-    run = held["run"] if held else f"{plan.name}-{secrets.token_hex(4)}"
+    run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=apps.study_app_name(plan))
     if held and remote.outcome(held["call"]) is None:
         raise SteersweepError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from steersweep.atomic import read_file, write_text
 from steersweep.digests import Damaged
+from steersweep.printing import markdown
 from steersweep.store import RunStore
 
 NAME = "FINDINGS_LOG.md"
@@ -31,7 +32,7 @@ def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) ->
     """
     text = json.dumps(decision, sort_keys=True)
     mark = f"<!-- {phase} {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
-    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, decision)]
+    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, _escaped(decision))]
     section = "\n".join(lines).rstrip() + "\n"
     held = _held(store)
     if mark in held and section not in held:
@@ -49,6 +50,15 @@ def _held(store: RunStore) -> str:
     except (Damaged, UnicodeDecodeError) as error:
         store.set_aside(NAME, "no UTF-8" if isinstance(error, ValueError) else str(error))
         return _BEGINNING
+
+
+def _escaped(value: Any) -> Any:
+    """A decision whose texts are shown as they are, and are no Markdown of their own."""
+    if isinstance(value, Mapping):
+        return {name: _escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return markdown(value) if isinstance(value, str) else value
 
 
 def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
@@ -84,7 +94,8 @@ def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
             )
         yield ""
     departures = [
-        f"{name}: could not run: {why}" for name, why in decision.get("failures", {}).items()
+        f"{markdown(name)}: could not run: {why}"
+        for name, why in decision.get("failures", {}).items()
     ]
     for note in [*decision.get("notes", []), *departures]:
         yield f"- {note}"

@@ -9,6 +9,7 @@ import yaml
 
 from steersweep import gates
 from steersweep.errors import InputError
+from steersweep.experiment import reviews
 from steersweep.experiment.budget import Ledger
 from steersweep.experiment.plan import GATES, Plan, parse_plan
 from steersweep.store import RunStore
@@ -76,10 +77,16 @@ def status(folder: Path) -> dict[str, Any]:
         "spent_usd": round(ledger.spent(), 6),
         "budget_usd": plan.data.get("budget", {}).get("total"),
         "failures": failures,
+        "problems": problems(folder),
         "damaged": sorted(
             {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
         ),
     }
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with lines of the run's ledger, signatures and labels, and what follows."""
+    return [*Ledger(folder).problems(), *gates.problems(folder), *reviews.problems(folder)]
 
 
 def sign_gate(

@@ -25,7 +25,9 @@ from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
 from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.results import Result
+from steersweep.experiment.status import problems
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
+from steersweep.printing import in_a_line, safe_name
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.store import RunStore, run_lock
 from steersweep.worker import OnProgress
@@ -185,6 +187,8 @@ class _Study:
 
     def run(self) -> None:
         """Phase after phase; each ends at its gate."""
+        for problem in problems(self.store.folder):
+            self.say(problem)
         steps: dict[str, Callable[[], None]] = {
             "verification": self._verification,
             "family_sweep": self._families,
@@ -314,7 +318,7 @@ class _Study:
         for result in found:
             by_family.setdefault(self._family_of(result), []).append(result)
         for family, results in by_family.items():
-            self._write_results(f"v3_phase2_layer_validation_{family}", results)
+            self._write_results(f"v3_phase2_layer_validation_{safe_name(family)}", results)
         validated = {
             outcome.model: LayerChoice(str(outcome.layer_idx)) for outcome in self._outcomes(found)
         }
@@ -324,7 +328,7 @@ class _Study:
         for result in results:
             by_family.setdefault(self._family_of(result), []).append(result)
         for family, members in by_family.items():
-            self._write_results(f"v3_phase2_size_sweep_{family}", members)
+            self._write_results(f"v3_phase2_size_sweep_{safe_name(family)}", members)
         outcomes = self._outcomes(results)
         curves = analysis.size_curves(outcomes, list(plan.models), plan.thresholds["flat_within"])
         precision = plan.data.get("precision_sweep", {})
@@ -540,8 +544,9 @@ class _Study:
             )
         if signature.get("rejected"):
             raise GateStop(
-                f"gate {gate} was rejected by {signature['by']} "
-                f"({signature['note'] or 'no note'}); sign it again to go on, or start another run",
+                f"gate {gate} was rejected by {in_a_line(signature['by'])} "
+                f"({in_a_line(signature['note']) or 'no note'}); sign it again to go on, or start "
+                f"another run",
                 phase,
             )
 

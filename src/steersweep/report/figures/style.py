@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import write_bytes
+from steersweep.printing import in_a_line
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one column, two columns
 FORMATS = ("png", "svg")
@@ -51,6 +52,7 @@ def drawing() -> Iterator[None]:
     matplotlib.use("Agg")
     rc: Any = {
         "font.size": 8,
+        "text.parse_math": False,  # a name with dollar signs is only a name
         "axes.titlesize": 8.5,
         "axes.labelsize": 8,
         "legend.fontsize": 7.5,
@@ -131,5 +133,5 @@ def percent_axis(axis: Any, which: str = "y") -> None:
 
 
 def short(model: str) -> str:
-    """A model's name without its namespace."""
-    return model.rsplit("/", 1)[-1].removeprefix("lab:")
+    """A model's name without its namespace, as figures and pages can show it."""
+    return in_a_line(model.rsplit("/", 1)[-1].removeprefix("lab:"))
