@@ -18,7 +18,7 @@ from steersweep.cli.options import (
     RemoteCodeOption,
     RevisionOption,
 )
-from steersweep.cli.output import printable, quiet_libraries
+from steersweep.cli.output import printable, quiet_libraries, show_notes
 from steersweep.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def extract(
         raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
     reader = as_backend(backend)
     prompts = load_extraction_set(extraction or default_extraction(method))
+    show_notes(prompts.notes)
     quiet_libraries()
     chat = ChatModel.load(
         model,

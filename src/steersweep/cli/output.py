@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,12 @@ def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[s
 def printable(text: str) -> str:
     """Model output without control characters, which could command a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Say what was noticed about files that the user gave; never among results."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def quiet_libraries() -> None:

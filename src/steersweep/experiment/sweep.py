@@ -72,6 +72,13 @@ class SweepSettings:
     smoke: bool = False
     accept_mismatch: bool = False
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the prompt files, each once."""
+        found = [*self.test.notes]
+        found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        return tuple(dict.fromkeys(found))
+
     def plan(self) -> dict[str, Any]:
         """The settings as plain data, with prompt sets by name and content hash."""
         return {
