@@ -77,7 +77,10 @@ def sweep(
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
     ] = "",
     prompts: Annotated[
-        str, typer.Option(help="Test prompts: a shipped set or a file (.txt, .json, .jsonl, .csv, .tsv).")
+        str,
+        typer.Option(
+            help="Test prompts: a shipped set or a file (.txt, .json, .jsonl, .csv, .tsv)."
+        ),
     ] = "benign-120",
     extraction: ExtractionOption = None,
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
