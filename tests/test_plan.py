@@ -191,7 +191,7 @@ def test_prices_of_a_file_go_before_the_plans_and_the_catalogs(tmp_path: Path) -
         ("A10G: .nan", "A10G: nan is no price"),
         ("A10G: true", "A10G: True is no price"),
         ("Z9: 1", "Z9: no such GPU"),
-        ("a: b: c", "cannot be read"),
+        ("a: b: c", "not valid YAML"),
     ],
 )
 def test_bad_prices_name_the_file_and_the_gpu(text: str, said: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -11,9 +12,12 @@ from typing import Literal
 
 from steersweep.errors import InputError
 from steersweep.printing import safe_name
+from steersweep.text_files import shown
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
 RESULT_VERSION = 3
+
+MAX_CONDITIONS = 100_000  # of a sweep, or of one phase of a study
 
 UNSTEERED = "none"
 RANDOM = "random"
@@ -21,15 +25,32 @@ RANDOM = "random"
 AUTO = "@auto"
 
 
+_LAYER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,18}|[0-9]{1,9}/[0-9]{1,9}")
 # Fields of a condition that say what things are called, and how they were asked for.
 _NAMES = ("model_id", "layer_pct", "extraction_prompts", "test_prompts")
 
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """A layer as the user names it: an index (`25`) or a share of the depth (`0.6`)."""
+    """A layer as the user names it: an index (`25`) or a share of the depth (`0.6`, `2/3`).
+
+    Raises:
+        InputError: neither.
+    """
 
     text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no layer, before a model is loaded."""
+        if not _LAYER.fullmatch(self.text) or re.search(r"/0+$", self.text):
+            raise InputError(
+                f"layer {shown(self.text)}: give a share of the depth like 0.6 or an index like 25"
+            )
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of the depth, and no index."""
+        return "." in self.text or "/" in self.text
 
     def index(self, n_layers: int) -> int:
         """Decoder layer: the index itself, or floor(share * n_layers).
@@ -37,17 +58,11 @@ class LayerChoice:
         Exact arithmetic: as floats, 0.29 * 100 is below 29.
 
         Raises:
-            InputError: not a number, or outside the model.
+            InputError: outside the model.
         """
-        try:
-            value = Fraction(self.text)
-        except (ValueError, ZeroDivisionError) as error:
-            raise InputError(
-                f"layer {self.text!r}: give a share of the depth like 0.6 or an index like 25"
-            ) from error
-        is_share = "." in self.text or "/" in self.text
-        layer = int(value * n_layers) if is_share else int(value)
-        if value < 0 or layer >= n_layers:
+        value = Fraction(self.text)
+        layer = int(value * n_layers) if self.is_share else int(value)
+        if layer >= n_layers:
             raise InputError(
                 f"layer {self.text}: the model has {n_layers} layers, so use an index from 0 to "
                 f"{n_layers - 1} or a share from 0.0 to below 1.0"
@@ -56,7 +71,7 @@ class LayerChoice:
 
     def share(self, n_layers: int) -> float:
         """Depth as a share of the layers, as asked for or as the index gives it."""
-        if "." in self.text or "/" in self.text:
+        if self.is_share:
             return float(Fraction(self.text))
         return round(int(self.text) / n_layers, 4)
 

@@ -19,7 +19,7 @@ from steersweep.cli.options import (
     RevisionOption,
     SpecialTokensOption,
 )
-from steersweep.cli.output import quiet_libraries, say, tell_note
+from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def extract(
         raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
     reader = as_backend(backend)
     prompts = load_extraction_set(extraction or default_extraction(method))
+    show_notes(prompts.notes)
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -75,8 +76,7 @@ def extract(
     )
     for name, texts in prompts.content().items():
         chat.renderer.ids_of(texts, f"{name} prompt")
-    for note in chat.renderer.notes():
-        tell_note(note)
+    show_notes(chat.renderer.notes())
     layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
     found = find(chat, method, prompts, layers, backend=reader)
     direction = found.at_layer[layers[0]] if layers else found.chosen
@@ -131,8 +131,7 @@ def generate(
         special_tokens=as_special_tokens(special_tokens),
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
-    for note in chat.renderer.notes():
-        tell_note(note)
+    show_notes(chat.renderer.notes())
     if found.model_fingerprint != chat.fingerprint:
         say(f"note: the direction was extracted from {found.model_id}", err=True)
     start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)

@@ -31,7 +31,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
     str | None,
     typer.Option(
-        help="Extraction prompts for all methods: a shipped set or a .json file "
+        help="Extraction prompts for all methods: a shipped set or a file of both classes "
         "[default: extract-dim-5 for dim, extract-cosmic-50 for cosmic]."
     ),
 ]

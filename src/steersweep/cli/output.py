@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,13 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 def tell_note(note: str) -> None:
     """Print what a user should know, beside the output; with --quiet too."""
-    typer.echo(printable(f"note: {note}"), err=True)
+    say(f"note: {note}", err=True)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Say what was noticed about the model and the files given; never among results."""
+    for note in notes:
+        tell_note(note)
 
 
 def quiet_libraries() -> None:

@@ -18,7 +18,7 @@ from steersweep.cli.options import (
     QuietOption,
     TrackOption,
 )
-from steersweep.cli.output import quiet_libraries, say, show_report, tell_tracker
+from steersweep.cli.output import quiet_libraries, say, show_notes, show_report, tell_tracker
 from steersweep.errors import InputError, SteersweepError
 from steersweep.printing import in_a_line
 
@@ -40,7 +40,7 @@ def plan(
 
     Example: `steersweep plan v3`
     """
-    from steersweep.experiment.phases import Cuts
+    from steersweep.experiment.phases import Cuts, prompt_notes
     from steersweep.experiment.plan import load_plan, with_prices
     from steersweep.report.plan_table import planned, print_plan
 
@@ -53,6 +53,7 @@ def plan(
         raise InputError(
             f"--apply-cuts {apply_cuts}: the plan has {len(loaded.data.get('cuts', []))} cuts"
         )
+    show_notes(prompt_notes(loaded))
     rows = planned(loaded, Cuts.first(loaded, apply_cuts), phase)
     if as_json:
         say(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
@@ -97,6 +98,7 @@ def run(
 
     Example: `steersweep run v3-lab --out study`
     """
+    from steersweep.experiment.phases import prompt_notes
     from steersweep.experiment.plan import PHASES, load_plan, with_prices
     from steersweep.experiment.status import decided
     from steersweep.experiment.study import StudyOptions
@@ -113,13 +115,14 @@ def run(
         phase = PHASES[int(phase)]
     if phase is not None and phase not in PHASES:
         raise InputError(f"--phase {phase}: choose 0 to 4 or {', '.join(PHASES)}")
-    if budget is not None and not budget >= 0:
+    if budget is not None and not 0 <= budget < float("inf"):
         raise InputError(f"--budget {budget}: must be 0 or more USD")
     if apply_cuts < 0:
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
     loaded = load_plan(name)
     if prices is not None:
         loaded = with_prices(loaded, prices)
+    show_notes(prompt_notes(loaded))
     quiet_libraries()
     options = StudyOptions(
         phase, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch

@@ -24,7 +24,14 @@ from steersweep.cli.options import (
     RowsOption,
     SpecialTokensOption,
 )
-from steersweep.cli.output import quiet_libraries, say, tell_note, tell_tracker, verdicts_of
+from steersweep.cli.output import (
+    quiet_libraries,
+    say,
+    show_notes,
+    tell_note,
+    tell_tracker,
+    verdicts_of,
+)
 
 if TYPE_CHECKING:
     from steersweep.experiment.sweep import SweepSettings
@@ -78,7 +85,10 @@ def sweep(
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
     ] = "",
     prompts: Annotated[
-        str, typer.Option(help="Test prompts: a shipped set, a .json or a .txt file.")
+        str,
+        typer.Option(
+            help="Test prompts: a shipped set or a file (.txt, .json, .jsonl, .csv, .tsv)."
+        ),
     ] = "benign-120",
     extraction: ExtractionOption = None,
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
@@ -143,6 +153,7 @@ def _run_and_show(
     from steersweep.report.terminal import power_line, print_verdicts
 
     quiet_libraries()
+    show_notes(settings.notes)
     if not quiet:
         cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
         say(power_line(len(settings.test.prompts), cells), err=True)

@@ -122,6 +122,19 @@ def test_set(plan: Plan, cuts: Cuts) -> TestSet:
     return prompts
 
 
+def prompt_notes(plan: Plan) -> tuple[str, ...]:
+    """What the user should know of the plan's prompt files, each once.
+
+    Raises:
+        InputError: a prompt set cannot be found or read.
+    """
+    prompts = plan.data["prompts"]
+    found = [*load_test_set(prompts["test"]).notes]
+    for name in prompts["extraction"].values():
+        found += load_extraction_set(name).notes
+    return tuple(dict.fromkeys(found))
+
+
 def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = None) -> SweepSettings:
     """Settings to run a sweep with; `revision`: of the model, where the plan names none.
 

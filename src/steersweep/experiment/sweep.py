@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.conditions import (
     AUTO,
+    MAX_CONDITIONS,
     RANDOM,
     UNSTEERED,
     Borrowed,
@@ -20,6 +20,7 @@ from steersweep.directions.extraction import DIM, METHODS, default_extraction
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
 from steersweep.model_source import ModelSource, family_of, find_model
+from steersweep.prompts.files import MAX_PROMPTS
 from steersweep.prompts.prompts import (
     DEFAULT_TEST_SET,
     ExtractionSet,
@@ -35,6 +36,16 @@ from steersweep.rendering import (
     load_renderer,
     test_rendered,
 )
+from steersweep.setting_values import (
+    MAX_MULTIPLIER,
+    MAX_NEW_TOKENS,
+    MAX_ROWS,
+    MAX_SEED,
+    MAX_STRENGTH,
+    positive_number,
+    whole_number,
+)
+from steersweep.text_files import shown
 from steersweep.worker import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
@@ -81,6 +92,13 @@ class SweepSettings:
     smoke: bool = False
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = "text"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the prompt files, each once."""
+        found = [*self.test.notes]
+        found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        return tuple(dict.fromkeys(found))
 
     def plan(self) -> dict[str, Any]:
         """The settings as plain data, with prompt sets by name and content hash."""
@@ -133,29 +151,35 @@ def make_settings(
     for method in chosen:
         if method not in METHODS:
             raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
-    both = [Strength("multiplier", x) for x in _numbers("--multipliers", multipliers)]
-    both += [Strength("relative", x) for x in _numbers("--strengths", strengths)]
+    both = [
+        Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
+    ]
+    both += [Strength("relative", x) for x in _numbers("--strengths", strengths, MAX_STRENGTH)]
     if not both:
         raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
-    if max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
-    if rows < 1:
-        raise InputError(f"--rows {rows}: must be at least 1")
+    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number("--rows", rows, 1, MAX_ROWS)
+    whole_number("--seed", seed, 0, MAX_SEED)
+    asked = tuple(LayerChoice(text) for text in _items("--layers", layers))
+    if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
+        raise InputError(
+            f"layers, strengths, multipliers and methods: {cells:,} conditions; "
+            f"{MAX_CONDITIONS:,} is the most"
+        )
     try:
         get_judge(judge)
     except ValueError as error:
         raise InputError(f"--judge {judge}: {error}") from error
     test = load_test_set(prompts)
     if max_prompts is not None:
-        if max_prompts < 1:
-            raise InputError(f"--max-prompts {max_prompts}: must be at least 1")
+        whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
         test = test.first(max_prompts)
     return SweepSettings(
         models=tuple(
             model if isinstance(model, ModelSource) else find_model(model) for model in models
         ),
         methods=chosen,
-        layers=tuple(LayerChoice(text) for text in _items("--layers", layers)),
+        layers=asked,
         strengths=tuple(both),
         test=test,
         extraction={
@@ -293,21 +317,15 @@ def _conditions(
                 yield condition(name, None, strength, method)
 
 
-def _items(option: str, text: str) -> list[str]:
+def _items(setting: str, text: str) -> list[str]:
     items = [item.strip() for item in text.split(",")]
     if not all(items):
-        raise InputError(f"{option} {text!r}: a list separated by commas, without empty items")
+        raise InputError(
+            f"{setting} {shown(text)}: a list separated by commas, without empty items"
+        )
     return list(dict.fromkeys(items))
 
 
-def _numbers(option: str, text: str) -> list[float]:
-    numbers = []
-    for item in _items(option, text) if text else []:
-        try:
-            number = float(item)
-        except ValueError as error:
-            raise InputError(f"{option} {item!r}: not a number") from error
-        if not math.isfinite(number) or number <= 0:
-            raise InputError(f"{option} {item}: must be a finite number above 0")
-        numbers.append(number)
-    return list(dict.fromkeys(numbers))
+def _numbers(setting: str, text: str, highest: float) -> list[float]:
+    items = _items(setting, text) if text else []
+    return list(dict.fromkeys(positive_number(setting, item, highest) for item in items))
