@@ -18,6 +18,9 @@ _OTHER_HEADS = re.compile(
     r"|ForTextEncoding|RewardModel|ForScore|DoubleHeadsModel|Classifier$"
 )
 _WHAT_ELSE = "steersweep needs a decoder-only chat model that continues text"
+# They read a whole prompt in both directions before they answer.
+_PREFIX_MODELS = ("paligemma",)
+_MOST_LAYERS = 10_000
 
 
 def auto_class(config: Any, model_id: str, *, trust_remote_code: bool = False) -> Any:
@@ -46,6 +49,8 @@ def auto_class(config: Any, model_id: str, *, trust_remote_code: bool = False) -
     # BERT and its like read in both directions unless their config makes them decoders.
     if getattr(type(config), "is_decoder", True) is False and not config.is_decoder:
         raise InputError(f"{kind} reads in both directions (is_decoder is false); {_WHAT_ELSE}")
+    if config.model_type in _PREFIX_MODELS or _sees_ahead(text):
+        raise InputError(f"{kind} reads prompts in both directions; {_WHAT_ELSE}")
     if getattr(text, "cross_attention_layers", None):
         raise InputError(
             f"{kind} has cross-attention layers that do not run for text without an image, so they "
@@ -65,6 +70,34 @@ def auto_class(config: Any, model_id: str, *, trust_remote_code: bool = False) -
                 raise InputError(f"{model_id}: a {name}, which writes by diffusion; {_WHAT_ELSE}")
             return found
     raise InputError(f"{kind} has no class in transformers that continues text; {_WHAT_ELSE}")
+
+
+def check_shape(config: Any, model_id: str) -> None:
+    """See that the numbers of a config describe a network that can be made.
+
+    Raises:
+        InputError: they do not; the message names the field.
+    """
+    text = config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", None)
+    if not isinstance(layers, int) or not 0 < layers <= _MOST_LAYERS:
+        raise InputError(
+            f"{model_id}: config.json: num_hidden_layers is {layers!r}; it must be from 1 to "
+            f"{_MOST_LAYERS}"
+        )
+    heads, shared = (
+        getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads")
+    )
+    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
+        raise InputError(
+            f"{model_id}: config.json: num_attention_heads ({heads}) is no multiple of "
+            f"num_key_value_heads ({shared})"
+        )
+
+
+def _sees_ahead(text: Any) -> bool:
+    """Whether text attends to what follows it, as in embedding models made of decoders."""
+    return getattr(text, "use_bidirectional_attention", None) in (True, "all")
 
 
 def is_wrapper(config: Any) -> bool:

@@ -255,8 +255,18 @@ class ChatModel:
         )
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
-        """Left-pad token sequences into one batch on the model's device."""
+        """Left-pad token sequences into one batch on the model's device.
+
+        Raises:
+            InputError: a token that the model has no embedding of.
+        """
         width = max(len(ids) for ids in sequences)
+        if (highest := max(max(ids, default=0) for ids in sequences)) >= self.n_tokens:
+            raise InputError(
+                f"{self.source.model_id}: a prompt holds "
+                f"{self.tokenizer.convert_ids_to_tokens(highest)!r}, token {highest}, and the model "
+                f"has embeddings of {self.n_tokens} tokens; leave it out of the prompts"
+            )
         input_ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros((len(sequences), width), dtype=torch.long)
         for row, ids in enumerate(sequences):

@@ -56,52 +56,48 @@ class Misfits:
 
 def why(misfits: Misfits, config: Any) -> str:
     """The likeliest cause, and what to do."""
-    missing, unexpected = misfits.missing, misfits.unexpected
     text = config.get_text_config()
-    if any(_ADAPTER.search(name) for name in unexpected):
+    causes = (_by_names, _by_prefix, _by_layers, _by_shapes, _by_head)
+    found = (cause(misfits, text) for cause in causes)
+    return next(
+        filter(None, found), "config.json belongs to another model, or the files are not complete"
+    )
+
+
+def _by_names(misfits: Misfits, _text: Any) -> str | None:
+    if any(_ADAPTER.search(name) for name in misfits.unexpected):
         return (
             "the names are of an adapter's checkpoint that was not merged; merge it into its base "
             "(peft: merge_and_unload, then save_pretrained) and give the merged model"
         )
-    if any(_CODED.search(name) for name in unexpected):
+    if any(_CODED.search(name) for name in misfits.unexpected):
         return (
             "the weights are quantized otherwise than config.json says (quantization_config); use "
             "the config they were saved with, or the model's full checkpoint"
         )
-    if prefix := _added_prefix(missing, unexpected):
-        return (
-            f"all names begin with {prefix!r}, as a wrapper for training leaves them; save the "
-            f"model inside it with save_pretrained"
-        )
-    if layers := _layers(misfits, int(text.num_hidden_layers)):
-        return layers
-    if misfits.reshaped:
-        return _shapes(misfits, text)
-    if missing and all(_HEAD.search(name) for name in missing) and not unexpected:
-        return (
-            "config.json says that the output layer is not tied to the embedding "
-            "(tie_word_embeddings), and the files hold none; a model without one answers nothing"
-        )
-    if any(_OTHER_TASK.search(name) for name in unexpected):
+    if any(_OTHER_TASK.search(name) for name in misfits.unexpected):
         return "the files are of a model for another task (a classifier or a reward model)"
-    return "config.json belongs to another model, or the files are not complete"
-
-
-def _added_prefix(missing: Sequence[str], unexpected: Sequence[str]) -> str | None:
-    """What all names in the files begin with, if without it they are the missing ones."""
-    wanted = set(missing)
-    for name in unexpected[:1]:
-        parts = name.split(".")
-        for count in range(1, len(parts)):
-            prefix = ".".join(parts[:count]) + "."
-            bare = [other.removeprefix(prefix) for other in unexpected if other.startswith(prefix)]
-            if len(bare) == len(unexpected) and wanted & set(bare):
-                return prefix
     return None
 
 
-def _layers(misfits: Misfits, expected: int) -> str | None:
+def _by_prefix(misfits: Misfits, _text: Any) -> str | None:
+    """Whether all names in the files are the missing ones behind a common beginning."""
+    names, wanted = misfits.unexpected, set(misfits.missing)
+    parts = names[0].split(".") if names else []
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count]) + "."
+        bare = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        if len(bare) == len(names) and wanted & bare:
+            return (
+                f"all names begin with {prefix!r}, as a wrapper for training leaves them; save the "
+                f"model inside it with save_pretrained"
+            )
+    return None
+
+
+def _by_layers(misfits: Misfits, text: Any) -> str | None:
     """Whether whole layers at the end are what does not fit."""
+    expected = int(text.num_hidden_layers)
     lost = {int(m[1]) for name in misfits.missing if (m := _LAYER.search(name))}
     extra = {int(m[1]) for name in misfits.unexpected if (m := _LAYER.search(name))}
     said = f"config.json says num_hidden_layers {expected}, and the files hold "
@@ -112,7 +108,9 @@ def _layers(misfits: Misfits, expected: int) -> str | None:
     return None
 
 
-def _shapes(misfits: Misfits, text: Any) -> str:
+def _by_shapes(misfits: Misfits, text: Any) -> str | None:
+    if not misfits.reshaped:
+        return None
     if all(_EMBEDDING.search(name) for name, _, _ in misfits.reshaped):
         rows = misfits.reshaped[0][1][0]
         return (
@@ -122,6 +120,15 @@ def _shapes(misfits: Misfits, text: Any) -> str:
     return (
         "config.json belongs to another model: its widths (hidden_size, num_attention_heads, "
         "num_key_value_heads, head_dim, intermediate_size, num_experts) are not those of the files"
+    )
+
+
+def _by_head(misfits: Misfits, _text: Any) -> str | None:
+    if misfits.unexpected or not all(_HEAD.search(name) for name in misfits.missing):
+        return None
+    return (
+        "config.json says that the output layer is not tied to the embedding "
+        "(tie_word_embeddings), and the files hold none; a model without one answers nothing"
     )
 
 

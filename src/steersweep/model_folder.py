@@ -146,9 +146,12 @@ def _advice(ending: str) -> str:
     if ending in (".bin", ".pt", ".pth", ".ckpt"):
         return f"loading pickles can run code, so {_CONVERT}"
     if ending in (".h5", ".msgpack"):
-        return "give a version with PyTorch weights: transformers 4 converts these (from_tf, from_flax)"
+        return "transformers 4 converts it (from_tf=True or from_flax=True, then save_pretrained)"
     if ending == ".gguf":
-        return "give the model's safetensors version, or save it once with from_pretrained(FOLDER, gguf_file=...)"
+        return (
+            "give the model's safetensors version, or convert it once: from_pretrained(FOLDER, "
+            "gguf_file=FILE) and save_pretrained(NEW) of transformers"
+        )
     return "give the model's safetensors version"
 
 

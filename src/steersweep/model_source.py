@@ -129,11 +129,12 @@ class ModelSource:
         """
         from transformers import AutoConfig
 
-        from steersweep.architectures import auto_class
+        from steersweep.architectures import auto_class, check_shape
 
         with explain_loading(self):
             config = AutoConfig.from_pretrained(self.location, **self.load_options())
         auto_class(config, self.model_id, trust_remote_code=self.trust_remote_code)
+        check_shape(config, self.model_id)
         for part in (config, config.get_text_config()):
             pad, vocabulary = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
             if pad is not None and vocabulary and not 0 <= pad < vocabulary:

@@ -147,7 +147,7 @@ def label(stored: str, runs_as: str | None) -> str:
 
 def runs_as(precision: str) -> str:
     """What runs: `fp32` of `mxfp4-as-fp32`, else the precision itself."""
-    return precision.split(_AS)[-1]
+    return precision.rsplit(_AS, maxsplit=1)[-1]
 
 
 def is_quantized(precision: str) -> bool:
