@@ -264,8 +264,8 @@ class ChatModel:
         if (highest := max(max(ids, default=0) for ids in sequences)) >= self.n_tokens:
             raise InputError(
                 f"{self.source.model_id}: a prompt holds "
-                f"{self.tokenizer.convert_ids_to_tokens(highest)!r}, token {highest}, and the model "
-                f"has embeddings of {self.n_tokens} tokens; leave it out of the prompts"
+                f"{self.tokenizer.convert_ids_to_tokens(highest)!r}, token {highest}, and the "
+                f"model has embeddings of {self.n_tokens} tokens; leave it out of the prompts"
             )
         input_ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros((len(sequences), width), dtype=torch.long)

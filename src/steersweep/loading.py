@@ -126,7 +126,8 @@ def _check_numbers(network: nn.Module, model_id: str) -> None:
                 f"too large for this precision; download them again, or try bf16 or fp32"
             )
         weights = network.get_parameter(name)
-        if low == high == 0 and min(weights.shape) > 1 and weights.ndim == 2:
+        is_matrix = weights.ndim == 2 and min(weights.shape) > 1 and not name.endswith("bias")
+        if is_matrix and low == high == 0:
             raise InputError(
                 f"{model_id}: {name} holds nothing but zeros: the file is damaged or was never "
                 f"filled; download it again"
