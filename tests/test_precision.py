@@ -83,11 +83,11 @@ class _Config:
 
 def test_a_quantized_checkpoint_has_the_precision_it_has() -> None:
     gptq = _Config(quant_method="gptq", bits=4)
-    assert resolve_precision("auto", gptq, "cuda") == "int4"
-    with pytest.raises(InputError, match=r"already quantized \(gptq, int4\)"):
-        resolve_precision("fp16", gptq, "cuda")
-    with pytest.raises(InputError, match="3 bits"):
-        resolve_precision("auto", _Config(quant_method="awq", bits=3), "cuda")
+    assert resolve_precision("auto", gptq, "cuda") == "gptq-int4"
+    assert resolve_precision("gptq-int4", gptq, "cuda") == "gptq-int4"
+    for other in ("fp16", "int4"):
+        with pytest.raises(InputError, match=r"already quantized \(gptq-int4\)"):
+            resolve_precision(other, gptq, "cuda")
     with pytest.raises(InputError, match="choose one of auto, fp32"):
         resolve_precision("int3", object(), "cpu")
 
@@ -95,11 +95,11 @@ def test_a_quantized_checkpoint_has_the_precision_it_has() -> None:
 def test_a_missing_library_is_named_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("steersweep.precision.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"pip install 'steersweep\[quant\]'"):
         ChatModel.load("lab:qwen-3b", precision="int8", device="cpu")
     with pytest.raises(InputError, match="needs gptqmodel"):
-        check_usable("int4", _Config(quant_method="awq", bits=4), "cuda")
+        check_usable("awq-int4", _Config(quant_method="awq", bits=4), "cuda")
 
 
 def test_weight_files_that_are_not_whole_are_named(copied_lab_model: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     (folder / "decisions" / "precision_sweep.json").unlink()
     asked = {**SMALL["precision_sweep"], "precisions": ["fp32", "int8", "int4"]}
-    monkeypatch.setattr("steersweep.precision.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
     options = StudyOptions(until="precision_sweep", accept={"precision_sweep"})
     run_study(small(precision_sweep=asked), folder, options)
     found = json.loads((folder / "decisions" / "precision_sweep.json").read_text())

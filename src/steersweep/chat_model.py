@@ -18,15 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from steersweep.errors import InputError
-from steersweep.hub import check_disk, check_whole
+from steersweep.hub import check_files
+from steersweep.loading import load_network
 from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
-from steersweep.precision import check_usable, load_options, resolve_precision, settle
+from steersweep.precision import check_usable, resolve_precision
 from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
+from steersweep.vocabulary import check_vocabulary
 
 # Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
 _DECODER_STACKS = (
     "model.layers",  # Llama, Qwen, Gemma, Mistral, Phi-3, gpt-oss, ...
     "model.language_model.layers",  # the text part of vision-language models
+    "model.text_model.layers",  # Idefics, SmolVLM
+    "language_model.model.layers",  # Llama 4
     "model.decoder.layers",  # OPT
     "transformer.h",  # GPT-2, Falcon, Bloom
     "gpt_neox.layers",  # GPT-NeoX, Pythia
@@ -121,9 +125,9 @@ class ChatModel:
 
         Raises:
             InputError: unknown model, no usable chat template, unknown precision or device, no room
-                on the disk for what must be downloaded.
+                on the disk for what must be downloaded; an adapter, or weights that do not fit the
+                config; a tokenizer whose tokens the model does not have.
         """
-        from transformers import AutoModelForCausalLM
 
         source = (
             model
@@ -135,24 +139,15 @@ class ChatModel:
         config = source.config()
         precision = resolve_precision(precision, config, target)
         check_usable(precision, config, target)
+        check_files(source, config)
         renderer = load_renderer(source, config, date=date, special_tokens=special_tokens)
         renderer.check()
-        check_disk(source)
-        check_whole(source)
-        with explain_loading(source):
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                source.location,
-                use_safetensors=True,
-                device_map={"": target},
-                **load_options(precision, config, target),
-                **source.load_options(),
-            )
-        settle(network)
-        network.eval()
-        network.requires_grad_(False)
-        return cls(
+        network = load_network(source, config, precision, target)
+        chat = cls(
             network, renderer.tokenizer, source=source, precision=precision, renderer=renderer
         )
+        check_vocabulary(renderer.tokenizer, chat.n_tokens, source.model_id, chat.prompt_ids)
+        return chat
 
     # -- facts about the model -------------------------------------------------------------------
 
@@ -194,18 +189,29 @@ class ChatModel:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Every token that ends an answer: all of the generation config and the tokenizer's."""
+        """Every token that ends an answer: all of the generation config and the tokenizer's.
+
+        Those that the model has no row for are left out: it cannot give them.
+        """
         found: list[Any] = []
         for owner in (self.model.generation_config, self.tokenizer):
             value = getattr(owner, "eos_token_id", None)
             found += value if isinstance(value, (list, tuple)) else [value]
-        return frozenset(int(token) for token in found if token is not None)
+        return frozenset(int(token) for token in found if self._has_token(token))
 
     @cached_property
     def pad_id(self) -> int:
         """Token used for padding; it is masked out everywhere, so any valid id will do."""
         pad = self.tokenizer.pad_token_id
-        return int(pad) if pad is not None else min(self.eos_ids, default=0)
+        return int(pad) if self._has_token(pad) else min(self.eos_ids, default=0)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that the model has an embedding of."""
+        return len(self.model.get_input_embeddings().weight)
+
+    def _has_token(self, token: int | None) -> bool:
+        return token is not None and 0 <= token < self.n_tokens
 
     @property
     def post_instruction_ids(self) -> tuple[int, ...]:
@@ -247,8 +253,18 @@ class ChatModel:
         )
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
-        """Left-pad token sequences into one batch on the model's device."""
+        """Left-pad token sequences into one batch on the model's device.
+
+        Raises:
+            InputError: a token that the model has no embedding of.
+        """
         width = max(len(ids) for ids in sequences)
+        if (highest := max(max(ids, default=0) for ids in sequences)) >= self.n_tokens:
+            raise InputError(
+                f"{self.source.model_id}: a prompt holds "
+                f"{self.tokenizer.convert_ids_to_tokens(highest)!r}, token {highest}, and the "
+                f"model has embeddings of {self.n_tokens} tokens; leave it out of the prompts"
+            )
         input_ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros((len(sequences), width), dtype=torch.long)
         for row, ids in enumerate(sequences):

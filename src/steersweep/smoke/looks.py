@@ -20,6 +20,7 @@ from steersweep.errors import InputError
 from steersweep.kv_cache import make_cache
 from steersweep.parity import PROBES, TOLERANCES, compare_readers
 from steersweep.prompts.prompts import load_extraction_set
+from steersweep.quantization import rounds_activations_by_batch
 from steersweep.steering import Intervention, Row, generate
 
 _STRENGTH = 0.3  # of the residual norm
@@ -350,7 +351,7 @@ def _tolerance(chat: ChatModel) -> float:
     LLM.int8() rounds activations, and keeps columns in 16 bits by what it sees in the whole batch:
     a row's numbers depend a little on its neighbours.
     """
-    return _INT8 if chat.precision == "int8" else 20 * TOLERANCES[chat.dtype]
+    return _INT8 if rounds_activations_by_batch(chat.precision) else 20 * TOLERANCES[chat.dtype]
 
 
 def _direction(chat: ChatModel) -> Direction:
