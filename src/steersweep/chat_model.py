@@ -33,11 +33,11 @@ _DECODER_STACKS = (
 )
 
 # What decoder layers call their two parts.
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+MLP = ("mlp", "feed_forward", "block_sparse_moe")
 
-# Where a hook sits: a layer's input, its output, or what its attention or MLP adds.
-Site = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+# Where a hook sits: a layer's input or its output.
+Site = Literal["resid_pre", "resid_post"]
 LayerHook = Callable[[int, Tensor], Tensor | None]
 
 
@@ -69,6 +69,9 @@ class ChatModel:
     Attributes:
         records_steps: whether decoding steps may be recorded as CUDA graphs; see `decoding`.
         has_recorded: whether one was, and gave the step's own numbers.
+        regime: how rows may share a batch, or why they cannot; see `regime_of`.
+        ablation_sites: where a direction is ablated everywhere, or why it cannot; see
+            `ablation_sites_of`.
     """
 
     def __init__(
@@ -81,9 +84,16 @@ class ChatModel:
         self.layers: Sequence[nn.Module] = decoder_layers(model, source.model_id)
         self.records_steps = torch.device(model.device).type == "cuda"
         self.has_recorded = False
+        self.regime: Any = None
+        self.ablation_sites: Any = None
         forward_parameters = inspect.signature(model.forward).parameters
         self._takes_position_ids = "position_ids" in forward_parameters
         self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
+        # State-space models have their own word for it.
+        self._cache_name = next(
+            (name for name in ("past_key_values", "cache_params") if name in forward_parameters),
+            None,
+        )
 
     @classmethod
     def load(
@@ -285,13 +295,18 @@ class ChatModel:
             options["position_ids"] = position_ids
         if self._takes_logits_to_keep:
             options["logits_to_keep"] = keep
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **options,
-        )
+        if cache is not None:
+            if self._cache_name is None:
+                raise InputError(f"{type(self.model).__name__} takes no cache that is known here")
+            options[self._cache_name] = cache
+        # The head gets the last positions as a slice, of which torch makes a product per row.
+        with self.head_input(Tensor.contiguous):
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=cache is not None,
+                **options,
+            )
         logits: Tensor = output.logits
         return logits if self._takes_logits_to_keep else logits[:, -keep:]
 
@@ -303,9 +318,6 @@ class ChatModel:
 
         Hidden states are `[row, position, d_model]`. A returned tensor replaces them; None leaves
         them. The hook must not edit its argument in place: other hooks hold it too.
-
-        Raises:
-            InputError: the attention or MLP of this architecture is not known here.
         """
         handles = [self._attach(hook, layer, site) for layer in layers]
         try:
@@ -334,19 +346,7 @@ class ChatModel:
         module = self.layers[layer]
         if site == "resid_pre":
             return module.register_forward_pre_hook(on_input, with_kwargs=True)
-        if site != "resid_post":
-            module = self._part(module, _ATTENTION if site == "attn_out" else _MLP)
         return module.register_forward_hook(on_output)
-
-    def _part(self, layer: nn.Module, names: Sequence[str]) -> nn.Module:
-        for name in names:
-            part = getattr(layer, name, None)
-            if isinstance(part, nn.Module):
-                return part
-        raise InputError(
-            f"{self.source.model_id}: a {type(layer).__name__} has none of {', '.join(names)}, so "
-            f"a direction cannot be ablated everywhere in this architecture"
-        )
 
     @contextmanager
     def head_input(self, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
@@ -428,9 +428,9 @@ class ChatModel:
             layer: its index.
             positions: `[row, position]`; a batch may hold these rows several times.
         """
-        try:
-            mlp = self._part(self.layers[layer], _MLP)
-        except InputError:
+        parts = (getattr(self.layers[layer], name, None) for name in MLP)
+        mlp = next((part for part in parts if isinstance(part, nn.Module)), None)
+        if mlp is None:
             yield
             return
         width, count = 0, positions.shape[1]
