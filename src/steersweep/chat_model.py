@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +25,20 @@ from steersweep.hub import check_disk, check_whole
 from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
 from steersweep.precision import check_usable, load_options, resolve_precision, settle
 
-# Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
-_DECODER_STACKS = (
-    "model.layers",  # Llama, Qwen, Gemma, Mistral, Phi-3, gpt-oss, ...
-    "model.language_model.layers",  # the text part of vision-language models
-    "model.decoder.layers",  # OPT
-    "transformer.h",  # GPT-2, Falcon, Bloom
-    "gpt_neox.layers",  # GPT-NeoX, Pythia
+# Parts of a network that are no text decoder.
+_OTHER_PARTS = re.compile(r"vision|visual|image|audio|speech|encoder|depth_decoder|mtp")
+
+# Tokens of a row that prompts share, for each number of a residual stream: where attention, which
+# grows with their square, still costs little.
+ROW_PER_WIDTH = 0.25
+
+# What configs call the number of tokens that attention sees.
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "attention_window_size",
+    "index_topk",
 )
 
 # What decoder layers call their two parts.
@@ -226,7 +235,7 @@ class ChatModel:
     def attention_window(self) -> float:
         """Tokens that attention reaches back in every layer; infinite if nothing limits it."""
         config = self.model.config.get_text_config()
-        found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        found = (getattr(config, name, None) for name in _WINDOWS)
         return min((float(size) for size in found if size), default=math.inf)
 
     # -- text to tokens and back -----------------------------------------------------------------
@@ -325,6 +334,26 @@ class ChatModel:
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """While open, hooks that others have put into the network are not called.
+
+        For looking at the model itself, whoever asks for it and when.
+        """
+        names = ("_forward_pre_hooks", "_forward_hooks")
+        held = [
+            (module, name, getattr(module, name))
+            for module in self.model.modules()
+            for name in names
+        ]
+        for module, name, _ in held:
+            setattr(module, name, OrderedDict())
+        try:
+            yield
+        finally:
+            for module, name, hooks in held:
+                setattr(module, name, hooks)
 
     def _attach(self, hook: LayerHook, layer: int, site: Site) -> Any:
         def on_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -463,17 +492,21 @@ class ChatModel:
     def takes_pair_masks(self) -> bool:
         """Whether a mask may say for every pair of positions whether one attends to the other.
 
-        Found out by looking: two tokens that follow the same one, side by side and apart.
+        Found out by looking: a token after a prompt's first one, alone, and behind a row full of
+        others that follow that one too. As long as rows are, so that windows show.
         """
-        first, *others = [token for token in range(self.vocab_size) if token != self.pad_id][:3]
-        apart = self.pad([[first, other] for other in others])
-        seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], device=self.device, dtype=self.dtype)
+        first, token, *others = [id_ for id_ in range(self.vocab_size) if id_ != self.pad_id][:64]
+        count = max(len(others), int(ROW_PER_WIDTH * self.d_model))
+        branch = (others * (count // len(others) + 1))[:count]
+        alone = self.pad([[first, token]])
+        seen = torch.ones((count + 2, count + 2), device=self.device, dtype=self.dtype).tril()
+        seen[-1, 1:-1] = 0
         mask = (1 - seen) * torch.finfo(self.dtype).min
-        tokens = torch.tensor([[first, *others]], device=self.device)
-        expected = self.logits(apart.input_ids, apart.attention_mask, apart.position_ids)[:, 0]
+        tokens = torch.tensor([[first, *branch, token]], device=self.device)
+        positions = torch.tensor([[*range(count + 1), 1]], device=self.device)
+        expected = self.logits(alone.input_ids, alone.attention_mask, alone.position_ids)[0, 0]
         try:
-            positions = torch.tensor([[0, 1, 1]], device=self.device)
-            found = self.logits(tokens, mask[None, None], positions, keep=2)[0]
+            found = self.logits(tokens, mask[None, None], positions)[0, 0]
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
         # A rough comparison: eight bits round by the batch, a mask not heeded changes everything.
@@ -509,20 +542,29 @@ def _index_of(hidden: Tensor, positions: Tensor) -> Tensor:
 def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:
     """The stack of decoder layers of a transformers model.
 
+    The list of as many modules as the config has layers; not one within a layer, nor of a part that
+    sees or hears.
+
     Raises:
-        InputError: for an architecture whose stack is not known here.
+        InputError: there is no such list, or more than one.
     """
-    expected = model.config.get_text_config().num_hidden_layers
-    for path in _DECODER_STACKS:
-        stack: Any = model
-        for attribute in path.split("."):
-            stack = getattr(stack, attribute, None)
-        if isinstance(stack, nn.ModuleList) and len(stack) == expected:
-            return list(stack)
-    raise InputError(
-        f"{model_id}: the decoder layers of a {type(model).__name__} were not found "
-        f"(looked in {', '.join(_DECODER_STACKS)})"
-    )
+    expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == expected
+            and not _OTHER_PARTS.search(name)
+            and not any(name.startswith(f"{outer}.") for outer in found)
+        ):
+            found[name] = module
+    if len(found) != 1:
+        what = f"{len(found)} lists ({', '.join(found)})" if found else "no list"
+        raise InputError(
+            f"{model_id}: the decoder layers of a {type(model).__name__} were not found: {what} of "
+            f"{expected} layers in it"
+        )
+    return list(*found.values())
 
 
 def resolve_device(device: str) -> str:

@@ -1,9 +1,9 @@
 """How rows of a model may share a batch, found out by looking at the model itself.
 
-What an architecture's cache, padding and layers allow is not read from its name. A few rows, steered
-in different ways, run both ways: as plain passes of one prompt at a time, without a cache, and as
-this package runs them. The fastest way that gives the plain numbers is taken; a model for which none
-does is refused before anything is computed with it.
+What an architecture's cache, padding and layers allow is not read from its name. A few rows,
+steered in different ways, run both ways: as plain passes of one prompt at a time, without a cache,
+and as this package runs them. The fastest way that gives the plain numbers is taken; a model for
+which none does is refused before anything is computed with it.
 """
 
 from __future__ import annotations
@@ -99,8 +99,12 @@ def regime_of(chat: ChatModel) -> Regime:
     return found
 
 
-@torch.inference_mode()
 def _found(chat: ChatModel) -> Regime | InputError:
+    with torch.inference_mode(), chat.unhooked():
+        return _looked(chat)
+
+
+def _looked(chat: ChatModel) -> Regime | InputError:
     name = type(chat.model).__name__
     refused = f"{chat.source.model_id}: steered rows cannot be run right in a {name}: "
     try:
@@ -228,7 +232,7 @@ class _Probe:
 
     def difference(self, regime: Regime) -> float:
         """How far logits are from those alone when rows run in a regime; infinite if not finite."""
-        differences = []
+        differences: list[float] = []
         # Twice, since a model may keep something of an earlier call; the second time counts.
         for _turn in range(2):
             differences = []
@@ -239,8 +243,7 @@ class _Probe:
 
     def _summary(self, differences: Sequence[float]) -> float:
         ordered = sorted(differences)
-        worst = ordered[-1] if self._chat.precision == "fp32" else ordered[len(ordered) // 2]
-        return worst
+        return ordered[-1] if self._chat.precision == "fp32" else ordered[len(ordered) // 2]
 
     def _of_group(self, regime: Regime, group: list[int]) -> list[float]:
         """Rows in one batch, of which the last leaves after the prompts."""
@@ -253,9 +256,7 @@ class _Probe:
         spans = [(case.start, case.stop) for case in cases]
         additions = Additions(chat, torch.stack([case.vector for case in cases]), spans)
         starts = [case.start for case in cases]
-        logits = prefill(
-            chat, batch, of_row, starts, additions, cache, resumes=regime.resumes
-        )
+        logits = prefill(chat, batch, of_row, starts, additions, cache, resumes=regime.resumes)
         found = [_apart(row, self._alone[i][0]) for row, i in zip(logits, group, strict=True)]
         if regime.pads:  # and as passes without a cache have it
             bare = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]
@@ -353,7 +354,9 @@ class _Probe:
         whole = _run(chat, batch)
         with chat.mlp_at(chat.n_layers - 1, ends):
             narrow = _run(chat, batch)
-        pairs = zip(*(at_positions(part, ends).flatten(0, 1) for part in (narrow, whole)), strict=True)
+        pairs = zip(
+            *(at_positions(part, ends).flatten(0, 1) for part in (narrow, whole)), strict=True
+        )
         return [_apart(one, other) for one, other in pairs]
 
 

@@ -78,8 +78,8 @@ def what_ablation_leaves(chat: ChatModel, rules: CosmicRules) -> tuple[str, ...]
     if sites.complete:
         return ()
     return (
-        f"as in the official code, norms after attention and MLP bring some of an ablated direction "
-        f"back: up to {sites.left:.1%} of the stream's length after a layer",
+        f"as in the official code, norms after attention and MLP bring some of an ablated "
+        f"direction back: up to {sites.left:.1%} of the stream's length after a layer",
     )
 
 

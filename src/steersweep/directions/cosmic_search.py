@@ -82,9 +82,7 @@ def score_candidates(
     return scores
 
 
-def _unscored(
-    candidates: Candidates, rules: CosmicRules, notes: tuple[str, ...]
-) -> CosmicScores:
+def _unscored(candidates: Candidates, rules: CosmicRules, notes: tuple[str, ...]) -> CosmicScores:
     similarity = layer_similarity(candidates, rules)
     low, of_layers = layers_to_compare(similarity, rules)
     notes += of_layers

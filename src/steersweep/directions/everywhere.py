@@ -71,8 +71,12 @@ def ablation_sites_of(chat: ChatModel) -> AblationSites:
     return found
 
 
-@torch.inference_mode()
 def _found(chat: ChatModel) -> AblationSites | InputError:
+    with torch.inference_mode(), chat.unhooked():
+        return _looked(chat)
+
+
+def _looked(chat: ChatModel) -> AblationSites | InputError:
     regime_of(chat)
     name = type(chat.model).__name__
     kind = getattr(chat.model.config.get_text_config(), "model_type", "")
@@ -81,18 +85,19 @@ def _found(chat: ChatModel) -> AblationSites | InputError:
         left, _ = _left(chat, AblationSites(writers, outputs=False))
         return AblationSites(writers, False, left, left <= _limit(chat))
     reason = ""
-    for outputs in (False, True):
-        try:
-            sites = AblationSites(_writers(chat), outputs)
-            left, where = _left(chat, sites)
-        except Exception as error:  # of a network whose parts cannot be edited
-            if is_out_of_memory(error):
-                raise
-            reason = first_line(error)
-            continue
-        if left <= _limit(chat):
-            return AblationSites(sites.writers, outputs, left)
-        reason = f"{left:.1e} of the stream's length is left {where}"
+    try:
+        branches, norms = _writers(chat)
+        both = [[*some, *after] for some, after in zip(branches, norms, strict=True)]
+        # No more than is needed: a norm after a part may also be what the next part reads through.
+        for writers, outputs in ((branches, False), (both, False), (branches, True), (both, True)):
+            left, where = _left(chat, AblationSites(writers, outputs))
+            if left <= _limit(chat):
+                return AblationSites(writers, outputs, left)
+            reason = reason or f"{left:.1e} of the stream's length is left {where}"
+    except Exception as error:  # of a network whose parts cannot be edited
+        if is_out_of_memory(error):
+            raise
+        reason = first_line(error)
     return InputError(
         f"{chat.source.model_id}: a direction cannot be ablated everywhere in a {name} ({reason}); "
         f"use a method that does not need it, such as dim or cosmic-affine"
@@ -100,7 +105,10 @@ def _found(chat: ChatModel) -> AblationSites | InputError:
 
 
 def _named(layer: nn.Module, names: tuple[str, ...]) -> nn.Module:
-    return next(part for name in names if (part := getattr(layer, name, None)) is not None)
+    found: nn.Module = next(
+        part for name in names if (part := getattr(layer, name, None)) is not None
+    )
+    return found
 
 
 def _limit(chat: ChatModel) -> float:
@@ -108,11 +116,11 @@ def _limit(chat: ChatModel) -> float:
     return max(_LEFT, torch.finfo(chat.dtype).eps / 2 if chat.dtype != torch.float32 else 0.0)
 
 
-def _writers(chat: ChatModel) -> list[list[nn.Module]]:
-    """By layer, the modules that write into the stream, found in a pass.
+def _writers(chat: ChatModel) -> tuple[list[list[nn.Module]], list[list[nn.Module]]]:
+    """By layer, modules that may write into the stream, found in a pass.
 
     Of the parts of a layer (its attention, MLPs, state space, ...) those that give a state of the
-    stream's width; and norms that take what one of these gave.
+    stream's width; and the norms that take what one of these gave.
     """
     batch = chat.pad([ordinary_tokens(chat, _TOKENS)])
     size = batch.input_ids.numel() * chat.d_model
@@ -133,7 +141,7 @@ def _writers(chat: ChatModel) -> list[list[nn.Module]]:
     finally:
         for handle in handles:
             handle.remove()
-    found = []
+    found: tuple[list[list[nn.Module]], list[list[nn.Module]]] = [], []
     for layer in chat.layers:
         parts = list(_parts(layer, gives_state))
         branches = [part for part in parts if not _passes_on(part) and gives_state(part)]
@@ -148,7 +156,8 @@ def _writers(chat: ChatModel) -> list[list[nn.Module]]:
             and isinstance(taken, Tensor)
             and taken.data_ptr() in given
         ]
-        found.append([*branches, *after])
+        found[0].append(branches)
+        found[1].append(after)
     return found
 
 
@@ -178,9 +187,7 @@ def _passes_on(module: nn.Module) -> bool:
 
 
 def _is_state(output: Any, size: int, d_model: int) -> bool:
-    return (
-        isinstance(output, Tensor) and output.shape[-1:] == (d_model,) and output.numel() == size
-    )
+    return isinstance(output, Tensor) and output.shape[-1:] == (d_model,) and output.numel() == size
 
 
 def _first(output: Any) -> Any:
@@ -210,7 +217,8 @@ def _left(chat: ChatModel, sites: AblationSites) -> tuple[float, str]:
     found: list[tuple[float, str]] = []
 
     def ablate(hidden: Tensor) -> Tensor:
-        return hidden - (hidden @ unit)[..., None] * unit
+        left: Tensor = hidden - (hidden @ unit)[..., None] * unit
+        return left
 
     def measure(hidden: Tensor, where: str) -> None:
         states = hidden.float()
@@ -229,7 +237,9 @@ def _left(chat: ChatModel, sites: AblationSites) -> tuple[float, str]:
         for index, layer in enumerate(chat.layers):
             for name, part in layer.named_children():
                 if _is_norm(part):
-                    stack.enter_context(_input_hook(part, f"before {name} of layer {index}", measure))
+                    stack.enter_context(
+                        _input_hook(part, f"before {name} of layer {index}", measure)
+                    )
         batch = chat.pad([ordinary_tokens(chat, _TOKENS)])
         chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
     return max(found)

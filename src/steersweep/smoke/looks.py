@@ -174,8 +174,8 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
         return False, "rows do not share a batch"
     short, long = (chat.prompt_ids(text) for text in PROBES)
     if not regime.pads:  # then rows of a batch are equally long
-        size = min(len(short), len(long) - 1)
-        short, long = short[-size:], long[: size + 1]
+        count = min(len(short), len(long) - 1)
+        short, long = short[-count:], long[: count + 1]
     step = _intervention(chat)
     half = replace(step, multiplier=step.multiplier / 2)
     # All in one pass; and rows that share prompts, which resume from the unsteered streams.
@@ -218,7 +218,11 @@ def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
     # The first pass of all prompts has them unsteered, or all rows before the addition.
     prompts = [*dict.fromkeys(tuple(row.prompt_ids) for row in rows)]
     of_row = [prompts.index(tuple(row.prompt_ids)) for row in rows]
-    clean = next(hidden for hidden in seen["before"] if len(hidden) == len(prompts))[of_row].float()
+    clean = next(
+        hidden[of_row] if len(hidden) == len(prompts) else hidden
+        for hidden in seen["before"]
+        if len(hidden) in (len(prompts), len(rows))
+    ).float()
     steered = seen["after"][-1].float()
     mask = chat.pad([row.prompt_ids for row in rows]).attention_mask[:, :, None].float()
     push = torch.zeros((len(rows), 1, chat.d_model), device=steered.device)
@@ -279,7 +283,7 @@ def _edited_alone(chat: ChatModel, ids: list[int], edit: Edit) -> tuple[Tensor, 
         stack.enter_context(chat.layer_hooks(read, range(1, chat.n_layers), "resid_pre"))
         if edit.layer is None:
             sites = ablation_sites_of(chat)
-            ablate = partial(change, -1)
+            ablate = partial(change, 0)
             stack.enter_context(sites.edited(chat, ablate, range(chat.n_layers)))
         stack.enter_context(chat.final_states(lambda final: read(chat.n_layers, final[:, None])))
         batch = chat.pad([ids])
