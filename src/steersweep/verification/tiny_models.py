@@ -345,7 +345,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         scale_factor=2,
     ),
     "mllama": _wrapper(
-        "wrapper, cross-attention", "MllamaConfig", {"cross_attention_layers": [1, 3]},
+        "wrapper, cross-attention", "MllamaConfig",
+        {"cross_attention_layers": [1, 3], "bos_token_id": 0},
         {**_VISION, "num_global_layers": 1, "attention_heads": 2, "vision_output_dim": 64,
          "intermediate_layers_indices": [0], "max_num_tiles": 1,
          "supported_aspect_ratios": [[1, 1]]},
