@@ -134,7 +134,7 @@ class _Subject:
         self.prompts = [plain.prompt_ids(self.tokenizer, text) for text in _PROMPTS]
         network.generation_config.eos_token_id = [self.tokenizer.eos_token_id]
         self.states = torch.stack([plain.last_states(network, ids) for ids in self.prompts])
-        self.pushes = self._pushes() if self.states.ndim == 3 else [None]
+        self.pushes = self._pushes()
         self.alone = [
             plain.greedy(network, ids, push, _NEW_TOKENS)
             for push in self.pushes
@@ -168,7 +168,9 @@ class _Subject:
     def texts(self) -> Found:
         """Rows of mixed edits, more than a batch, twice on the same model."""
         rows = [
-            Row(ids, push and _intervention(push)) for push in self.pushes for ids in self.prompts
+            Row(ids, None if push is None else _intervention(push))
+            for push in self.pushes
+            for ids in self.prompts
         ]
         for _turn in range(2):
             answers = generate(self.chat, rows, max_new_tokens=_NEW_TOKENS, max_rows=_ROWS)
@@ -302,4 +304,3 @@ def versions() -> str:
     import transformers
 
     return f"transformers {transformers.__version__}, torch {torch.__version__}"
-

@@ -82,7 +82,10 @@ def last_states(model: Any, ids: Sequence[int]) -> Tensor:
     found: list[Tensor] = []
 
     def read(_module: Any, _inputs: Any, output: Any) -> None:
-        found.append((output[0] if isinstance(output, tuple) else output)[0, -1].double())
+        states = output[0] if isinstance(output, tuple) else output
+        while states.ndim > 3:  # of several streams side by side, the first
+            states = states[0]
+        found.append(states[0, -1].double())
 
     handles = [layer.register_forward_hook(read) for layer in layers_of(model)]
     try:

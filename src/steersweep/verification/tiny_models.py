@@ -143,7 +143,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "granite": _dense("scaled residuals and logits", "GraniteConfig", **_SCALED),
     "glm4": _dense("norms after attention and MLP", "Glm4Config"),
     "olmo2": _dense("norms after attention and MLP only", "Olmo2Config", "head_dim"),
-    "smollm3": _dense("some layers without positions", "SmolLM3Config", no_rope_layers=[1, 1, 1, 0]),
+    "smollm3": _dense("not all with positions", "SmolLM3Config", no_rope_layers=[1, 1, 1, 0]),
     "nemotron": _dense("squared ReLU", "NemotronConfig"),
     "starcoder2": _dense("layer norms with biases", "Starcoder2Config", "head_dim"),
     "diffllama": _dense("differential attention", "DiffLlamaConfig"),
@@ -235,7 +235,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         "MoE, attention with its norms", "DbrxConfig",
         d_model=WIDTH, n_layers=LAYERS, n_heads=4, max_seq_len=512,
         attn_config={"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
-        ffn_config={"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": WIDTH},
+        ffn_config={
+            "ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": WIDTH,
+        },
     ),
     # compressed keys and values
     "deepseek_v3": _dense("MLA, MoE", "DeepseekV3Config", "head_dim", **{**_MLA, **_ROUTED}),
@@ -307,7 +309,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon_mamba": _own("state space only", "FalconMambaConfig", time_step_rank=8, **_STATES),
     "rwkv": _own(
         "states only", "RwkvConfig",
-        hidden_size=WIDTH, num_hidden_layers=LAYERS, context_length=512, attention_hidden_size=WIDTH,
+        hidden_size=WIDTH, num_hidden_layers=LAYERS, context_length=512,
+        attention_hidden_size=WIDTH,
     ),
     "xlstm": _own(
         "states only", "xLSTMConfig", hidden_size=WIDTH, num_blocks=LAYERS, num_heads=4,
@@ -377,7 +380,7 @@ def build(name: str) -> Any:
         parts = {"text_config": dict(wanted.text), "vision_config": dict(wanted.vision or {})}
     config = kind(**wanted.shape, **parts)
     torch.manual_seed(0)
-    auto = (
+    auto: Any = (
         transformers.AutoModelForCausalLM
         if wanted.text is None
         else transformers.AutoModelForImageTextToText
