@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,28 +22,33 @@ from torch import Tensor, nn
 from steersweep.errors import InputError
 from steersweep.hub import check_files
 from steersweep.loading import load_network
-from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
+from steersweep.model_source import ModelSource, family_of, find_model
 from steersweep.precision import check_usable, resolve_precision
 from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
 from steersweep.vocabulary import check_vocabulary
 
-# Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
-_DECODER_STACKS = (
-    "model.layers",  # Llama, Qwen, Gemma, Mistral, Phi-3, gpt-oss, ...
-    "model.language_model.layers",  # the text part of vision-language models
-    "model.text_model.layers",  # Idefics, SmolVLM
-    "language_model.model.layers",  # Llama 4
-    "model.decoder.layers",  # OPT
-    "transformer.h",  # GPT-2, Falcon, Bloom
-    "gpt_neox.layers",  # GPT-NeoX, Pythia
+# Parts of a network that are no text decoder.
+_OTHER_PARTS = re.compile(r"vision|visual|image|audio|speech|encoder|depth_decoder|mtp")
+
+# Tokens of a row that prompts share, for each number of a residual stream: where attention, which
+# grows with their square, still costs little.
+ROW_PER_WIDTH = 0.25
+
+# What configs call the number of tokens that attention sees.
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "attention_window_size",
+    "index_topk",
 )
 
 # What decoder layers call their two parts.
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+MLP = ("mlp", "feed_forward", "block_sparse_moe")
 
-# Where a hook sits: a layer's input, its output, or what its attention or MLP adds.
-Site = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+# Where a hook sits: a layer's input or its output.
+Site = Literal["resid_pre", "resid_post"]
 LayerHook = Callable[[int, Tensor], Tensor | None]
 
 
@@ -74,6 +81,9 @@ class ChatModel:
         records_steps: whether decoding steps may be recorded as CUDA graphs; see `decoding`.
         has_recorded: whether one was, and gave the step's own numbers.
         renderer: what makes token ids of prompts.
+        regime: how rows may share a batch, or why they cannot; see `regime_of`.
+        ablation_sites: where a direction is ablated everywhere, or why it cannot; see
+            `ablation_sites_of`.
     """
 
     def __init__(
@@ -95,9 +105,16 @@ class ChatModel:
         self.layers: Sequence[nn.Module] = decoder_layers(model, source.model_id)
         self.records_steps = torch.device(model.device).type == "cuda"
         self.has_recorded = False
+        self.regime: Any = None
+        self.ablation_sites: Any = None
         forward_parameters = inspect.signature(model.forward).parameters
         self._takes_position_ids = "position_ids" in forward_parameters
         self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
+        # State-space models have their own word for it.
+        self._cache_name = next(
+            (name for name in ("past_key_values", "cache_params") if name in forward_parameters),
+            None,
+        )
 
     @classmethod
     def load(
@@ -227,7 +244,7 @@ class ChatModel:
     def attention_window(self) -> float:
         """Tokens that attention reaches back in every layer; infinite if nothing limits it."""
         config = self.model.config.get_text_config()
-        found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        found = (getattr(config, name, None) for name in _WINDOWS)
         return min((float(size) for size in found if size), default=math.inf)
 
     # -- text to tokens and back -----------------------------------------------------------------
@@ -300,13 +317,18 @@ class ChatModel:
             options["position_ids"] = position_ids
         if self._takes_logits_to_keep:
             options["logits_to_keep"] = keep
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **options,
-        )
+        if cache is not None:
+            if self._cache_name is None:
+                raise InputError(f"{type(self.model).__name__} takes no cache that is known here")
+            options[self._cache_name] = cache
+        # The head gets the last positions as a slice, of which torch makes a product per row.
+        with self.head_input(Tensor.contiguous):
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=cache is not None,
+                **options,
+            )
         logits: Tensor = output.logits
         return logits if self._takes_logits_to_keep else logits[:, -keep:]
 
@@ -318,9 +340,6 @@ class ChatModel:
 
         Hidden states are `[row, position, d_model]`. A returned tensor replaces them; None leaves
         them. The hook must not edit its argument in place: other hooks hold it too.
-
-        Raises:
-            InputError: the attention or MLP of this architecture is not known here.
         """
         handles = [self._attach(hook, layer, site) for layer in layers]
         try:
@@ -328,6 +347,26 @@ class ChatModel:
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """While open, hooks that others have put into the network are not called.
+
+        For looking at the model itself, whoever asks for it and when.
+        """
+        names = ("_forward_pre_hooks", "_forward_hooks")
+        held = [
+            (module, name, getattr(module, name))
+            for module in self.model.modules()
+            for name in names
+        ]
+        for module, name, _ in held:
+            setattr(module, name, OrderedDict())
+        try:
+            yield
+        finally:
+            for module, name, hooks in held:
+                setattr(module, name, hooks)
 
     def _attach(self, hook: LayerHook, layer: int, site: Site) -> Any:
         def on_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -349,19 +388,7 @@ class ChatModel:
         module = self.layers[layer]
         if site == "resid_pre":
             return module.register_forward_pre_hook(on_input, with_kwargs=True)
-        if site != "resid_post":
-            module = self._part(module, _ATTENTION if site == "attn_out" else _MLP)
         return module.register_forward_hook(on_output)
-
-    def _part(self, layer: nn.Module, names: Sequence[str]) -> nn.Module:
-        for name in names:
-            part = getattr(layer, name, None)
-            if isinstance(part, nn.Module):
-                return part
-        raise InputError(
-            f"{self.source.model_id}: a {type(layer).__name__} has none of {', '.join(names)}, so "
-            f"a direction cannot be ablated everywhere in this architecture"
-        )
 
     @contextmanager
     def head_input(self, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
@@ -443,9 +470,9 @@ class ChatModel:
             layer: its index.
             positions: `[row, position]`; a batch may hold these rows several times.
         """
-        try:
-            mlp = self._part(self.layers[layer], _MLP)
-        except InputError:
+        parts = (getattr(self.layers[layer], name, None) for name in MLP)
+        mlp = next((part for part in parts if isinstance(part, nn.Module)), None)
+        if mlp is None:
             yield
             return
         width, count = 0, positions.shape[1]
@@ -478,17 +505,21 @@ class ChatModel:
     def takes_pair_masks(self) -> bool:
         """Whether a mask may say for every pair of positions whether one attends to the other.
 
-        Found out by looking: two tokens that follow the same one, side by side and apart.
+        Found out by looking: a token after a prompt's first one, alone, and behind a row full of
+        others that follow that one too. As long as rows are, so that windows show.
         """
-        first, *others = [token for token in range(self.vocab_size) if token != self.pad_id][:3]
-        apart = self.pad([[first, other] for other in others])
-        seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], device=self.device, dtype=self.dtype)
+        first, token, *others = [id_ for id_ in range(self.vocab_size) if id_ != self.pad_id][:64]
+        count = max(len(others), int(ROW_PER_WIDTH * self.d_model))
+        branch = (others * (count // len(others) + 1))[:count]
+        alone = self.pad([[first, token]])
+        seen = torch.ones((count + 2, count + 2), device=self.device, dtype=self.dtype).tril()
+        seen[-1, 1:-1] = 0
         mask = (1 - seen) * torch.finfo(self.dtype).min
-        tokens = torch.tensor([[first, *others]], device=self.device)
-        expected = self.logits(apart.input_ids, apart.attention_mask, apart.position_ids)[:, 0]
+        tokens = torch.tensor([[first, *branch, token]], device=self.device)
+        positions = torch.tensor([[*range(count + 1), 1]], device=self.device)
+        expected = self.logits(alone.input_ids, alone.attention_mask, alone.position_ids)[0, 0]
         try:
-            positions = torch.tensor([[0, 1, 1]], device=self.device)
-            found = self.logits(tokens, mask[None, None], positions, keep=2)[0]
+            found = self.logits(tokens, mask[None, None], positions)[0, 0]
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
         # A rough comparison: eight bits round by the batch, a mask not heeded changes everything.
@@ -524,20 +555,29 @@ def _index_of(hidden: Tensor, positions: Tensor) -> Tensor:
 def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:
     """The stack of decoder layers of a transformers model.
 
+    The list of as many modules as the config has layers; not one within a layer, nor of a part that
+    sees or hears.
+
     Raises:
-        InputError: for an architecture whose stack is not known here.
+        InputError: there is no such list, or more than one.
     """
-    expected = model.config.get_text_config().num_hidden_layers
-    for path in _DECODER_STACKS:
-        stack: Any = model
-        for attribute in path.split("."):
-            stack = getattr(stack, attribute, None)
-        if isinstance(stack, nn.ModuleList) and len(stack) == expected:
-            return list(stack)
-    raise InputError(
-        f"{model_id}: the decoder layers of a {type(model).__name__} were not found "
-        f"(looked in {', '.join(_DECODER_STACKS)})"
-    )
+    expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == expected
+            and not _OTHER_PARTS.search(name)
+            and not any(name.startswith(f"{outer}.") for outer in found)
+        ):
+            found[name] = module
+    if len(found) != 1:
+        what = f"{len(found)} lists ({', '.join(found)})" if found else "no list"
+        raise InputError(
+            f"{model_id}: the decoder layers of a {type(model).__name__} were not found: {what} of "
+            f"{expected} layers in it"
+        )
+    return list(*found.values())
 
 
 def resolve_device(device: str) -> str:

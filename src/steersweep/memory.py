@@ -99,9 +99,10 @@ def memory_model(config: Any, network: Any = None) -> MemoryModel:
     from steersweep.architectures import auto_class
 
     text = config.get_text_config()
-    heads = int(text.num_attention_heads)
-    head_width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    # State-space models have no attention heads, some others a number for each layer.
+    heads = _most(text, "num_attention_heads") or 1
+    head_width = _most(text, "head_dim") or int(text.hidden_size) // heads
+    kv_heads = _most(text, "num_key_value_heads") or heads
     if network is None:
         with torch.device("meta"):
             network = auto_class(config, config.name_or_path).from_config(config)
@@ -118,9 +119,15 @@ def memory_model(config: Any, network: Any = None) -> MemoryModel:
         n_heads=heads,
         q_width=heads * head_width,
         kv_width=kv_heads * head_width,
-        mlp_width=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
+        mlp_width=_most(text, "intermediate_size") or 4 * int(text.hidden_size),
         vocab_size=int(text.vocab_size),
     )
+
+
+def _most(config: Any, name: str) -> int:
+    """A size in a config, the largest of a list of them; 0 where there is none."""
+    value = getattr(config, name, None) or 0
+    return int(max(value) if isinstance(value, (list, tuple)) else value)
 
 
 class RowLimit:

@@ -40,6 +40,7 @@ lab_app.command("list")(lab.lab_list)
 lab_app.command("path")(lab.lab_path)
 lab_app.command("train")(lab.lab_train)
 verify_app.command("cosmic")(verify.verify_cosmic)
+verify_app.command("architectures")(verify.verify_architectures)
 app.add_typer(verify_app, name="verify", rich_help_panel="Reference code and lab models")
 app.add_typer(lab_app, name="lab", rich_help_panel="Reference code and lab models")
 

@@ -1,4 +1,4 @@
-"""The command that compares methods with the official code: `verify cosmic`."""
+"""Commands that compare with others' numbers: `verify cosmic`, `verify architectures`."""
 
 from __future__ import annotations
 
@@ -72,4 +72,50 @@ def verify_cosmic(
         print_checks(result)
         say(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
     if not result["passed"]:
+        raise typer.Exit(1)
+
+
+def verify_architectures(
+    only: Annotated[
+        str | None, typer.Option(help="Some of them, by name: `llama,mamba` [default: all].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the table there, as Markdown.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Try tiny models of many architectures against plain transformers; exit 1 if one is wrong.
+
+    For a new release of transformers: each is right, refused by name, or wrong.
+
+    Example: `steersweep verify architectures --only llama,qwen3_next --out table.md`
+    """
+    from dataclasses import asdict
+
+    from steersweep.atomic import write_text
+    from steersweep.verification.architectures import (
+        ArchitectureResult,
+        as_table,
+        versions,
+    )
+    from steersweep.verification.architectures import verify_architectures as verify
+
+    quiet_libraries()
+
+    def on_result(result: ArchitectureResult) -> None:
+        if not quiet:
+            said = ", ".join(f"{name} {found.verdict}" for name, found in result.checks.items())
+            typer.echo(f"{result.name}: {said}", err=True)
+
+    names = [name.strip() for name in (only or "").split(",") if name.strip()]
+    results = verify(names, on_result)
+    table = as_table(results)
+    if out is not None:
+        write_text(out, f"{versions()}\n\n{table}")
+    if as_json:
+        typer.echo(json.dumps([asdict(result) for result in results], indent=1))
+    else:
+        typer.echo(f"{versions()}\n\n{table}")
+    if any(result.wrong for result in results):
         raise typer.Exit(1)

@@ -29,6 +29,7 @@ from steersweep.directions.edits import (
     clean_states,
     run_edits,
 )
+from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.errors import SteersweepError
 
 _Kind = Literal["harmful", "harmless"]
@@ -50,13 +51,35 @@ def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
 def find_candidates(
     chat: ChatModel, data: SplitIds, rules: CosmicRules, positions: Sequence[int]
 ) -> Candidates:
-    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`."""
+    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`.
+
+    Raises:
+        InputError: their ablation everywhere would leave something in this architecture.
+    """
+    what_ablation_leaves(chat, rules)  # refused before anything is computed
     return candidates_from(
         chat,
         data.harmful_train,
         data.harmless_train,
         positions=positions,
         site=rules.candidate_site,
+    )
+
+
+def what_ablation_leaves(chat: ChatModel, rules: CosmicRules) -> tuple[str, ...]:
+    """Notes on what is left of a direction that is ablated where the official code does it.
+
+    Raises:
+        InputError: something is left in an architecture that the official code does not know.
+    """
+    if rules.ablate != "everywhere":
+        return ()
+    sites = ablation_sites_of(chat)
+    if sites.complete:
+        return ()
+    return (
+        f"as in the official code, norms after attention and MLP bring some of an ablated "
+        f"direction back: up to {sites.left:.1%} of the stream's length after a layer",
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,11 +17,12 @@ from steersweep.chat_model import ChatModel
 from steersweep.directions.dim import dim_directions
 from steersweep.directions.direction import Direction
 from steersweep.directions.edits import Edit, ablation, addition, run_edits
+from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.errors import InputError
-from steersweep.kv_cache import make_cache
 from steersweep.parity import PROBES, TOLERANCES, compare_readers
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.quantization import rounds_activations_by_batch
+from steersweep.regime import regime_of
 from steersweep.steering import Intervention, Row, generate
 
 _STRENGTH = 0.3  # of the residual norm
@@ -117,6 +119,8 @@ def _readers(chat: ChatModel) -> tuple[bool, str]:
 
 def _padding(chat: ChatModel) -> tuple[bool, str]:
     """A prompt alone and in a batch with longer ones, steered and not, has the same logits."""
+    if not regime_of(chat).pads:
+        return False, "only prompts of equal length share a batch: padding would change this model"
     longest = chat.prompt_ids(PROBES[1])
     short = chat.prompt_ids(PROBES[0])
     tolerance = _tolerance(chat)
@@ -166,11 +170,20 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
 
     And what hooks read before the addition stays what it was: nothing is edited in place.
     """
+    regime = regime_of(chat)
+    if not regime.shares:
+        return False, "rows do not share a batch"
     short, long = (chat.prompt_ids(text) for text in PROBES)
+    if not regime.pads:  # then rows of a batch are equally long
+        count = min(len(short), len(long) - 1)
+        short, long = short[-count:], long[: count + 1]
     step = _intervention(chat)
     half = replace(step, multiplier=step.multiplier / 2)
     # All in one pass; and rows that share prompts, which resume from the unsteered streams.
-    together = [Row(short, step), Row(long, step), Row(long[1:])]
+    other = long[1:]
+    if not regime.pads:
+        long = long[:-1]
+    together = [Row(short, step), Row(long, step), Row(other)]
     resumed = [Row(short, step), Row(long, step), Row(long, half)]
     found = dict.fromkeys(("padding", "its own tokens", "a neighbour"), 0.0)
     largest = 0.0
@@ -206,7 +219,11 @@ def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
     # The first pass of all prompts has them unsteered, or all rows before the addition.
     prompts = [*dict.fromkeys(tuple(row.prompt_ids) for row in rows)]
     of_row = [prompts.index(tuple(row.prompt_ids)) for row in rows]
-    clean = next(hidden for hidden in seen["before"] if len(hidden) == len(prompts))[of_row].float()
+    clean = next(
+        hidden[of_row] if len(hidden) == len(prompts) else hidden
+        for hidden in seen["before"]
+        if len(hidden) in (len(prompts), len(rows))
+    ).float()
     steered = seen["after"][-1].float()
     mask = chat.pad([row.prompt_ids for row in rows]).attention_mask[:, :, None].float()
     push = torch.zeros((len(rows), 1, chat.d_model), device=steered.device)
@@ -261,13 +278,14 @@ def _edited_alone(chat: ChatModel, ids: list[int], edit: Edit) -> tuple[Tensor, 
     def read(layer: int, hidden: Tensor) -> None:
         states[layer - 1] = hidden[0, -1]
 
-    everywhere = edit.layer is None
     inputs = range(chat.n_layers) if edit.layer is None else [edit.layer]
     with ExitStack() as stack:
         stack.enter_context(chat.layer_hooks(change, inputs, "resid_pre"))
         stack.enter_context(chat.layer_hooks(read, range(1, chat.n_layers), "resid_pre"))
-        for site in ("attn_out", "mlp_out") if everywhere else ():
-            stack.enter_context(chat.layer_hooks(change, range(chat.n_layers), site))
+        if edit.layer is None:
+            sites = ablation_sites_of(chat)
+            ablate = partial(change, 0)
+            stack.enter_context(sites.edited(chat, ablate, range(chat.n_layers)))
         stack.enter_context(chat.final_states(lambda final: read(chat.n_layers, final[:, None])))
         batch = chat.pad([ids])
         logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
@@ -314,7 +332,7 @@ def _cache(chat: ChatModel) -> tuple[bool, str]:
     ids = chat.prompt_ids(PROBES[1])
     batch = chat.pad([ids])
     whole = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, -1].float()
-    cache = make_cache(chat.model.config.get_text_config(), len(ids))
+    cache = regime_of(chat).cache(chat, len(ids))
     chat.logits(
         batch.input_ids[:, :-1],
         batch.attention_mask[:, :-1],
