@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Answer:
-    """Greedy tokens, and how near the second best token was at each step, over the largest logit."""
+    """Greedy tokens; how near the second best was at each step, over the largest logit."""
 
     tokens: tuple[int, ...]
     margins: tuple[float, ...]
