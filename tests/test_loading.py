@@ -632,3 +632,17 @@ def test_fp8_runs_as_full_numbers_here_and_is_labelled_so(folder: Path) -> None:
     chat = ChatModel.load(str(folder), device="cpu")
     assert chat.precision == "fp8-as-fp32"
     assert torch.allclose(logits(chat), full, atol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "stored"), [("int8", "bnb-int8"), ("int4", "bnb-nf4")])
+def test_a_checkpoint_that_bitsandbytes_saved_runs_as_it_did(
+    tmp_path: Path, asked: str, stored: str
+) -> None:
+    folder = small(tmp_path / "model", hidden_size=64)
+    made = ChatModel.load(str(folder), precision=asked, device="cpu")
+    saved(made.model, tmp_path / "saved")
+    chat = ChatModel.load(str(tmp_path / "saved"), device="cpu")
+    assert chat.precision == stored
+    assert torch.allclose(logits(chat), logits(made), atol=1e-4)
+    with pytest.raises(InputError, match=f"already quantized \\({stored}\\)"):
+        ChatModel.load(str(tmp_path / "saved"), precision=asked, device="cpu")

@@ -65,7 +65,8 @@ def auto_class(config: Any, model_id: str, *, trust_remote_code: bool = False) -
         candidates = [*candidates[1:], candidates[0]]
     for mapping, found in candidates:
         if type(config) in mapping:
-            name = mapping[type(config)].__name__
+            network: Any = mapping[type(config)]
+            name = network.__name__
             if "Diffusion" in name:
                 raise InputError(f"{model_id}: a {name}, which writes by diffusion; {_WHAT_ELSE}")
             return found

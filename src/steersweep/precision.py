@@ -146,7 +146,7 @@ def _is_dequantized(config: Any, device: str) -> bool:
         return True
     if torch.device(device).type != "cuda":
         return True
-    from transformers.utils import is_kernels_available
+    from transformers.utils.import_utils import is_kernels_available
 
     capability = torch.cuda.get_device_capability(device)
     return capability < _NATIVE[method] or not is_kernels_available()
@@ -154,7 +154,11 @@ def _is_dequantized(config: Any, device: str) -> bool:
 
 def _dequantizing(method: str) -> dict[str, Any]:
     """Options that make transformers dequantize, whatever it would decide by itself."""
-    from transformers import FineGrainedFP8Config, MetalConfig, Mxfp4Config
+    from transformers.utils.quantization_config import (
+        FineGrainedFP8Config,
+        MetalConfig,
+        Mxfp4Config,
+    )
 
     settings: dict[str, Any] = {"mxfp4": Mxfp4Config, "metal": MetalConfig}
     return {"quantization_config": settings.get(method, FineGrainedFP8Config)(dequantize=True)}
