@@ -63,7 +63,7 @@ def flip(file: Path, at: int) -> None:
 
 ADDED = (
     "mine.py",
-    "blocks/inner.py",
+    "blocks/readme.py",
     "adapter_model.safetensors",
     "adapter_model.bin",
     "adapter_config.json",

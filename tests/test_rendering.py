@@ -313,6 +313,26 @@ def test_what_was_found_of_a_template_is_kept(monkeypatch: pytest.MonkeyPatch) -
     assert examine_apart(CHATML, {}) == found
 
 
+@pytest.mark.parametrize("kind", ["template", "tokenizer"])
+def test_nothing_runs_with_a_template_or_tokenizer_that_cannot_be_used(
+    copied_lab_model: Path, tmp_path: Path, kind: str
+) -> None:
+    if kind == "template":
+        cut = CHATML.replace("m['content']", "m['content'][:500]")
+        (copied_lab_model / "chat_template.jinja").write_text(cut)
+    else:
+        file = copied_lab_model / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"split_special_tokens": True}))
+    out = str(tmp_path / "out")
+    for command in (["sweep", "--out", out], ["extract", "--layer", "1", "-o", out]):
+        done = CliRunner().invoke(app, [command[0], str(copied_lab_model), *command[1:]])
+        assert isinstance(done.exception, InputError)
+        assert "cuts the user's text" in str(done.exception) or "single" in str(done.exception)
+        assert not Path(out).exists()
+    with pytest.raises(InputError):
+        ChatModel.load(str(copied_lab_model), device="cpu")
+
+
 # -- length ----------------------------------------------------------------------------------------
 
 
