@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from steersweep import InputError, SteersweepError, atomic
+from steersweep import InputError, SteersweepError, atomic, worker
 from steersweep.digests import seal_text, unseal_text
 from steersweep.directions.direction import Direction
 from steersweep.engines import engine
@@ -25,7 +27,9 @@ from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.reviews import add_review, queue, results_in
+from steersweep.experiment.status import decided, status
 from steersweep.experiment.study import GateStop, StudyOptions, run_study
+from steersweep.report.run import read_run
 from steersweep.store import RunStore, run_lock
 from test_cli import refused, run
 
@@ -496,6 +500,111 @@ def test_damaged_files_are_set_aside_and_named(finished: Path, tmp_path: Path) -
     assert comparable(folder) == comparable(finished)
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
     assert len(state["damaged"]) == 5
+
+
+DIRECTIONS = {
+    "zeroed": lambda vector: 0 * vector,
+    "tripled": lambda vector: 3 * vector,
+    "negated": lambda vector: -vector,
+}
+
+
+def edit_direction(path: Path, kind: str) -> None:
+    """Damage a direction's file, its metadata as they were."""
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
+        return
+    with safe_open(path, "pt") as file:
+        metadata, vector = file.metadata(), file.get_tensor("direction")
+    save_file({"direction": DIRECTIONS[kind](vector)}, path, metadata)
+
+
+def test_bad_directions_are_made_again(finished: Path, tmp_path: Path) -> None:
+    """Every direction of a finished study, in four ways."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    paths = sorted(folder.glob("directions/*.safetensors"))
+    for number, path in enumerate(paths):
+        edit_direction(path, [*DIRECTIONS, "truncated"][number % 4])
+    activations = next(folder.glob("extraction/activations-*.safetensors"))
+    activations.write_bytes(activations.read_bytes()[:-4] + b"\0\0\0\0")
+    run_study(small(), folder)
+    assert comparable(folder) == comparable(finished)
+    assert {path.name for path in folder.glob("directions/*.safetensors")} == {
+        path.name for path in paths
+    }
+
+
+@pytest.mark.parametrize("kind", [*DIRECTIONS, "truncated"])
+def test_a_direction_damaged_while_others_borrow_it_is_made_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Between the job that found it and the job that borrows it, in one run."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    store = RunStore(folder)
+    borrowed = None
+    for path in folder.glob("conditions/*.json"):
+        record = store.get(path.stem)
+        if record is not None and record["condition"]["method"] == "dim@fp32":
+            borrowed = str(record["condition"]["direction"])
+            path.unlink()
+    assert borrowed is not None
+    original, damaged = worker.run_job, []
+
+    def damage_first(job: Any, *arguments: Any) -> None:
+        if not damaged and any(c.direction == borrowed for c in job.conditions):
+            damaged.append(job)
+            edit_direction(folder / f"directions/{borrowed}.safetensors", kind)
+        original(job, *arguments)
+
+    monkeypatch.setattr(engine, "run_job", damage_first)
+    run_study(small(), folder)
+    assert damaged
+    assert comparable(folder) == comparable(finished)
+    assert store.get_once("phases/precision_sweep-failures.json") == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decisions/family_sweep.json", "phases/family_sweep.json", "phases/size_sweep-failures.json"],
+)
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b"[" * 100_000, None])
+def test_commands_that_read_name_what_is_damaged_and_leave_it(
+    finished: Path, tmp_path: Path, name: str, data: bytes | None
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    condition = next(folder.glob("conditions/*.json"))
+    condition.write_bytes(b"null")
+    path = folder / name
+    path.unlink()
+    if data is None:
+        path.symlink_to(path.name)
+    else:
+        path.write_bytes(data)
+    before = sorted(folder.rglob("*"))
+    state = status(folder)
+    assert name in state["damaged"]
+    if not name.startswith("phases/family_sweep.json"):
+        assert condition.relative_to(folder).as_posix() in state["damaged"]
+        assert state["done"] == state["total"] - 1
+    if name.startswith("decisions/"):
+        assert state["phase"] == "family_sweep"
+        for use in (decided, read_run):
+            with pytest.raises(InputError, match=rf"{name}: is damaged"):
+                use(folder)
+    assert before == sorted(folder.rglob("*"))
+
+
+def test_a_damaged_number_of_cuts_is_asked_for(tmp_path: Path) -> None:
+    """No other file says how many there were; none is not a safe guess."""
+    plan = small(cuts=[{"do": "fewer-prompts", "prompts": 2}])
+    folder = tmp_path / "run"
+    run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
+    (folder / "cuts.json").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"cuts.json: is damaged.*--apply-cuts"):
+            run_study(plan, folder, StudyOptions(until="family_sweep"))
+    run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
+    assert RunStore(folder).get_once("cuts.json") == {"applied": 1}
 
 
 def torture(tmp_path: Path, kills: int, seed: int) -> tuple[Path, int]:

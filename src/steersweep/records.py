@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 from steersweep.conditions import Condition, Strength
 from steersweep.digests import Damaged
 
-_CLOSE = 1e-9  # relative; both sides are computed from the same numbers in the same way
+if TYPE_CHECKING:
+    from steersweep.judging.judge import Judgement
+
+_CLOSE = 1e-9  # both sides are computed from the same numbers in the same way
 
 
 def check_record(record: Any, key: str, prompts: Sequence[str] | None = None) -> None:
@@ -31,8 +36,7 @@ def check_record(record: Any, key: str, prompts: Sequence[str] | None = None) ->
 
 
 def _check(record: Any, key: str, prompts: Sequence[str] | None) -> None:
-    from steersweep.judging.judge import Judgement
-    from steersweep.worker import summarise
+    from steersweep.worker import summarise_counts
 
     condition = _condition(record["condition"])
     if record["key"] != key or condition.key != key:
@@ -41,15 +45,35 @@ def _check(record: Any, key: str, prompts: Sequence[str] | None) -> None:
     asked = [sample["prompt"] for sample in samples]
     if prompts is not None and asked != list(prompts):
         raise Damaged(f"its {len(asked)} samples are not those of the {len(prompts)} test prompts")
-    names = [field.name for field in fields(Judgement)]
-    judgements = [Judgement(**{name: sample[name] for name in names}) for sample in samples]
     repeats, rest = divmod(result["n_samples"], len(samples))
     if rest or repeats < 1:
         raise Damaged("n_samples is no multiple of its samples")
-    for name, value in summarise(judgements, repeats).items():
-        if result[name] != value:
+    for name, value in summarise_counts(_judgements(samples), repeats).items():
+        if not _equal(result[name], value):
             raise Damaged(f"{name} does not follow from its samples")
     _check_steering(condition, result)
+
+
+def _equal(written: Any, value: Any) -> bool:
+    """Equal, but for the last digits of intervals, which another version of scipy may change."""
+    if not isinstance(value, list):
+        return bool(written == value)
+    return len(written) == len(value) and all(map(_close, written, value))
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_CLOSE, abs_tol=_CLOSE)
+
+
+def _judgements(samples: Sequence[Mapping[str, Any]]) -> dict[Judgement, int]:
+    """How often each judgement was made, whatever its score."""
+    from steersweep.judging.judge import Judgement
+
+    names = tuple(field.name for field in fields(Judgement) if field.name != "score")
+    return {
+        Judgement(**dict(zip(names, labels, strict=True)), score=0.0): times
+        for labels, times in Counter(map(itemgetter(*names), samples)).items()
+    }
 
 
 def _check_steering(condition: Condition, result: Mapping[str, Any]) -> None:
@@ -61,7 +85,7 @@ def _check_steering(condition: Condition, result: Mapping[str, Any]) -> None:
     norm = result["residual_norm"]
     multiplier = condition.strength.multiplier(norm)
     for name, value in (("multiplier", multiplier), ("relative_strength", multiplier / norm)):
-        if not math.isclose(result[name], value, rel_tol=_CLOSE):
+        if not _close(result[name], value):
             raise Damaged(f"{name} does not follow from the condition")
 
 
