@@ -352,6 +352,23 @@ def test_a_damaged_signature_makes_its_gate_wait_again(tmp_path: Path) -> None:
         gates.sign(tmp_path, "R1", by="A\x1b[31m", note="", evidence=evidence, time="now")
 
 
+def test_two_servers_at_once_keep_every_label(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from steersweep.experiment.reviews import add_review, undo_review\n"
+        "name, folder = f'R{sys.argv[1]}', Path(sys.argv[2])\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for n in range(40):\n"
+        "    add_review(folder, f'a:{n}', 'coherent', name, note='\\u2028' + 'x' * 9000)\n"
+        "    if n % 4 == 3:\n"
+        "        assert undo_review(folder, name) == f'a:{n}'\n"
+    )
+    in_processes(code, 2, str(tmp_path))
+    held = {(review.reviewer, review.id) for review in read_reviews(tmp_path)}
+    assert held == {(f"R{i}", f"a:{n}") for i in range(2) for n in range(40) if n % 4 != 3}
+    assert problems(tmp_path) == []
+
+
 def test_a_damaged_label_does_not_bring_an_earlier_one_back(tmp_path: Path) -> None:
     add_review(tmp_path, "a:1", "coherent", "Ada")
     add_review(tmp_path, "a:2", "coherent", "Ada", note="\u2028\x85\x0c")
