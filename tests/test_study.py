@@ -429,6 +429,35 @@ def test_the_ledger_counts_what_a_kill_left_open(tmp_path: Path) -> None:
     assert ledger.timings("A10G") == []
 
 
+def test_damaged_lines_are_named_and_nothing_ends_in_a_traceback(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    ledger = folder / "ledger.jsonl"
+    first, *others = ledger.read_bytes().splitlines(keepends=True)
+    settled = next(line for line in others if b'"settle"' in line)
+    others.remove(settled)
+    damaged = [first.replace(b'"usd": 0', b'"usd": 1'), *others, b"\x00" * 512 + b"\n"]
+    ledger.write_bytes(b"".join(damaged) + b'{"do": "settle", "id": "x", "usd": NaN}\n')
+    for name in ("gates", "reviews"):
+        (folder / f"{name}.jsonl").write_bytes(b'{"gate": "\xff\x1b[31m"}\n[]\n')
+    shown = run("status", str(folder), cwd=tmp_path)
+    assert shown.returncode == 0
+    for line in (
+        f"ledger.jsonl: line {len(damaged)} ",
+        "gates.jsonl: line 1 ",
+        "reviews.jsonl: line 2 ",
+    ):
+        assert line in shown.stdout
+    assert "\x1b" not in shown.stdout
+    done = run("report", str(folder), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Damaged:" in (folder / "report.html").read_text()
+    lines: list[str] = []
+    run_study(small(), folder, on_line=lines.append)  # nothing is left to pay for
+    assert any("ledger.jsonl: line 1 is damaged" in line for line in lines)
+
+
 def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
     plan = small(cuts=[{"do": "fewer-prompts", "prompts": 2}])
     folder = tmp_path / "run"

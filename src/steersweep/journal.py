@@ -95,8 +95,8 @@ def read(path: Path, check: Check = lambda _entry: None) -> list[Line]:
         return []
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    _must_be_a_file(path, handle)
     with os.fdopen(handle, "rb") as file:
-        _must_be_a_file(path, file)
         # Where there are no locks, or no right to one, reading needs none.
         _lock(path, file, fcntl.LOCK_SH, needed=False)
         return list(_lines(file, check))
@@ -171,15 +171,16 @@ def opened(path: Path) -> Iterator[Journal]:
         if error.errno in _DISK_FULL:
             raise DiskFull.at(path, error) from error
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    _must_be_a_file(path, handle)
     # Without a buffer, a line that cannot be written is not tried again when the file is closed.
     with os.fdopen(handle, "r+b", buffering=0) as file:
-        _must_be_a_file(path, file)
         _lock(path, file, fcntl.LOCK_EX, needed=True)
         yield Journal(path, file)  # closing the file frees the lock
 
 
-def _must_be_a_file(path: Path, file: Any) -> None:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+def _must_be_a_file(path: Path, handle: int) -> None:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise InputError(f"{path}: must be a file; move away what is there")
 
 

@@ -10,7 +10,7 @@ _SUSPECT = re.compile(r"[^\x20-\x7e\n\t]")
 _JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji are written with them
 _LONGEST_NAME = 80  # bytes
 _RESERVED = re.compile(r"(?i)(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?")  # devices on Windows
-_MARKDOWN = re.compile(r"[\\`*<>|&~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]")
+_MARKDOWN = re.compile(r"[\\`*>|&~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]")
 
 
 def printable(text: str) -> str:
@@ -30,7 +30,7 @@ def in_a_line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text as Markdown shows it: no markup, HTML or table cell of its own."""
-    return _MARKDOWN.sub(r"\\\g<0>", in_a_line(text))
+    return _MARKDOWN.sub(r"\\\g<0>", in_a_line(text)).replace("<", "&lt;")
 
 
 def safe_name(text: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import tempfile
 import uuid
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class RayEngine:
         self._ours = False
         self._folder = Path()
         self._pulse = Pulse("")
+        self._waiting: deque[Work] = deque()
         self._known_nodes: list[dict[str, Any]] = []
 
     def open(self, folder: Path) -> None:
@@ -129,7 +131,15 @@ class RayEngine:
         return "cuda" if has_gpus and kind != LOCAL else "cpu"
 
     def submit(self, work: Work) -> None:
-        """Hand it to Ray, which runs it when there is a place."""
+        """Hand it to Ray, which runs it when there is a place; in `wait` if Ray is away now."""
+        self._waiting.append(work)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._waiting and self._pulse.answers():  # the call would wait for ever
+            self._submit(self._waiting.popleft())
+
+    def _submit(self, work: Work) -> None:
         import ray
 
         custom = any(work.gpu in node["Resources"] for node in self._nodes())
@@ -153,6 +163,7 @@ class RayEngine:
         """End its worker; what it saved is whole."""
         import ray
 
+        self._waiting = deque(work for work in self._waiting if work.name != name)
         if name in self._tasks and not self._pulse.is_gone:
             self._cancelled.add(name)
             with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
@@ -166,6 +177,8 @@ class RayEngine:
         """
         from ray.exceptions import RayActorError
         from ray.util.queue import Empty
+
+        self._hand_over()
 
         try:
             with cluster_may_go():

@@ -77,12 +77,12 @@ def set_up_token(*, own_cluster: bool) -> None:
     """
     if "RAY_AUTH_MODE" in os.environ:
         return
-    held = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if not held and not (Path.home() / ".ray" / "auth_token").is_file():
-        if not own_cluster:
-            return
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ["RAY_AUTH_MODE"] = "token"
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    held = named or (Path.home() / ".ray" / "auth_token").is_file()
+    if own_cluster and not held:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # Ray begins to use it by itself
+    if held and not own_cluster:
+        os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported
 
 
 @contextlib.contextmanager

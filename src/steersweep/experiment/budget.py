@@ -278,7 +278,9 @@ class _Account:
     def _damaged(self, line: Line) -> None:
         entry = line.entry or {}
         cut = _CUT_AFTER_AMOUNT.match(line.text) if line.is_cut else None
-        if _is_of_settling(line.text):
+        if line.text.count("{") > 1:  # the line feed between two lines is lost
+            self.bad["unknown"].append(line)
+        elif _is_of_settling(line.text):
             self.bad["counted"].append(line)  # what it settles stays in full
         elif any(f'"id": "{identity}"' in line.text for identity in self._alone):
             self.bad["counted"].append(line)  # the settling says all
