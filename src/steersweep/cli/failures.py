@@ -21,6 +21,7 @@ STOPPED = 130  # exit code after Ctrl+C
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # No fault of the file that was named.
 _MACHINE = (*_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_PRINTERS = ("typer", "click", "rich")
 _READERS = ("json", "yaml", "codecs", "encodings", "csv")
 
 
@@ -48,7 +49,7 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
         if os.environ.get(VARIABLE) == "1":
             print(printable(redacted_traceback(error)), file=sys.stderr)
         message, code = _known(error, command) or (_own_fault(error, command), 1)
-    print(f"error: {printable(redact(message))}", file=sys.stderr)
+    print(f"error: {printable(redact(' '.join(message.split())))}", file=sys.stderr)
     return code
 
 
@@ -59,8 +60,7 @@ def is_end_of_output(error: BaseException | None) -> bool:
     """
     if not isinstance(error, BrokenPipeError) or error.__traceback__ is None:
         return False
-    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
-    return _package(innermost) in ("steersweep", "typer", "click", "rich")
+    return _prints(_frames(error))
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -82,7 +82,7 @@ def _known(error: BaseException, command: str) -> tuple[str, int] | None:
             f"set PYTHONIOENCODING=utf-8",
             2,
         )
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = _frames(error)
     reads = isinstance(error, UnicodeDecodeError) or _package(frames[-1]) in _READERS
     file = _file_in_hand(frames) if reads else None
     if file is None:
@@ -92,8 +92,10 @@ def _known(error: BaseException, command: str) -> tuple[str, int] | None:
 
 
 def _of_system(error: OSError) -> tuple[str, int] | None:
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    file = error.filename if error.filename is not None else _file_in_hand(frames)
+    frames = _frames(error)
+    file = error.filename
+    if file is None:
+        file = "standard output" if _prints(frames) else _file_in_hand(frames)
     if file is None:
         return None
     if isinstance(file, bytes):
@@ -111,6 +113,16 @@ def _file_in_hand(frames: Sequence[FrameType]) -> Path | None:
     """The file that the innermost of the calls that hold one held, else the folder."""
     held = [v for frame in reversed(frames) for v in frame.f_locals.values() if isinstance(v, Path)]
     return next(filter(os.path.isfile, held), None) or next(filter(os.path.isdir, held), None)
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def _prints(frames: Sequence[FrameType]) -> bool:
+    """Whether the innermost of these calls prints something, and writes no file."""
+    module = str(frames[-1].f_globals.get("__name__", ""))
+    return _package(frames[-1]) in _PRINTERS or module.startswith("steersweep.cli")
 
 
 def _package(frame: FrameType) -> str:

@@ -62,6 +62,9 @@ def extract(
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
     if method == DIM and layer == "auto":
         raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
+    wanted = [] if layer == "auto" else [LayerChoice(layer)]
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give a file to write")
     reader = as_backend(backend)
     prompts = load_extraction_set(extraction or default_extraction(method))
     show_notes(prompts.notes)
@@ -77,7 +80,7 @@ def extract(
     for name, texts in prompts.content().items():
         chat.renderer.ids_of(texts, f"{name} prompt")
     show_notes(chat.renderer.notes())
-    layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
+    layers = [choice.index(chat.n_layers) for choice in wanted]
     found = find(chat, method, prompts, layers, backend=reader)
     direction = found.at_layer[layers[0]] if layers else found.chosen
     if direction is None:
@@ -116,11 +119,25 @@ def generate(
     from steersweep.conditions import LayerChoice
     from steersweep.directions.direction import Direction
     from steersweep.rendering import as_special_tokens
+    from steersweep.setting_values import (
+        MAX_MULTIPLIER,
+        MAX_NEW_TOKENS,
+        MAX_STRENGTH,
+        whole_number,
+    )
     from steersweep.steering import Intervention, Row
     from steersweep.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
         raise InputError("give either --multiplier or --strength")
+    for setting, number, highest in (
+        ("--multiplier", multiplier, MAX_MULTIPLIER),
+        ("--strength", strength, MAX_STRENGTH),
+    ):
+        if number is not None and not abs(number) <= highest:
+            raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
+    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    wanted = None if layer is None else LayerChoice(layer)
     found = Direction.load(direction)
     length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
     quiet_libraries()
@@ -134,7 +151,7 @@ def generate(
     show_notes(chat.renderer.notes())
     if found.model_fingerprint != chat.fingerprint:
         say(f"note: the direction was extracted from {found.model_id}", err=True)
-    start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
+    start = found.layer if wanted is None else wanted.index(chat.n_layers)
     push = Intervention(found.vector, length, start)
     rows = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, rows, max_new_tokens=max_new_tokens)

@@ -39,14 +39,20 @@ def verify_cosmic(
 
     Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
     """
+    from steersweep.prompts.files import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
+    from steersweep.setting_values import whole_number
     from steersweep.verification.fixtures import built_in_fixtures
     from steersweep.verification.verify import REPORT_NAME, Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
 
     if strength is not None and multiplier is not None:
         raise InputError("give --strength or --multiplier, not both")
+    for setting, number in (("--strength", strength), ("--multiplier", multiplier)):
+        if number is not None and not 0 < number < float("inf"):
+            raise InputError(f"{setting} {number}: must be a finite number above 0")
+    whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
     if not 0 <= expect <= 1:
         raise InputError(f"--expect {expect}: a rate from 0 to 1")
     if strength is None and multiplier is None:
