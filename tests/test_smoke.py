@@ -80,8 +80,8 @@ def test_an_architecture_works_exactly(name: str) -> None:
 
 
 def test_an_architecture_without_such_layers_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="decoder layers of a MambaForCausalLM were not found"):
-        random_model("MambaForCausalLM", hidden_size=64, num_hidden_layers=4, state_size=8)
+    with pytest.raises(InputError, match="decoder layers of a XLMWithLMHeadModel were not found"):
+        random_model("XLMWithLMHeadModel", emb_dim=64, n_layers=4, n_heads=4)
 
 
 def test_lab_models_pass(family: ChatModel) -> None:

@@ -72,8 +72,13 @@ def residuals(
                 read(layer, hidden)
         else:
             batch = chat.pad(chunk)
-            with chat.layer_hooks(read, range(chat.n_layers), site):
-                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+            width = batch.input_ids.shape[1]
+            # Nobody asks for logits; but some networks leave out positions that get none.
+            with (
+                chat.layer_hooks(read, range(chat.n_layers), site),
+                chat.head_input(lambda hidden: hidden[:1, :1]),
+            ):
+                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
         _check_finite(chat, part)
         result[some] = part
     return result

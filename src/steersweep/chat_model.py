@@ -110,11 +110,7 @@ class ChatModel:
         forward_parameters = inspect.signature(model.forward).parameters
         self._takes_position_ids = "position_ids" in forward_parameters
         self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
-        # State-space models have their own word for it.
-        self._cache_name = next(
-            (name for name in ("past_key_values", "cache_params") if name in forward_parameters),
-            None,
-        )
+        self._takes_cache = "past_key_values" in forward_parameters
 
     @classmethod
     def load(
@@ -318,9 +314,9 @@ class ChatModel:
         if self._takes_logits_to_keep:
             options["logits_to_keep"] = keep
         if cache is not None:
-            if self._cache_name is None:
-                raise InputError(f"{type(self.model).__name__} takes no cache that is known here")
-            options[self._cache_name] = cache
+            if not self._takes_cache:  # some of state spaces only keep theirs in ways of their own
+                raise InputError(f"a {type(self.model).__name__} takes no key-value cache")
+            options["past_key_values"] = cache
         # The head gets the last positions as a slice, of which torch makes a product per row.
         with self.head_input(Tensor.contiguous):
             output = self.model(

@@ -111,8 +111,8 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
             yield _packed(chat, some)
         return
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for some in regime.groups([len(prompts[index]) for index in by_length], size):
-        chosen = [by_length[number] for number in some]
+    for group in regime.groups([len(prompts[index]) for index in by_length], size):
+        chosen = [by_length[number] for number in group]
         batch = chat.pad([prompts[index] for index in chosen])
         width = batch.input_ids.shape[1]
         paths = [range(width - len(prompts[index]), width) for index in chosen]

@@ -125,7 +125,7 @@ def _looked(chat: ChatModel) -> Regime | InputError:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            reason = reason or f"{type(error).__name__}: {first_line(error)}"
+            reason = reason or first_line(error)
             continue
         if difference <= chat_tolerance(chat):
             return probe.with_passes(regime)
@@ -187,10 +187,11 @@ class _Probe:
 
     def _check_stream(self, ids: Sequence[int]) -> None:
         """A layer takes and gives one residual stream, `[row, position, d_model]`."""
-        chat, shapes = self._chat, set()
+        chat, shapes, run = self._chat, set(), []
         expected = (1, len(ids), chat.d_model)
 
         def look(layer: int, hidden: Tensor) -> None:
+            run.append(layer)
             shapes.add(tuple(hidden.shape))
             self.lengths[layer] = float(hidden.float().norm(dim=-1).mean())
 
@@ -199,6 +200,11 @@ class _Probe:
             chat.layer_hooks(look, range(chat.n_layers)),
         ):
             self._logits(ids)
+        if sorted(run) != sorted([*range(chat.n_layers)] * 2):
+            unlike = [layer for layer in range(chat.n_layers) if run.count(layer) != 2]
+            raise SteersweepError(
+                f"layers {', '.join(map(str, unlike))} do not run once for a text alone"
+            )
         if shapes != {expected}:
             shown = ", ".join(str(list(shape)) for shape in sorted(shapes - {expected}))
             raise SteersweepError(

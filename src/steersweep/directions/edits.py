@@ -317,7 +317,7 @@ class _Passes:
                 batch.input_ids,
                 batch.attention_mask,
                 batch.position_ids,
-                keep=batch.input_ids.shape[1] if to_the_end else 1,
+                keep=batch.input_ids.shape[1],
             )
         return states, layout.at_ends(logits) if with_logits else None
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steersweep.chat_model import ATTENTION, MLP, ChatModel
+from steersweep.chat_model import ATTENTION, MLP, Batch, ChatModel
 from steersweep.errors import InputError
 from steersweep.memory import first_line, is_out_of_memory
 from steersweep.regime import ordinary_tokens, regime_of
@@ -137,7 +137,7 @@ def _writers(chat: ChatModel) -> tuple[list[list[nn.Module]], list[list[nn.Modul
     modules = {id(part): part for layer in chat.layers for part in layer.modules()}
     handles = [part.register_forward_hook(look) for part in modules.values()]
     try:
-        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+        _run(chat, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -241,8 +241,14 @@ def _left(chat: ChatModel, sites: AblationSites) -> tuple[float, str]:
                         _input_hook(part, f"before {name} of layer {index}", measure)
                     )
         batch = chat.pad([ordinary_tokens(chat, _TOKENS)])
-        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+        _run(chat, batch)
     return max(found)
+
+
+def _run(chat: ChatModel, batch: Batch) -> None:
+    """A pass in which no layer leaves out positions whose logits nobody wants."""
+    tokens = batch.input_ids
+    chat.logits(tokens, batch.attention_mask, batch.position_ids, keep=tokens.shape[1])
 
 
 @contextmanager

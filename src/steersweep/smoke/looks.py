@@ -230,7 +230,10 @@ def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
     for index, row in enumerate(rows):
         if row.intervention is not None:
             push[index] = row.intervention.vector * row.intervention.multiplier
-    apart: Tensor = (steered - clean - push * mask).abs().amax(-1)
+    # Some networks leave out positions whose logits nobody wants.
+    missing = clean.shape[1] - steered.shape[1]
+    differences = steered - (clean + push * mask)[:, missing:]
+    apart: Tensor = torch.nn.functional.pad(differences.abs().amax(-1), (missing, 0))
     return apart, float(steered.abs().max())
 
 

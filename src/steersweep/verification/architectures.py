@@ -29,6 +29,7 @@ from steersweep.lab.models import lab_model
 from steersweep.memory import first_line
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import load_extraction_set
+from steersweep.regime import regime_of
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.steering import Intervention, Row, generate
 from steersweep.verification import plain
@@ -130,7 +131,9 @@ class _Subject:
             shutil.copy(source / file, folder)
         network.save_pretrained(folder)
         self.network = network
+        where = ModelSource(name, str(folder))
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        ChatModel(network, self.tokenizer, source=where)  # refused if its layers are not found
         self.prompts = [plain.prompt_ids(self.tokenizer, text) for text in _PROMPTS]
         network.generation_config.eos_token_id = [self.tokenizer.eos_token_id]
         self.states = torch.stack([plain.last_states(network, ids) for ids in self.prompts])
@@ -143,7 +146,7 @@ class _Subject:
         self.endings = self._endings()
         network.generation_config.eos_token_id = self.endings
         self.alone = [answer.until(self.endings) for answer in self.alone]
-        self.chat = ChatModel(network, self.tokenizer, source=ModelSource(name, str(folder)))
+        self.chat = ChatModel(network, self.tokenizer, source=where)
 
     def _pushes(self) -> list[plain.Push | None]:
         """None, two first layers, and one with a last layer."""
@@ -167,6 +170,7 @@ class _Subject:
 
     def texts(self) -> Found:
         """Rows of mixed edits, more than a batch, twice on the same model."""
+        regime_of(self.chat)  # refused before a row is made
         rows = [
             Row(ids, None if push is None else _intervention(push))
             for push in self.pushes
@@ -229,6 +233,7 @@ class _Subject:
     def smoke(self) -> Found:
         """The smoke test of a loaded model; a made model is in no catalog."""
         failed: list[Check] = []
+        regime_of(self.chat)  # else every look says the same
 
         def note(check: Check) -> None:
             if not check.passed:
@@ -237,8 +242,6 @@ class _Subject:
         check_model(self.chat, note)
         if not failed:
             return Found("right")
-        if all("InputError" in check.seen for check in failed):
-            return Found("refused", failed[0].seen)
         return Found("wrong", "; ".join(f"{check.name}: {check.seen}" for check in failed))
 
     def cosmic(self) -> Found:
@@ -281,7 +284,7 @@ def as_table(results: Sequence[ArchitectureResult]) -> str:
     """The results as Markdown: a row for each architecture, then what is refused and why."""
     head = ["architecture", "what is special", *CHECKS]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    reasons = []
+    reasons: dict[str, str] = {}  # what was refused or wrong -> where
     for result in results:
         cells = []
         for name in CHECKS:
@@ -290,9 +293,10 @@ def as_table(results: Sequence[ArchitectureResult]) -> str:
             cell = shown.get(found.verdict, found.verdict)
             cells.append(f"{cell} ({found.said})" if _is_short(found) else cell)
             if found.verdict in ("refused", "wrong"):
-                reasons.append(f"- {result.name}, {name}: {found.said}")
+                reasons[found.said] = f"{reasons.get(found.said, '')}, {name}".strip(", ")
         lines.append(f"| {result.name} | {result.kind} | {' | '.join(cells)} |")
-    return "\n".join(lines) + ("\n\n" + "\n".join(reasons) if reasons else "") + "\n"
+    lines += ["", *(f"- {where}: {said}" for said, where in reasons.items())]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _is_short(found: Found) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Answer:
-    """Greedy tokens; how near the second best was at each step, over the largest logit."""
+    """Greedy tokens, and how far below the second best was at each step, over the largest logit."""
 
     tokens: tuple[int, ...]
     margins: tuple[float, ...]
@@ -79,21 +79,24 @@ def greedy(model: Any, ids: Sequence[int], push: Push | None, count: int) -> Ans
 @torch.inference_mode()
 def last_states(model: Any, ids: Sequence[int]) -> Tensor:
     """Output of every layer at the last token, `[layer, d_model]`, float64."""
-    found: list[Tensor] = []
+    layers = layers_of(model)
+    found = [torch.zeros(0, dtype=torch.float64)] * len(layers)
 
-    def read(_module: Any, _inputs: Any, output: Any) -> None:
+    def read(module: Any, _inputs: Any, output: Any) -> None:
         states = output[0] if isinstance(output, tuple) else output
         while states.ndim > 3:  # of several streams side by side, the first
             states = states[0]
-        found.append(states[0, -1].double())
+        found[layers.index(module)] = states[0, -1].double()
 
-    handles = [layer.register_forward_hook(read) for layer in layers_of(model)]
+    handles = [layer.register_forward_hook(read) for layer in layers]
     try:
         _logits(model, ids)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(found)
+    width = max(map(len, found))
+    empty = torch.zeros(width, dtype=torch.float64)  # layers that do not run for a text alone
+    return torch.stack([states if len(states) else empty for states in found])
 
 
 @torch.inference_mode()
@@ -112,7 +115,7 @@ def stream_lengths(model: Any, unit: Tensor) -> Iterator[list[float]]:
 
     def read(_module: Any, _inputs: Any, output: Any) -> None:
         states = output[0] if isinstance(output, tuple) else output
-        found.append(float(((states @ unit).abs() / states.norm(dim=-1)).max()))
+        found.append(float(((states @ unit).abs() / states.norm(dim=-1).clamp(min=1e-9)).max()))
 
     def begin(_module: Any, _inputs: Any) -> None:
         # Only now, so that these hooks are called after those that edit.
