@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from steersweep.prompts.prompts import TestSet
 from steersweep.rendering import load_renderer
 from steersweep.rendering import test_rendered as rendered
 from steersweep.store import RunStore
+from steersweep.user_cache import kept
 from steersweep.worker import Job, _direction_key, run_job
 from test_rendering import DATED
 
@@ -147,9 +149,12 @@ def test_a_hash_is_kept_until_the_file_changes_whatever_its_time_says(
     times = file.stat()
     counted: list[Path] = []
     hashing = fingerprint._hash
-    monkeypatch.setattr(
-        fingerprint, "_hash", lambda path, size: (counted.append(path), hashing(path, size))[1]
-    )
+
+    def counting(path: Path, size: int) -> str:
+        counted.append(path)
+        return hashing(path, size)
+
+    monkeypatch.setattr(fingerprint, "_hash", counting)
     assert file_hash(file) == before
     assert not counted
     flip(file, 5)
@@ -162,14 +167,12 @@ def test_a_hash_of_a_file_that_just_changed_is_not_kept(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(bytes(fingerprint.KEPT_FROM))
     before = file_hash(file)
-    assert fingerprint.kept(_kept_name(file)) is None
+    assert kept(_kept_name(file)) is None
     flip(file, 5)
     assert file_hash(file) != before
 
 
 def _kept_name(file: Path) -> str:
-    import hashlib
-
     return f"hashes/{hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]}.json"
 
 
