@@ -22,6 +22,7 @@ from steersweep.errors import InputError
 from steersweep.hub import check_disk, check_whole
 from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
 from steersweep.precision import check_usable, load_options, resolve_precision, settle
+from steersweep.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
 
 # Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
 _DECODER_STACKS = (
@@ -183,12 +184,33 @@ class ChatModel:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Every token that ends an answer: all of the generation config and the tokenizer's."""
+        """Every token that ends an answer.
+
+        All of the generation config, the tokenizer's, and the control token by which the template
+        ends a turn: fine-tunes of base models often name only the base model's own.
+        """
+        end = self.turn_end
+        found = self.declared_eos_ids
+        return found if end is None or end.token is None else found | {end.token}
+
+    @cached_property
+    def declared_eos_ids(self) -> frozenset[int]:
+        """The ids that the generation config and the tokenizer say end an answer."""
         found: list[Any] = []
         for owner in (self.model.generation_config, self.tokenizer):
             value = getattr(owner, "eos_token_id", None)
             found += value if isinstance(value, (list, tuple)) else [value]
         return frozenset(int(token) for token in found if token is not None)
+
+    @cached_property
+    def turn_end(self) -> TurnEnd | None:
+        """How the template ends an answer; None where it does not show it."""
+        return turn_end(self.tokenizer, self.declared_eos_ids)
+
+    @cached_property
+    def opened_thought(self) -> str:
+        """What opens the model's reasoning at the end of every prompt, such as `<think>`, or ""."""
+        return thought_opened_by(self.tokenizer)
 
     @cached_property
     def pad_id(self) -> int:
@@ -240,12 +262,23 @@ class ChatModel:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated token ids, without special tokens."""
+        """Text of generated token ids, without special tokens but those that mark reasoning."""
+        marked = not self._thinking_tokens.isdisjoint(ids)
+        kept = [token for token in ids if token not in self._left_out] if marked else list(ids)
         return str(
             self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                kept, skip_special_tokens=not marked, clean_up_tokenization_spaces=False
             )
         )
+
+    @cached_property
+    def _thinking_tokens(self) -> frozenset[int]:
+        return thinking_tokens(self.tokenizer)
+
+    @cached_property
+    def _left_out(self) -> frozenset[int]:
+        """Special tokens that are no text."""
+        return frozenset(self.tokenizer.all_special_ids) - self._thinking_tokens
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Left-pad token sequences into one batch on the model's device."""

@@ -13,16 +13,22 @@ from steersweep.cli.options import (
     DeviceOption,
     ExtractionOption,
     JsonOption,
+    MismatchOption,
     ModelArgument,
     PrecisionOption,
+    QuietOption,
     RemoteCodeOption,
     RevisionOption,
+    RowsOption,
 )
 from steersweep.cli.output import printable, quiet_libraries
 from steersweep.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Iterable
+
+    from steersweep.chat_model import ChatModel
+    from steersweep.directions.direction import Direction
 
 
 def extract(
@@ -43,6 +49,9 @@ def extract(
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
+    accept_mismatch: MismatchOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Find a direction and save it.
 
@@ -54,6 +63,7 @@ def extract(
     from steersweep.directions.extraction import DIM, METHODS, default_extraction
     from steersweep.directions.extraction import extract_directions as find
     from steersweep.prompts.prompts import load_extraction_set
+    from steersweep.smoke.required import check_for_user
 
     if method not in METHODS:
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
@@ -70,18 +80,27 @@ def extract(
         trust_remote_code=trust_remote_code,
     )
     layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
+    notes = check_for_user(chat, accept_mismatch=accept_mismatch)
     found = find(chat, method, prompts, layers, backend=reader)
+    if layers and layers[0] in found.missing:
+        raise InputError(f"{model}, {prompts.name}: {found.missing[layers[0]]}; choose another")
     direction = found.at_layer[layers[0]] if layers else found.chosen
     if direction is None:
         raise SteersweepError(f"{model}: {found.notes[-1]}")
     direction.save(output)
-    typer.echo(
-        f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
-        f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, residual "
-        f"norm {direction.residual_norm:.4g}"
-    )
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+    notes = (*notes, *found.notes)
+    if as_json:
+        facts = {key: value for key, value in vars(direction).items() if key != "vector"}
+        shown = {"file": str(output), **facts, "n_layers": chat.n_layers, "notes": notes}
+        typer.echo(json.dumps(shown, ensure_ascii=False, indent=1))
+        return
+    if not quiet:
+        typer.echo(
+            f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
+            f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, "
+            f"residual norm {direction.residual_norm:.4g}"
+        )
+    _tell(notes)
 
 
 def generate(
@@ -94,9 +113,14 @@ def generate(
         str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    rows: RowsOption = 256,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    accept_mismatch: MismatchOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Answer prompts unsteered and steered, side by side.
 
@@ -106,32 +130,69 @@ def generate(
     from steersweep.chat_model import ChatModel
     from steersweep.conditions import LayerChoice
     from steersweep.directions.direction import Direction
+    from steersweep.judging.thinking import thinking_note
+    from steersweep.smoke.required import check_for_user
     from steersweep.steering import Intervention, Row
     from steersweep.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
         raise InputError("give either --multiplier or --strength")
+    if rows < 1:
+        raise InputError(f"--rows {rows}: must be at least 1")
     found = Direction.load(direction)
     length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
     quiet_libraries()
-    chat = ChatModel.load(model, precision=precision, device=device)
-    if found.model_fingerprint != chat.fingerprint:
-        typer.echo(f"note: the direction was extracted from {found.model_id}", err=True)
+    chat = ChatModel.load(
+        model,
+        precision=precision,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
     start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
+    _check_fits(chat, found, start, direction)
+    notes = list(check_for_user(chat, accept_mismatch=accept_mismatch))
+    if found.model_fingerprint != chat.fingerprint:
+        notes.append(f"the direction was extracted from {found.model_id}")
     push = Intervention(found.vector, length, start)
-    rows = [Row(chat.prompt_ids(text), steer) for text in prompt for steer in (None, push)]
-    answers = generate_rows(chat, rows, max_new_tokens=max_new_tokens)
+    asked = [Row(chat.prompt_ids(text), steer) for text in prompt for steer in (None, push)]
+    answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
+    texts = [chat.opened_thought + answer.text for answer in answers]
+    if thinks := thinking_note(texts[::2], max_new_tokens):
+        notes.append(thinks)
     pairs = [
-        {"prompt": text, "unsteered": answers[2 * i].text, "steered": answers[2 * i + 1].text}
+        {"prompt": text, "unsteered": texts[2 * i], "steered": texts[2 * i + 1]}
         for i, text in enumerate(prompt)
     ]
     if as_json:
         typer.echo(json.dumps(pairs, ensure_ascii=False, indent=1))
-        return
-    for pair in pairs:
-        for name, text in pair.items():
-            typer.echo(f"{name + ':':<11}{printable(text)}")
-        typer.echo("")
+    else:
+        for pair in pairs:
+            for name, text in pair.items():
+                typer.echo(f"{name + ':':<11}{printable(text)}")
+            typer.echo("")
+    if not quiet:
+        _tell(notes)
+
+
+def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> None:
+    """Refuse a direction of a model of another shape, by the file's name."""
+    of = f"{path}: a direction of {found.model_id}"
+    if found.vector.shape != (chat.d_model,):
+        raise InputError(
+            f"{of}, {found.vector.numel()} wide; the residual stream of {chat.source.model_id} is "
+            f"{chat.d_model} wide, so use a direction that was extracted from it"
+        )
+    if not 0 <= start < chat.n_layers:
+        raise InputError(
+            f"{of}, layer {start}; {chat.source.model_id} has layers 0 to {chat.n_layers - 1}, so "
+            f"say with --layer where steering starts"
+        )
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        typer.echo(f"note: {printable(note)}", err=True)
 
 
 def smoke(

@@ -19,6 +19,7 @@ from steersweep.directions.candidates import (
     candidates_from,
     lowest_kl,
     next_token_kl,
+    without_noise,
 )
 from steersweep.directions.cosmic import CosmicRules
 from steersweep.directions.edits import (
@@ -29,6 +30,7 @@ from steersweep.directions.edits import (
     clean_states,
     run_edits,
 )
+from steersweep.directions.noise import noise_share
 from steersweep.errors import SteersweepError
 
 _Kind = Literal["harmful", "harmless"]
@@ -50,14 +52,18 @@ def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
 def find_candidates(
     chat: ChatModel, data: SplitIds, rules: CosmicRules, positions: Sequence[int]
 ) -> Candidates:
-    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`."""
-    return candidates_from(
+    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`.
+
+    Where candidates of no length are dropped, those that are only rounding have none.
+    """
+    found = candidates_from(
         chat,
         data.harmful_train,
         data.harmless_train,
         positions=positions,
         site=rules.candidate_site,
     )
+    return without_noise(found, noise_share(chat)) if rules.drop_zero else found
 
 
 def layer_similarity(candidates: Candidates, rules: CosmicRules) -> Tensor:
