@@ -138,7 +138,7 @@ def _extraction(store: RunStore, condition: Condition) -> Result | None:
         condition.precision,
     )
     held = store.get_once(name)
-    if held is None:
+    if held is None or held["scores"] is None:
         return None
     return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
 

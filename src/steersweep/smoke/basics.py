@@ -216,7 +216,7 @@ def _bad_tensors(chat: ChatModel) -> Iterator[str]:
         if math.isnan(low) or (is_parameter and math.isinf(high - low)):  # masks hold infinities
             yield f"{name} holds NaN or infinite numbers"
         elif is_matrix and is_parameter and low == high:
-            yield f"{name} is {low:g} everywhere"
+            yield f"{name} is {low + 0.0:g} everywhere"
 
 
 def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,8 +226,10 @@ def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 def _untrained(chat: ChatModel, tokens: list[int]) -> str:
     """What is said of tokens of every prompt that the model cannot tell apart, or ""."""
-    index = torch.tensor(tokens, device=chat.device)
-    rows = chat.model.get_input_embeddings().weight[index].float()
+    embeddings = chat.model.get_input_embeddings()
+    # The row of the padding token is 0 until a model is trained on it.
+    tokens = [token for token in tokens if token != getattr(embeddings, "padding_idx", None)]
+    rows = embeddings.weight[torch.tensor(tokens, device=chat.device)].float()
     if bool((rows == rows[:1]).all()):
         return "all tokens have the same embedding: the embeddings are not trained"
     names = chat.tokenizer.convert_ids_to_tokens(tokens)
