@@ -12,7 +12,7 @@ from typing import Literal
 from steersweep.errors import InputError
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 UNSTEERED = "none"
 RANDOM = "random"

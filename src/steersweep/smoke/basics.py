@@ -153,7 +153,7 @@ def ending(chat: ChatModel) -> tuple[bool, str]:
     beyond = [token for token in chat.eos_ids if token >= chat.vocab_size]
     if len(beyond) == len(chat.eos_ids):
         return True, f"{names} lie beyond the vocabulary of {chat.vocab_size}, so no answer ends"
-    return False, names
+    return False, ending_note(chat) or names
 
 
 def ending_note(chat: ChatModel) -> str:
@@ -209,7 +209,7 @@ def _bad_tensors(chat: ChatModel) -> Iterator[str]:
         if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
     ]
     # One look at the device for all of them: each would wait for a GPU.
-    extremes = torch.stack([torch.stack(_extremes(tensor)).float().cpu() for _, tensor in named])
+    extremes = torch.stack([torch.stack(_extremes(tensor)).float() for _, tensor in named])
     for (name, tensor), (low, high) in zip(named, extremes.tolist(), strict=True):
         is_matrix = tensor.ndim >= 2 and min(tensor.shape[-2:]) > 1 and "bias" not in name
         is_parameter = isinstance(tensor, torch.nn.Parameter)
