@@ -20,7 +20,6 @@ from steersweep.directions import cosmic_scoring, edits
 from steersweep.directions.dim import dim_directions
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.parity import Parity, compare_readers
-from steersweep.smoke.looks import answer_ending
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.verification import fixtures
 from test_cli import refused, run
@@ -86,7 +85,8 @@ def test_an_architecture_without_such_layers_is_refused_by_name() -> None:
 
 def test_lab_models_pass(family: ChatModel) -> None:
     assert failed(family) == set()
-    assert answer_ending(family) in family.eos_ids
+    assert family.turn_end is not None
+    assert family.turn_end.token in family.declared_eos_ids
 
 
 # -- traps, planted ------------------------------------------------------------------------------
@@ -109,7 +109,8 @@ def right_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 
 
 def doubled_bos(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
-    chat.tokenizer.bos_token = "<|im_start|>"  # which this template sets twice
+    chat.tokenizer.bos_token = "<|endoftext|>"
+    chat.tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + chat.tokenizer.chat_template
 
 
 def first_row_only(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
@@ -356,8 +357,8 @@ def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
     assert done.returncode == 1
     assert "incompatible: readers: nnsight 5.0e-01 (9 sites), apart from layer 3 on" in done.stderr
     assert run(*command, "--out", "run", "--accept-mismatch", cwd=tmp_path).returncode == 0
-    held = json.loads(next((tmp_path / "run" / "extraction").glob("readers-*.json")).read_text())
-    assert "layer 3" in held[0]["seen"]
+    held = json.loads(next((tmp_path / "run" / "extraction").glob("checks-*.json")).read_text())
+    assert "layer 3" in next(c["seen"] for c in held if c["name"] == "readers")
 
 
 def test_a_study_skips_a_model_that_fails_and_says_why(
@@ -421,11 +422,8 @@ def test_the_command_says_what_it_saw_and_ends_accordingly(
     assert good.returncode == 0
     assert "<|im_start|>" in good.stdout  # special tokens are visible
     assert good.stdout.rstrip().endswith("passed")
-    config = copied_lab_model / "generation_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 0}))
-    tokenizer = copied_lab_model / "tokenizer_config.json"
-    settings = json.loads(tokenizer.read_text())
-    tokenizer.write_text(json.dumps({**settings, "eos_token": settings["pad_token"]}))
+    template = copied_lab_model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|im_over|>"))
     bad = run("smoke", str(copied_lab_model), "--json", cwd=tmp_path)
     assert bad.returncode == 1
     found = json.loads(bad.stdout)

@@ -25,6 +25,7 @@ from steersweep.loading import load_network
 from steersweep.model_source import ModelSource, family_of, find_model
 from steersweep.precision import check_usable, resolve_precision
 from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
+from steersweep.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
 from steersweep.vocabulary import check_vocabulary
 
 # Parts of a network that are no text decoder.
@@ -202,7 +203,18 @@ class ChatModel:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Every token that ends an answer: all of the generation config and the tokenizer's.
+        """Every token that ends an answer.
+
+        All of the generation config, the tokenizer's, and the control token by which the template
+        ends a turn: fine-tunes of base models often name only the base model's own.
+        """
+        end = self.turn_end
+        found = self.declared_eos_ids
+        return found if end is None or not self._has_token(end.token) else found | {end.token}
+
+    @cached_property
+    def declared_eos_ids(self) -> frozenset[int]:
+        """The ids that the generation config and the tokenizer say end an answer.
 
         Those that the model has no row for are left out: it cannot give them.
         """
@@ -211,6 +223,16 @@ class ChatModel:
             value = getattr(owner, "eos_token_id", None)
             found += value if isinstance(value, (list, tuple)) else [value]
         return frozenset(int(token) for token in found if self._has_token(token))
+
+    @cached_property
+    def turn_end(self) -> TurnEnd | None:
+        """How the template ends an answer; None where it does not show it."""
+        return turn_end(self.tokenizer, self.declared_eos_ids)
+
+    @cached_property
+    def opened_thought(self) -> str:
+        """What opens the model's reasoning at the end of every prompt, such as `<think>`, or ""."""
+        return thought_opened_by(self.tokenizer)
 
     @cached_property
     def pad_id(self) -> int:
@@ -258,12 +280,23 @@ class ChatModel:
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated token ids, without special tokens."""
+        """Text of generated token ids, without special tokens but those that mark reasoning."""
+        marked = not self._thinking_tokens.isdisjoint(ids)
+        kept = [token for token in ids if token not in self._left_out] if marked else list(ids)
         return str(
             self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                kept, skip_special_tokens=not marked, clean_up_tokenization_spaces=False
             )
         )
+
+    @cached_property
+    def _thinking_tokens(self) -> frozenset[int]:
+        return thinking_tokens(self.tokenizer)
+
+    @cached_property
+    def _left_out(self) -> frozenset[int]:
+        """Special tokens that are no text."""
+        return frozenset(self.tokenizer.all_special_ids) - self._thinking_tokens
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Left-pad token sequences into one batch on the model's device.

@@ -105,10 +105,10 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
         rows = _rows(prompts, max(_TOKENS, int(ROW_PER_WIDTH * chat.d_model)))
         rows.sort(key=lambda row: len(row.tokens))
         while rows:
-            some = [rows.pop(0)]
-            while rows and sum(len(row.paths) for row in (*some, rows[0])) <= size:
-                some.append(rows.pop(0))
-            yield _packed(chat, some)
+            together = [rows.pop(0)]
+            while rows and sum(len(row.paths) for row in (*together, rows[0])) <= size:
+                together.append(rows.pop(0))
+            yield _packed(chat, together)
         return
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for group in regime.groups([len(prompts[index]) for index in by_length], size):

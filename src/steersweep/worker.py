@@ -32,6 +32,7 @@ from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.judging.thinking import thinking_note
 from steersweep.memory import (
     OutOfMemory,
     RowLimit,
@@ -43,7 +44,7 @@ from steersweep.memory import (
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.rendering import SpecialTokens, extraction_rendered, test_rendered
-from steersweep.smoke.smoke import Check, check_model
+from steersweep.smoke.required import check_for_run
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import LostDirection, Record, RunStore, condition_file
@@ -69,7 +70,7 @@ class Job:
         max_rows: rows per generation batch.
         moved_from: kinds of GPU it did not fit before.
         reference: precision that this one is compared with, or None; see `SweepSettings`.
-        smoke: make every check of the smoke test first, not only that readers agree.
+        smoke: make every check of the smoke test first, and not only those of `required`.
         accept_mismatch: go on whatever these checks find.
         date: what day chat templates are told it is: the run's first.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
@@ -107,6 +108,7 @@ class Progress:
         note: what is going on, in a few words.
         rows: responses of the whole job.
         job: the job's name, where several run at the same time; else empty.
+        warning: what a person should read, once; else empty.
     """
 
     model: str
@@ -116,6 +118,7 @@ class Progress:
     note: str
     rows: int = 0
     job: str = ""
+    warning: str = ""
 
 
 OnProgress = Callable[[Progress], None]
@@ -141,20 +144,44 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     conditions = _placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
 
-    def tell(note: str, running: float = 0.0) -> None:
+    def tell(note: str, running: float = 0.0, warning: str = "") -> None:
         fraction = (len(done) + running) / len(conditions)
         rows = len(conditions) * len(job.test.prompts)
-        on_progress(Progress(job.source.name, len(done), len(conditions), fraction, note, rows))
+        on_progress(
+            Progress(
+                job.source.name, len(done), len(conditions), fraction, note, rows, warning=warning
+            )
+        )
+
+    def warn(warning: str) -> None:
+        tell("checking the model", warning=warning)
 
     if not unfinished(job, store):
         return tell("already finished")
     tell("loading the model")
     chat = _load(job)
-    _check_model(chat, job, store)
+    tell("checking the model")
+    notes = check_for_run(
+        chat,
+        store.get_once,
+        store.put_once,
+        every=job.smoke,
+        accept_mismatch=job.accept_mismatch,
+    )
+    for note in notes:
+        warn(note)
     tell("extracting directions")
-    bench = _Bench(chat, job, store)
+    bench = _Bench(chat, job, store, notes)
     conditions = _placeable(job, store)
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
+    missing_layers = missing_notes(job, store)
+    for layer_note in missing_layers:
+        warn(layer_note)
+    if missing_layers and all(condition.is_control for condition in conditions):
+        raise InputError(
+            f"{job.source.model_id}: nothing to sweep: {'; '.join(missing_layers)}; choose other "
+            f"layers or extraction prompts"
+        )
     for batch in in_batches(conditions, len(job.test.prompts), job.max_rows):
         missing = {condition.key for condition in batch} - done
         if not missing:
@@ -167,6 +194,8 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
         for record in bench.run(batch, on_step):
             store.put(record)
+            if record["condition"]["method"] == UNSTEERED and (thinks := unsteered_note(record)):
+                warn(thinks)
         done |= missing
         tell("saved")
     if job.reference is not None:
@@ -184,8 +213,7 @@ def unfinished(job: Job, store: RunStore) -> int:
         if record is not None and condition.direction is None:
             directions.add(record["result"].get("direction_file", ""))
     lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
-    chosen_by = {scores_file(c) for c in job.conditions if c.placed_by is not None}
-    lost += sum(store.get_once(name) is None for name in chosen_by)
+    lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
     return missing + lost + (not _compared(job, store))
 
 
@@ -241,11 +269,7 @@ def _check_prompts(chat: ChatModel, job: Job) -> None:
     extraction = {p: extraction_rendered(chat.renderer, p) for p in {*job.extraction.values()}}
     same = test_rendered(chat.renderer, job.test) == job.conditions[0].test_rendered
     for method, prompts in job.extraction.items():
-        made_for = {
-            c.extraction_rendered
-            for c in job.conditions
-            if not c.is_control and c.direction is None and c.method.split("@")[0] == method
-        }
+        made_for = {c.extraction_rendered for c in _found_by(method, job)}
         same = same and made_for <= {extraction[prompts]}
     if not same:
         import transformers
@@ -257,36 +281,59 @@ def _check_prompts(chat: ChatModel, job: Job) -> None:
         )
 
 
-def _check_model(chat: ChatModel, job: Job, store: RunStore) -> None:
-    """See that this model is what it should be, once in a run folder."""
-    held = _found(chat, job, store)
-    wrong = [check for check in held if not check["passed"]]
-    if wrong and not job.accept_mismatch:
-        said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
-        raise SteersweepError(
-            f"{job.source.model_id}: incompatible: {said} (see steersweep smoke, or use "
-            f"--accept-mismatch)"
-        )
+def _found_by(method: str, job: Job) -> list[Condition]:
+    """Conditions of a job whose directions a method finds on its model."""
+    return [
+        c
+        for c in job.conditions
+        if not c.is_control and c.direction is None and c.method.removesuffix(AUTO) == method
+    ]
 
 
-def _found(chat: ChatModel, job: Job, store: RunStore) -> list[Record]:
-    """What the checks found, now or in an earlier run."""
-    kind = "smoke" if job.smoke else "readers"
-    name = f"extraction/{kind}-{content_key([chat.fingerprint, chat.precision])}.json"
-    held = store.get_once(name)
-    if held is None:
-        checks: list[Check] = []
-        check_model(chat, checks.append, only=None if job.smoke else ("readers",))
-        held = store.put_once(name, {"checks": [asdict(check) for check in checks]})
-    return list(held["checks"])
+def extraction_files(job: Job) -> dict[str, str]:
+    """Where the run folder keeps what each method found, where a condition rests on it."""
+    found = {method: _found_by(method, job) for method in job.extraction}
+    return {method: scores_file(rest[0]) for method, rest in found.items() if rest}
 
 
-def unplaced(condition: Condition, store: RunStore) -> bool:
-    """Whether the method should choose this condition's layer, and its rules dropped them all."""
-    if condition.placed_by is None:
-        return False
-    held = store.get_once(scores_file(condition))
-    return held is not None and held["chosen"] is None
+def left_out(job: Job, store: RunStore) -> set[str]:
+    """Keys of the conditions of a job that have no direction, as far as extraction has told.
+
+    The method should choose the layer and its rules dropped them all, or the classes differ by no
+    more than rounding there. A random direction is left out where no method has one to compare.
+    """
+    found = {method: store.get_once(name) for method, name in extraction_files(job).items()}
+    missing = {
+        method: {int(layer) for layer in held["missing"]} if held else set()
+        for method, held in found.items()
+    }
+    nowhere = set.intersection(*missing.values()) if missing else set()
+
+    def without(condition: Condition) -> bool:
+        if condition.placed_by is not None:
+            held = found[condition.placed_by.removesuffix(AUTO)]
+            return held is not None and held["chosen"] is None
+        of_method = nowhere if condition.is_control else missing.get(condition.method, set())
+        return condition.direction is None and condition.layer in of_method
+
+    return {condition.key for condition in job.conditions if without(condition)}
+
+
+def missing_notes(job: Job, store: RunStore) -> list[str]:
+    """Of every layer asked for that has no direction, why not."""
+    asked = {c.layer for c in job.conditions if not c.is_control and c.direction is None}
+    notes = []
+    for method, name in extraction_files(job).items():
+        held = store.get_once(name)
+        missing = held["missing"] if held else {}
+        notes += [f"{method}, {why}" for layer, why in missing.items() if int(layer) in asked]
+    return notes
+
+
+def unsteered_note(record: Record) -> str | None:
+    """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
+    responses = [sample["response"] for sample in record["samples"]]
+    return thinking_note(responses, record["condition"]["max_new_tokens"])
 
 
 def scores_file(condition: Condition) -> str:
@@ -300,14 +347,18 @@ def scores_file(condition: Condition) -> str:
 
 
 def _placeable(job: Job, store: RunStore) -> tuple[Condition, ...]:
-    return tuple(c for c in job.conditions if not unplaced(c, store))
+    out = left_out(job, store)
+    return tuple(c for c in job.conditions if c.key not in out)
 
 
 class _Bench:
     """A loaded model with its directions, ready to run conditions."""
 
-    def __init__(self, chat: ChatModel, job: Job, store: RunStore) -> None:
+    def __init__(
+        self, chat: ChatModel, job: Job, store: RunStore, notes: tuple[str, ...] = ()
+    ) -> None:
         self.chat = chat
+        self.notes = notes
         self.job = job
         self.store = store
         self.prompt_ids = chat.renderer.ids_of(job.test.prompts, "test prompt")
@@ -341,26 +392,24 @@ class _Bench:
                 method,
                 prompts,
                 layers,
-                scores=None if held is None else CosmicScores.from_json(held["scores"]),
+                scores=CosmicScores.from_json(held["scores"]) if held and held["scores"] else None,
                 max_rows=rows,
             )
         )
-        seconds = time.monotonic() - started
-        if found.scores is not None:
-            chosen = found.chosen
-            held = self.store.put_once(
-                name,
-                {
-                    "method": method,
-                    "prompts": prompts.id,
-                    "chosen": chosen and {"layer": chosen.layer, "position": chosen.position},
-                    "notes": list(found.notes),
-                    "seconds": seconds,
-                    "scores": found.scores.as_json(),
-                },
-            )
-            seconds = held["seconds"]
-        self.extraction_seconds[method] = seconds
+        chosen = found.chosen
+        held = self.store.put_once(
+            name,
+            {
+                "method": method,
+                "prompts": prompts.id,
+                "chosen": chosen and {"layer": chosen.layer, "position": chosen.position},
+                "notes": list(found.notes),
+                "seconds": time.monotonic() - started,
+                "missing": {str(layer): why for layer, why in found.missing.items()},
+                "scores": found.scores and found.scores.as_json(),
+            },
+        )
+        self.extraction_seconds[method] = held["seconds"]
         places: list[tuple[int | None, Direction]] = [*found.at_layer.items()]
         if found.chosen is not None:
             places.append((None, found.chosen))
@@ -470,7 +519,9 @@ class _Bench:
         record = self.store.get(unsteered.key, self.job.test.prompts)
         if record is None:
             return None
-        ids = [self.chat.token_ids(sample["response"]) for sample in record["samples"]]
+        opened = self.chat.opened_thought
+        texts = [sample["response"].removeprefix(opened) for sample in record["samples"]]
+        ids = [self.chat.token_ids(text) for text in texts]
         found = self.rows.run(
             lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
         )
@@ -540,7 +591,7 @@ class _Bench:
         threshold = self._fluency_threshold()
         judge = get_judge(condition.judge)
         samples = [
-            _sample(judge, prompt, answer, nll, threshold)
+            _sample(judge, prompt, answer, nll, threshold, self.chat.opened_thought)
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
         result = summarise([judgement for judgement, _ in samples], self.job.test.repeats)
@@ -572,6 +623,7 @@ class _Bench:
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
                 "rows": most_rows,
+                **({"notes": list(self.notes)} if self.notes else {}),
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
                 **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
@@ -642,13 +694,20 @@ def _output_quality(kinds: Mapping[Judgement, int]) -> str:
 
 
 def _sample(
-    judge: Judge, prompt: str, answer: Generation, nll: ResponseNll | None, threshold: float
+    judge: Judge,
+    prompt: str,
+    answer: Generation,
+    nll: ResponseNll | None,
+    threshold: float,
+    opened: str,
 ) -> tuple[Judgement, Record]:
+    """A judged answer; reasoning that the template opened is kept as reasoning."""
     fluency = None if nll is None else Fluency(nll.worst, threshold)
-    judgement = judge(prompt, answer.text, fluency)
+    response = opened + answer.text
+    judgement = judge(prompt, response, fluency)
     sample = {
         "prompt": prompt,
-        "response": answer.text,
+        "response": response,
         **asdict(judgement),
         "finish_reason": answer.finish_reason,
         "nll": None if nll is None else nll.mean,

@@ -19,6 +19,7 @@ from steersweep.directions.candidates import (
     candidates_from,
     lowest_kl,
     next_token_kl,
+    without_noise,
 )
 from steersweep.directions.cosmic import CosmicRules
 from steersweep.directions.edits import (
@@ -30,6 +31,7 @@ from steersweep.directions.edits import (
     run_edits,
 )
 from steersweep.directions.everywhere import ablation_sites_of
+from steersweep.directions.noise import noise_share
 from steersweep.errors import SteersweepError
 
 _Kind = Literal["harmful", "harmless"]
@@ -53,17 +55,20 @@ def find_candidates(
 ) -> Candidates:
     """Candidates of the training prompts. `generate_directions`, `get_mean_diff`.
 
+    Where candidates of no length are dropped, those that are only rounding have none.
+
     Raises:
         InputError: their ablation everywhere would leave something in this architecture.
     """
     what_ablation_leaves(chat, rules)  # refused before anything is computed
-    return candidates_from(
+    found = candidates_from(
         chat,
         data.harmful_train,
         data.harmless_train,
         positions=positions,
         site=rules.candidate_site,
     )
+    return without_noise(found, noise_share(chat)) if rules.drop_zero else found
 
 
 def what_ablation_leaves(chat: ChatModel, rules: CosmicRules) -> tuple[str, ...]:

@@ -127,15 +127,9 @@ def cosine(one: Tensor, other: Tensor) -> float:
 def unit_direction(difference: Tensor, **facts: Any) -> Direction:
     """A `Direction` along `difference` `[d_model]`; its length is kept as `raw_norm`.
 
-    Raises:
-        InputError: the difference is zero, so it has no direction.
+    Whether the difference is more than rounding is for the caller to say; see `noise`.
     """
     norm = float(difference.double().norm())
-    if norm == 0:
-        raise InputError(
-            f"layer {facts.get('layer')}: harmful and harmless prompts give the same activation, "
-            f"so there is no direction; are the prompt sets different?"
-        )
     return Direction(vector=(difference.double() / norm).float(), raw_norm=norm, **facts)
 
 

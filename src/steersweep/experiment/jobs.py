@@ -17,7 +17,7 @@ from steersweep.experiment.scheduler import Scheduler, Task
 from steersweep.experiment.sweep import make_job
 from steersweep.model_source import hub_commit
 from steersweep.store import LostDirection, RunStore
-from steersweep.worker import Job, OnProgress, unfinished, unplaced
+from steersweep.worker import Job, OnProgress, left_out, unfinished
 
 
 class ChangedWeights(SteersweepError):
@@ -251,6 +251,6 @@ class Jobs:
         name = f"phases/{phase}.json"
         held = (self.store.get_once(name) or {"conditions": []})["conditions"]
         keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
-        left_out = {c.key for job in jobs for c in job.conditions if unplaced(c, self.store)}
-        kept = [key for key in keys if key not in left_out]
+        out = {key for job in jobs for key in left_out(job, self.store)}
+        kept = [key for key in keys if key not in out]
         self.store.put_current(name, {"conditions": kept})

@@ -17,7 +17,13 @@ from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.store import Record, RunStore, condition_file
-from steersweep.worker import Job, comparison_file, scores_file
+from steersweep.worker import (
+    Job,
+    comparison_file,
+    missing_notes,
+    scores_file,
+    unsteered_note,
+)
 
 Result = dict[str, Any]
 
@@ -56,6 +62,7 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
             if steered:
                 result = _result(job, method, steered, controls, created)
                 result["extraction"] = _extraction(store, steered[0][0])
+                result["notes"] = _notes(store, job, records)
                 if job.reference is not None:
                     result["comparison"] = store.get_once(comparison_file(job))
                     _refuse_damaged(store, [comparison_file(job)])
@@ -64,6 +71,16 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
         results += of_job
     reviews = read_reviews(store.folder)
     return [apply_reviews(result, reviews) for result in results]
+
+
+def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
+    """What a reader of a model's results should know: about the model, and layers left out."""
+    notes = [note for _, record in records for note in record["provenance"].get("notes", [])]
+    notes += missing_notes(job, store)
+    for condition, record in records:
+        if condition.method == UNSTEERED and (note := unsteered_note(record)):
+            notes.append(note)
+    return list(dict.fromkeys(notes))
 
 
 def write_results(folder: Path, results: Sequence[Result], created: str) -> Path:
@@ -137,7 +154,7 @@ def _extraction(store: RunStore, condition: Condition) -> Result | None:
     name = scores_file(condition)
     held = store.get_once(name)
     _refuse_damaged(store, [name])
-    if held is None:
+    if held is None or held["scores"] is None:
         return None
     return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
 

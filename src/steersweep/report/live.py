@@ -74,6 +74,8 @@ class View:
             # What an earlier run did took no time of this one.
             pace = self.jobs[name] = Pace(progress, now, progress.fraction, now)
         pace.progress, pace.seen = progress, now
+        if progress.warning:
+            self.on_line(f"{name}: note: {progress.warning}")
         self.show(name, pace)
         if progress.fraction >= 1:
             del self.jobs[name]

@@ -222,6 +222,11 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
     yield "Broken responses over all layers and strengths:"
     for result in results:
         yield f"  {result['model']}, {result['method']}: {_breakdown(result['conditions'])}"
+    notes = dict.fromkeys(f"{r['model']}: {note}" for r in results for note in r.get("notes", ()))
+    if notes:
+        yield ""
+        yield "Notes:"
+        yield from (f"  {note}" for note in notes)
     if len(dict.fromkeys(result["method"] for result in results)) > 1:
         yield ""
         yield "Methods:"
