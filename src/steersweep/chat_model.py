@@ -208,9 +208,9 @@ class ChatModel:
         All of the generation config, the tokenizer's, and the control token by which the template
         ends a turn: fine-tunes of base models often name only the base model's own.
         """
-        end = self.turn_end
-        found = self.declared_eos_ids
-        return found if end is None or not self._has_token(end.token) else found | {end.token}
+        end = None if self.turn_end is None else self.turn_end.token
+        ends = self.declared_eos_ids
+        return ends | {end} if end is not None and self._has_token(end) else ends
 
     @cached_property
     def declared_eos_ids(self) -> frozenset[int]:
