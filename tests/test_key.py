@@ -25,7 +25,7 @@ from steersweep.rendering import load_renderer
 from steersweep.rendering import test_rendered as rendered
 from steersweep.store import RunStore
 from steersweep.user_cache import kept
-from steersweep.worker import Job, _direction_key, run_job
+from steersweep.worker import Job, run_job
 from test_rendering import DATED
 
 DAY = "2026-11-25"
@@ -336,13 +336,13 @@ def test_every_byte_of_a_direction_is_in_its_key(qwen: Any) -> None:
         return unit_direction(vector, **(known | facts))
 
     vector = torch.arange(1.0, 97.0)
-    before = _direction_key(direction(vector))
+    before = direction(vector).key
     for place in (0, 8, 50, 95):
         other = direction(vector)
         other.vector[place] = torch.nextafter(other.vector[place], torch.tensor(2.0))
-        assert _direction_key(other) != before
-    assert _direction_key(direction(vector, layer=4)) != before
-    assert _direction_key(direction(vector, model_id="z", prompts="renamed@c")) == before
+        assert other.key != before
+    assert direction(vector, layer=4).key != before
+    assert direction(vector, model_id="z", prompts="renamed@c").key == before
 
 
 # -- runs ------------------------------------------------------------------------------------------

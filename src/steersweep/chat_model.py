@@ -227,12 +227,12 @@ class ChatModel:
     @cached_property
     def turn_end(self) -> TurnEnd | None:
         """How the template ends an answer; None where it does not show it."""
-        return turn_end(self.tokenizer, self.declared_eos_ids)
+        return turn_end(self.renderer, self.declared_eos_ids)
 
     @cached_property
     def opened_thought(self) -> str:
         """What opens the model's reasoning at the end of every prompt, such as `<think>`, or ""."""
-        return thought_opened_by(self.tokenizer)
+        return thought_opened_by(self.renderer)
 
     @cached_property
     def pad_id(self) -> int:

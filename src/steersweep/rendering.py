@@ -25,6 +25,7 @@ from steersweep.template import (
     examine,
     examine_apart,
     frozen_date,
+    message,
     place_of,
     probe_hash,
     user_turn,
@@ -166,9 +167,24 @@ class Renderer:
                 )
             )
 
+    def conversation(
+        self, question: str, answer: str | None = None, *, opened: bool = False
+    ) -> str:
+        """A question in the template, and its answer if one is given, as text.
+
+        Args:
+            question: the user's.
+            answer: the model's, or None.
+            opened: whether the template is asked to lead up to an answer.
+        """
+        turns = user_turn(question, self.facts.content)
+        if answer is not None:
+            turns.append(message("assistant", answer, self.facts.content))
+        return self._render(turns, opened, self.date)
+
     def rendered(self, text: str) -> str:
         """A user's prompt in the template, as text, up to where the answer begins."""
-        return self._render(user_turn(text, self.facts.content), True, self.date)
+        return self.conversation(text, opened=True)
 
     @cached_property
     def _frame(self) -> tuple[str, str]:

@@ -62,11 +62,13 @@ class TemplateFacts:
 
 def user_turn(text: str, content: Content) -> list[Message]:
     """A conversation of one user message."""
-    return [{"role": "user", "content": _content(text, content)}]
+    return [message("user", text, content)]
 
 
-def _content(text: str, content: Content) -> Any:
-    return text if content == "text" else [{"type": "text", "text": text}]
+def message(role: str, text: str, content: Content) -> Message:
+    """A message of a conversation."""
+    parts = [{"type": "text", "text": text}]
+    return {"role": role, "content": text if content == "text" else parts}
 
 
 def place_of(rendered: str, text: str, before: str, after: str) -> int | None:
@@ -155,7 +157,7 @@ def _content_wanted(render: Render) -> Content:
 
 def _see_that_the_answer_is_opened(render: Render, content: Content, prompt: str) -> None:
     """Where asking for the start of an answer changes nothing, none may be needed."""
-    answer = {"role": "assistant", "content": _content(_ANSWER, content)}
+    answer = message("assistant", _ANSWER, content)
     try:
         whole = _tried(render, [*user_turn(PROBE, content), answer], False, _DATES[0])
     except _Unusable:

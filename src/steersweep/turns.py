@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steersweep.judging.thinking import is_marker, opened_thought
+from steersweep.rendering import Renderer
 
 PROBE = "How tall is it?"
 ANSWER = "Certainly so"
@@ -25,23 +26,20 @@ class TurnEnd:
     text: str
 
 
-def turn_end(tokenizer: Any, ending: Collection[int] = ()) -> TurnEnd | None:
+def turn_end(renderer: Renderer, ending: Collection[int] = ()) -> TurnEnd | None:
     """What ends an answer in the template; None where the template does not show it.
 
     Args:
-        tokenizer: with a chat template.
+        renderer: the model's template and tokenizer.
         ending: token ids that are known to end an answer; one of them is preferred to others.
     """
+    tokenizer = renderer.tokenizer
     try:
-        found = tokenizer.apply_chat_template(
-            [{"role": "user", "content": PROBE}, {"role": "assistant", "content": ANSWER}],
-            tokenize=True,
-            return_dict=False,
-        )
-        ids = [int(token) for token in found]
-        after = _after(tokenizer, ids, ANSWER)
+        rendered = renderer.conversation(PROBE, ANSWER)
     except Exception:  # a template may raise anything at a conversation it was not written for
         return None
+    ids = [int(token) for token in tokenizer(rendered, add_special_tokens=False).input_ids]
+    after = _after(tokenizer, ids, ANSWER)
     if after is None:
         return None
     text = str(tokenizer.decode(after, skip_special_tokens=False))
@@ -68,15 +66,9 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
     return found | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False))
 
 
-def thought_opened_by(tokenizer: Any) -> str:
+def thought_opened_by(renderer: Renderer) -> str:
     """The end of every prompt from where the template opens the model's reasoning, or ""."""
-    try:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": PROBE}], add_generation_prompt=True, tokenize=False
-        )
-    except Exception:  # as above; that the prompt cannot be rendered is for others to say
-        return ""
-    return opened_thought(str(rendered).rpartition(PROBE)[2])
+    return opened_thought(renderer.rendered(PROBE).rpartition(PROBE)[2])
 
 
 def thinking_tokens(tokenizer: Any) -> frozenset[int]:

@@ -26,7 +26,7 @@ _CACHED_STEPS = 3
 TEXTS = (
     *PROBES,
     "Name two rivers.\n\n1. One in <b>France</b> & one in 'Peru'.\n2. Say \"which\" {is} longer.",
-    "Please sum this up. " + " ".join(f"Line {n} says that it is line {n}." for n in range(120)),
+    "Please sum this up. " + " ".join(f"Line {n} says that it is line {n}." for n in range(12)),
 )
 
 
@@ -52,20 +52,9 @@ def template(chat: ChatModel) -> tuple[bool, str]:
     return False, shown
 
 
-def _rendered(chat: ChatModel, text: str, answer: str | None = None) -> str:
-    conversation = [{"role": "user", "content": text}]
-    if answer is not None:
-        conversation.append({"role": "assistant", "content": answer})
-    return str(
-        chat.tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=answer is None, tokenize=False
-        )
-    )
-
-
 def _lost(chat: ChatModel, text: str) -> str:
     """What is said of a text that does not reach the model as it is, or ""."""
-    rendered = _rendered(chat, text)
+    rendered = chat.renderer.rendered(text)
     advice = "give the model a chat template that takes a message's content as a text"
     if text not in rendered:
         seen = f"the rendered prompt lacks the user's text {_short(text)}: {_short(rendered)}"
@@ -104,19 +93,11 @@ def _gap(chat: ChatModel) -> str:
     Where the template does not react to being asked for an answer's beginning.
     """
     question = PROBES[0]
-    conversation = [{"role": "user", "content": question}]
-    asked, plain = (
-        str(
-            chat.tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=wanted, tokenize=False
-            )
-        )
-        for wanted in (True, False)
-    )
+    asked, plain = (chat.renderer.conversation(question, opened=wanted) for wanted in (True, False))
     if asked != plain:
         return ""
     try:
-        whole = _rendered(chat, question, ANSWER)
+        whole = chat.renderer.conversation(question, ANSWER)
     except Exception:  # a template may refuse a conversation that ends in an answer
         return ""
     before = whole.partition(ANSWER)[0]
