@@ -211,9 +211,8 @@ def test_infinite_weights_and_activations_are_reported(
 
     weights = copied_lab_model / "model.safetensors"
     tensors = load_file(weights)
-    tensors["model.layers.3.mlp.down_proj.weight"] = torch.full_like(
-        tensors["model.layers.3.mlp.down_proj.weight"], value
-    )
+    name = "model.layers.3.mlp.down_proj.weight"
+    tensors[name] = torch.full(tensors[name].shape, value)
     save_file(tensors, weights, metadata={"format": "pt"})
     done = run("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
     assert done.returncode == code
