@@ -148,7 +148,7 @@ def test_bad_input_is_one_clear_message(arguments: str, message: str, tmp_path: 
         ("empty.txt", "\n \n", "at least one prompt"),
         ("empty.json", '{"prompts": []}', '"prompts"'),
         ("broken.json", '{"prompts": [', "not valid JSON"),
-        ("word.json", '"a"', "JSON list"),
+        ("list.json", '["a"]', "JSON object"),
         ("number.json", '{"prompts": ["a", 3]}', "item 2"),
         ("twice.txt", "a\nb\na\n", "twice"),
         ("repeats.json", '{"prompts": ["a"], "repeats": 0}', '"repeats"'),
@@ -211,9 +211,8 @@ def test_infinite_weights_and_activations_are_reported(
 
     weights = copied_lab_model / "model.safetensors"
     tensors = load_file(weights)
-    tensors["model.layers.3.mlp.down_proj.weight"] = torch.full(
-        tensors["model.layers.3.mlp.down_proj.weight"].shape, value
-    )
+    name = "model.layers.3.mlp.down_proj.weight"
+    tensors[name] = torch.full(tensors[name].shape, value)
     save_file(tensors, weights, metadata={"format": "pt"})
     done = run("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
     assert done.returncode == code
