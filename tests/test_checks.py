@@ -22,6 +22,7 @@ from steersweep.directions.extraction import extract_directions
 from steersweep.directions.noise import NoDirection
 from steersweep.kv_cache import _BufferedLayer
 from steersweep.prompts.prompts import ExtractionSet
+from steersweep.smoke.basics import cache, padding
 from steersweep.smoke.passes import is_apart
 from steersweep.smoke.required import check_for_user
 from test_cli import refused, run
@@ -61,12 +62,13 @@ def cuts_text(folder: Path, _patch: pytest.MonkeyPatch) -> None:
     retemplated(folder, "['content']", "['content'][:40]")
 
 
-def wants_parts(folder: Path, _patch: pytest.MonkeyPatch) -> None:
+def wants_parts(folder: Path) -> Path:
     retemplated(
         folder,
         "message['content']",
         "message['content'] | selectattr('text') | map(attribute='text') | join",
     )
+    return folder
 
 
 def lacks_the_answers_beginning(folder: Path, _patch: pytest.MonkeyPatch) -> None:
@@ -107,7 +109,7 @@ def has_untrained_tokens(folder: Path, _patch: pytest.MonkeyPatch) -> None:
     reweighted(folder, change)
 
 
-def shows_padding(_folder: Path, patch: pytest.MonkeyPatch) -> None:
+def shows_padding(patch: pytest.MonkeyPatch) -> None:
     pad = ChatModel.pad
 
     def leaking(self: ChatModel, sequences: Any) -> Batch:
@@ -117,7 +119,7 @@ def shows_padding(_folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ChatModel, "pad", leaking)
 
 
-def forgets(_folder: Path, patch: pytest.MonkeyPatch) -> None:
+def forgets(patch: pytest.MonkeyPatch) -> None:
     update = _BufferedLayer.update
 
     def stale(self: Any, keys: Any, values: Any, *rest: Any, **named: Any) -> Any:
@@ -128,17 +130,15 @@ def forgets(_folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: dict[str, tuple[str, Callable[..., None], int, str]] = {
-    "template cuts": ("qwen-3b", cuts_text, 2, "template: the rendered prompt lacks the user's"),
-    "parts": ("gemma-2b", wants_parts, 2, "template: the rendered prompt lacks the user's"),
-    "no lead": ("phi-mini", lacks_the_answers_beginning, 2, "template: the prompt ends before"),
+    "template cuts": ("qwen-3b", cuts_text, 2, "chat_template.jinja: the chat template changes or"),
+    "no lead": ("phi-mini", lacks_the_answers_beginning, 2, "does not open the answer"),
     "no ending": ("qwen-3b", ends_in_plain_text, 2, "ending: the template ends an answer with"),
-    "NaN": ("mistral-7b", holds_nan, 2, "weights: model.layers.1.mlp.down_proj.weight holds NaN"),
+    "NaN": ("mistral-7b", holds_nan, 2, "model.layers.1.mlp.down_proj.weight holds NaN"),
     "constant": ("llama-3b", is_constant, 2, "up_proj.weight is 0.25 everywhere"),
     "deaf": ("qwen-3b", does_not_hear, 2, "weights: the next token is the same whatever is asked"),
     "untrained": ("llama-3b", has_untrained_tokens, 2, "have the same embedding"),
-    "padding": ("gemma-2b", shows_padding, 1, "padding: "),
-    "cache": ("mistral-7b", forgets, 1, "cache: "),
 }
+FOUND_BY_CHECKS = ("no ending", "constant", "deaf", "untrained")
 
 
 @pytest.fixture
@@ -167,18 +167,44 @@ COMMANDS = {
 
 @pytest.mark.parametrize("faulty", FAULTS, indirect=True)
 def test_a_planted_fault_stops_every_command(faulty: tuple[str, int, str], tmp_path: Path) -> None:
-    _, code, said = faulty
+    name, code, said = faulty
     for command in COMMANDS.values():
         done = run(*command, cwd=tmp_path)
         assert done.returncode == code, done.stderr
         error = done.stderr.splitlines()[-1]
-        assert error.startswith("error: model: incompatible: ")
+        assert error.startswith("error: model: ")
         assert said in error
-        assert "--accept-mismatch" in error
+        assert ("--accept-mismatch" in error) == (name in FOUND_BY_CHECKS)
     assert not (tmp_path / "new.safetensors").exists()
 
 
-@pytest.mark.parametrize("faulty", ["no lead"], indirect=True)
+@pytest.mark.parametrize(("plant", "look"), [(shows_padding, padding), (forgets, cache)])
+@pytest.mark.parametrize("name", ["gemma-2b", "mistral-7b"])
+def test_padding_and_cache_are_got_around_or_seen(
+    plant: Callable[..., None], look: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that is there from the start is got around; one that comes later is seen."""
+    texts = ("Hello", "How do I bake a cake for a friend who likes plums?")
+
+    def answers(chat: ChatModel) -> list[str]:
+        rows = [Row(chat.prompt_ids(text)) for text in texts]
+        return [answer.text for answer in generate(chat, rows, max_new_tokens=12)]
+
+    late = ChatModel.load(f"lab:{name}", device="cpu")
+    expected = answers(late)
+    assert not look(late)[0]
+    plant(monkeypatch)
+    assert look(late)[0]
+    assert answers(ChatModel.load(f"lab:{name}", device="cpu")) == expected
+
+
+def test_a_template_that_wants_parts_is_given_them(tmp_path: Path) -> None:
+    chat = ChatModel.load(str(wants_parts(copied("gemma-2b", tmp_path / "model"))), device="cpu")
+    assert chat.prompt_ids("Hello") == lab("gemma-2b").prompt_ids("Hello")
+    assert any("wants a list of parts" in note for note in chat.renderer.notes())
+
+
+@pytest.mark.parametrize("faulty", ["constant"], indirect=True)
 def test_a_mismatch_may_be_accepted_everywhere_and_is_said(
     faulty: tuple[str, int, str], tmp_path: Path
 ) -> None:
@@ -186,7 +212,7 @@ def test_a_mismatch_may_be_accepted_everywhere_and_is_said(
         done = run(*command, "--accept-mismatch", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         where = done.stdout if name == "sweep" else done.stderr
-        assert "goes on although incompatible: template: the prompt ends before" in where
+        assert "goes on although incompatible: weights: " in where
 
 
 def test_a_model_is_checked_once_until_something_it_rests_on_changes(

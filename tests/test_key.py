@@ -19,7 +19,7 @@ from steersweep.directions.direction import Direction, unit_direction
 from steersweep.experiment.runner import run_sweep
 from steersweep.experiment.sweep import make_job, make_settings
 from steersweep.fingerprint import file_hash, files_that_count
-from steersweep.model_source import find_model, hub_commit
+from steersweep.model_source import ModelSource, find_model, hub_commit
 from steersweep.prompts.prompts import TestSet
 from steersweep.rendering import load_renderer
 from steersweep.rendering import test_rendered as rendered
@@ -49,7 +49,8 @@ def keys(model: Path | str, date: str = DAY, **changes: Any) -> list[str]:
 
 
 def identity(folder: Path, **options: Any) -> str:
-    return find_model(str(folder), **options).fingerprint()
+    # Not found by `find_model`: it refuses adapters, and this is about the hash.
+    return ModelSource(str(folder), str(folder), **options).fingerprint()
 
 
 def flip(file: Path, at: int) -> None:
@@ -289,14 +290,14 @@ def test_extraction_prompts_change_the_keys_of_what_rests_on_them(tmp_path: Path
     assert {*first} == {UNSTEERED, "random", "dim"}
 
 
-@pytest.mark.parametrize("kind", ["one letter", "a space at the end"])
+@pytest.mark.parametrize("kind", ["one letter", "a space inside"])
 def test_every_prompt_is_in_every_key(tmp_path: Path, kind: str) -> None:
     def found(last: str) -> set[str]:
         file = tmp_path / "prompts.json"
         file.write_text(json.dumps({"prompts": ["Why so?", last]}))
         return {*keys("lab:qwen-3b", prompts=str(file))}
 
-    assert not found("Who?") & found("Whu?" if kind == "one letter" else "Who? ")
+    assert not found("Who?") & found("Whu?" if kind == "one letter" else "Wh o?")
 
 
 def test_special_tokens_change_the_key_where_a_prompt_holds_some(tmp_path: Path) -> None:
