@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steersweep import InputError, SteersweepError, atomic
+from steersweep import InputError, SteersweepError
 from steersweep.digests import seal, seal_tensors, unseal
 from steersweep.directions.direction import Direction, cosine
 from steersweep.experiment.result_files import read_result_file
@@ -243,7 +243,7 @@ def test_a_file_that_may_not_be_read_is_set_aside(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return original(path, *arguments)
 
-    monkeypatch.setattr(atomic.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert read(run_copy, name) is None
     assert (run_copy / f"{name}.damaged").exists()
 
@@ -257,7 +257,7 @@ def test_a_machine_short_of_files_damages_nothing(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "open", short)
+        patch.setattr(os, "open", short)
         with pytest.raises(InputError, match="Too many open files"):
             read(run_copy, name)
     assert read(run_copy, name) is not None

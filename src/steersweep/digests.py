@@ -42,9 +42,8 @@ def seal(name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> b
     Raises:
         ValueError: NaN or infinity in it, which other programs cannot read; an empty list.
     """
-    is_list = not isinstance(value, Mapping)
-    last = value[-1] if is_list and value else {} if is_list else value
-    if FIELD in last or (is_list and not last):
+    last = value if isinstance(value, Mapping) else value[-1] if value else {}
+    if FIELD in last or (last is not value and not last):
         raise ValueError(f"{name}: cannot hold a digest: nothing to add it to, or one is there")
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     data = text.encode("utf-8", errors="backslashreplace")
