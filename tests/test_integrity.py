@@ -387,6 +387,18 @@ def test_no_bad_direction_is_read(run_copy: Path, kind: str) -> None:
     assert RunStore(run_copy).direction(path.stem) is None
 
 
+@pytest.mark.parametrize("length", [0.0, 0.99, 3.0, math.nan])
+def test_a_direction_that_is_no_unit_vector_cannot_be_loaded(
+    finished: Path, tmp_path: Path, length: float
+) -> None:
+    """A file of the user's own, whose digest fits."""
+    found = Direction.load(next(finished.glob("directions/*.safetensors")))
+    tensors = {"direction": length * found.vector}
+    (tmp_path / "mine.safetensors").write_bytes(seal_tensors(tensors, found.facts))
+    with pytest.raises(InputError, match=r"mine\.safetensors: .*no unit vector"):
+        Direction.load(tmp_path / "mine.safetensors")
+
+
 def test_bad_directions_are_made_again_and_their_conditions_stay(
     finished: Path, run_copy: Path, settings: SweepSettings
 ) -> None:

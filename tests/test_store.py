@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def test_a_file_or_dead_link_in_place_of_a_folder_is_set_aside(tmp_path: Path, n
 
 
 def test_a_lock_that_is_no_file_is_set_aside(tmp_path: Path) -> None:
-    for make in (Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)):
+    makers: list[Callable[[Path], Any]] = [Path.mkdir, os.mkfifo, lambda p: p.symlink_to(p.name)]
+    for make in makers:
         (tmp_path / ".lock").unlink(missing_ok=True)
         make(tmp_path / ".lock")
         with run_lock(tmp_path):
