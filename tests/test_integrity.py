@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steersweep import InputError, SteersweepError, atomic
+from steersweep import InputError, SteersweepError
 from steersweep.digests import seal, seal_tensors, unseal
 from steersweep.directions.direction import Direction, cosine
 from steersweep.experiment.result_files import read_result_file
@@ -243,7 +243,7 @@ def test_a_file_that_may_not_be_read_is_set_aside(
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return original(path, *arguments)
 
-    monkeypatch.setattr(atomic.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert read(run_copy, name) is None
     assert (run_copy / f"{name}.damaged").exists()
 
@@ -257,7 +257,7 @@ def test_a_machine_short_of_files_damages_nothing(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "open", short)
+        patch.setattr(os, "open", short)
         with pytest.raises(InputError, match="Too many open files"):
             read(run_copy, name)
     assert read(run_copy, name) is not None
@@ -385,6 +385,18 @@ def test_no_bad_direction_is_read(run_copy: Path, kind: str) -> None:
     assert RunStore(run_copy).direction(path.stem) is not None
     DIRECTIONS[kind](path)
     assert RunStore(run_copy).direction(path.stem) is None
+
+
+@pytest.mark.parametrize("length", [0.0, 0.99, 3.0, math.nan])
+def test_a_direction_that_is_no_unit_vector_cannot_be_loaded(
+    finished: Path, tmp_path: Path, length: float
+) -> None:
+    """A file of the user's own, whose digest fits."""
+    found = Direction.load(next(finished.glob("directions/*.safetensors")))
+    tensors = {"direction": length * found.vector}
+    (tmp_path / "mine.safetensors").write_bytes(seal_tensors(tensors, found.facts))
+    with pytest.raises(InputError, match=r"mine\.safetensors: .*no unit vector"):
+        Direction.load(tmp_path / "mine.safetensors")
 
 
 def test_bad_directions_are_made_again_and_their_conditions_stay(

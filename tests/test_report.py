@@ -17,7 +17,7 @@ from rich.console import Console
 
 from steersweep.digests import seal_text
 from steersweep.errors import InputError
-from steersweep.experiment.result_files import write_result_file
+from steersweep.experiment.result_files import read_result_file, write_result_file
 from steersweep.experiment.results import best_condition
 from steersweep.experiment.runner import run_sweep
 from steersweep.experiment.study import run_study
@@ -71,8 +71,7 @@ def results_file(folder: Path) -> Path:
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(results_file(folder).read_text())
-    return found
+    return read_result_file(results_file(folder))
 
 
 # -- the page ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steersweep import InputError, SteersweepError, atomic
+from steersweep import InputError, SteersweepError
 from steersweep.atomic import DiskFull, write_bytes, write_json
 from steersweep.digests import Damaged, seal, unseal
 from steersweep.store import RunStore, run_lock
@@ -102,7 +103,8 @@ def test_a_file_or_dead_link_in_place_of_a_folder_is_set_aside(tmp_path: Path, n
 
 
 def test_a_lock_that_is_no_file_is_set_aside(tmp_path: Path) -> None:
-    for make in (Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)):
+    makers: list[Callable[[Path], Any]] = [Path.mkdir, os.mkfifo, lambda p: p.symlink_to(p.name)]
+    for make in makers:
         (tmp_path / ".lock").unlink(missing_ok=True)
         make(tmp_path / ".lock")
         with run_lock(tmp_path):
@@ -181,7 +183,7 @@ def test_a_full_disk_is_said_wherever_it_shows(
         raise OSError(number, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, call, full)
+        patch.setattr(os, call, full)
         with pytest.raises(DiskFull, match=r"file: cannot be written: No space left.*same command"):
             write_bytes(tmp_path / "file", b"new")
     assert [*tmp_path.iterdir()] == []
@@ -198,7 +200,7 @@ def test_a_full_disk_while_drawing_leaves_no_half_of_a_figure(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "map.png").write_bytes(b"as it was")
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFull, match=r"map\.png: cannot be written"):
         save(Figure(), tmp_path / "map")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [

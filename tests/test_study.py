@@ -19,7 +19,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from steersweep import InputError, SteersweepError, atomic, worker
+from steersweep import InputError, SteersweepError, worker
 from steersweep.digests import seal_text, unseal_text
 from steersweep.directions.direction import Direction
 from steersweep.engines import engine
@@ -506,7 +506,7 @@ def test_a_full_disk_loses_nothing(
         original(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(SteersweepError, match=r"No space left on device.*same command again"):
             run_study(small(), folder)
     for file in folder.glob("conditions/*.json"):
@@ -577,7 +577,8 @@ def test_a_direction_damaged_while_others_borrow_it_is_made_again(
             borrowed = str(record["condition"]["direction"])
             path.unlink()
     assert borrowed is not None
-    original, damaged = worker.run_job, []
+    original = worker.run_job
+    damaged: list[Any] = []
 
     def damage_first(job: Any, *arguments: Any) -> None:
         if not damaged and any(c.direction == borrowed for c in job.conditions):

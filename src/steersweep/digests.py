@@ -43,7 +43,7 @@ def seal(name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> b
         ValueError: NaN or infinity in it, which other programs cannot read; an empty list.
     """
     last = value if isinstance(value, Mapping) else value[-1] if value else {}
-    if FIELD in last or (not isinstance(value, Mapping) and not last):
+    if FIELD in last or (last is not value and not last):
         raise ValueError(f"{name}: cannot hold a digest: nothing to add it to, or one is there")
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     data = text.encode("utf-8", errors="backslashreplace")
