@@ -32,9 +32,7 @@ End = Callable[..., Ended]
 
 
 @pytest.fixture
-def end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> End:
+def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> End:
     """Run a command in a folder of its own: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
 
@@ -163,7 +161,7 @@ HOSTILE = [
     ("smoke folder.yaml --all", "folder.yaml: is a folder"),
     ("lab train qwen-7b --out file", "file: cannot be read or written: File exists"),
     ("lab path ../../x", "lab:../../x"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arguments", "named"), HOSTILE)
@@ -182,7 +180,10 @@ def test_hostile_input_is_one_line_that_names_it(arguments: str, named: str, end
 
 
 def test_responses_are_read_as_other_tools_write_them(end: End) -> None:
-    rows = [{"prompt": "a\u2028b", "response": "Boil it.", "id": 2**70}, {"prompt": "", "response": ""}]
+    rows = [
+        {"prompt": "a\u2028b", "response": "Boil it.", "id": 2**70},
+        {"prompt": "", "response": ""},
+    ]
     text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     for encoding in ("utf-8-sig", "utf-16"):
         Path("in.jsonl").write_bytes(text.encode(encoding))
@@ -227,20 +228,32 @@ def fail_to_write(number: int) -> None:
 @pytest.mark.parametrize(
     ("act", "code", "named"),
     [
-        (lambda: Path("gone.json").read_text("utf-8"), 2, "gone.json: cannot be read or written: No such"),
-        (lambda: Path("folder").read_bytes(), 2, "folder: cannot be read or written: Is a directory"),
+        (
+            lambda: Path("gone.json").read_text("utf-8"),
+            2,
+            "gone.json: cannot be read or written: No such",
+        ),
+        (
+            lambda: Path("folder").read_bytes(),
+            2,
+            "folder: cannot be read or written: Is a directory",
+        ),
         (lambda: Path("a").rename("b"), 2, "a or b: cannot be read or written"),
         (lambda: read("latin.json"), 2, "latin.json: cannot be read: 'utf-8' codec"),
         (lambda: read("broken.json"), 2, "broken.json: cannot be read: Expecting value"),
         (lambda: read("deep.json"), 2, "deep.json: cannot be read: nested too deeply"),
         (lambda: read("digits.json"), 2, "digits.json: cannot be read: Exceeds the limit"),
         (lambda: fail_to_write(errno.ENOSPC), 1, "figure.svg: cannot be written: No space left"),
-        (lambda: fail_to_write(errno.EIO), 1, "figure.svg: cannot be read or written: Input/output"),
-        (lambda: "\ud800".encode(), 2, "steersweep judge: a text holds U+D800"),
+        (
+            lambda: fail_to_write(errno.EIO),
+            1,
+            "figure.svg: cannot be read or written: Input/output",
+        ),
+        ("\ud800".encode, 2, "steersweep judge: a text holds U+D800"),
         (lambda: "\u00e9".encode("ascii"), 2, "steersweep judge: cannot print U+00E9 as ascii"),
         (lambda: [0] * 2**60, 1, "steersweep judge: out of memory"),
     ],
-)  # fmt: skip
+)
 def test_an_error_nobody_caught_names_the_file(
     act: Callable[[], object], code: int, named: str, end: End, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +324,7 @@ def test_a_broken_pipe_to_a_process_is_no_end_of_output(
     assert "BrokenPipeError" in said
 
 
-@pytest.mark.parametrize("arguments", ["lab list", "lab path qwen-7b"])
+@pytest.mark.parametrize("arguments", ["--help", "lab path qwen-7b"])
 def test_a_reader_that_ends_early_ends_it_silently(arguments: str) -> None:
     """Real processes: a closed pipe, and a full disk behind standard output."""
     command = [sys.executable, "-m", "steersweep.cli", *arguments.split()]

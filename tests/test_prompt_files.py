@@ -53,7 +53,10 @@ def written(folder: Path, name: str, content: str | bytes) -> str:
         ("list.Json", json.dumps(THREE)),
         ("object.json", codecs.BOM_UTF8 + json.dumps({"prompts": THREE, "repeats": 1}).encode()),
         ("utf16.json", json.dumps(THREE).encode("utf-16")),
-        ("objects.json", json.dumps([{"instruction": p, "input": "", "output": "."} for p in THREE])),
+        (
+            "objects.json",
+            json.dumps([{"instruction": p, "input": "", "output": "."} for p in THREE]),
+        ),
         ("texts.jsonl", "\n".join(map(json.dumps, THREE))),
         ("rows.jsonl", "\r\n".join(json.dumps({"prompt": p, "id": 1}) for p in THREE)),
         ("goals.JSONL", "\n".join(json.dumps({"Goal": p, "target": "Sure"}) for p in THREE)),
@@ -175,7 +178,7 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("header.txt", codecs.BOM_UTF8 + b'"Goal"\t"Target"\na\tb\n', "header of a table"),
         ("header.txt", HARMBENCH, "header of a table"),
         ("header.txt", "vanilla;adversarial;kind\na;b;c\n", "header of a table"),
-        ("rows.txt", '{"prompt": "a"}\n{"prompt": "b"}\n', "line 1: '{\"prompt\": \"a\"}' is JSON"),
+        ("rows.txt", '{"prompt": "a"}\n{"prompt": "b"}\n', 'line 1: \'{"prompt": "a"}\' is JSON'),
         ("pretty.txt", '[\n  "a"\n]\n', "is JSON"),
         ("none.csv", "How do I boil an egg?\nName three trees.\n", "'how do i boil an egg?'"),
         ("none.csv", "id,vanilla\n1,a\n", "among 'id', 'vanilla'; rename the one with the prompts"),
@@ -198,7 +201,7 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("whole.jsonl", '[\n "a",\n "b"\n]', "name it .json"),
         ("lines.json", '{"prompt": "a"}\n{"prompt": "b"}\n', "name the file .jsonl"),
         ("word.json", '"a"', "must be a JSON list of prompts"),
-        ("wrong.json", '{"items": ["a"]}', "\"prompts\" must be a list with at least one prompt (it"),
+        ("wrong.json", '{"items": ["a"]}', "at least one prompt (it has 'items')"),
         ("sets.json", '{"harmful": ["a"], "harmless": ["b"]}', "an extraction set"),
         ("number.json", '{"prompts": ["a", 3]}', '"prompts" item 2'),
         ("repeats.json", '{"prompts": ["a"], "repeats": 2.0}', '"repeats" must be a whole number'),
@@ -216,13 +219,17 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("digits.json", '[{"prompt": "a", "id": ' + "9" * 5000 + "}]", "is too large"),
         ("deep.json", "[" * 100_000, "nested too deeply"),
         ("deep.jsonl", '"a"\n' + '{"a":' * 100_000, "line 2: not valid JSON: nested too deeply"),
-        ("long.txt", "a\n" + "x" * 2**20, f"line 2: a prompt of 1,048,576 characters; {MAX_CHARACTERS:,}"),
+        (
+            "long.txt",
+            "a\n" + "x" * 2**20,
+            f"line 2: a prompt of 1,048,576 characters; {MAX_CHARACTERS:,}",
+        ),
         ("long.csv", "prompt\n" + "x" * 2**20, "line 2: not a table's line: field larger"),
         ("many.txt", "a\n" * (MAX_PROMPTS + 1), f"more than {MAX_PROMPTS:,} prompts"),
         ("x.docx", b"PK", "nor a file that ends in .txt, .json, .jsonl"),
         ("spaces.txt", " \n\u200b\n\ufeff\n", "at least one prompt"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_list_of_prompts_is_refused_by_file_and_place(
     name: str, content: str | bytes, said: str, tmp_path: Path
 ) -> None:
@@ -275,13 +282,16 @@ def labelled(field: str, harmful: object, harmless: object) -> str:
         ("flag.jsonl", labelled("is_harmful", 1, 0)),
         ("flag.jsonl", labelled("safe", False, True)),
         ("rows.json", f"[{labelled('label', 'harmful', 'benign')}]".replace("\n", ",")),
-        ("t.csv", "label;goal\nharmless;Bake it.\nharmful;Kill it.\nharmful;Steal it.\nharmless;Paint it."),
+        (
+            "t.csv",
+            "label;goal\n0;Bake it.\n1;Kill it.\n1;Steal it.\n0;Paint it.\n".replace(
+                "1;", "harmful;"
+            ).replace("0;", "harmless;"),
+        ),
         ("t.tsv", "prompt\tharmful\nKill it.\t1\nBake it.\t0\nSteal it.\t1\nPaint it.\t0\n"),
     ],
-)  # fmt: skip
-def test_both_classes_of_an_extraction_set(
-    name: str, content: str | bytes, tmp_path: Path
-) -> None:
+)
+def test_both_classes_of_an_extraction_set(name: str, content: str | bytes, tmp_path: Path) -> None:
     found = load_extraction_set(written(tmp_path, name, content))
     assert (found.harmful, found.harmless) == CLASSES
 
