@@ -115,7 +115,7 @@ def _read_bytes(path: Path | str, max_bytes: int) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
-        raise InputError(f"{shown(str(path))}: cannot be read: {error}") from error
+        raise InputError(f"{shown(str(path), 300)}: cannot be read: {error}") from error
     if len(data) > max_bytes:
         raise InputError(
             f"{path}: larger than {max_bytes // 2**10:,} KiB, the most that is read; "

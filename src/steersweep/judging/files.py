@@ -10,7 +10,7 @@ from typing import Any
 from steersweep.atomic import write_text
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
-from steersweep.text_files import lone_surrogate, parse_json, read_text
+from steersweep.text_files import parse_json, read_text
 
 MAX_BYTES = 128 * 2**20
 MAX_LINE = 2**20  # characters
@@ -73,8 +73,4 @@ def _row(source: Path, number: int, line: str) -> dict[str, Any]:
     for field in ("prompt", "response"):
         if not isinstance(row.get(field), str):
             raise InputError(f'{where}: field "{field}" must be a text')
-        if half := lone_surrogate(row[field]):
-            raise InputError(
-                f'{where}: field "{field}" holds {half}, half a character without its other half'
-            )
     return row
