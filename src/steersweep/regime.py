@@ -175,13 +175,16 @@ class _Probe:
         self._check_stream(short)
         noise = torch.randn((2, chat.d_model), generator=torch.Generator().manual_seed(0))
         noise = noise / noise.norm(dim=-1, keepdim=True) * _STRENGTH
-        # In rising order of the first steered layer, as batches are. Two of each length, since
+        # In rising order of the first steered layer, as batches are. Three of each length, since
         # those that may not be padded share a batch with their like only.
+        nothing = torch.zeros(chat.d_model)
         self._cases = [
             _Case(short, 0, n, noise[0] * self.lengths[0]),
             _Case(long, 0, max(1, middle), noise[1] * self.lengths[0]),
             _Case(long, middle, n, noise[0] * self.lengths[middle]),
-            _Case(short, n, n, torch.zeros(chat.d_model)),
+            _Case(short, middle, n, noise[1] * self.lengths[middle]),
+            _Case(long, n, n, nothing),
+            _Case(short, n, n, nothing),
         ]
         self._alone = [self._plain(case) for case in self._cases]
 
@@ -252,7 +255,7 @@ class _Probe:
         return ordered[-1] if self._chat.precision == "fp32" else ordered[len(ordered) // 2]
 
     def _of_group(self, regime: Regime, group: list[int]) -> list[float]:
-        """Rows in one batch, of which the last leaves after the prompts."""
+        """Rows in one batch, of which the second leaves after the prompts."""
         chat = self._chat
         cases = [self._cases[index] for index in group]
         prompts = list(dict.fromkeys(case.ids for case in cases))
@@ -275,9 +278,9 @@ class _Probe:
         with additions.applied(chat):
             for step, token in enumerate(self._next, start=1):
                 if regime.leaves and step == 1 and len(group) > 1:
-                    kept = torch.arange(1, len(group), device=chat.device)
-                    decoding.keep(kept)
-                    group = group[1:]
+                    kept = [row for row in range(len(group)) if row != 1]
+                    decoding.keep(torch.tensor(kept, device=chat.device))
+                    group = [group[row] for row in kept]
                 logits = decoding.step(torch.tensor([token] * len(group), device=chat.device))
                 found += [
                     _apart(row, self._alone[i][step]) for row, i in zip(logits, group, strict=True)
