@@ -1,1 +1,1 @@
-"""The product under attack: kills, failed writes, damage, hostile input. See docs/reliability.md."""
+"""The product under attack: kills, failed writes, damage, hostile input."""

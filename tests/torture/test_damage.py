@@ -8,6 +8,7 @@ from torture.helpers.damages import damages_of
 from torture.helpers.runs import Finished, Ground
 
 LEAST = 14  # ways for every file; the first of each kind is damaged in every way there is
+_ALWAYS = ("edited", "zeroed", "sample-gone", "unreadable")
 
 
 def files_of(run: Finished) -> list[str]:
@@ -24,8 +25,8 @@ def damage_cases(name: str, run: Finished, *, full: bool, seed: int) -> list[Cas
         ways = list(damages_of(path).items())
         kind = (path.parent.name, path.suffix)
         if kind in seen or path.parent.name == "figures":
-            # Edits that keep the form right are always among them; the others take turns.
-            kept = [way for way in ways if way[0] in ("edited", "zeroed", "sample-gone", "unreadable")]
+            # Some are always among them; the others take turns.
+            kept = [way for way in ways if way[0] in _ALWAYS]
             rest = [way for way in ways if way not in kept]
             turned = rest[number % len(rest) :] + rest[: number % len(rest)]
             ways = kept + turned[: LEAST - len(kept)]

@@ -63,7 +63,9 @@ def test_killed_sweep(torture: Torture, ground: Ground) -> None:
 def test_killed_study(torture: Torture, ground: Ground) -> None:
     writes = writes_of(ground.study, torture.root / "writes-kill-study")
     torture.attack(
-        "study killed at a write", every_write([(ground.study, writes)], KILLS, each=False), small=12
+        "study killed at a write",
+        every_write([(ground.study, writes)], KILLS, each=False),
+        small=12,
     )
 
 

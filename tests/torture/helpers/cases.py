@@ -135,7 +135,7 @@ def _run_here(case: Case, folder: Path) -> None:
     """Never returns."""
     try:
         verdict = case.run(folder)
-    except BaseException:  # noqa: BLE001 - it is reported as the verdict
+    except BaseException:
         verdict = Verdict("broken", traceback.format_exc()[-2000:])
     finally:
         text = json.dumps([verdict.name, verdict.why])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from torture.helpers.cases import OK, Verdict
 from torture.helpers.ledgers import ledger_fault
 from torture.helpers.process import Ended
-from torture.helpers.runs import Finished
+from torture.helpers.runs import GO_ON, Finished
 from torture.helpers.verdicts import common_fault
 
 
@@ -30,35 +30,37 @@ def of_continued(
             named; and a refusal must name one.
         may_stay_open: reservations that may stay unsettled.
     """
+    return next(_faults(run, folder, done, damaged, may_stay_open), Verdict(OK))
+
+
+def _faults(
+    run: Finished, folder: Path, done: Ended, damaged: Collection[str], may_stay_open: int
+) -> Iterator[Verdict]:
     if (fault := common_fault(done)) is not None:
-        return fault
-    named = [name for name in damaged if is_named(name, done.text)]
+        yield fault
+    named = [name for name in damaged if is_named(name, done.text, run.read.get(GO_ON, ""))]
     if done.code != 0:
-        if named:
-            return Verdict(OK)
-        return Verdict("unnamed" if damaged else "wrong", f"exit {done.code}: {done.err[-400:]}")
+        fault = Verdict("unnamed" if damaged else "wrong", f"exit {done.code}: {done.err[-400:]}")
+        yield Verdict(OK) if named else fault
     facts = run.seen_in(folder)
-    for name in sorted(run.facts.keys() - facts.keys()):
-        if name not in damaged or not named:
-            return Verdict("wrong", f"{name} is missing")
+    allowed = set(damaged) if named else set()
+    for name in sorted(run.facts.keys() - facts.keys() - allowed):
+        yield Verdict("wrong", f"{name} is missing")
     if extra := sorted(facts.keys() - run.facts.keys() - set(damaged)):
-        return Verdict("leftover", ", ".join(extra[:4]))
-    for name in sorted(run.facts.keys() & facts.keys() - run.varying):
-        if name == "ledger.jsonl" or facts[name] == run.facts[name]:
-            continue
-        if name not in damaged or not named:
-            return Verdict("wrong", f"{name} differs: {_first_difference(facts[name], run.facts[name])}")
-    if run.name == "study" and "ledger.jsonl" not in named:
+        yield Verdict("leftover", ", ".join(extra[:4]))
+    for name in sorted(run.facts.keys() & facts.keys() - run.varying - allowed - {"ledger.jsonl"}):
+        if facts[name] != run.facts[name]:
+            how = _first_difference(facts[name], run.facts[name])
+            yield Verdict("wrong", f"{name} differs: {how}")
+    if run.name == "study" and "ledger.jsonl" not in allowed:
         money = ledger_fault(folder / "run", run.folder / "run", may_stay_open=may_stay_open)
         if money is not None:
-            return Verdict("wrong" if damaged else "leftover", money)
-    return Verdict(OK)
+            yield Verdict("wrong" if damaged else "leftover", money)
 
 
-def is_named(name: str, text: str) -> bool:
-    """Whether a message names a file: by its name, with or without its ending."""
-    path = Path(name)
-    return path.name in text or (len(path.stem) >= 12 and path.stem in text)
+def is_named(name: str, text: str, usual: str) -> bool:
+    """Whether a command names a file, more often than the command `usual`ly does."""
+    return text.count(Path(name).name) > usual.count(Path(name).name)
 
 
 def _first_difference(a: object, b: object, place: str = "") -> str:
@@ -72,7 +74,7 @@ def _first_difference(a: object, b: object, place: str = "") -> str:
                 return _first_difference(x, y, f"{place}[{index}]")
     if isinstance(a, str) and isinstance(b, str) and "\n" in b:
         mine, theirs = a.split("\n"), b.split("\n")
-        line = next((i for i, (x, y) in enumerate(zip(mine, theirs)) if x != y), None)
+        line = next((i for i, (x, y) in enumerate(zip(mine, theirs, strict=False)) if x != y), None)
         if line is not None:
             return f"line {line + 1}: {mine[line][:100]!r}, not {theirs[line][:100]!r}"
     return f"{place or 'it'} is {str(a)[:120]!r}, not {str(b)[:120]!r}"

@@ -249,8 +249,13 @@ def _money(value: Any) -> Damage:
     return _line_becomes(lambda entry: entry.update({"usd" if "usd" in entry else "by": value}))
 
 
+def _without(lines: list[bytes], rng: random.Random) -> list[bytes]:
+    place = rng.randrange(len(lines))
+    return lines[:place] + lines[place + 1 :]
+
+
 LINES: Mapping[str, Damage] = {
-    "line-gone": _lines(lambda lines, rng: _without(lines, rng)),
+    "line-gone": _lines(_without),
     "line-twice": _lines(lambda lines, rng: [*lines, rng.choice(lines)]),
     "line-torn": _lines(lambda lines, _rng: [*lines[:-1], lines[-1][:30]]),
     "line-junk": _lines(lambda lines, _rng: [lines[0], b"\x00\xff junk", *lines[1:]]),
@@ -264,11 +269,6 @@ LINES: Mapping[str, Damage] = {
 }
 
 
-def _without(lines: list[bytes], rng: random.Random) -> list[bytes]:
-    place = rng.randrange(len(lines))
-    return lines[:place] + lines[place + 1 :]
-
-
 # -- directions and other tensors --------------------------------------------------------------
 
 
@@ -279,10 +279,18 @@ def _vector(change: Callable[[Any], Any]) -> Damage:
 
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors = {name: change(file.get_tensor(name)).contiguous() for name in file.keys()}
+            tensors = {
+                name: change(file.get_tensor(name)).contiguous() for name in sorted(file.keys())
+            }
         path.write_bytes(save(tensors, metadata=metadata))
 
     return apply
+
+
+def _one_changed(tensor: Any) -> Any:
+    changed = tensor.clone()
+    changed.view(-1)[0] += 0.5
+    return changed
 
 
 TENSORS: Mapping[str, Damage] = {
@@ -290,16 +298,10 @@ TENSORS: Mapping[str, Damage] = {
     "tripled": _vector(lambda x: x * 3),
     "negated": _vector(lambda x: -x),
     "nan": _vector(lambda x: x * math.nan),
-    "one-changed": _vector(lambda x: _one_changed(x)),
+    "one-changed": _vector(_one_changed),
     "shorter": _vector(lambda x: x[..., :-1]),
     "half-precision": _vector(lambda x: x.half()),
 }
-
-
-def _one_changed(tensor: Any) -> Any:
-    changed = tensor.clone()
-    changed.view(-1)[0] += 0.5
-    return changed
 
 
 def damages_of(path: Path) -> dict[str, Damage]:

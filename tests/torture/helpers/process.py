@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import io
 import json
 import os
 import select
@@ -96,8 +97,8 @@ def _become_command(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(streams[0], 1)
         os.dup2(streams[1], 2)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8")
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace")
         os.chdir(folder)
         os.environ["STEERSWEEP_CACHE"] = str(cache)
         os.environ["COLUMNS"] = "200"
@@ -189,5 +190,5 @@ def warm_up(file: Path) -> None:
         if name not in sys.modules and not name.startswith(("torture", "__")):
             try:
                 importlib.import_module(name)
-            except Exception:  # noqa: BLE001, PERF203 - some are aliases that cannot be imported by name
+            except Exception:
                 continue

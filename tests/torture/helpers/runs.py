@@ -49,6 +49,7 @@ READING: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("review", "run", "--summary", "--json"),
     ),
 }
+PAGE, GO_ON = "the page", "continued"  # what else of a run is read
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def make_ground(root: Path) -> Ground:
     """Run everything once undisturbed, twice where moments must be told from facts."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of processes that commands start
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here needs the network
     _draw_no_pictures()
     cache = root / "cache"
     direction = _warm(root / "warm", cache)
@@ -217,7 +219,8 @@ def read_everything(run: Finished, folder: Path) -> dict[str, str]:
         assert done.code == 0, done.text
         found[" ".join(arguments)] = done.text
         if arguments[0] == "report":
-            found["page"] = (folder / "run" / "report.html").read_text("utf-8")
+            found[PAGE] = (folder / "run" / "report.html").read_text("utf-8")
+    found[GO_ON] = run.go_on(folder).text
     shutil.rmtree(folder)
     return found
 

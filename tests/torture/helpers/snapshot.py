@@ -62,16 +62,19 @@ def _content(path: Path, moments: frozenset[str]) -> Any:
     if path.suffix in _PICTURES:
         return "there"
     try:
-        data = path.read_bytes()
-        if path.suffix == ".json":
-            return _strip(json.loads(data), moments)
-        if path.suffix == ".jsonl":
-            return [_line(line, moments) for line in data.split(b"\n") if line]
-        if path.suffix == ".safetensors":
-            return _tensors(data, moments)
-        return _masked(data.decode("utf-8"))
+        return _parsed(path.suffix, path.read_bytes(), moments)
     except (OSError, ValueError, RecursionError) as error:
         return f"cannot be read: {error}"
+
+
+def _parsed(suffix: str, data: bytes, moments: frozenset[str]) -> Any:
+    if suffix == ".json":
+        return _strip(json.loads(data), moments)
+    if suffix == ".jsonl":
+        return [_line(line, moments) for line in data.split(b"\n") if line]
+    if suffix == ".safetensors":
+        return _tensors(data, moments)
+    return _masked(data.decode("utf-8"))
 
 
 def _line(line: bytes, moments: frozenset[str]) -> Any:

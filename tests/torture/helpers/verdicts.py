@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torture.helpers.cases import OK, Verdict
@@ -48,25 +48,34 @@ def of_input(
         names: one of these must stand in the message where it refuses.
         also: what else is wrong with what it made, or None.
     """
+    return next(_faults(done, folder, refused, names, also), Verdict(OK))
+
+
+def _faults(
+    done: Ended,
+    folder: Path,
+    refused: bool | None,
+    names: Sequence[str],
+    also: Callable[[], str | None],
+) -> Iterator[Verdict]:
     if (fault := common_fault(done)) is not None:
-        return fault
+        yield fault
     if refused is True and done.code == 0:
-        return Verdict("wrong", f"accepted: {_end(done)}")
+        yield Verdict("wrong", f"accepted: {_end(done)}")
     if refused is False and done.code != 0:
-        return Verdict("wrong", f"refused: {_end(done)}")
+        yield Verdict("wrong", f"refused: {_end(done)}")
     if done.code not in (0, 1, 2, 3, 4):
-        return Verdict("wrong", f"exit code {done.code}")
+        yield Verdict("wrong", f"exit code {done.code}")
+    if done.code != 0 and not done.text.strip():
+        yield Verdict("unnamed", "no message at all")
     if done.code != 0 and names and not any(name in done.text for name in names):
-        return Verdict("unnamed", f"none of {', '.join(names)} in: {_end(done)}")
-    if done.code != 0 and (not done.err.strip() and not done.out.strip()):
-        return Verdict("unnamed", "no message at all")
+        yield Verdict("unnamed", f"none of {', '.join(map(ascii, names))} in: {_end(done)}")
     if len(done.err) > _LONGEST_MESSAGE:
-        return Verdict("unnamed", f"a message of {len(done.err)} characters")
+        yield Verdict("unnamed", f"a message of {len(done.err)} characters")
     if left := [path.name for path in folder.rglob("*.tmp")]:
-        return Verdict("leftover", ", ".join(left))
+        yield Verdict("leftover", ", ".join(left))
     if done.code == 0 and (problem := also()) is not None:
-        return Verdict("wrong", problem)
-    return Verdict(OK)
+        yield Verdict("wrong", problem)
 
 
 def _end(done: Ended) -> str:

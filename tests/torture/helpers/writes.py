@@ -130,7 +130,8 @@ KILLS = (
 FAILURES = tuple(
     Disturbance(name, _failing(getattr(errno, name))) for name in ("ENOSPC", "EIO", "EACCES")
 )
-ENDINGS = tuple(
-    Disturbance(name, lambda _handle, signum=getattr(signal, f"SIG{name}"): signal.raise_signal(signum))
-    for name in ("TERM", "HUP", "INT")
+ENDINGS = (
+    Disturbance("TERM", lambda _handle: signal.raise_signal(signal.SIGTERM)),
+    Disturbance("HUP", lambda _handle: signal.raise_signal(signal.SIGHUP)),
+    Disturbance("INT", lambda _handle: signal.raise_signal(signal.SIGINT)),
 )
