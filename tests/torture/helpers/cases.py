@@ -18,6 +18,7 @@ import pytest
 OK = "ok"
 FAULTS = {
     "wrong": "a number, text or verdict differs and nothing says so, or a wrong input is accepted",
+    "unnoticed": "a damaged file stays as it is without a word, though no number rests on it",
     "traceback": "a traceback on the screen, or a crash",
     "hang": "longer than 10 s (30 s for a whole run)",
     "memory": "more than 2 GB",

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from torture.helpers.cases import OK, Verdict
 from torture.helpers.ledgers import ledger_fault
-from torture.helpers.process import Ended
-from torture.helpers.runs import GO_ON, Finished
+from torture.helpers.process import Ended, command
+from torture.helpers.runs import GO_ON, READING, Finished
+from torture.helpers.snapshot import masked
 from torture.helpers.verdicts import common_fault
+
+# Files that hold numbers which people read or which others are made from.
+_NUMBERS = ("conditions/", "decisions/", "directions/", "results/", "FINDINGS_LOG.md")
 
 
 def of_continued(
@@ -38,28 +42,43 @@ def _faults(
 ) -> Iterator[Verdict]:
     if (fault := common_fault(done)) is not None:
         yield fault
-    named = [name for name in damaged if is_named(name, done.text, run.read.get(GO_ON, ""))]
+    named = _named(run, folder, done, damaged)
     if done.code != 0:
         fault = Verdict("unnamed" if damaged else "wrong", f"exit {done.code}: {done.err[-400:]}")
         yield Verdict(OK) if named else fault
     facts = run.seen_in(folder)
-    allowed = set(damaged) if named else set()
+    harmed, allowed = set(map(masked, damaged)), set(map(masked, named))
     for name in sorted(run.facts.keys() - facts.keys() - allowed):
         yield Verdict("wrong", f"{name} is missing")
-    if extra := sorted(facts.keys() - run.facts.keys() - set(damaged)):
+    if extra := sorted(facts.keys() - run.facts.keys() - harmed):
         yield Verdict("leftover", ", ".join(extra[:4]))
+    late: list[Verdict] = []
     for name in sorted(run.facts.keys() & facts.keys() - run.varying - allowed - {"ledger.jsonl"}):
         if facts[name] != run.facts[name]:
             how = _first_difference(facts[name], run.facts[name])
-            yield Verdict("wrong", f"{name} differs: {how}")
+            unnoticed = name in harmed and not name.startswith(_NUMBERS)
+            late.append(Verdict("unnoticed" if unnoticed else "wrong", f"{name} differs: {how}"))
+    yield from sorted(late, key=lambda verdict: verdict.name == "unnoticed")
     if run.name == "study" and "ledger.jsonl" not in allowed:
         money = ledger_fault(folder / "run", run.folder / "run", may_stay_open=may_stay_open)
         if money is not None:
             yield Verdict("wrong" if damaged else "leftover", money)
 
 
+def _named(run: Finished, folder: Path, done: Ended, damaged: Collection[str]) -> list[str]:
+    """Damaged files that the command names, or `status` after it."""
+    found = [name for name in damaged if is_named(name, done.text, run.read.get(GO_ON, ""))]
+    if damaged and not found and run.name == "study":
+        status = READING["study"][0]
+        said = command(status, folder, cache=run.cache).text
+        found = [name for name in damaged if is_named(name, said, run.read[" ".join(status)])]
+    return found
+
+
 def is_named(name: str, text: str, usual: str) -> bool:
     """Whether a command names a file, more often than the command `usual`ly does."""
+    if name == "plan.yaml" and "holds another run" in text:
+        return True
     return text.count(Path(name).name) > usual.count(Path(name).name)
 
 

@@ -246,7 +246,7 @@ def _line_becomes(change: Callable[[dict[str, Any]], None]) -> Damage:
 
 
 def _money(value: Any) -> Damage:
-    return _line_becomes(lambda entry: entry.update({"usd" if "usd" in entry else "by": value}))
+    return _line_becomes(lambda entry: entry.update(usd=value))
 
 
 def _without(lines: list[bytes], rng: random.Random) -> list[bytes]:
@@ -260,6 +260,10 @@ LINES: Mapping[str, Damage] = {
     "line-torn": _lines(lambda lines, _rng: [*lines[:-1], lines[-1][:30]]),
     "line-junk": _lines(lambda lines, _rng: [lines[0], b"\x00\xff junk", *lines[1:]]),
     "line-list": _lines(lambda lines, _rng: [b"[]", *lines]),
+}
+
+LEDGER: Mapping[str, Damage] = {
+    **LINES,
     "usd-nan": _money(math.nan),
     "usd-negative": _money(-1000.0),
     "usd-huge": _money(1e300),
@@ -307,4 +311,5 @@ TENSORS: Mapping[str, Damage] = {
 def damages_of(path: Path) -> dict[str, Damage]:
     """Every damage that this kind of file can have, the edits that keep its form first."""
     by_form = {".json": JSON, ".jsonl": LINES, ".safetensors": TENSORS}
-    return {**by_form.get(path.suffix, {}), **ANY}
+    edits = LEDGER if path.name == "ledger.jsonl" else by_form.get(path.suffix, {})
+    return {**edits, **ANY}

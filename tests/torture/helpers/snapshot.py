@@ -12,6 +12,7 @@ Snapshot = dict[str, Any]
 """Content by file name; names and texts without moments."""
 
 _ALWAYS = {"timestamp", "created", "time", "seconds", "runtime_seconds", "extraction_seconds"}
+_ALWAYS |= {"git_commit"}  # whoever works on the code may commit while tests run
 _MOMENT = re.compile(r"\d{8}T\d{6}Z|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?Z?")
 _PICTURES = (".png", ".svg", ".html", ".js")
 
@@ -28,7 +29,7 @@ def snapshot(run: Path, moments: frozenset[str]) -> Snapshot:
             continue
         if ".damaged" in name or path.name.endswith(".lock") or name.startswith("logs/"):
             continue
-        found[_masked(name)] = _content(path, moments)
+        found[masked(name)] = _content(path, moments)
     return found
 
 
@@ -74,7 +75,7 @@ def _parsed(suffix: str, data: bytes, moments: frozenset[str]) -> Any:
         return [_line(line, moments) for line in data.split(b"\n") if line]
     if suffix == ".safetensors":
         return _tensors(data, moments)
-    return _masked(data.decode("utf-8"))
+    return masked(data.decode("utf-8"))
 
 
 def _line(line: bytes, moments: frozenset[str]) -> Any:
@@ -102,8 +103,9 @@ def _strip(value: Any, moments: frozenset[str]) -> Any:
         }
     if isinstance(value, list):
         return [_strip(item, moments) for item in value]
-    return _masked(value) if isinstance(value, str) else value
+    return masked(value) if isinstance(value, str) else value
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
+    """A text without moments."""
     return _MOMENT.sub("MOMENT", text)
