@@ -27,7 +27,7 @@ from torture.helpers.models import (
     with_weights_as,
     without,
 )
-from torture.helpers.runs import Ground
+from torture.helpers.runs import LIMIT_OF_A_RUN_S, Ground
 
 _TENSOR = f"{LAYER}.mlp.down_proj.weight"
 _POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 810608\n"
@@ -329,6 +329,7 @@ def model_cases(
                     arguments,
                     refused=refused,
                     names=("model",),
+                    limit_s=LIMIT_OF_A_RUN_S,
                 )
             )
     return cases
@@ -337,7 +338,14 @@ def model_cases(
 def test_good_model(torture: Torture, ground: Ground) -> None:
     """The copy that all others are made from is accepted."""
     cases = [
-        hostile(ground, f"model-good-{name}", lambda f: void(good(f)), arguments, refused=False)
+        hostile(
+            ground,
+            f"model-good-{name}",
+            lambda f: void(good(f)),
+            arguments,
+            refused=False,
+            limit_s=60,
+        )
         for name, arguments in commands(full=True).items()
     ]
     torture.attack("an undamaged model", cases, small=3)

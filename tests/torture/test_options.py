@@ -15,7 +15,7 @@ Add = Callable[..., None]
 SWEEP = ("sweep", "lab:qwen-3b", "--max-prompts", "2", "--max-new-tokens", "4", "--quiet")
 PLACE = ("--layers", "0.5", "--strengths", "0.3")
 EXTRACT = ("extract", "lab:qwen-3b", "-o", "d.safetensors")
-GENERATE = ("generate", "lab:qwen-3b", "--direction", "d.safetensors", "--max-new-tokens", "4")
+GENERATE = ("generate", "lab:qwen-7b", "--direction", "d.safetensors", "--max-new-tokens", "4")
 HUGE = "9" * 20
 LONG = "9" * 10_000
 ODD = ("nan", "inf", "-inf", "1e999", "-0", "0x10", "१", "1_0", " ", "", "\x1b[2J", HUGE, LONG)
@@ -58,7 +58,7 @@ def sweeps(add: Add) -> None:
     add("--max-new-tokens", tokens, "0", "-1", "2.5", "a", HUGE, LONG, "")
     add("--max-new-tokens", tokens, "1000000", refused=None)
     swept = [*SWEEP, *PLACE]
-    add("--rows", swept, "0", "-1", "10.0", "a", LONG, "")
+    add("--rows", swept, "0", "-1", "10.5", "a", LONG, "")
     add("--rows", swept, HUGE, refused=None)
     add("--seed", swept, "a", "2.5", "", LONG, "nan")
     add("--seed", swept, HUGE, "-1", "-" + HUGE, refused=None)
@@ -141,7 +141,6 @@ def _prepare(ground: Ground, folder: Path) -> None:
     (folder / "small.yaml").write_text(PLAN)
     (folder / "texts.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     (folder / "folder").mkdir()
-    # Of a model of another width, so that a value that is let through is noticed by what follows.
     (folder / "d.safetensors").write_bytes(ground.direction.read_bytes())
 
 

@@ -7,6 +7,7 @@ and the rights of an ordinary user even where the tests run as root.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import io
 import json
@@ -91,6 +92,7 @@ def _become_command(
     code = 1
     try:
         os.setsid()
+        faulthandler.disable()  # a crash is told by the exit code
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
