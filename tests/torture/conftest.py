@@ -33,12 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Torture:
     option = request.config.getoption
     size = option("--torture-size")
-    flips = option("--torture-flips")
+    flips, only = option("--torture-flips"), option("--case")
     made = Torture(
         size=size,
         seed=option("--torture-seed"),
-        flips=flips if flips is not None else 60 if size == "small" else 1000,
-        only=option("--case"),
+        flips=flips if flips is not None else 1000 if size == "full" or only is not None else 60,
+        only=only,
         jobs=option("--torture-jobs"),
         root=tmp_path_factory.mktemp("torture"),
     )
@@ -48,7 +48,16 @@ def torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def ground(torture: Torture) -> Ground:
-    return make_ground(torture.root / "ground")
+    made = make_ground(torture.root / "ground")
+    torture.notes.append(f"moments, not compared: {', '.join(sorted(made.study.moments))}")
+    torture.notes += [f"not compared: {name}" for name in made.study.varying]
+    return made
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    done = session.config.stash.get(_TORTURE, None)
+    if done is not None and done.found_nothing:
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def pytest_terminal_summary(
@@ -58,7 +67,9 @@ def pytest_terminal_summary(
     if done is None:
         return
     terminalreporter.section(f"torture, {done.size}, seed {done.seed}")
-    for line in (*table(done.tallies), "", *failures(done.tallies)):
+    if done.found_nothing:
+        terminalreporter.write_line(f"no case is called {done.only}", red=True)
+    for line in (*table(done.tallies), "", *done.notes, *failures(done.tallies)):
         terminalreporter.write_line(line)
     log = config.getoption("--torture-log")
     if log is not None:

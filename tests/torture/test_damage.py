@@ -6,6 +6,7 @@ from torture.helpers.cases import Case, Torture
 from torture.helpers.damaged import damaged_case
 from torture.helpers.damages import damages_of
 from torture.helpers.runs import Finished, Ground
+from torture.helpers.snapshot import masked
 
 LEAST = 14  # ways for every file; the first of each kind is damaged in every way there is
 _ALWAYS = ("edited", "zeroed", "sample-gone", "unreadable")
@@ -32,18 +33,18 @@ def damage_cases(name: str, run: Finished, *, full: bool, seed: int) -> list[Cas
             ways = kept + turned[: LEAST - len(kept)]
         seen.add(kind)
         for way, damage in ways:
-            case = f"{name}-{way}-{file}"
+            case = f"{name}-{way}-{masked(file)}"
             cases.append(damaged_case(case, run, file, damage, f"{seed} {case}", review=full))
     return cases
 
 
 def test_damaged_sweep(torture: Torture, ground: Ground) -> None:
-    full = torture.size == "full"
+    full = torture.full
     cases = damage_cases("sweep", ground.sweep, full=full, seed=torture.seed)
     torture.attack("a file of a sweep damaged", cases, small=50)
 
 
 def test_damaged_study(torture: Torture, ground: Ground) -> None:
-    full = torture.size == "full"
+    full = torture.full
     cases = damage_cases("study", ground.signed, full=full, seed=torture.seed)
     torture.attack("a file of a study damaged", cases, small=60)

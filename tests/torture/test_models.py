@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torture.helpers.cases import Case, Torture
+from torture.helpers.cases import Case, Torture, void
 from torture.helpers.hostile import hostile
 from torture.helpers.models import (
     LAYER,
@@ -351,28 +351,24 @@ def test_good_model(torture: Torture, ground: Ground) -> None:
     torture.attack("an undamaged model", cases, small=3)
 
 
-def void(_value: object) -> None:
-    """Nothing."""
-
-
 def test_weights(torture: Torture, ground: Ground) -> None:
-    full = torture.size == "full"
+    full = torture.full
     torture.attack("models: weights", model_cases(ground, "weights", WEIGHTS, full=full), small=24)
 
 
 def test_configs(torture: Torture, ground: Ground) -> None:
-    full = torture.size == "full"
+    full = torture.full
     torture.attack("models: config", model_cases(ground, "config", CONFIGS, full=full), small=24)
 
 
 def test_tokenizers(torture: Torture, ground: Ground) -> None:
-    full = torture.size == "full"
+    full = torture.full
     cases = model_cases(ground, "tokenizer", TOKENIZERS, full=full)
     torture.attack("models: tokenizer", cases, small=12)
 
 
 def test_templates(torture: Torture, ground: Ground) -> None:
-    full = torture.size == "full"
+    full = torture.full
     models = {
         name: (with_text("chat_template.jinja", text), refused)
         for name, (text, refused) in TEMPLATES.items()

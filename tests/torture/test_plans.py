@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from torture.helpers.cases import Case, Torture, Verdict
+from torture.helpers.cases import Case, Torture, Verdict, void
 from torture.helpers.hostile import hostile
 from torture.helpers.runs import PLAN, Ground
 from torture.helpers.verdicts import of_input
@@ -196,10 +196,6 @@ def _file(data: bytes) -> Callable[[Path], None]:
 def _unreadable(path: Path) -> None:
     path.write_text(PLAN)
     path.chmod(0)
-
-
-def void(_value: object) -> None:
-    """Nothing."""
 
 
 def running_cases(ground: Ground) -> list[Case]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from torture.helpers.cases import Case, Torture
+from torture.helpers.cases import Case, Torture, void
 from torture.helpers.hostile import hostile
 from torture.helpers.runs import Ground
 
@@ -191,10 +191,6 @@ def no_files(name: str) -> dict[str, Callable[[Path], None]]:
 
 def _written(file: str, data: bytes) -> Callable[[Path], None]:
     return lambda folder: void((folder / file).write_bytes(data))
-
-
-def void(_value: object) -> None:
-    """Nothing."""
 
 
 def _other_prompts(folder: Path, meant: list[str] | None) -> str | None:

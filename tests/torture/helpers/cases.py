@@ -29,6 +29,10 @@ FAULTS = {
 }
 
 
+def void(_value: object) -> None:
+    """Nothing, for functions that are called for what they do."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came out of a case: `ok` or one of `FAULTS`, and why."""
@@ -76,6 +80,7 @@ class Torture:
         jobs: cases at the same time.
         root: where cases get their folders.
         tallies: by kind, in the order they were run.
+        notes: what to know about the verdicts.
     """
 
     size: str
@@ -85,6 +90,17 @@ class Torture:
     jobs: int
     root: Path
     tallies: dict[str, Tally] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        """Whether all cases are made: to run them, or to look for one by its name."""
+        return self.size == "full" or self.only is not None
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether one case was asked for and there is none of its name."""
+        return self.only is not None and not any(t.counts for t in self.tallies.values())
 
     def attack(self, kind: str, cases: Sequence[Case], small: int) -> None:
         """Run the cases of a kind, or `small` of them where the size is small; all must hold."""

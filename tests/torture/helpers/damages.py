@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torture.helpers.cases import void
+
 Damage = Callable[[Path, random.Random], list[Path] | None]
 """Harms a file; returns the files harmed where it is not that one alone."""
 
@@ -86,10 +88,6 @@ def _link(target: str) -> Damage:
 def _fifo(path: Path, _rng: random.Random) -> None:
     path.unlink()
     os.mkfifo(path)
-
-
-def void(_value: object) -> None:
-    """Nothing: a damage that returns nothing harmed its file alone."""
 
 
 ANY: Mapping[str, Damage] = {

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torture.helpers.cases import void
+
 _CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 _EVENTS = {"open": 0, "os.rename": 1, "os.mkdir": 0, "os.remove": 0, "os.truncate": 0}
 
@@ -74,10 +76,6 @@ def count_writes(root: Path, log: Path) -> Callable[[], None]:
     return begin
 
 
-def void(_value: object) -> None:
-    """Nothing."""
-
-
 @dataclass(frozen=True)
 class Disturbance:
     """What happens at a write.
@@ -85,10 +83,12 @@ class Disturbance:
     Attributes:
         name: of it.
         act: does it; raises where the write fails.
+        may_end_with: exit codes that it alone explains.
     """
 
     name: str
     act: Callable[[int | None], None]
+    may_end_with: tuple[int, ...] = ()
 
     def at(self, root: Path, number: int) -> Callable[[], None]:
         """For `process.command`: do it at the `number`-th write (from 0) below `root`, once."""
@@ -122,16 +122,17 @@ def _cut_and_die(handle: int | None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _signal(name: str) -> Disturbance:
+    number = signal.Signals[f"SIG{name}"]
+    return Disturbance(name, lambda _handle: signal.raise_signal(number), (-number,))
+
+
 KILLS = (
-    Disturbance("kill", lambda _handle: os.kill(os.getpid(), signal.SIGKILL)),
-    Disturbance("exit", lambda _handle: os._exit(1)),
-    Disturbance("cut", _cut_and_die),
+    Disturbance("kill", lambda _handle: os.kill(os.getpid(), signal.SIGKILL), (-9,)),
+    Disturbance("exit", lambda _handle: os._exit(1), (1,)),
+    Disturbance("cut", _cut_and_die, (-9,)),
 )
 FAILURES = tuple(
     Disturbance(name, _failing(getattr(errno, name))) for name in ("ENOSPC", "EIO", "EACCES")
 )
-ENDINGS = (
-    Disturbance("TERM", lambda _handle: signal.raise_signal(signal.SIGTERM)),
-    Disturbance("HUP", lambda _handle: signal.raise_signal(signal.SIGHUP)),
-    Disturbance("INT", lambda _handle: signal.raise_signal(signal.SIGINT)),
-)
+ENDINGS = (_signal("TERM"), _signal("HUP"), _signal("INT"))
