@@ -146,7 +146,7 @@ def _warm(folder: Path, cache: Path) -> Path:
                 note_modules(modules)
                 leave(code)
 
-            os._exit = noted  # type: ignore[assignment]
+            os._exit = noted
 
         done = command(arguments, folder, cache=cache, limit_s=120, before=note)
         assert done.code == 0, f"{arguments}: {done.text}"
@@ -240,4 +240,4 @@ def _draw_no_pictures() -> None:
         else:
             where.write(picture)
 
-    Figure.savefig = savefig  # type: ignore[assignment,method-assign]
+    Figure.savefig = savefig
