@@ -124,7 +124,7 @@ def forgets(patch: pytest.MonkeyPatch) -> None:
 
     def stale(self: Any, keys: Any, values: Any, *rest: Any, **named: Any) -> Any:
         found = update(self, keys, values, *rest, **named)
-        return (found[0], found[1] * 0.5) if keys.shape[-2] == 1 else found
+        return (found[0], found[1].flip(-2)) if keys.shape[-2] == 1 else found
 
     patch.setattr(_BufferedLayer, "update", stale)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import gpt2, random_model
-from steersweep import ChatModel, InputError, generate, load_extraction_set
+from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
 from steersweep.activations import residuals
 from steersweep.additions import Additions
 from steersweep.chat_model import Batch
@@ -20,6 +20,8 @@ from steersweep.directions import cosmic_scoring, edits
 from steersweep.directions.dim import dim_directions
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.parity import Parity, compare_readers
+from steersweep.regime import regime_of
+from steersweep.rendering import Renderer
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.verification import fixtures
 from test_cli import refused, run
@@ -111,6 +113,7 @@ def right_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 def doubled_bos(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
     chat.tokenizer.bos_token = "<|endoftext|>"
     chat.tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + chat.tokenizer.chat_template
+    chat.renderer = Renderer(chat.tokenizer, chat.source)
 
 
 def first_row_only(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
@@ -329,11 +332,17 @@ def test_wrong_arithmetic_is_caught(
     assert unseen not in check.seen
 
 
-def test_missing_position_ids_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_position_ids_are_got_around_or_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which shows where positions are learned."""
-    learned = gpt2.__wrapped__()  # of its own: what is found out about it would stay
+    late = gpt2.__wrapped__()  # of its own: what is found out about it would stay
+    rows = [Row(late.prompt_ids(text)) for text in ("Hello", "What is the tallest mountain here?")]
+    expected = generate(late, rows, max_new_tokens=8)
+    monkeypatch.setattr(late, "_takes_position_ids", False)
+    assert "padding" in failed(late)
+    learned = gpt2.__wrapped__()
     monkeypatch.setattr(learned, "_takes_position_ids", False)
-    assert "padding" in failed(learned)
+    assert not regime_of(learned).pads
+    assert generate(learned, rows, max_new_tokens=8) == expected
 
 
 def test_the_site_where_readers_part_is_named(
@@ -358,7 +367,7 @@ def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
     assert "incompatible: readers: nnsight 5.0e-01 (9 sites), apart from layer 3 on" in done.stderr
     assert run(*command, "--out", "run", "--accept-mismatch", cwd=tmp_path).returncode == 0
     held = json.loads(next((tmp_path / "run" / "extraction").glob("checks-*.json")).read_text())
-    assert "layer 3" in next(c["seen"] for c in held if c["name"] == "readers")
+    assert "layer 3" in next(c["seen"] for c in held["checks"] if c["name"] == "readers")
 
 
 def test_a_study_skips_a_model_that_fails_and_says_why(
