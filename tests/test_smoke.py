@@ -20,6 +20,7 @@ from steersweep.directions import cosmic_scoring, edits
 from steersweep.directions.dim import dim_directions
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.parity import Parity, compare_readers
+from steersweep.regime import regime_of
 from steersweep.smoke.looks import answer_ending
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.verification import fixtures
@@ -331,8 +332,12 @@ def test_wrong_arithmetic_is_caught(
 def test_missing_position_ids_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which shows where positions are learned."""
     learned = gpt2.__wrapped__()  # of its own: what is found out about it would stay
+    assert regime_of(learned).pads
     monkeypatch.setattr(learned, "_takes_position_ids", False)
     assert "padding" in failed(learned)
+    # Seen before a batch is run, it would not be padded at all.
+    learned.regime = None
+    assert not regime_of(learned).pads
 
 
 def test_the_site_where_readers_part_is_named(
