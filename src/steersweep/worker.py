@@ -36,12 +36,12 @@ from steersweep.judging.thinking import thinking_note
 from steersweep.memory import (
     OutOfMemory,
     RowLimit,
-    first_line,
     free_memory,
     is_out_of_memory,
     memory_model,
 )
 from steersweep.model_source import ModelSource
+from steersweep.printing import first_line
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.rendering import SpecialTokens, extraction_rendered, test_rendered
 from steersweep.smoke.required import check_for_run
