@@ -66,6 +66,15 @@ def test_help_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_run_folders_are_read_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "import steersweep.records, steersweep.store, steersweep.experiment.corrected, "
+        "steersweep.experiment.status, steersweep.experiment.findings"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize(
     "command",
     ["demo", "sweep", "extract", "generate", "judge", "lab list", "lab path", "lab train"],

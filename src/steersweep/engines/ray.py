@@ -24,10 +24,11 @@ from steersweep.engines.engine import (
     carry_out,
     sparingly,
 )
-from steersweep.engines.ray_cluster import Pulse, cluster_may_go, first_line, set_up_token
+from steersweep.engines.ray_cluster import Pulse, cluster_may_go, set_up_token
 from steersweep.engines.share import Mirror, SameFolder, Share, StorageAway
 from steersweep.engines.versions import differences, versions
 from steersweep.errors import InputError, SteersweepError
+from steersweep.printing import first_line
 
 _LOOK_EVERY = 0.2  # seconds
 _ACCELERATOR = "accelerator_type:"
