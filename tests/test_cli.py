@@ -157,7 +157,7 @@ def test_bad_input_is_one_clear_message(arguments: str, message: str, tmp_path: 
         ("empty.txt", "\n \n", "at least one prompt"),
         ("empty.json", '{"prompts": []}', '"prompts"'),
         ("broken.json", '{"prompts": [', "not valid JSON"),
-        ("list.json", '["a"]', "JSON object"),
+        ("word.json", '"a"', "JSON list"),
         ("number.json", '{"prompts": ["a", 3]}', "item 2"),
         ("twice.txt", "a\nb\na\n", "twice"),
         ("repeats.json", '{"prompts": ["a"], "repeats": 0}', '"repeats"'),

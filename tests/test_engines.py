@@ -83,6 +83,7 @@ def cluster() -> Iterator[Any]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     set_up_token(own_cluster=True)
     ray.init(
+        address="local",
         num_cpus=4,
         resources={"A10G": 5, "A100-80GB": 1},
         include_dashboard=False,

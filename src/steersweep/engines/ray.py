@@ -256,7 +256,8 @@ class RayEngine:
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self._address is None:
-            options["include_dashboard"] = False
+            # Without an address Ray would join whatever cluster was last started on this machine.
+            options |= {"address": "local", "include_dashboard": False}
         else:
             # The machines of a cluster need the libraries, but get this very version of the code.
             package = Path(steersweep.__file__).parent
