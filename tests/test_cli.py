@@ -221,7 +221,7 @@ def test_infinite_weights_and_activations_are_reported(
     weights = copied_lab_model / "model.safetensors"
     tensors = load_file(weights)
     name = "model.layers.3.mlp.down_proj.weight"
-    tensors[name] = torch.full(tensors[name].shape, value)
+    tensors[name] = torch.full(tensors[name].shape, value) * torch.randn(tensors[name].shape).sign()
     save_file(tensors, weights, metadata={"format": "pt"})
     done = run("sweep", str(copied_lab_model), cwd=copied_lab_model.parent)
     assert done.returncode == code

@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import ChatModel
-from steersweep.errors import InputError, NumericalError
+from steersweep.chat_model import ChatModel, not_finite
+from steersweep.errors import InputError
 from steersweep.packing import Layout, layouts
 from steersweep.parity import read_with_nnsight
 from steersweep.regime import regime_of
@@ -179,11 +179,4 @@ def _check_finite(chat: ChatModel, activations: Tensor) -> None:
     if bool(finite.all()):
         return
     layer = int((~finite).nonzero()[0])
-    if chat.precision == "fp16":
-        advice = "float16 overflows on this model; use --precision bf16"
-    else:
-        advice = "the weights may be damaged; check the files or try another precision"
-    raise NumericalError(
-        f"{chat.source.model_id}: activations are NaN or infinite from layer {layer} on, in "
-        f"{chat.precision}: {advice}"
-    )
+    raise not_finite(chat, layer)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steersweep.errors import InputError
+from steersweep.errors import InputError, NumericalError
 from steersweep.hub import check_files
 from steersweep.loading import load_network
 from steersweep.model_source import ModelSource, family_of, find_model
@@ -608,6 +608,18 @@ def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:
             f"{expected} layers in it"
         )
     return list(*found.values())
+
+
+def not_finite(chat: ChatModel, layer: int) -> NumericalError:
+    """The error for activations that are no numbers from a layer on."""
+    if chat.precision == "fp16":
+        advice = "float16 overflows on this model; use precision bf16"
+    else:
+        advice = "the weights may be damaged; check the files or try another precision"
+    return NumericalError(
+        f"{chat.source.model_id}: activations are NaN or infinite from layer {layer} on, in "
+        f"{chat.precision}: {advice}"
+    )
 
 
 def resolve_device(device: str) -> str:

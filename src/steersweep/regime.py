@@ -8,6 +8,7 @@ which none does is refused before anything is computed with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from steersweep.additions import Additions
-from steersweep.chat_model import Batch, ChatModel, at_positions
+from steersweep.chat_model import Batch, ChatModel, at_positions, not_finite
 from steersweep.decoding import decoder
-from steersweep.errors import InputError, SteersweepError
+from steersweep.errors import InputError, NumericalError, SteersweepError
 from steersweep.kv_cache import can_be_filled, fill, keeps_states, make_cache
 from steersweep.memory import is_out_of_memory
 from steersweep.prefill import prefill
@@ -111,6 +112,8 @@ def _looked(chat: ChatModel) -> Regime | InputError:
     try:
         probe = _Probe(chat)
         recurrent = keeps_states(chat.model.config.get_text_config())
+    except NumericalError:
+        raise
     except SteersweepError as error:
         return InputError(refused + str(error))
     except Exception as error:  # a network says in many ways that it wants other inputs
@@ -204,6 +207,9 @@ class _Probe:
             chat.layer_hooks(look, range(chat.n_layers)),
         ):
             self._logits(ids)
+        broken = [layer for layer, length in self.lengths.items() if not math.isfinite(length)]
+        if broken:
+            raise not_finite(chat, min(broken))
         if sorted(run) != sorted([*range(chat.n_layers)] * 2):
             unlike = [layer for layer in range(chat.n_layers) if run.count(layer) != 2]
             raise SteersweepError(

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,7 @@ _T = TypeVar("_T")
 PLAN = "plan.yaml"
 # Folders that a run makes; a file in place of one would stop it.
 _FOLDERS = ("conditions", "decisions", "directions", "extraction", "logs", "phases", "results")
+_NOT_MADE_AGAIN = ("cuts.json", "engine.json")
 _log = logging.getLogger(__name__)
 
 
@@ -109,6 +111,7 @@ class RunStore:
                 journal.append(folder / "changes.jsonl", change)
             if changed or held is None:
                 write_bytes(folder / PLAN, seal_text(PLAN, text))
+            store.look_through()
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
@@ -262,6 +265,19 @@ class RunStore:
         if self.get_once(name) != json.loads(json.dumps(value)):
             self._write(name, value)
         return self.folder / name
+
+    def look_through(self) -> None:
+        """See that every file here is as it was written, also those that nothing would read now.
+
+        Results are written anew by every run, and what cannot be made again speaks for itself.
+        """
+        for place in ("", *_FOLDERS):
+            for path in sorted((self.folder / place).glob("*.json")):
+                name = f"{place}/{path.name}".lstrip("/")
+                if place != "results" and name not in _NOT_MADE_AGAIN:
+                    self._read(name, partial(check, name))
+            for path in sorted((self.folder / place).glob("*.safetensors")):
+                self._read(f"{place}/{path.name}".lstrip("/"), unseal_tensors)
 
     def set_aside(self, name: str, why: str) -> None:
         """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.

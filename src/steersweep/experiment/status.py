@@ -60,6 +60,7 @@ def status(folder: Path) -> dict[str, Any]:
                 state |= {"phase": phase, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
                 break
+    store.look_through()
     phases = [store.get_once(f"phases/{phase}.json") or {} for phase in plan.phases]
     keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
     done = sum(store.has(key) for key in keys)
