@@ -209,7 +209,7 @@ def test_a_folder_without_weights_is_refused(copied_lab_model: Path) -> None:
     ("value", "code", "said"),
     [
         (float("inf"), 2, "model.layers.3.mlp.down_proj.weight holds NaN or infinite numbers"),
-        (3e38, 1, "from layer 3 on"),  # finite, but what it gives is not
+        (3e38, 2, "from layer 3 on"),  # finite, but what it gives is not
     ],
 )
 def test_infinite_weights_and_activations_are_reported(
