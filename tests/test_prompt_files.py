@@ -108,7 +108,8 @@ def test_only_line_feeds_split_lines(mark: str, ending: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "mark", ["\x1a", "\ufeff", "\u200b", "\u200d", "\u00ad", "\u00a0", "\u200e", "\u2060", "\u3000", " "]
+    "mark",
+    ["\x1a", "\ufeff", "\u200b", "\u200d", "\u00ad", "\u00a0", "\u200e", "\u2060", "\u3000", " "],
 )
 def test_nothing_invisible_at_the_ends_makes_another_prompt(mark: str, tmp_path: Path) -> None:
     text = json.dumps([f"{mark}{THREE[0]}", THREE[1], f"{THREE[2]}{mark}\n"])
