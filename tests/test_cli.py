@@ -66,6 +66,15 @@ def test_help_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_run_folders_are_read_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "import steersweep.records, steersweep.store, steersweep.experiment.corrected, "
+        "steersweep.experiment.status, steersweep.experiment.findings"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize(
     "command",
     ["demo", "sweep", "extract", "generate", "judge", "lab list", "lab path", "lab train"],
@@ -148,7 +157,7 @@ def test_bad_input_is_one_clear_message(arguments: str, message: str, tmp_path: 
         ("empty.txt", "\n \n", "at least one prompt"),
         ("empty.json", '{"prompts": []}', '"prompts"'),
         ("broken.json", '{"prompts": [', "not valid JSON"),
-        ("list.json", '["a"]', "JSON object"),
+        ("word.json", '"a"', "JSON list"),
         ("number.json", '{"prompts": ["a", 3]}', "item 2"),
         ("twice.txt", "a\nb\na\n", "twice"),
         ("repeats.json", '{"prompts": ["a"], "repeats": 0}', '"repeats"'),

@@ -23,7 +23,7 @@ import torch
 
 from steersweep import ChatModel, InputError, SteersweepError, worker
 from steersweep.engines import engine as engine_module
-from steersweep.engines.engine import Engine, Event, OnEvent, Work, carry_out, found_here
+from steersweep.engines.engine import Engine, Event, OnEvent, Work, carry_out, found_here, sparingly
 from steersweep.engines.local import LocalEngine, local_engine
 from steersweep.engines.processes import ProcessEngine
 from steersweep.engines.ray import RayEngine
@@ -38,7 +38,7 @@ from steersweep.experiment.sweep import make_job, make_settings
 from steersweep.memory import memory_model
 from steersweep.model_source import ModelSource, find_model
 from steersweep.store import RunStore
-from steersweep.worker import Job, run_job
+from steersweep.worker import Job, Progress, run_job
 from test_study import SMALL, comparable, small
 
 PHASE_1 = StudyOptions(until="family_sweep")
@@ -83,6 +83,7 @@ def cluster() -> Iterator[Any]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     set_up_token(own_cluster=True)
     ray.init(
+        address="local",
         num_cpus=4,
         resources={"A10G": 5, "A100-80GB": 1},
         include_dashboard=False,
@@ -346,6 +347,33 @@ def test_storage_that_is_away_for_a_while_is_waited_for(
         Mirror(storage, waits=(0, 0)).refresh(tmp_path)
     with pytest.raises(InputError, match="cannot be used"):
         Mirror("no-such-kind://x").refresh(tmp_path)
+
+
+def test_warnings_travel_however_soon_after_other_progress() -> None:
+    heard: list[Event] = []
+    tell = sparingly(heard.append, every=1000)
+    for note, warning in (("loading", ""), ("checking", ""), ("checking", "it thinks"), ("x", "")):
+        progress = Progress("m", 0, 2, 0.0, note, warning=warning)
+        tell(Event("m", "progress", progress=progress))
+    assert [event.progress and event.progress.warning for event in heard] == ["", "it thinks"]
+
+
+def test_a_file_that_was_damaged_and_made_again_reaches_the_others(tmp_path: Path) -> None:
+    """Also where the damaged one went to the storage first."""
+    storage = (tmp_path / "bucket").as_uri()
+    leader, worker_there = RunStore(tmp_path / "run"), RunStore(tmp_path / "copy")
+    damaged = leader.folder / "extraction" / "a.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("null")
+    lead, share = Mirror(storage, waits=()), Mirror(storage, waits=())
+    lead.publish(leader.folder)
+    share.refresh(worker_there.folder)
+    assert leader.get_once("extraction/a.json") is None
+    worker_there.put_once("extraction/a.json", {"right": 1})
+    share.publish(worker_there.folder)
+    lead.refresh(leader.folder)
+    assert leader.get_once("extraction/a.json") == {"right": 1}
+    assert len(list((tmp_path / "bucket").rglob("*.json"))) == 1
 
 
 def test_a_cluster_that_stops_answering_ends_in_one_sentence(

@@ -27,14 +27,17 @@ from steersweep.cloud import apps, away
 from steersweep.cloud import remote as there
 from steersweep.cloud.away import RemoteFile
 from steersweep.cloud.engine import ModalEngine
-from steersweep.cloud.remote import VolumeShare, run_work
+from steersweep.cloud.remote import VolumeShare, lead, run_work
 from steersweep.engines.engine import Event, Work
+from steersweep.engines.processes import ProcessEngine
 from steersweep.experiment.budget import Ledger
-from steersweep.experiment.plan import Plan, load_plan
+from steersweep.experiment.plan import Plan, load_plan, parse_plan
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.store import RunStore
+from test_checks import copied, only_eos
 from test_cli import run
 from test_engines import job_of, out_of_memory_above, planned_on, results
+from test_study import SMALL
 
 V3 = load_plan("v3")
 PHASE_1: dict[str, Any] = {"until": "family_sweep"}
@@ -464,3 +467,19 @@ def test_a_gpu_that_modal_does_not_rent_is_named() -> None:
     with pytest.raises(InputError, match="no GPU Z9; there are A10G"):
         apps.place("Z9")
     assert apps.place("local") == "L4"
+
+
+@pytest.mark.slow
+def test_what_a_user_should_know_of_a_model_is_in_the_log(tmp_path: Path) -> None:
+    """However fast it is said: between two signs of progress that travel."""
+    only_eos(copied("qwen-3b", tmp_path / "model"), "<|endoftext|>", 2)
+    model = {"name": "q3", "model": str(tmp_path / "model"), "n_layers": 9, "billions": 0.0004}
+    data = {name: value for name, value in SMALL.items() if not name.endswith("_sweep")}
+    data["families"] = {"qwen": [{**model, "gpu": "local"}]}
+    data["family_sweep"] = {"methods": ["dim"], "models": [{"model": "q3", "layers": [0.5]}]}
+    one_phase = parse_plan(yaml.safe_dump(data), "one.yaml")
+    share = VolumeShare(tmp_path / "volume", lambda: None, lambda: None)
+    end = lead(one_phase, share, ProcessEngine(["cpu"]), PHASE_1)
+    assert end["exit_code"] == 0, end
+    log = (tmp_path / "volume" / there.LOG).read_text("utf-8")
+    assert log.count("note: answers end at '<|im_end|>' too") == 1

@@ -18,7 +18,7 @@ from typing import Any
 from steersweep.digests import Damaged
 from steersweep.errors import SteersweepError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What the system says when a file, and not the machine, is the trouble.
 _OF_THE_FILE = (
     errno.EACCES,
@@ -71,7 +71,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.unlink(temporary)
             raise
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise DiskFull.at(path, error) from error
         raise
 

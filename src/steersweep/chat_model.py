@@ -24,6 +24,7 @@ from steersweep.hub import check_files
 from steersweep.loading import load_network
 from steersweep.model_source import ModelSource, family_of, find_model
 from steersweep.precision import check_usable, resolve_precision
+from steersweep.printing import first_line
 from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
 from steersweep.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
 from steersweep.vocabulary import check_vocabulary
@@ -632,6 +633,7 @@ def resolve_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {device}: not available on this machine ({reason})") from error
+        raise InputError(
+            f"--device {device}: not available on this machine ({first_line(error)})"
+        ) from error
     return device

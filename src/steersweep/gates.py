@@ -43,14 +43,7 @@ def sign(
     Raises:
         InputError: no name, or a name or note that is too long; or the file cannot be written.
     """
-    if not by.strip():
-        raise InputError("--by: give the name of the person who signs")
-    if in_a_line(by) != by:
-        raise InputError("--by: a name is one line without control characters")
-    if len(by) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
-        raise InputError(
-            f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"
-        )
+    check_person("--by", by, note)
     signature = {
         "gate": gate,
         "rejected": rejected,
@@ -62,6 +55,27 @@ def sign(
     }
     journal.append(folder / _FILE, signature)
     return signature
+
+
+def check_person(setting: str, name: str, note: str) -> None:
+    """See that what a person says of themselves can be written and shown.
+
+    Args:
+        setting: where the name was given, for the message.
+        name: of the person.
+        note: their remark.
+
+    Raises:
+        InputError: no name, one of several lines, or a text that is too long.
+    """
+    if not name.strip():
+        raise InputError(f"{setting}: needs a name")
+    if in_a_line(name) != name:
+        raise InputError(f"{setting}: a name is one line without control characters")
+    if len(name) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
+        raise InputError(
+            f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"
+        )
 
 
 def signature_of(folder: Path, gate: str, evidence: Path) -> Entry | None:

@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from steersweep.atomic import DiskFull
+from steersweep.atomic import DISK_FULL, DiskFull
 from steersweep.errors import InputError, SteersweepError
 
 LONGEST = 1 << 20  # bytes of a line; a longer one is damaged
 _WAIT_FOR_LOCK_S = 30.0  # whoever holds it writes one line
 _DIGEST = re.compile(rb', "sha": "([0-9a-f]{16})"\}')
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HELD = (errno.EAGAIN, errno.EACCES)
 # Separators that other programs split lines at, and halves of characters that UTF-8 has not.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -156,7 +155,7 @@ class Journal:
         except OSError as error:
             with contextlib.suppress(OSError):  # what is left over is a cut line
                 os.ftruncate(self._file.fileno(), end)
-            if error.errno in _DISK_FULL:
+            if error.errno in DISK_FULL:
                 raise DiskFull.at(self._path, error) from error
             raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
@@ -168,7 +167,7 @@ def opened(path: Path) -> Iterator[Journal]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise DiskFull.at(path, error) from error
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     _must_be_a_file(path, handle)

@@ -12,10 +12,11 @@ from torch import nn
 from steersweep.architectures import auto_class, is_wrapper
 from steersweep.errors import InputError
 from steersweep.hub import tensors_of
-from steersweep.memory import first_line, is_out_of_memory
+from steersweep.memory import is_out_of_memory
 from steersweep.misfits import Misfits, why
 from steersweep.model_source import ModelSource, explain_loading
 from steersweep.precision import check_label, load_options, settle
+from steersweep.printing import first_line
 from steersweep.quantization import method_of
 
 # Parts of wrappers that a text prompt does not reach.

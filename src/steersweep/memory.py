@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from steersweep.errors import SteersweepError
+from steersweep.printing import first_line
 from steersweep.quantization import is_quantized, runs_as, stored_bytes
 
 T = TypeVar("T")
@@ -199,12 +200,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         sign in text
         for sign in ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def free_memory() -> None:

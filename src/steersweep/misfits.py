@@ -135,7 +135,7 @@ def _by_head(misfits: Misfits, _text: Any) -> str | None:
 def _singular(what: str, count: int) -> str:
     if count > 1:
         return what
-    return what.replace("are not", "is not").replace("have ", "has ").replace("need", "need")
+    return what.replace("are not", "is not").replace("have ", "has ")
 
 
 def _some(names: Sequence[str]) -> str:

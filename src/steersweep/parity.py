@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from steersweep.chat_model import ChatModel
-from steersweep.memory import first_line
+from steersweep.printing import first_line
 
 Sites = dict[str, Tensor]
 Reader = Callable[[ChatModel, Sequence[Sequence[int]]], Sites]

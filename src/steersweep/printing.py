@@ -28,6 +28,12 @@ def in_a_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", " ")
 
 
+def first_line(error: object) -> str:
+    """The first line of an error's message; the name of its type where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def markdown(text: str) -> str:
     """Text as Markdown shows it: no markup, HTML or table cell of its own."""
     return _MARKDOWN.sub(r"\\\g<0>", in_a_line(text)).replace("<", "&lt;")

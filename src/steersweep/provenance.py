@@ -7,9 +7,10 @@ import functools
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def utc_now() -> str:
@@ -19,6 +20,7 @@ def utc_now() -> str:
 
 def facts(device: torch.device) -> dict[str, Any]:
     """Versions, commit and hardware that produced a result."""
+    import torch
     import transformers
 
     import steersweep
@@ -36,6 +38,8 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or `cpu`."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steersweep.conditions import Condition, Strength
 from steersweep.digests import Damaged
-
-if TYPE_CHECKING:
-    from steersweep.judging.judge import Judgement
+from steersweep.judging.judge import Judgement
+from steersweep.judging.summary import summarise
 
 _CLOSE = 1e-9  # both sides are computed from the same numbers in the same way
 
@@ -36,8 +35,6 @@ def check_record(record: Any, key: str, prompts: Sequence[str] | None = None) ->
 
 
 def _check(record: Any, key: str, prompts: Sequence[str] | None) -> None:
-    from steersweep.worker import summarise_counts
-
     condition = _condition(record["condition"])
     if record["key"] != key or condition.key != key:
         raise Damaged("holds another condition")
@@ -48,7 +45,7 @@ def _check(record: Any, key: str, prompts: Sequence[str] | None) -> None:
     repeats, rest = divmod(result["n_samples"], len(samples))
     if rest or repeats < 1:
         raise Damaged("n_samples is no multiple of its samples")
-    for name, value in summarise_counts(_judgements(samples), repeats).items():
+    for name, value in summarise(_judgements(samples), repeats).items():
         if not _equal(result[name], value):
             raise Damaged(f"{name} does not follow from its samples")
     _check_steering(condition, result)
@@ -67,8 +64,6 @@ def _close(one: float, other: float) -> bool:
 
 def _judgements(samples: Sequence[Mapping[str, Any]]) -> dict[Judgement, int]:
     """How often each judgement was made, whatever its score."""
-    from steersweep.judging.judge import Judgement
-
     names = tuple(field.name for field in fields(Judgement) if field.name != "score")
     return {
         Judgement(**dict(zip(names, labels, strict=True)), score=0.0): times

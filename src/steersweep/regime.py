@@ -20,8 +20,9 @@ from steersweep.chat_model import Batch, ChatModel, at_positions
 from steersweep.decoding import decoder
 from steersweep.errors import InputError, SteersweepError
 from steersweep.kv_cache import can_be_filled, fill, keeps_states, make_cache
-from steersweep.memory import first_line, is_out_of_memory
+from steersweep.memory import is_out_of_memory
 from steersweep.prefill import prefill
+from steersweep.printing import first_line
 
 _SHORTEST = 3
 _LONGEST = 40  # longer than the windows of models made for tests

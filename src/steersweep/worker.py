@@ -6,10 +6,9 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -32,20 +31,20 @@ from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.judging.summary import summarise
 from steersweep.judging.thinking import thinking_note
 from steersweep.memory import (
     OutOfMemory,
     RowLimit,
-    first_line,
     free_memory,
     is_out_of_memory,
     memory_model,
 )
 from steersweep.model_source import ModelSource
+from steersweep.printing import first_line
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.rendering import SpecialTokens, extraction_rendered, test_rendered
 from steersweep.smoke.required import check_for_run
-from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import LostDirection, Record, RunStore, condition_file
 
@@ -594,7 +593,7 @@ class _Bench:
             _sample(judge, prompt, answer, nll, threshold, self.chat.opened_thought)
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
-        result = summarise([judgement for judgement, _ in samples], self.job.test.repeats)
+        result = summarise(Counter(found for found, _ in samples), self.job.test.repeats)
         result["fluency_threshold"] = None if threshold == float("inf") else threshold
         if condition.method.removesuffix(AUTO) in self.extraction_seconds:
             seconds_spent = self.extraction_seconds[condition.method.removesuffix(AUTO)]
@@ -641,56 +640,6 @@ def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
         str(chat.device),
         f"{job.source.model_id} on {job.device}",
     )
-
-
-def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, Any]:
-    """Rates of a condition as fractions of unique prompts, with counts and an interval.
-
-    `n_samples` and `refusals` count each prompt `repeats` times, as the source plan does; every
-    rate and interval is over `n_unique`.
-    """
-    return summarise_counts(Counter(judgements), repeats)
-
-
-def summarise_counts(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[str, Any]:
-    """`summarise` where it is known how often each judgement was made."""
-    n = sum(kinds.values())
-
-    def count(matches: Callable[[Judgement], bool]) -> int:
-        return sum(times for judgement, times in kinds.items() if matches(judgement))
-
-    refusals = count(lambda j: j.refusal)
-    garbled = count(lambda j: j.quality == "garbled")
-    coherent_refusals = count(lambda j: j.refusal and j.quality == "coherent")
-    garbled_refusals = count(lambda j: j.refusal and j.quality == "garbled")
-    modes = {j.failure_mode for j in kinds if j.failure_mode is not None}
-    return {
-        "refusal_rate": refusals / n,
-        "coherent_refusal_rate": coherent_refusals / n,
-        "garbled_refusal_rate": garbled_refusals / n,
-        "garbled_rate": garbled / n,
-        "normal_rate": count(lambda j: j.quality == "normal") / n,
-        "ambiguous_rate": count(lambda j: j.ambiguous) / n,
-        "partial_refusal_rate": count(lambda j: j.stance == "partial") / n,
-        "refusals": refusals * repeats,
-        "n_samples": n * repeats,
-        "n_unique": n,
-        "coherent_refusal_ci": list(wilson(coherent_refusals, n)),
-        "output_quality": _output_quality(kinds),
-        "failure_modes": {
-            mode: sum(times for j, times in kinds.items() if j.failure_mode == mode)
-            for mode in sorted(modes)
-        },
-    }
-
-
-def _output_quality(kinds: Mapping[Judgement, int]) -> str:
-    """The quality that at least 60 % of the responses share, else `mixed`."""
-    for quality in ("coherent", "garbled", "normal"):
-        share = sum(times for judgement, times in kinds.items() if judgement.quality == quality)
-        if share >= 0.6 * sum(kinds.values()):
-            return quality
-    return "mixed"
 
 
 def _sample(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from steersweep.atomic import DISK_FULL
 from steersweep.errors import SteersweepError
 from steersweep.printing import printable
 from steersweep.redaction import redact, redacted_traceback
@@ -18,9 +19,8 @@ from steersweep.text_files import lone_surrogate
 
 VARIABLE = "STEERSWEEP_TRACEBACK"
 STOPPED = 130  # exit code after Ctrl+C
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # No fault of the file that was named.
-_MACHINE = (*_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_MACHINE = (*DISK_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _PRINTERS = ("typer", "click", "rich")
 _READERS = ("json", "yaml", "codecs", "encodings", "csv")
 
@@ -47,7 +47,7 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
     else:
         command = _command(arguments)
         if os.environ.get(VARIABLE) == "1":
-            print(printable(redacted_traceback(error)), file=sys.stderr)
+            print(redacted_traceback(error), file=sys.stderr)
         message, code = _known(error, command) or (_own_fault(error, command), 1)
     print(f"error: {printable(redact(' '.join(message.split())))}", file=sys.stderr)
     return code
@@ -103,7 +103,7 @@ def _of_system(error: OSError) -> tuple[str, int] | None:
     if error.filename2 is not None:
         file = f"{file} or {error.filename2}"
     reason = error.strerror or _one_line(error)
-    if error.errno in _FULL:
+    if error.errno in DISK_FULL:
         reason += ". Everything finished is kept; free some space and run the same command again"
         return f"{file}: cannot be written: {reason}", 1
     return f"{file}: cannot be read or written: {reason}", 1 if error.errno in _MACHINE else 2

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from steersweep.cli.options import JsonOption
 from steersweep.cli.output import quiet_libraries, say
-
-if TYPE_CHECKING:
-    pass
 
 
 def lab_list(as_json: JsonOption = False) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from steersweep.cli.options import JsonOption, QuietOption
 from steersweep.cli.output import quiet_libraries, say
 from steersweep.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 
 def verify_cosmic(
@@ -112,7 +109,7 @@ def verify_architectures(
     def on_result(result: ArchitectureResult) -> None:
         if not quiet:
             said = ", ".join(f"{name} {found.verdict}" for name, found in result.checks.items())
-            typer.echo(f"{result.name}: {said}", err=True)
+            say(f"{result.name}: {said}", err=True)
 
     names = [name.strip() for name in (only or "").split(",") if name.strip()]
     results = verify(names, on_result)
@@ -120,8 +117,8 @@ def verify_architectures(
     if out is not None:
         write_text(out, f"{versions()}\n\n{table}")
     if as_json:
-        typer.echo(json.dumps([asdict(result) for result in results], indent=1))
+        say(json.dumps([asdict(result) for result in results], indent=1))
     else:
-        typer.echo(f"{versions()}\n\n{table}")
+        say(f"{versions()}\n\n{table}")
     if any(result.wrong for result in results):
         raise typer.Exit(1)

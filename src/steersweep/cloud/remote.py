@@ -30,6 +30,7 @@ from steersweep.errors import SteersweepError
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.journal import append_text
+from steersweep.worker import Progress
 
 RUNS, HUB = "/runs", "/hub"  # where the volumes are mounted
 RUNS_VOLUME, HUB_VOLUME, EVENTS_QUEUE = "steersweep-runs", "steersweep-hub", "steersweep-events"
@@ -125,8 +126,19 @@ def lead(
             append_text(folder / LOG, line.replace(str(folder), shown_as))
             share.publish(folder)
 
+        def warn(progress: Progress) -> None:
+            if progress.warning:
+                say(f"{progress.job}: note: {progress.warning}")
+
         try:
-            run_study(plan, folder, StudyOptions(**options), engine=engine, on_line=say)
+            run_study(
+                plan,
+                folder,
+                StudyOptions(**options),
+                engine=engine,
+                on_progress=warn,
+                on_line=say,
+            )
         except SteersweepError as error:
             message = str(error).replace(str(folder), shown_as)
             say(message)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from steersweep.chat_model import ATTENTION, MLP, Batch, ChatModel
 from steersweep.errors import InputError
-from steersweep.memory import first_line, is_out_of_memory
+from steersweep.memory import is_out_of_memory
+from steersweep.printing import first_line
 from steersweep.regime import ordinary_tokens, regime_of
 
 # Architectures that the official code knows: its own places are kept there, also where norms after

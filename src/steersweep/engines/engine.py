@@ -175,7 +175,7 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
 
 
 def sparingly(on_event: OnEvent, every: float = 0.5) -> OnEvent:
-    """Pass on every event but progress within `every` seconds in which no condition finished.
+    """Pass on every event but progress within `every` seconds with nothing finished and no warning.
 
     For events that travel: a small model makes hundreds of steps a second.
     """
@@ -184,7 +184,8 @@ def sparingly(on_event: OnEvent, every: float = 0.5) -> OnEvent:
     def pass_on(event: Event) -> None:
         nonlocal last, done
         now, finished = time.monotonic(), event.progress.done if event.progress else -1
-        if event.kind == "progress" and now - last < every and finished == done:
+        warns = event.progress is not None and bool(event.progress.warning)
+        if event.kind == "progress" and now - last < every and finished == done and not warns:
             return
         last, done = now, finished
         on_event(event)

@@ -24,10 +24,11 @@ from steersweep.engines.engine import (
     carry_out,
     sparingly,
 )
-from steersweep.engines.ray_cluster import Pulse, cluster_may_go, first_line, set_up_token
+from steersweep.engines.ray_cluster import Pulse, cluster_may_go, set_up_token
 from steersweep.engines.share import Mirror, SameFolder, Share, StorageAway
 from steersweep.engines.versions import differences, versions
 from steersweep.errors import InputError, SteersweepError
+from steersweep.printing import first_line
 
 _LOOK_EVERY = 0.2  # seconds
 _ACCELERATOR = "accelerator_type:"
@@ -255,7 +256,8 @@ class RayEngine:
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self._address is None:
-            options["include_dashboard"] = False
+            # Without an address Ray would join whatever cluster was last started on this machine.
+            options |= {"address": "local", "include_dashboard": False}
         else:
             # The machines of a cluster need the libraries, but get this very version of the code.
             package = Path(steersweep.__file__).parent

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steersweep.errors import SteersweepError
+from steersweep.printing import first_line
 
 _CHECK_EVERY = 5.0  # seconds
 # Ray itself ends this process when the cluster's head has been silent for 60 s.
@@ -96,9 +97,3 @@ def cluster_may_go() -> Iterator[None]:
         raise
     except (RayError, ConnectionError) as error:
         raise ClusterLost(error) from error
-
-
-def first_line(error: object) -> str:
-    """The first line of a message; the name of the error's type where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

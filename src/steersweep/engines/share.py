@@ -1,7 +1,8 @@
 """How what a worker saves on one machine reaches the run folder on another.
 
 What jobs write never changes once it is there: conditions, directions, extraction scores and logs,
-each named by its content or its work. So sharing them is copying what the other side lacks.
+each named by its content or its work. So sharing them is copying what the other side lacks, and
+what was damaged and made again.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ class Mirror:
         self.url = url
         self._waits = waits
         self._held: set[str] = set()
+        self._replaced: set[str] = set()
 
     def refresh(self, folder: Path) -> None:
         """Download what `folder` lacks."""
         self._patiently(lambda: self._refresh(folder))
 
     def publish(self, folder: Path) -> None:
-        """Upload what is not there yet; each file appears whole."""
+        """Upload what is not there yet, or was damaged; each file appears whole."""
         self._patiently(lambda: self._publish(folder))
 
     def _refresh(self, folder: Path) -> None:
@@ -87,7 +89,10 @@ class Mirror:
         missing = here - self._held
         if missing:
             self._held |= self._there(system, root)
-        for name in sorted(missing - self._held):
+        # What was damaged and made again takes the place of what others have.
+        again = {name for name in here - self._replaced if _was_set_aside(folder / name)}
+        self._replaced |= again
+        for name in sorted((missing - self._held) | again):
             part = f"{root}/.{uuid.uuid4().hex}.part"
             system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
             system.pipe_file(part, (folder / name).read_bytes())
@@ -124,6 +129,11 @@ class Mirror:
         system, root = fsspec.core.url_to_fs(self.url)
         system.makedirs(root, exist_ok=True)
         return system, root.rstrip("/")
+
+
+def _was_set_aside(path: Path) -> bool:
+    """Whether a damaged file of this name lies beside it; see `RunStore.set_aside`."""
+    return path.with_name(f"{path.name}.damaged").exists()
 
 
 def is_of_jobs(path: Path) -> bool:

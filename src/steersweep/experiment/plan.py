@@ -84,6 +84,11 @@ class Plan:
         """What a gate asks; a gate without questions is no gate."""
         return list(self.data.get("gates", {}).get(gate, []))
 
+    def gate_after(self, phase: str) -> str | None:
+        """The gate after a phase, None where the plan asks nothing."""
+        after = (gate for gate, of in GATES.items() if of == phase and self.questions(gate))
+        return next(after, None)
+
     def project(self, phase: str) -> str:
         """Tracker project of a phase."""
         projects = self.data.get("tracking", {}).get("projects", {})

@@ -20,8 +20,8 @@ from steersweep import journal, provenance
 from steersweep.errors import InputError
 from steersweep.experiment.result_files import newest_result_files, read_result_file
 from steersweep.experiment.verdict import verdict
+from steersweep.gates import check_person
 from steersweep.journal import Entry, Line
-from steersweep.printing import in_a_line
 from steersweep.statistics import cluster_bootstrap, cohens_kappa
 
 Result = dict[str, Any]
@@ -29,8 +29,6 @@ Result = dict[str, Any]
 LABELS = ("coherent", "garbled", "normal", "skip")
 PER_CONDITION = 10
 _FILE = "reviews.jsonl"
-_LONGEST_NAME = 200  # characters
-_LONGEST_NOTE = 10_000
 _WHAT_FOLLOWS = (
     "It counts for nothing, and neither does an earlier label of the sample that it names: "
     "steersweep review asks for it again"
@@ -96,14 +94,7 @@ def add_review(folder: Path, item: str, label: str, reviewer: str, note: str = "
     """
     if label not in LABELS:
         raise InputError(f"label {label}: choose from {', '.join(LABELS)}")
-    if not reviewer.strip():
-        raise InputError("reviewer: needs a name")
-    if in_a_line(reviewer) != reviewer:
-        raise InputError("reviewer: a name is one line without control characters")
-    if len(reviewer) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
-        raise InputError(
-            f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"
-        )
+    check_person("reviewer", reviewer, note)
     review = Review(item, label, reviewer.strip(), note, provenance.utc_now())
     journal.append(folder / _FILE, asdict(review))
 

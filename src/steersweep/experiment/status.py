@@ -49,9 +49,7 @@ def status(folder: Path) -> dict[str, Any]:
     state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
     for phase in plan.phases:
         decided = store.get_once(f"decisions/{phase}.json")
-        gate = next(
-            (gate for gate, after in GATES.items() if after == phase and plan.questions(gate)), None
-        )
+        gate = plan.gate_after(phase)
         if decided is None:
             state["phase"] = phase
             break

@@ -22,7 +22,7 @@ from steersweep.experiment.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.experiment.findings import append_findings
 from steersweep.experiment.jobs import Jobs, OnJob
 from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
+from steersweep.experiment.plan import Plan, layer_choice, strength_of
 from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.results import Result
 from steersweep.experiment.status import problems
@@ -529,7 +529,7 @@ class _Study:
         )
 
     def _pass_gate(self, phase: str) -> None:
-        gate = gate_of(self.plan, phase)
+        gate = self.plan.gate_after(phase)
         if gate is None:
             return
         evidence = self.store.folder / _decision_file(phase)
@@ -572,14 +572,6 @@ class _Study:
                 f"remove the file if there were none"
             )
         return held or {"applied": 0}
-
-
-def gate_of(plan: Plan, phase: str) -> str | None:
-    """The gate after a phase, None where the plan asks nothing."""
-    for gate, after in GATES.items():
-        if after == phase and plan.questions(gate):
-            return gate
-    return None
 
 
 def _decision_file(phase: str) -> str:

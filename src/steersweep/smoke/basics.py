@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from steersweep.chat_model import ChatModel
-from steersweep.judging.thinking import split_thinking
 from steersweep.parity import PROBES
 from steersweep.regime import regime_of
 from steersweep.smoke.passes import intervention_of, is_apart, relative, steered_states
-from steersweep.turns import ANSWER
 
 # Lengths at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
 _PADDED_TO = (1, 33)
 _CACHED_STEPS = 3
-# Texts that templates and tokenizers lose part of: of several lines, with markup, quotes, a list
-# of parts in their place, long ones.
+# Texts that tokenizers lose part of: of several lines, with markup and quotes, long ones.
 TEXTS = (
     *PROBES,
     "Name two rivers.\n\n1. One in <b>France</b> & one in 'Peru'.\n2. Say \"which\" {is} longer.",
@@ -34,39 +31,22 @@ TEXTS = (
 
 
 def template(chat: ChatModel) -> tuple[bool, str]:
-    """The rendered prompt holds the user's text, whole, and leads up to an answer."""
+    """The token ids of a prompt hold the user's text, whole.
+
+    That the rendered prompt does, and leads up to an answer, the renderer sees before its first
+    prompt; what it raises is what this check finds.
+    """
     ids = chat.prompt_ids(PROBES[0])
     shown = repr("".join(chat.tokenizer.convert_ids_to_tokens(ids)))
     bos = chat.tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         return True, f"two BOS tokens: {shown}"
-    for text in TEXTS:
-        if lost := _lost(chat, text):
-            return True, lost
-    if gap := _gap(chat):
-        return True, (
-            f"the prompt ends before the answer begins: the template puts {gap!r} before an "
-            f"answer, but not where it is asked to lead up to one (add_generation_prompt); give "
-            f"the model a chat template that does"
-        )
-    return False, shown
+    lost = next(filter(None, (_lost(chat, text) for text in TEXTS)), "")
+    return bool(lost), lost or shown
 
 
 def _lost(chat: ChatModel, text: str) -> str:
     """What is said of a text that does not reach the model as it is, or ""."""
-    rendered = chat.renderer.rendered(text)
-    advice = "give the model a chat template that takes a message's content as a text"
-    if text not in rendered:
-        seen = f"the rendered prompt lacks the user's text {_short(text)}: {_short(rendered)}"
-        return f"{seen}; {advice}"
-    if rendered.strip() == text:
-        return f"the template puts nothing around the user's text {_short(text)}; {advice}"
-    if " " in text and rendered.count(text) > 1:
-        return f"the rendered prompt holds the user's text more than once: {_short(rendered)}"
-    return _lost_in_tokens(chat, text)
-
-
-def _lost_in_tokens(chat: ChatModel, text: str) -> str:
     ids = chat.prompt_ids(text)
     unknown = chat.tokenizer.unk_token_id
     spelled = chat.renderer.rendered(text).count(str(chat.tokenizer.unk_token))  # often the BOS too
@@ -79,33 +59,7 @@ def _lost_in_tokens(chat: ChatModel, text: str) -> str:
     plain = chat.tokenizer.decode(chat.token_ids(text), skip_special_tokens=False).strip()
     if plain not in chat.tokenizer.decode(ids, skip_special_tokens=False):
         return f"the token ids of the prompt lack the user's text {_short(text)}"
-    highest = chat.model.get_input_embeddings().weight.shape[0]
-    if max(ids) >= highest:
-        return (
-            f"the tokenizer gives token {max(ids)}, but the model has {highest} embeddings; are "
-            f"the tokenizer's files those of this model?"
-        )
     return ""
-
-
-def _gap(chat: ChatModel) -> str:
-    """What the template puts between the end of a prompt and an answer, reasoning aside, or "".
-
-    Where the template does not react to being asked for an answer's beginning.
-    """
-    question = PROBES[0]
-    asked, plain = (chat.renderer.conversation(question, opened=wanted) for wanted in (True, False))
-    if asked != plain:
-        return ""
-    try:
-        whole = chat.renderer.conversation(question, ANSWER)
-    except Exception:  # a template may refuse a conversation that ends in an answer
-        return ""
-    before = whole.partition(ANSWER)[0]
-    if not before.startswith(asked.rstrip()):
-        return ""
-    gap = before[len(asked.rstrip()) :]
-    return "" if split_thinking(gap).answer.strip() == "" else gap
 
 
 def _short(text: str) -> str:

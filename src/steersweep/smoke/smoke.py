@@ -10,7 +10,7 @@ from typing import Any
 
 from steersweep.chat_model import ChatModel
 from steersweep.errors import SteersweepError
-from steersweep.memory import first_line
+from steersweep.printing import first_line
 from steersweep.smoke.looks import LOOKS
 
 

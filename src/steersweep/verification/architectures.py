@@ -26,8 +26,8 @@ from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.errors import InputError
 from steersweep.judging.fluency import response_nll
 from steersweep.lab.models import lab_model
-from steersweep.memory import first_line
 from steersweep.model_source import ModelSource
+from steersweep.printing import first_line
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.regime import regime_of
 from steersweep.smoke.smoke import Check, check_model
