@@ -198,6 +198,19 @@ def test_padding_and_cache_are_got_around_or_seen(
     assert answers(ChatModel.load(f"lab:{name}", device="cpu")) == expected
 
 
+def test_a_template_may_begin_with_the_token_for_what_is_unknown(tmp_path: Path) -> None:
+    """As in OLMo and GPT-2, where one token begins texts, ends them and stands for the unknown."""
+    folder = copied("qwen-3b", tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    unknown = {"unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **unknown}))
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ bos_token }}" + template.read_text())
+    chat = ChatModel.load(str(folder), device="cpu")
+    assert chat.prompt_ids("Hello")[0] == chat.tokenizer.unk_token_id
+    assert check_for_user(chat) == ()
+
+
 def test_a_template_that_wants_parts_is_given_them(tmp_path: Path) -> None:
     chat = ChatModel.load(str(wants_parts(copied("gemma-2b", tmp_path / "model"))), device="cpu")
     assert chat.prompt_ids("Hello") == lab("gemma-2b").prompt_ids("Hello")

@@ -143,6 +143,51 @@ def test_what_is_tied_or_spare_by_design_does_not_stop_a_load(tmp_path: Path) ->
     assert torch.equal(logits(ChatModel.load(str(tied), device="cpu")), before)
 
 
+def test_a_head_that_the_config_ties_and_the_files_hold_otherwise_stops_the_load(
+    tmp_path: Path,
+) -> None:
+    tied = small(tmp_path / "tied", tie_word_embeddings=True)
+    before = logits(ChatModel.load(str(tied), device="cpu"))
+
+    def head(times: float) -> Callable[[Tensors], Tensors]:
+        return lambda held: {**held, "lm_head.weight": held["model.embed_tokens.weight"] * times}
+
+    rewrite(tied, head(1))  # as pickles of tied models are converted
+    assert torch.equal(logits(ChatModel.load(str(tied), device="cpu")), before)
+    rewrite(tied, head(1.01))
+    message = refusal(tied)
+    assert "lm_head.weight is model.embed_tokens.weight (tie_word_embeddings)" in message
+    configure(tied, tie_word_embeddings=False)
+    assert not torch.equal(logits(ChatModel.load(str(tied), device="cpu")), before)
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+"""
+
+
+def test_code_of_a_model_that_hands_its_inputs_on_takes_what_its_base_takes(folder: Path) -> None:
+    plain = ChatModel.load(str(folder), device="cpu")
+    rows = [Row(plain.prompt_ids(text)) for text in PROMPTS]
+    expected = [found.token_ids for found in generate(plain, rows, max_new_tokens=8)]
+    (folder / "own.py").write_text(OWN_CODE)
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    configure(folder, model_type="own", architectures=["OwnModel"], auto_map=classes)
+    assert "read it, then set trust_remote_code" in refusal(folder)
+    own = ChatModel.load(str(folder), device="cpu", trust_remote_code=True)
+    assert type(own.model).__name__ == "OwnModel"
+    assert [found.token_ids for found in generate(own, rows, max_new_tokens=8)] == expected
+
+
 def logits(chat: ChatModel) -> torch.Tensor:
     batch = chat.pad([chat.prompt_ids(text) for text in PROMPTS])
     return chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]

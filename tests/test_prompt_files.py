@@ -108,7 +108,8 @@ def test_only_line_feeds_split_lines(mark: str, ending: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "mark", ["\ufeff", "\u200b", "\u200d", "\u00ad", "\u00a0", "\u200e", "\u2060", "\u3000", " "]
+    "mark",
+    ["\x1a", "\ufeff", "\u200b", "\u200d", "\u00ad", "\u00a0", "\u200e", "\u2060", "\u3000", " "],
 )
 def test_nothing_invisible_at_the_ends_makes_another_prompt(mark: str, tmp_path: Path) -> None:
     text = json.dumps([f"{mark}{THREE[0]}", THREE[1], f"{THREE[2]}{mark}\n"])
@@ -178,6 +179,10 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("header.txt", codecs.BOM_UTF8 + b'"Goal"\t"Target"\na\tb\n', "header of a table"),
         ("header.txt", HARMBENCH, "header of a table"),
         ("header.txt", "vanilla;adversarial;kind\na;b;c\n", "header of a table"),
+        ("header.txt", "Questions\nWho is it?\n", "'Questions' is the header of a table"),
+        ("page.txt", "\n<!DOCTYPE html>\n<p>Who is it?\n", "is a web page, not prompts"),
+        ("rich.txt", "{\\rtf1\\ansi Who is it?}\n", "is a document in Rich Text Format"),
+        ("lfs.txt", "version https://git-lfs.github.com/spec/v1\noid x\n", "a Git LFS pointer"),
         ("rows.txt", '{"prompt": "a"}\n{"prompt": "b"}\n', 'line 1: \'{"prompt": "a"}\' is JSON'),
         ("pretty.txt", '[\n  "a"\n]\n', "is JSON"),
         ("none.csv", "How do I boil an egg?\nName three trees.\n", "'how do i boil an egg?'"),
@@ -227,7 +232,7 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("long.csv", "prompt\n" + "x" * 2**20, "line 2: not a table's line: field larger"),
         ("many.txt", "a\n" * (MAX_PROMPTS + 1), f"more than {MAX_PROMPTS:,} prompts"),
         ("x.docx", b"PK", "nor a file that ends in .txt, .json, .jsonl"),
-        ("spaces.txt", " \n\u200b\n\ufeff\n", "at least one prompt"),
+        ("spaces.txt", " \n\u200b\n\ufeff\n\x1a", "at least one prompt"),
     ],
 )
 def test_what_is_no_list_of_prompts_is_refused_by_file_and_place(

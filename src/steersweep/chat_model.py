@@ -109,10 +109,10 @@ class ChatModel:
         self.has_recorded = False
         self.regime: Any = None
         self.ablation_sites: Any = None
-        forward_parameters = inspect.signature(model.forward).parameters
-        self._takes_position_ids = "position_ids" in forward_parameters
-        self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
-        self._takes_cache = "past_key_values" in forward_parameters
+        taken = _taken_by_forward(model)
+        self._takes_position_ids = "position_ids" in taken
+        self._takes_logits_to_keep = "logits_to_keep" in taken
+        self._takes_cache = "past_key_values" in taken
 
     @classmethod
     def load(
@@ -620,6 +620,22 @@ def not_finite(chat: ChatModel, layer: int) -> NumericalError:
         f"{chat.source.model_id}: activations are NaN or infinite from layer {layer} on, in "
         f"{chat.precision}: {advice}"
     )
+
+
+def _taken_by_forward(model: Any) -> set[str]:
+    """Names of what the forward of a network takes.
+
+    Code that came with a model often hands all on to the class it is made from (`**kwargs`); then
+    what that takes counts too.
+    """
+    names: set[str] = set()
+    own = [vars(cls)["forward"] for cls in type(model).__mro__ if "forward" in vars(cls)]
+    for forward in (model.forward, *own):
+        parameters = inspect.signature(forward).parameters
+        names.update(parameters)
+        if all(found.kind is not found.VAR_KEYWORD for found in parameters.values()):
+            break
+    return names
 
 
 def resolve_device(device: str) -> str:

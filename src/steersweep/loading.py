@@ -70,6 +70,7 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
             f"describes: {first_line(error)}"
         ) from error
     _check_report(source, config, report)
+    _check_ties(source, network)
     if not source.is_local:
         tensors_of(source, config, method)
     check_label(network, precision, source.model_id)
@@ -102,6 +103,21 @@ def _check_report(source: ModelSource, config: Any, report: Mapping[str, Any]) -
     )
     if misfits:
         raise InputError(f"{source.model_id}: {misfits}: {why(misfits, config)}")
+
+
+def _check_ties(source: ModelSource, network: Any) -> None:
+    """Stop where the config ties tensors that the files hold with different numbers.
+
+    transformers leaves them untied then; other programs tie them, and answer otherwise.
+    """
+    ties = network.get_expanded_tied_weights_keys(all_submodels=True)
+    for name in sorted(ties.keys() - network.all_tied_weights_keys.keys()):
+        raise InputError(
+            f"{source.model_id}: config.json says that {name} is {ties[name]} "
+            f"(tie_word_embeddings), and the files hold other numbers for it; set "
+            f"tie_word_embeddings to false if it was trained on its own, or remove it from the "
+            f"files"
+        )
 
 
 @torch.inference_mode()

@@ -345,6 +345,11 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
             raise InputError(
                 f"{source.model_id}: the hub knows no such model (or HF_TOKEN may not read it)"
             ) from error
+        if "trust_remote_code" in str(error) and not source.trust_remote_code:
+            raise InputError(
+                f"{source.model_id}: comes with code of its own, which runs only where that is "
+                f"trusted; read it, then set trust_remote_code (--trust-remote-code)"
+            ) from error
         where = "folder" if source.is_local else "hub or local cache"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """Characters that nobody sees: what is done with them at a prompt's ends, inside, between prompts.
 
-At the ends white space and invisible characters are removed. Inside they are kept, and named. Two
-prompts that differ in them alone look the same and count as one prompt given twice.
+At the ends white space, invisible and control characters are removed. Inside they are kept, and
+named. Two prompts that differ in them alone look the same and count as one prompt given twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REPLACEMENT = "\ufffd"  # what a program wrote where it could not read a charac
 _HIDDEN = re.compile(f"[{_INVISIBLE}{_TAGS}{_CONTROLS}{_ODD_SPACES}{_REPLACEMENT}]")
 _GONE = re.compile(f"[{_INVISIBLE}{_TAGS}{_CONTROLS}]")
 _SPACE = re.compile(f"[{_ODD_SPACES}]")
-_ENDS = "".join(re.findall(rf"[\s{_INVISIBLE}]", "".join(map(chr, range(0x10000)))))
+_ENDS = "".join(re.findall(rf"[\s{_INVISIBLE}{_CONTROLS}]", "".join(map(chr, range(0x10000)))))
 
 _NAMES = {"\x07": "BELL", "\x08": "BACKSPACE", "\x0b": "VERTICAL TAB", "\x0c": "FORM FEED"}
 _NAMES |= {"\r": "CARRIAGE RETURN", "\x1b": "ESCAPE", "\x85": "NEXT LINE"}
@@ -32,7 +32,7 @@ _NAMES |= {"\ufeff": "BYTE ORDER MARK"}
 
 
 def trimmed(text: str) -> str:
-    """`text` without white space and invisible characters at its ends."""
+    """`text` without white space, invisible and control characters at its ends."""
     return text.strip(_ENDS)
 
 

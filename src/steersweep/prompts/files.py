@@ -25,6 +25,13 @@ PROMPT_FIELDS: tuple[str, ...] = (
 _CONTEXT_FIELDS = ("input", "context", "contextstring")
 _DELIMITERS = ",;\t|"
 _MAX_HEADER = 10_000  # characters
+# How files begin that are saved as text in place of prompts.
+_OTHER_FILES = (
+    ("version https://git-lfs", "a Git LFS pointer (git lfs pull)"),
+    ("<!doctype html", "a web page"),
+    ("<html", "a web page"),
+    ("{\\rtf", "a document in Rich Text Format"),
+)
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _COLUMN = re.compile(r"[\w #.-]{0,40}(?<![.])")
 _RENAME = f'rename the one with the prompts to "prompt" (known: {", ".join(PROMPT_FIELDS)})'
@@ -99,8 +106,11 @@ def _refuse_other_formats(path: str, first: Entry) -> None:
             f"{where}: {shown(line)} is JSON, not a prompt; name the file .json, or .jsonl where "
             f"every line is a value of its own"
         )
+    for beginning, what in _OTHER_FILES:
+        if line.lower().startswith(beginning):
+            raise InputError(f"{path}: is {what}, not prompts; get the file itself as plain text")
     cells = _cells(line)
-    known = any(trimmed(cell).lower() in PROMPT_FIELDS for cell in cells)
+    known = any(trimmed(cell).lower().removesuffix("s") in PROMPT_FIELDS for cell in cells)
     columns = known and all(_COLUMN.fullmatch(cell) for cell in cells)
     words = len(cells) > 1 and all(_WORD.fullmatch(cell) for cell in cells)
     if columns or words:
