@@ -7,7 +7,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from steersweep.smoke.required import check_for_run
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import LostDirection, Record, RunStore, condition_file
+from steersweep.template_options import TemplateOptions
 
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
@@ -75,6 +76,7 @@ class Job:
         date: what day chat templates are told it is: the run's first.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
+        template_options: variables that the chat template is given, such as `enable_thinking`.
     """
 
     source: ModelSource
@@ -94,6 +96,7 @@ class Job:
     date: str | None = None
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()
+    template_options: TemplateOptions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,7 @@ def _load(job: Job) -> ChatModel:
             device=job.device,
             date=job.date,
             special_tokens=job.special_tokens,
+            template_options=job.template_options,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -627,6 +631,11 @@ class _Bench:
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
                 **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
+                **(
+                    {"template_options": dict(self.job.template_options)}
+                    if self.job.template_options
+                    else {}
+                ),
                 "model_fingerprint": condition.model_fingerprint,
             },
         }

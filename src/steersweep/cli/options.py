@@ -58,4 +58,11 @@ SpecialTokensOption = Annotated[
         help="What a special token becomes that a prompt spells (<|im_end|>): text, or tokens."
     ),
 ]
+TemplateOption = Annotated[
+    str,
+    typer.Option(
+        "--template-options",
+        help="Variables of the chat template: enable_thinking=false,reasoning_effort=low.",
+    ),
+]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
