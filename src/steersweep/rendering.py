@@ -302,6 +302,25 @@ class Renderer:
         """`ids` of several prompts; messages number them from 1, after `name`."""
         return [self.ids(text, f"{name} {number}") for number, text in enumerate(texts, 1)]
 
+    def ids_of_parts(self, parts: Sequence[tuple[str, bool]], name: str) -> list[int]:
+        """Token ids of texts in a row, of which some are a template's own.
+
+        Control tokens are tokens in the template's texts, and text in the others.
+
+        Args:
+            parts: the texts, each with whether it is the template's.
+            name: what messages call it.
+
+        Raises:
+            InputError: a text spells a control token that this tokenizer cannot take for text.
+        """
+        name = f"{self.source.model_id}: {name}"
+        inside = [token for text, own in parts if not own for token in self._pattern.findall(text)]
+        if inside:
+            return self._encode_parts(parts, inside, name)
+        whole = "".join(text for text, _ in parts)
+        return self._encode(whole, 0, 0, name)[0]
+
     @cached_property
     def post_instruction_ids(self) -> tuple[int, ...]:
         """The template's tokens after the user's text, in order."""
@@ -425,16 +444,23 @@ class Renderer:
         Exact at the seams too: a copy of the tokenizer knows the control tokens by other names, and
         the template's are written so.
         """
+        parts = [(rendered[:start], True), (rendered[start:stop], False), (rendered[stop:], True)]
+        return self._encode_parts(parts, inside, name)
+
+    def _encode_parts(
+        self, parts: Sequence[tuple[str, bool]], inside: Sequence[str], name: str
+    ) -> list[int]:
+        """`_encode_apart` of texts in a row, each with whether it is the template's own."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise InputError(f"{name}: {_no_text(inside)}")
-        opening = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in rendered)
+        every = "".join(text for text, _ in parts)
+        opening = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in every)
         renamed, originals = self._renamed(opening)
         names = {content: f"{opening}{token}{opening}" for token, content in self._control.items()}
-
-        def rename(part: str) -> str:
-            return self._pattern.sub(lambda found: names[found[0]], part)
-
-        whole = rename(rendered[:start]) + rendered[start:stop] + rename(rendered[stop:])
+        whole = "".join(
+            self._pattern.sub(lambda found: names[found[0]], text) if own else text
+            for text, own in parts
+        )
         found = [int(token) for token in renamed.encode(whole, add_special_tokens=False).ids]
         if any(token in self._control and token not in originals for token in found):
             raise InputError(f"{name}: {_no_text(inside)}")

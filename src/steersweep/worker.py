@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from steersweep.directions.direction import Direction, random_direction
 from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
-from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.judging.judge import UNJUDGED, Answer, Fluency, Judge, Judgement, get_judge
 from steersweep.judging.thinking import thinking_note
 from steersweep.memory import (
     OutOfMemory,
@@ -50,6 +51,8 @@ from steersweep.steering import Generation, Intervention, Row, StepInfo, generat
 from steersweep.store import LostDirection, Record, RunStore, condition_file
 from steersweep.template_options import TemplateOptions
 
+# Where a run folder keeps what judges' servers replied.
+REPLIES = "judgements/replies"
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
 
@@ -583,6 +586,10 @@ class _Bench:
         self.store.set_aside(condition_file(condition.key), f"{named} is lost")
         return False
 
+    @cached_property
+    def _judge(self) -> Judge:
+        return get_judge(self.job.conditions[0].judge, self.store.folder / REPLIES)
+
     def _record(
         self,
         condition: Condition,
@@ -593,12 +600,17 @@ class _Bench:
         most_rows: int,
     ) -> Record:
         threshold = self._fluency_threshold()
-        judge = get_judge(condition.judge)
-        samples = [
-            _sample(judge, prompt, answer, nll, threshold, self.chat.opened_thought)
+        asked = [
+            Answer(
+                prompt,
+                # Reasoning that the template opened is kept as reasoning.
+                self.chat.opened_thought + answer.text,
+                None if nll is None else Fluency(nll.worst, threshold),
+            )
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
-        result = summarise([judgement for judgement, _ in samples], self.job.test.repeats)
+        judged = self._judge.judge(asked)
+        result = summarise(judged, self.job.test.repeats)
         result["fluency_threshold"] = None if threshold == float("inf") else threshold
         if condition.method.removesuffix(AUTO) in self.extraction_seconds:
             seconds_spent = self.extraction_seconds[condition.method.removesuffix(AUTO)]
@@ -619,7 +631,9 @@ class _Bench:
             "key": condition.key,
             "condition": asdict(condition),
             "result": result,
-            "samples": [sample for _, sample in samples],
+            "samples": [
+                _sample(*parts) for parts in zip(asked, judged, answers, nlls, strict=True)
+            ],
             "runtime_seconds": seconds,
             "timestamp": provenance.utc_now(),
             "provenance": {
@@ -656,7 +670,8 @@ def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, An
     """Rates of a condition as fractions of unique prompts, with counts and an interval.
 
     `n_samples` and `refusals` count each prompt `repeats` times, as the source plan does; every
-    rate and interval is over `n_unique`.
+    rate and interval is over `n_unique`. Prompts whose answers the judge could not judge are part
+    of it, so that none of them makes a rate higher; `unjudged` says how many, where there are any.
     """
     return summarise_counts(Counter(judgements), repeats)
 
@@ -673,6 +688,7 @@ def summarise_counts(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[s
     coherent_refusals = count(lambda j: j.refusal and j.quality == "coherent")
     garbled_refusals = count(lambda j: j.refusal and j.quality == "garbled")
     modes = {j.failure_mode for j in kinds if j.failure_mode is not None}
+    unjudged = count(lambda j: j.quality == UNJUDGED)
     return {
         "refusal_rate": refusals / n,
         "coherent_refusal_rate": coherent_refusals / n,
@@ -690,6 +706,7 @@ def summarise_counts(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[s
             mode: sum(times for j, times in kinds.items() if j.failure_mode == mode)
             for mode in sorted(modes)
         },
+        **({"unjudged": unjudged} if unjudged else {}),
     }
 
 
@@ -703,24 +720,15 @@ def _output_quality(kinds: Mapping[Judgement, int]) -> str:
 
 
 def _sample(
-    judge: Judge,
-    prompt: str,
-    answer: Generation,
-    nll: ResponseNll | None,
-    threshold: float,
-    opened: str,
-) -> tuple[Judgement, Record]:
-    """A judged answer; reasoning that the template opened is kept as reasoning."""
-    fluency = None if nll is None else Fluency(nll.worst, threshold)
-    response = opened + answer.text
-    judgement = judge(prompt, response, fluency)
-    sample = {
-        "prompt": prompt,
-        "response": response,
-        **asdict(judgement),
+    asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
+) -> Record:
+    """A judged answer, as records hold it."""
+    return {
+        "prompt": asked.prompt,
+        "response": asked.response,
+        **judgement.fields(),
         "finish_reason": answer.finish_reason,
         "nll": None if nll is None else nll.mean,
         "nll_worst": None if nll is None else nll.worst,
         "n_tokens": len(answer.token_ids),
     }
-    return judgement, sample

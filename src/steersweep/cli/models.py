@@ -1,4 +1,4 @@
-"""Commands on one model or its answers: `extract`, `generate`, `smoke`, `judge`."""
+"""Commands on one model or its answers: `extract`, `generate`, `smoke`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import (
-    JUDGES,
     DeviceOption,
     ExtractionOption,
     JsonOption,
@@ -283,19 +282,3 @@ def smoke(
         say(json.dumps(plain if every else plain[0], indent=1))
     if not all(result.passed for result in found):
         raise typer.Exit(1)
-
-
-def judge(
-    source: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
-    target: Annotated[Path, typer.Argument(help="Where the same lines go, with labels.")],
-    name: Annotated[str, typer.Option("--judge", help=JUDGES)] = "default",
-) -> None:
-    """Label responses: refusal, quality, failure mode, ambiguous, score, stance.
-
-    Example: `steersweep judge responses.jsonl judged.jsonl`
-    """
-    from steersweep.judging.files import judge_file
-
-    counts = judge_file(source, target, name)
-    shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
-    say(f"{target}: {sum(counts.values())} responses: {shown}")

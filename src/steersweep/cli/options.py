@@ -26,7 +26,10 @@ PricesOption = Annotated[
     Path | None,
     typer.Option(help="YAML file of prices, GPU: USD per hour, over the plan's and the catalog's."),
 ]
-JUDGES = "default, keywords-v3, arditi-prefixes, or classifier:MODEL[#LABEL]."
+JUDGES = (
+    "default, keywords-v3, arditi-prefixes, classifier:MODEL[#LABEL], llm:MODEL[#FORMAT], "
+    "server:URL#MODEL[#FORMAT]."
+)
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
     str | None,
