@@ -42,9 +42,11 @@ def true_class(row: Row) -> str | None:
 
 
 def answer(row: Row) -> Answer:
-    threshold = row.get("threshold", THRESHOLDS.get(row["model"]))
-    has_both = row.get("nll_worst") is not None and threshold is not None
-    fluency = Fluency(row["nll_worst"], threshold) if has_both else None
+    worst: float | None = row.get("nll_worst")
+    threshold: float | None = row.get("threshold", THRESHOLDS.get(row["model"]))
+    fluency = None
+    if worst is not None and threshold is not None:
+        fluency = Fluency(worst, threshold)
     return Answer(row["prompt"], row["response"], fluency)
 
 

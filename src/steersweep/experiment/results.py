@@ -81,6 +81,12 @@ def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]
     for condition, record in records:
         if condition.method == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)
+    samples = [sample for _, record in records for sample in record["samples"]]
+    failed = [sample["error"] for sample in samples if sample["quality"] == UNJUDGED]
+    if failed:
+        notes.append(
+            f"{len(failed)} of {len(samples)} answers could not be judged, such as: {failed[0]}"
+        )
     return list(dict.fromkeys(notes))
 
 
@@ -265,7 +271,7 @@ def coherent_refusals(entry: Result, *, unjudged: bool = False) -> list[bool]:
 
 def _refuses_at_most(entry: Result) -> float:
     """Coherent refusal rate of a control, were all answers refusals that could not be judged."""
-    return float(entry["coherent_refusal_rate"]) + entry.get("unjudged", 0) / entry["n_unique"]
+    return float(entry["coherent_refusal_rate"] + entry.get("unjudged", 0) / entry["n_unique"])
 
 
 def _cell(entry: Result) -> tuple[Any, Any]:

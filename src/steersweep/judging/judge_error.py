@@ -84,8 +84,9 @@ def true_rate_range(
     shares = rng.dirichlet(np.array(said) + _PRIOR, _DRAWS)  # [draw, said]
     rows = [rng.dirichlet(np.array(row) + _PRIOR, _DRAWS) for row in confusion.counts]
     errs = np.stack(rows, axis=1)  # [draw, true, said]
-    # shares = true @ errs, for every draw; the pseudo-inverse also of a judge that tells nothing.
-    true = (shares[:, None, :] @ np.linalg.pinv(errs))[:, 0].clip(0, None)
+    # shares = true @ errs, for every draw.
+    solved = np.linalg.solve(errs.swapaxes(1, 2), shares[:, :, None])[:, :, 0]
+    true = solved.clip(0, None)
     rates = true[:, 0] / true.sum(-1)
     outside = 0.05 / max(1, compared) / 2
     low, high = np.quantile(rates, [outside, 1 - outside])

@@ -6,10 +6,12 @@ Answers are sent to this machine or its private network alone, unless the judge 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Sequence
@@ -38,6 +40,7 @@ _LONGEST_REASON = 200  # characters
 _PASSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 # It will never answer this request, but may answer others.
 _THIS_REQUEST = frozenset({400, 413, 422})
+_REFUSED = "the server refuses the request"
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
@@ -113,6 +116,7 @@ class Server:
         self._timeout = timeout
         self._first_pause = first_pause
         self._tries = tries
+        self._open: set[http.client.HTTPConnection] = set()
 
     def read(self, pairs: Sequence[Pair]) -> list[Reading]:
         """What the model says of each prompt and answer; every reply is kept as it comes.
@@ -122,17 +126,28 @@ class Server:
             SteersweepError: it cannot be reached, or is busy for too long.
         """
         stop = threading.Event()
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            futures = [pool.submit(self._read, pair, stop) for pair in pairs]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done() and (error := future.exception()) is not None:
-                        raise error
-                return [future.result() for future in futures]
-            finally:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        futures = [pool.submit(self._read, pair, stop) for pair in pairs]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                if future.done() and (error := future.exception()) is not None:
+                    raise error
+            readings = [future.result() for future in futures]
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._cut()
+        refused = [reading.error for reading in readings if reading.error.startswith(_REFUSED)]
+        if len(refused) == len(readings) > 1:
+            raise InputError(f"{self._address.url}: refuses every request: {refused[0]}")
+        return readings
+
+    def _cut(self) -> None:
+        """End what is under way, so that nobody waits for it."""
+        for connection in [*self._open]:
+            with contextlib.suppress(OSError, AttributeError):  # it has ended by itself
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _read(self, pair: Pair, stop: threading.Event) -> Reading:
         try:
@@ -185,6 +200,7 @@ class Server:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         where = "completions" if self._form.given == "plain" else "chat/completions"
         connection = self._connection()
+        self._open.add(connection)
         try:
             self._connect(connection)
             body = json.dumps(request).encode()
@@ -192,7 +208,7 @@ class Server:
             answer = connection.getresponse()
             data = answer.read(_LARGEST_REPLY + 1)
         except TimeoutError as error:
-            raise _Later(f"nothing within {self._timeout:.0f} s") from error
+            raise _Later(f"nothing within {self._timeout:g} s") from error
         except ssl.SSLError as error:
             raise InputError(
                 f"{self._address.url}: no secure connection: {error.reason}"
@@ -200,6 +216,7 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             raise _Later(_reason(str(error)) or type(error).__name__) from error
         finally:
+            self._open.discard(connection)
             connection.close()
         if answer.status != 200:
             raise self._refused(answer, data)
@@ -235,7 +252,7 @@ class Server:
         if answer.status in _PASSES:
             return _Later(said, _pause(answer.headers.get("Retry-After")))
         if answer.status in _THIS_REQUEST:
-            return _Unanswered(f"the server refuses the request: {said}")
+            return _Unanswered(f"{_REFUSED}: {said}")
         hint = ""
         if answer.status in (401, 403):
             hint = f"; a key is taken from the environment variable {KEY_VARIABLE}"
