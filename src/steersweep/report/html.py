@@ -224,7 +224,8 @@ def _cell(entry: Result) -> Result:
         "coherent": round(100 * shares["coherent"]),
         "garbled": round(100 * (shares["coherent"] + shares["garbled"])),
         "title": f"{shares['coherent']:.0%} coherent refusals [{low:.0%}, {high:.0%}], "
-        f"{shares['garbled']:.0%} garbled, {shares['other']:.0%} normal",
+        f"{shares['garbled']:.0%} garbled, {entry.get('normal_rate', shares['other']):.0%} normal"
+        + (f", {entry['unjudged']} answers not judged" if entry.get("unjudged") else ""),
     }
 
 
