@@ -26,6 +26,7 @@ from steersweep.model_source import ModelSource, family_of, find_model
 from steersweep.precision import check_usable, resolve_precision
 from steersweep.printing import first_line
 from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
+from steersweep.template_options import TemplateOptions
 from steersweep.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
 from steersweep.vocabulary import check_vocabulary
 
@@ -125,6 +126,8 @@ class ChatModel:
         trust_remote_code: bool = False,
         date: str | None = None,
         special_tokens: SpecialTokens = "text",
+        template: str | None = None,
+        template_options: TemplateOptions | None = None,
     ) -> ChatModel:
         """Load a model with its tokenizer; only safetensors weights are read.
 
@@ -137,6 +140,8 @@ class ChatModel:
             trust_remote_code: let code from the model's repository run. Off by default.
             date: what day the chat template is told it is, `2026-11-25`; None: today, in UTC.
             special_tokens: whether control tokens that a prompt spells are `text` or `tokens`.
+            template: a chat template in place of the model's own, or None.
+            template_options: variables that the chat template is given, such as `enable_thinking`.
 
         Raises:
             InputError: unknown model, no usable chat template, unknown precision or device, no room
@@ -155,7 +160,14 @@ class ChatModel:
         precision = resolve_precision(precision, config, target)
         check_usable(precision, config, target)
         check_files(source, config)
-        renderer = load_renderer(source, config, date=date, special_tokens=special_tokens)
+        renderer = load_renderer(
+            source,
+            config,
+            date=date,
+            special_tokens=special_tokens,
+            template=template,
+            template_options=template_options,
+        )
         renderer.check()
         network = load_network(source, config, precision, target)
         chat = cls(

@@ -64,7 +64,7 @@ def _close(one: float, other: float) -> bool:
 
 def _judgements(samples: Sequence[Mapping[str, Any]]) -> dict[Judgement, int]:
     """How often each judgement was made, whatever its score."""
-    names = tuple(field.name for field in fields(Judgement) if field.name != "score")
+    names = tuple(field.name for field in fields(Judgement) if field.name not in ("score", "error"))
     return {
         Judgement(**dict(zip(names, labels, strict=True)), score=0.0): times
         for labels, times in Counter(map(itemgetter(*names), samples)).items()

@@ -30,6 +30,7 @@ from steersweep.template import (
     probe_hash,
     user_turn,
 )
+from steersweep.template_options import TemplateOptions, shown_options, variables_of
 
 SpecialTokens = Literal["text", "tokens"]
 
@@ -67,8 +68,18 @@ def load_renderer(
     *,
     date: str | None = None,
     special_tokens: SpecialTokens = "text",
+    template: str | None = None,
+    template_options: TemplateOptions | None = None,
 ) -> Renderer:
     """The renderer of a model whose weights are not loaded.
+
+    Args:
+        source: the model.
+        config: its config.
+        date: see `Renderer`.
+        special_tokens: see `Renderer`.
+        template: a chat template in place of the model's own, or None.
+        template_options: see `Renderer`.
 
     Raises:
         InputError: its tokenizer cannot be loaded.
@@ -77,12 +88,15 @@ def load_renderer(
 
     with explain_loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_options())
+    if template is not None:
+        tokenizer.chat_template = template
     return Renderer(
         tokenizer,
         source,
         date=date,
         special_tokens=special_tokens,
         max_positions=max_positions(config),
+        template_options=template_options,
     )
 
 
@@ -93,6 +107,7 @@ class Renderer:
         date: what day templates are told it is, `2026-11-25`.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         max_positions: the longest prompt the model was made for, or None.
+        template_options: variables that the template is given besides, such as `enable_thinking`.
         held: prompts rendered so far that spell control tokens: what they are called, and those.
     """
 
@@ -104,12 +119,14 @@ class Renderer:
         date: str | None = None,
         special_tokens: SpecialTokens = "text",
         max_positions: int | None = None,
+        template_options: TemplateOptions | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
         self.date = date or today()
         self.special_tokens = special_tokens
         self.max_positions = max_positions
+        self.template_options = dict(template_options or {})
         self.held: dict[str, tuple[str, ...]] = {}
         self._ids: dict[str, list[int]] = {}
 
@@ -126,13 +143,31 @@ class Renderer:
         if _renders_itself(self.tokenizer):
             facts = examine(self._render)
         else:
-            facts = examine_apart(template, dict(self.tokenizer.special_tokens_map))
+            given = {**self.tokenizer.special_tokens_map, **self.template_options}
+            facts = examine_apart(template, given)
         trouble = facts.trouble
         if trouble is None and probe_hash(self._render, facts.content) != facts.probe:
             trouble = "renders the same prompt otherwise in another process; see what it prints"
         if trouble is not None:
-            raise InputError(f"{self._where}: the chat template {trouble}")
+            told = shown_options(self.template_options)
+            raise InputError(
+                f"{self._where}: the chat template {f'(told {told}) ' if told else ''}{trouble}"
+            )
+        self._refuse_unused_options(template)
         return facts
+
+    def _refuse_unused_options(self, template: str) -> None:
+        """A variable that the template does not read would be set in vain."""
+        if not self.template_options or _renders_itself(self.tokenizer):
+            return
+        read = variables_of(template)
+        unused = [name for name in self.template_options if name not in read]
+        if unused:
+            there = f"it reads {', '.join(read)}" if read else "it reads none that can be set"
+            raise InputError(
+                f"{self._where}: template option {unused[0]}: the chat template has no variable of "
+                f"that name; {there}"
+            )
 
     def _template(self) -> str:
         try:
@@ -163,7 +198,10 @@ class Renderer:
         with frozen_date(date):
             return str(
                 self.tokenizer.apply_chat_template(
-                    conversation, add_generation_prompt=opened, tokenize=False
+                    conversation,
+                    add_generation_prompt=opened,
+                    tokenize=False,
+                    **self.template_options,
                 )
             )
 
@@ -214,6 +252,7 @@ class Renderer:
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
+                **self.template_options,
             )
         if [int(token) for token in own] != ids:
             raise InputError(
@@ -263,6 +302,25 @@ class Renderer:
         """`ids` of several prompts; messages number them from 1, after `name`."""
         return [self.ids(text, f"{name} {number}") for number, text in enumerate(texts, 1)]
 
+    def ids_of_parts(self, parts: Sequence[tuple[str, bool]], name: str) -> list[int]:
+        """Token ids of texts in a row, of which some are a template's own.
+
+        Control tokens are tokens in the template's texts, and text in the others.
+
+        Args:
+            parts: the texts, each with whether it is the template's.
+            name: what messages call it.
+
+        Raises:
+            InputError: a text spells a control token that this tokenizer cannot take for text.
+        """
+        name = f"{self.source.model_id}: {name}"
+        inside = [token for text, own in parts if not own for token in self._pattern.findall(text)]
+        if inside:
+            return self._encode_parts(parts, inside, name)
+        whole = "".join(text for text, _ in parts)
+        return self._encode(whole, 0, 0, name)[0]
+
     @cached_property
     def post_instruction_ids(self) -> tuple[int, ...]:
         """The template's tokens after the user's text, in order."""
@@ -297,6 +355,11 @@ class Renderer:
             found.append(
                 f"{self._where}: the template holds a date; this run is frozen at {self.date}"
             )
+        if self.template_options:
+            found.append(
+                f"{self._where}: the template is told {shown_options(self.template_options)}"
+                f"{'' if self._options_matter else ', which changes nothing in a prompt'}"
+            )
         if self.held:
             called, tokens = next(iter(self.held.items()))
             count = f"{len(self.held)} prompts hold" if len(self.held) > 1 else "a prompt holds"
@@ -306,6 +369,15 @@ class Renderer:
                 f"{called}; they are tokenized {how}"
             )
         return found
+
+    @property
+    def _options_matter(self) -> bool:
+        """Whether a prompt is rendered otherwise with the template options than without."""
+        with frozen_date(self.date):
+            plain = self.tokenizer.apply_chat_template(
+                user_turn(PROBE, self.facts.content), add_generation_prompt=True, tokenize=False
+            )
+        return str(plain) != self.rendered(PROBE)
 
     # -- how ---------------------------------------------------------------------------------------
 
@@ -372,16 +444,23 @@ class Renderer:
         Exact at the seams too: a copy of the tokenizer knows the control tokens by other names, and
         the template's are written so.
         """
+        parts = [(rendered[:start], True), (rendered[start:stop], False), (rendered[stop:], True)]
+        return self._encode_parts(parts, inside, name)
+
+    def _encode_parts(
+        self, parts: Sequence[tuple[str, bool]], inside: Sequence[str], name: str
+    ) -> list[int]:
+        """`_encode_apart` of texts in a row, each with whether it is the template's own."""
         if not getattr(self.tokenizer, "is_fast", False):
             raise InputError(f"{name}: {_no_text(inside)}")
-        opening = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in rendered)
+        every = "".join(text for text, _ in parts)
+        opening = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in every)
         renamed, originals = self._renamed(opening)
         names = {content: f"{opening}{token}{opening}" for token, content in self._control.items()}
-
-        def rename(part: str) -> str:
-            return self._pattern.sub(lambda found: names[found[0]], part)
-
-        whole = rename(rendered[:start]) + rendered[start:stop] + rename(rendered[stop:])
+        whole = "".join(
+            self._pattern.sub(lambda found: names[found[0]], text) if own else text
+            for text, own in parts
+        )
         found = [int(token) for token in renamed.encode(whole, add_special_tokens=False).ids]
         if any(token in self._control and token not in originals for token in found):
             raise InputError(f"{name}: {_no_text(inside)}")

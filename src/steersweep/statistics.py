@@ -125,13 +125,22 @@ def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float:
 
     NaN where both always say the same one thing, or there is nothing to compare.
     """
-    n = len(pairs)
+    labels = list(dict.fromkeys(label for pair in pairs for label in pair))
+    counts = Counter(pairs)
+    return kappa_of_table([[counts[a, b] for b in labels] for a in labels])
+
+
+def kappa_of_table(table: Any) -> float:
+    """`cohens_kappa` where it is known how often two raters said what, `[first][second]`."""
+    import numpy as np
+
+    counts = np.asarray(table, dtype=float)
+    n = counts.sum()
     if not n:
         return math.nan
-    agreed = sum(a == b for a, b in pairs) / n
-    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    by_chance = sum(first[label] * second[label] for label in first) / n**2
-    return math.nan if by_chance == 1 else (agreed - by_chance) / (1 - by_chance)
+    agreed = counts.trace() / n
+    by_chance = counts.sum(0) @ counts.sum(1) / n**2
+    return math.nan if by_chance == 1 else float((agreed - by_chance) / (1 - by_chance))
 
 
 def detectable_difference(

@@ -190,12 +190,12 @@ def _beyond() -> str:
 # -- in a process of its own ---------------------------------------------------------------------
 
 
-def examine_apart(template: str, variables: dict[str, str]) -> TemplateFacts:
+def examine_apart(template: str, variables: dict[str, Any]) -> TemplateFacts:
     """`examine` a Jinja template in another process; what was found is kept for this template.
 
     Args:
         template: its source.
-        variables: what else it is given, such as `bos_token`.
+        variables: what else it is given, such as `bos_token` and a user's options.
     """
     import jinja2
     import transformers

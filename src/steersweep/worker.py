@@ -7,7 +7,8 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -30,7 +31,7 @@ from steersweep.directions.direction import Direction, random_direction
 from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
-from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
 from steersweep.judging.summary import summarise
 from steersweep.judging.thinking import thinking_note
 from steersweep.memory import (
@@ -47,7 +48,10 @@ from steersweep.rendering import SpecialTokens, extraction_rendered, test_render
 from steersweep.smoke.required import check_for_run
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import LostDirection, Record, RunStore, condition_file
+from steersweep.template_options import TemplateOptions
 
+# Where a run folder keeps what judges' servers replied.
+REPLIES = "judgements/replies"
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
 
@@ -74,6 +78,7 @@ class Job:
         date: what day chat templates are told it is: the run's first.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
+        template_options: variables that the chat template is given, such as `enable_thinking`.
     """
 
     source: ModelSource
@@ -93,6 +98,7 @@ class Job:
     date: str | None = None
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()
+    template_options: TemplateOptions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,7 @@ def _load(job: Job) -> ChatModel:
             device=job.device,
             date=job.date,
             special_tokens=job.special_tokens,
+            template_options=job.template_options,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -578,6 +585,10 @@ class _Bench:
         self.store.set_aside(condition_file(condition.key), f"{named} is lost")
         return False
 
+    @cached_property
+    def _judge(self) -> Judge:
+        return get_judge(self.job.conditions[0].judge, self.store.folder / REPLIES)
+
     def _record(
         self,
         condition: Condition,
@@ -588,12 +599,17 @@ class _Bench:
         most_rows: int,
     ) -> Record:
         threshold = self._fluency_threshold()
-        judge = get_judge(condition.judge)
-        samples = [
-            _sample(judge, prompt, answer, nll, threshold, self.chat.opened_thought)
+        asked = [
+            Answer(
+                prompt,
+                # Reasoning that the template opened is kept as reasoning.
+                self.chat.opened_thought + answer.text,
+                None if nll is None else Fluency(nll.worst, threshold),
+            )
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
-        result = summarise(Counter(found for found, _ in samples), self.job.test.repeats)
+        judged = self._judge.judge(asked)
+        result = summarise(Counter(judged), self.job.test.repeats)
         result["fluency_threshold"] = None if threshold == float("inf") else threshold
         if condition.method.removesuffix(AUTO) in self.extraction_seconds:
             seconds_spent = self.extraction_seconds[condition.method.removesuffix(AUTO)]
@@ -614,7 +630,9 @@ class _Bench:
             "key": condition.key,
             "condition": asdict(condition),
             "result": result,
-            "samples": [sample for _, sample in samples],
+            "samples": [
+                _sample(*parts) for parts in zip(asked, judged, answers, nlls, strict=True)
+            ],
             "runtime_seconds": seconds,
             "timestamp": provenance.utc_now(),
             "provenance": {
@@ -626,6 +644,11 @@ class _Bench:
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
                 **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
+                **(
+                    {"template_options": dict(self.job.template_options)}
+                    if self.job.template_options
+                    else {}
+                ),
                 "model_fingerprint": condition.model_fingerprint,
             },
         }
@@ -643,24 +666,15 @@ def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
 
 
 def _sample(
-    judge: Judge,
-    prompt: str,
-    answer: Generation,
-    nll: ResponseNll | None,
-    threshold: float,
-    opened: str,
-) -> tuple[Judgement, Record]:
-    """A judged answer; reasoning that the template opened is kept as reasoning."""
-    fluency = None if nll is None else Fluency(nll.worst, threshold)
-    response = opened + answer.text
-    judgement = judge(prompt, response, fluency)
-    sample = {
-        "prompt": prompt,
-        "response": response,
-        **asdict(judgement),
+    asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
+) -> Record:
+    """A judged answer, as records hold it."""
+    return {
+        "prompt": asked.prompt,
+        "response": asked.response,
+        **judgement.fields(),
         "finish_reason": answer.finish_reason,
         "nll": None if nll is None else nll.mean,
         "nll_worst": None if nll is None else nll.worst,
         "n_tokens": len(answer.token_ids),
     }
-    return judgement, sample

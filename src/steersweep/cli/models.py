@@ -1,4 +1,4 @@
-"""Commands on one model or its answers: `extract`, `generate`, `smoke`, `judge`."""
+"""Commands on one model or its answers: `extract`, `generate`, `smoke`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import (
-    JUDGES,
     DeviceOption,
     ExtractionOption,
     JsonOption,
@@ -21,6 +20,7 @@ from steersweep.cli.options import (
     RevisionOption,
     RowsOption,
     SpecialTokensOption,
+    TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.errors import InputError, SteersweepError
@@ -49,6 +49,7 @@ def extract(
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     special_tokens: SpecialTokensOption = "text",
+    template_options: TemplateOption = "",
     accept_mismatch: MismatchOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -65,6 +66,7 @@ def extract(
     from steersweep.prompts.prompts import load_extraction_set
     from steersweep.rendering import as_special_tokens
     from steersweep.smoke.required import check_for_user
+    from steersweep.template_options import parse_template_options
 
     if method not in METHODS:
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
@@ -74,6 +76,7 @@ def extract(
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give a file to write")
     reader = as_backend(backend)
+    options = parse_template_options(template_options, "--template-options")
     prompts = load_extraction_set(extraction or default_extraction(method))
     quiet_libraries()
     chat = ChatModel.load(
@@ -83,6 +86,7 @@ def extract(
         revision=revision,
         trust_remote_code=trust_remote_code,
         special_tokens=as_special_tokens(special_tokens),
+        template_options=options,
     )
     for name, texts in prompts.content().items():
         chat.renderer.ids_of(texts, f"{name} prompt")
@@ -125,6 +129,7 @@ def generate(
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
     special_tokens: SpecialTokensOption = "text",
+    template_options: TemplateOption = "",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     accept_mismatch: MismatchOption = False,
@@ -151,6 +156,7 @@ def generate(
     from steersweep.smoke.required import check_for_user
     from steersweep.steering import Intervention, Row
     from steersweep.steering import generate as generate_rows
+    from steersweep.template_options import parse_template_options
 
     if (multiplier is None) == (strength is None):
         raise InputError("give either --multiplier or --strength")
@@ -163,6 +169,7 @@ def generate(
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
     wanted = None if layer is None else LayerChoice(layer)
+    options = parse_template_options(template_options, "--template-options")
     found = Direction.load(direction)
     length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
     quiet_libraries()
@@ -173,6 +180,7 @@ def generate(
         revision=revision,
         trust_remote_code=trust_remote_code,
         special_tokens=as_special_tokens(special_tokens),
+        template_options=options,
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
     start = found.layer if wanted is None else wanted.index(chat.n_layers)
@@ -225,6 +233,7 @@ def smoke(
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
+    template_options: TemplateOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Look at everything about a model that has misled people before. Exit code 1 if it fails.
@@ -233,12 +242,16 @@ def smoke(
     """
     from steersweep.experiment.plan import load_plan
     from steersweep.smoke import smoke as smoke_test
+    from steersweep.template_options import parse_template_options
 
     quiet_libraries()
+    options = parse_template_options(template_options, "--template-options")
     planned = load_plan(model).models.values() if every else []
-    asked = [(m.model, m.revision or revision) for m in planned] or [(model, revision)]
+    asked = [
+        (m.model, m.revision or revision, {**m.template_options, **options}) for m in planned
+    ] or [(model, revision, options)]
     found = []
-    for name, commit in asked:
+    for name, commit, told in asked:
         found.append(
             smoke_test.smoke(
                 name,
@@ -246,6 +259,7 @@ def smoke(
                 device=device,
                 revision=commit,
                 trust_remote_code=trust_remote_code,
+                template_options=told,
             )
         )
         if not as_json:
@@ -268,19 +282,3 @@ def smoke(
         say(json.dumps(plain if every else plain[0], indent=1))
     if not all(result.passed for result in found):
         raise typer.Exit(1)
-
-
-def judge(
-    source: Annotated[Path, typer.Argument(help="JSON lines with prompt and response.")],
-    target: Annotated[Path, typer.Argument(help="Where the same lines go, with labels.")],
-    name: Annotated[str, typer.Option("--judge", help=JUDGES)] = "default",
-) -> None:
-    """Label responses: refusal, quality, failure mode, ambiguous, score, stance.
-
-    Example: `steersweep judge responses.jsonl judged.jsonl`
-    """
-    from steersweep.judging.files import judge_file
-
-    counts = judge_file(source, target, name)
-    shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
-    say(f"{target}: {sum(counts.values())} responses: {shown}")

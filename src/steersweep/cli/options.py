@@ -26,7 +26,10 @@ PricesOption = Annotated[
     Path | None,
     typer.Option(help="YAML file of prices, GPU: USD per hour, over the plan's and the catalog's."),
 ]
-JUDGES = "default, keywords-v3, arditi-prefixes, or classifier:MODEL[#LABEL]."
+JUDGES = (
+    "default, keywords-v3, arditi-prefixes, classifier:MODEL[#LABEL], llm:MODEL[#FORMAT], "
+    "server:URL#MODEL[#FORMAT]."
+)
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
     str | None,
@@ -56,6 +59,13 @@ SpecialTokensOption = Annotated[
     str,
     typer.Option(
         help="What a special token becomes that a prompt spells (<|im_end|>): text, or tokens."
+    ),
+]
+TemplateOption = Annotated[
+    str,
+    typer.Option(
+        "--template-options",
+        help="Variables of the chat template: enable_thinking=false,reasoning_effort=low.",
     ),
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]

@@ -23,6 +23,7 @@ from steersweep.cli.options import (
     RevisionOption,
     RowsOption,
     SpecialTokensOption,
+    TemplateOption,
 )
 from steersweep.cli.output import (
     quiet_libraries,
@@ -98,6 +99,7 @@ def sweep(
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
     rows: RowsOption = 256,
     special_tokens: SpecialTokensOption = "text",
+    template_options: TemplateOption = "",
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -135,6 +137,7 @@ def sweep(
         rows=rows,
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
+        template_options=template_options,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name

@@ -17,7 +17,8 @@ from steersweep.experiment.reviews import (
     read_reviews,
     results_in,
 )
-from steersweep.experiment.verdict import verdict
+from steersweep.experiment.verdict import PARTIAL_FROM, WORKS_FROM, verdict
+from steersweep.judging.judge_error import shipped_confusion, true_rate_range
 from steersweep.statistics import wilson
 
 Result = dict[str, Any]
@@ -88,6 +89,40 @@ def apply_to_files(folder: Path) -> list[Result]:
             write_result_file(folder, path.stem, applied)
         found += applied
     return found
+
+
+def judge_error(entry: Result, judge: str, compared: int) -> Result | None:
+    """What is left of a condition's rate if the judge errs as it did on labelled real answers.
+
+    Args:
+        entry: the condition.
+        judge: id of the judge.
+        compared: number of conditions that it was picked from as the best.
+
+    Returns:
+        `range` of the true rate of coherent refusals (95 %), `outcomes` that its edges and what
+        lies between them give, `n_labelled` answers it is known from and the judge that was
+        `measured`; None for a judge whose error is unknown.
+    """
+    confusion = shipped_confusion()
+    if not confusion.is_of(judge):
+        return None
+    shares = (
+        entry["coherent_refusal_rate"],
+        entry["garbled_refusal_rate"],
+        entry["garbled_rate"] - entry["garbled_refusal_rate"],
+        entry["normal_rate"],
+    )
+    said = tuple(round(share * entry["n_unique"]) for share in shares)
+    low, high = true_rate_range(said, confusion, compared)
+    rates = [*(edge for edge in (PARTIAL_FROM, WORKS_FROM) if low <= edge <= high), low, high]
+    outcomes = [verdict(coherent_refusal_rate=r, garbled_refusal_rate=0).outcome for r in rates]
+    return {
+        "range": [low, high],
+        "outcomes": [name for name in ("works", "partial", "fails") if name in outcomes],
+        "n_labelled": confusion.n,
+        "measured": confusion.judge,
+    }
 
 
 @dataclass(frozen=True)

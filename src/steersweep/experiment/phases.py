@@ -159,6 +159,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         reference=sweep.reference,
         borrowed=sweep.borrowed,
         special_tokens=as_special_tokens(data["prompts"].get("special_tokens", "text")),
+        template_options=sweep.model.template_options,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 from importlib import resources
@@ -18,6 +18,7 @@ from steersweep.conditions import MAX_CONDITIONS, LayerChoice, Strength
 from steersweep.errors import InputError
 from steersweep.experiment.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
+from steersweep.template_options import TemplateOptions, check_template_options
 from steersweep.text_files import read_text, shown
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
@@ -38,6 +39,7 @@ class PlannedModel:
         n_layers: decoder layers as the plan says; when it runs, the model's config decides.
         billions: parameters, in billions.
         gpu: kind of GPU it is planned on.
+        template_options: variables that its chat template is given: the plan's, then its own.
     """
 
     name: str
@@ -47,6 +49,7 @@ class PlannedModel:
     n_layers: int
     billions: float
     gpu: str
+    template_options: TemplateOptions = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def parse_plan(text: str, where: str) -> Plan:
         key = [worst.instance] if "propertyNames" in worst.absolute_schema_path else []
         raise refuse([*worst.absolute_path, *key], _said(worst))
     models: dict[str, PlannedModel] = {}
+    for_all = data["prompts"].get("template_options", {})
     for family, rows in data["families"].items():
         for index, row in enumerate(rows):
             if row["name"] in models:
@@ -183,7 +187,13 @@ def parse_plan(text: str, where: str) -> Plan:
                 int(row["n_layers"]),
                 float(row["billions"]),
                 row["gpu"],
+                {**for_all, **row.get("template_options", {})},
             )
+    for path, given in _template_options(data):
+        try:
+            check_template_options(given, "template option")
+        except InputError as error:
+            raise refuse(path, str(error)) from error
     plan = Plan(data, models)
     for path, message in _contradictions(plan):
         raise refuse(path, message)
@@ -300,6 +310,17 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
     if not is_judge_name(data.get("judge", DEFAULT_JUDGE)):
         yield ["judge"], f"no judge {data['judge']}; see docs/judging.md"
     yield from _unpriced(plan)
+
+
+def _template_options(
+    data: Mapping[str, Any],
+) -> Iterator[tuple[list[Any], Mapping[str, Any]]]:
+    """Every place that gives chat templates variables, and those."""
+    yield ["prompts", "template_options"], data["prompts"].get("template_options", {})
+    for family, rows in data["families"].items():
+        for index, row in enumerate(rows):
+            place = ["families", family, index, "template_options"]
+            yield place, row.get("template_options", {})
 
 
 def _sizes(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], int]]:

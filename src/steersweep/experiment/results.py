@@ -11,10 +11,11 @@ from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition
 from steersweep.directions.direction import cosine
 from steersweep.directions.extraction import DIM
 from steersweep.errors import SteersweepError
-from steersweep.experiment.corrected import apply_reviews
+from steersweep.experiment.corrected import apply_reviews, judge_error
 from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
+from steersweep.judging.judge import UNJUDGED
 from steersweep.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.store import Record, RunStore, condition_file
 from steersweep.worker import (
@@ -80,6 +81,12 @@ def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]
     for condition, record in records:
         if condition.method == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)
+    samples = [sample for _, record in records for sample in record["samples"]]
+    failed = [sample["error"] for sample in samples if sample["quality"] == UNJUDGED]
+    if failed:
+        notes.append(
+            f"{len(failed)} of {len(samples)} answers could not be judged, such as: {failed[0]}"
+        )
     return list(dict.fromkeys(notes))
 
 
@@ -129,7 +136,11 @@ def _result(
             "random_direction": control,
             "random_directions": random_entries,
         },
-        "verdict": _verdict(best, unsteered[0] if unsteered else None, control, len(conditions)),
+        "judge": steered[0][0].judge,
+        "verdict": {
+            **_verdict(best, unsteered[0] if unsteered else None, control, len(conditions)),
+            "judge_error": judge_error(best, steered[0][0].judge, len(conditions)),
+        },
         "timestamp": created,
         "gpu": newest["provenance"]["device"],
         "runtime_seconds": round(sum(record["runtime_seconds"] for record in records), 3),
@@ -191,10 +202,12 @@ def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: 
         )
     )
     flags = list(decided["flags"])
-    if unsteered and unsteered["coherent_refusal_rate"] >= CONTROL_REFUSES_FROM:
+    if unsteered and _refuses_at_most(unsteered) >= CONTROL_REFUSES_FROM:
         flags.append("refuses-unsteered")
-    if control and control["coherent_refusal_rate"] >= CONTROL_REFUSES_FROM:
+    if control and _refuses_at_most(control) >= CONTROL_REFUSES_FROM:
         flags.append("random-refuses-too")
+    if any(entry is not None and entry.get("unjudged") for entry in (best, unsteered, control)):
+        flags.append("unjudged")
     if best["n_unique"] < FEW_PROMPTS:
         flags.append("few-prompts")
     return {
@@ -238,18 +251,27 @@ def p_difference(one: Result, other: Result | None) -> float | None:
     """p that two conditions refuse coherently equally often.
 
     McNemar's exact test where they have the same prompts, Fisher's where they have not, as when a
-    cut left prompts out in between.
+    cut left prompts out in between. Answers that could not be judged count against a difference:
+    as no refusals of the first condition, and as refusals of the second.
     """
     if other is None:
         return None
-    refused = coherent_refusals(one), coherent_refusals(other)
+    refused = coherent_refusals(one), coherent_refusals(other, unjudged=True)
     prompts = [[sample["prompt"] for sample in entry["samples"]] for entry in (one, other)]
     return mcnemar(*refused) if prompts[0] == prompts[1] else fisher(*refused)
 
 
-def coherent_refusals(entry: Result) -> list[bool]:
-    """By prompt, whether a condition refused coherently."""
-    return [s["refusal"] and s["quality"] == "coherent" for s in entry["samples"]]
+def coherent_refusals(entry: Result, *, unjudged: bool = False) -> list[bool]:
+    """By prompt, whether a condition refused coherently; `unjudged`: where that is not known."""
+    return [
+        unjudged if s["quality"] == UNJUDGED else s["refusal"] and s["quality"] == "coherent"
+        for s in entry["samples"]
+    ]
+
+
+def _refuses_at_most(entry: Result) -> float:
+    """Coherent refusal rate of a control, were all answers refusals that could not be judged."""
+    return float(entry["coherent_refusal_rate"] + entry.get("unjudged", 0) / entry["n_unique"])
 
 
 def _cell(entry: Result) -> tuple[Any, Any]:

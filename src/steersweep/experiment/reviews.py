@@ -294,7 +294,7 @@ def agreements(items: Sequence[Item], reviews: Sequence[Review]) -> list[Agreeme
         if review.label != "skip" and review.id in by_id:
             said[review.reviewer][review.id] = review.label
     names = sorted(said)
-    judged = {item.id: item.judged for item in items}
+    judged = {item.id: item.judged for item in items if item.judged in LABELS}
     pairs = [(name, "judge", judged) for name in names]
     pairs += [(a, b, said[b]) for i, a in enumerate(names) for b in names[i + 1 :]]
     return [_agreement(a, b, said[a], other, by_id) for a, b, other in pairs]

@@ -235,6 +235,7 @@ class _Study:
             check["expect"],
             self.plan.data["prompts"]["test"],
             len(phases.test_set(self.plan, self.cuts).prompts),
+            model.template_options,
         )
         sweep = Sweep(
             "0",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steersweep.conditions import (
@@ -45,6 +45,7 @@ from steersweep.setting_values import (
     positive_number,
     whole_number,
 )
+from steersweep.template_options import TemplateOptions, parse_template_options
 from steersweep.text_files import shown
 from steersweep.worker import Job
 
@@ -74,6 +75,7 @@ class SweepSettings:
         smoke: make every check of the smoke test before a model runs; changes no result.
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
+        template_options: variables that chat templates are given, such as `enable_thinking`.
     """
 
     models: tuple[ModelSource, ...]
@@ -92,6 +94,7 @@ class SweepSettings:
     smoke: bool = False
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = "text"
+    template_options: TemplateOptions = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,6 +122,7 @@ class SweepSettings:
             "seed": self.seed,
             "rows": self.rows,
             "special_tokens": self.special_tokens,
+            **({"template_options": {**self.template_options}} if self.template_options else {}),
         }
 
 
@@ -139,10 +143,12 @@ def make_settings(
     rows: int = DEFAULT_ROWS,
     accept_mismatch: bool = False,
     special_tokens: str = "text",
+    template_options: str = "",
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
-    Without `extraction` each method has the shipped prompts made for it.
+    Without `extraction` each method has the shipped prompts made for it. `template_options` are
+    read by `parse_template_options`.
 
     Raises:
         InputError: an option that cannot be read; the message names it.
@@ -193,6 +199,7 @@ def make_settings(
         rows=rows,
         accept_mismatch=accept_mismatch,
         special_tokens=as_special_tokens(special_tokens),
+        template_options=parse_template_options(template_options, "template options"),
     )
 
 
@@ -217,7 +224,13 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
     precision = resolve_precision(settings.precision, config, device)
-    renderer = load_renderer(source, config, date=date, special_tokens=settings.special_tokens)
+    renderer = load_renderer(
+        source,
+        config,
+        date=date,
+        special_tokens=settings.special_tokens,
+        template_options=settings.template_options,
+    )
     renderer.check()
     _see_that_answers_fit(renderer, settings)
     return Job(
@@ -237,6 +250,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         date=date,
         special_tokens=settings.special_tokens,
         notes=tuple(renderer.notes()),
+        template_options=settings.template_options,
     )
 
 

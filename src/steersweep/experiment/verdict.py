@@ -26,6 +26,8 @@ FLAG_NOTES = {
     "refuses-unsteered": "the model refuses these benign prompts without steering too",
     "random-refuses-too": "a random direction of the same length makes it refuse too",
     "methods-disagree": "the methods' verdicts differ",
+    "unjudged": "the judge failed on some answers, which count as no refusals of a steered "
+    "condition, and as refusals of a control",
     "few-prompts": "fewer than 30 unique prompts; intervals are wide",
 }
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import write_text
 from steersweep.errors import InputError
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judge import Answer, get_judge
 from steersweep.text_files import parse_json, read_text
 
 MAX_BYTES = 128 * 2**20
@@ -25,27 +24,30 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
         target: where the labelled lines go, in UTF-8; written whole or not at all.
         judge_name: name of the judge.
 
+    Replies of a judge's server are kept in the folder `TARGET.replies`, so that a labelling that
+    was stopped goes on.
+
     Returns:
-        How many responses have each quality.
+        How many responses have each quality, and where there are any, how many are unjudged.
 
     Raises:
         InputError: an unknown judge, an unreadable file, a line without the two fields, or a
             target that is a folder or the source itself.
     """
     try:
-        judge = get_judge(judge_name)
+        judge = get_judge(judge_name, Path(f"{target}.replies"))
     except ValueError as error:
         raise InputError(f"--judge {judge_name}: {error}") from error
     lines = read_text(source, max_bytes=MAX_BYTES).split("\n")
     _refuse_target(source, target)
     rows = [_row(source, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
-    judged = []
     counts = {"coherent": 0, "garbled": 0, "normal": 0}
-    for row in rows:
-        judgement = judge(row["prompt"], row["response"])
-        counts[judgement.quality] += 1
-        judged.append(json.dumps({**row, **asdict(judgement)}, ensure_ascii=False))
-    write_text(target, "".join(f"{line}\n" for line in judged))
+    judged = judge.judge([Answer(row["prompt"], row["response"]) for row in rows])
+    lines = []
+    for row, judgement in zip(rows, judged, strict=True):
+        counts[judgement.quality] = counts.get(judgement.quality, 0) + 1
+        lines.append(json.dumps({**row, **judgement.fields()}, ensure_ascii=False))
+    write_text(target, "".join(f"{line}\n" for line in lines))
     return counts
 
 

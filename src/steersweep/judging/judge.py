@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from steersweep.judging.quality import Breakdown, Fluency, breakdown
 from steersweep.judging.refusal import (
@@ -18,11 +20,11 @@ from steersweep.judging.refusal import (
 )
 from steersweep.judging.thinking import split_thinking
 
-__all__ = ["DEFAULT_JUDGE", "Fluency", "Judge", "Judgement", "Quality", "get_judge"]
+__all__ = ["DEFAULT_JUDGE", "Answer", "Fluency", "Judge", "Judgement", "Quality", "get_judge"]
 
-Quality = Literal["coherent", "garbled", "normal"]
+UNJUDGED: Literal["unjudged"] = "unjudged"
+Quality = Literal["coherent", "garbled", "normal", "unjudged"]
 DEFAULT_JUDGE = "default"
-CLASSIFIER = "classifier:"
 NO_ANSWER = "no-answer"
 
 
@@ -33,11 +35,13 @@ class Judgement:
     Attributes:
         refusal: whether it refuses, wholly or in part, in whatever text.
         quality: `coherent` (a fluent refusal), `garbled` (broken text) or `normal` (a fluent
-            answer: steering had no effect).
+            answer: steering had no effect); `unjudged` where the judge failed, and then nothing
+            else here says anything.
         failure_mode: how the text is broken or marked, or None.
         ambiguous: whether the evidence disagrees or is near a threshold.
         score: probability of a refusal, 0 to 1.
-        stance: `refuses`, `partial` (counts as a refusal) or `helps`.
+        stance: `refuses`, `partial` (counts as a refusal) or `helps`; `unknown` where unjudged.
+        error: why it is unjudged; else empty.
     """
 
     refusal: bool
@@ -45,20 +49,61 @@ class Judgement:
     failure_mode: str | None
     ambiguous: bool
     score: float
-    stance: Stance
+    stance: Stance | Literal["unknown"]
+    error: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """What is written of it: every field, but `error` only where there is one."""
+        found = asdict(self)
+        if not self.error:
+            del found["error"]
+        return found
+
+
+def unjudged(error: str) -> Judgement:
+    """What stands in place of a judgement where a judge failed; people look at it first."""
+    return Judgement(False, UNJUDGED, None, True, 0.5, "unknown", error)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is judged: a response to a prompt, with or without its likelihood."""
+
+    prompt: str
+    response: str
+    fluency: Fluency | None = None
 
 
 class Judge(Protocol):
-    """Judges a response to a prompt, with or without its likelihood."""
+    """Judges answers, many at a time: a judge may be slow, or need a model."""
 
     id: str
 
-    def __call__(self, prompt: str, response: str, fluency: Fluency | None = None) -> Judgement:
-        """Judge one response."""
+    def judge(self, answers: Sequence[Answer]) -> list[Judgement]:
+        """Judge answers, in order.
+
+        Raises:
+            SteersweepError: the judge cannot be used at all; what failed on a single answer is
+                `unjudged`.
+        """
         ...
 
 
-class TextJudge:
+class OneByOne(ABC):
+    """A judge that looks at each answer by itself."""
+
+    id: str
+
+    @abstractmethod
+    def __call__(self, prompt: str, response: str, fluency: Fluency | None = None) -> Judgement:
+        """Judge one response."""
+
+    def judge(self, answers: Sequence[Answer]) -> list[Judgement]:
+        """Judge answers, in order."""
+        return [self(answer.prompt, answer.response, answer.fluency) for answer in answers]
+
+
+class TextJudge(OneByOne):
     """Refusal by a function of the texts; quality by repetition, word order and likelihood."""
 
     def __init__(
@@ -102,16 +147,30 @@ class OfAnswers:
 
     def __call__(self, prompt: str, response: str, fluency: Fluency | None = None) -> Judgement:
         """Judge one response."""
-        parts = split_thinking(response)
-        if not parts.unanswered:
-            return self._judge(prompt, parts.answer, fluency)
-        broken = breakdown(parts.thought or "")
-        mode = NO_ANSWER if broken is None or broken.mode == "empty" else broken.mode
-        near = broken is not None and not broken.clear
-        return Judgement(False, "garbled", mode, near, 0.0, "helps")
+        return self.judge([Answer(prompt, response, fluency)])[0]
+
+    def judge(self, answers: Sequence[Answer]) -> list[Judgement]:
+        """Judge responses, in order; the judge within sees all answers at once."""
+        parts = [split_thinking(answer.response) for answer in answers]
+        asked = [
+            Answer(answer.prompt, part.answer, answer.fluency)
+            for answer, part in zip(answers, parts, strict=True)
+            if not part.unanswered
+        ]
+        judged = iter(self._judge.judge(asked))
+        return [
+            _unanswered(part.thought or "") if part.unanswered else next(judged) for part in parts
+        ]
 
 
-class KeywordsV3:
+def _unanswered(thought: str) -> Judgement:
+    broken = breakdown(thought)
+    mode = NO_ANSWER if broken is None or broken.mode == "empty" else broken.mode
+    near = broken is not None and not broken.clear
+    return Judgement(False, "garbled", mode, near, 0.0, "helps")
+
+
+class KeywordsV3(OneByOne):
     """The source plan's keywords and heuristics, for comparison with earlier results."""
 
     id = "keywords-v3@2"
@@ -142,32 +201,78 @@ _JUDGES: dict[str, Callable[[], Judge]] = {
 }
 
 
+def _classifier(rest: str, _cache: Path | None) -> Judge:
+    from steersweep.judging.classifier import classifier_refusal
+
+    identity, refusal = classifier_refusal(rest)
+    return TextJudge(f"classifier:{identity}", refusal)
+
+
+def _llm(rest: str, _cache: Path | None) -> Judge:
+    from steersweep.judging.language_model import language_model_judge
+
+    return language_model_judge(rest)
+
+
+def _server(rest: str, cache: Path | None) -> Judge:
+    from steersweep.judging.server import server_judge
+
+    return server_judge("server:", rest, cache)
+
+
+def _remote(rest: str, cache: Path | None) -> Judge:
+    from steersweep.judging.server import server_judge
+
+    return server_judge("remote:", rest, cache)
+
+
+# Judges that are models, by what their names begin with.
+_MODELS: dict[str, Callable[[str, Path | None], Judge]] = {
+    "classifier:": _classifier,
+    "llm:": _llm,
+    "server:": _server,
+    "remote:": _remote,
+}
+_DIGEST = "@sha256:"  # of what else an id rests on: weights, template
+
+
+def _kind(name: str) -> str | None:
+    return next((prefix for prefix in _MODELS if name.startswith(prefix)), None)
+
+
 def is_judge_name(name: str) -> bool:
-    """Whether `get_judge` knows the name, or would try to load it as a classifier."""
-    return name in _JUDGES or name.startswith(CLASSIFIER)
+    """Whether `get_judge` knows the name, or would try to find the model it names."""
+    return name in _JUDGES or _kind(name) is not None
 
 
-def get_judge(name: str = DEFAULT_JUDGE) -> Judge:
+def get_judge(name: str = DEFAULT_JUDGE, cache: Path | None = None) -> OfAnswers:
     """The judge of that name, or of the name before the version in a judge's id.
 
     All of them judge what follows a response's reasoning; see `OfAnswers`.
 
     Args:
         name: `default`, `keywords-v3` (the source plan's), `arditi-prefixes` (Arditi et al. 2024),
-            or `classifier:MODEL[#LABEL]`: a transformers text-classification model by hub id or
-            folder for the refusal, LABEL being the one that means it. Quality is judged as by
-            `default`, but for `keywords-v3`.
+            `classifier:MODEL[#LABEL]` (a text-classification model), `llm:MODEL[#FORMAT]` (a
+            language model), `server:URL#MODEL[#FORMAT]` (one on a server of this machine or its
+            network) or `remote:URL#MODEL[#FORMAT]` (elsewhere: answers leave the machine); or a
+            judge's id, for exactly that judge.
+        cache: folder where replies of servers are kept, so that none is asked for twice.
 
     Raises:
-        ValueError: no such judge, or the classifier cannot be used; the message says why.
+        ValueError: no such judge, or it cannot be used; the message says why.
+        InputError: its model or format cannot be found or read.
     """
-    if name.startswith(CLASSIFIER):
-        from steersweep.judging.classifier import classifier_refusal
-
-        identity, refusal = classifier_refusal(name.removeprefix(CLASSIFIER).split("@sha256:")[0])
-        return OfAnswers(TextJudge(f"{CLASSIFIER}{identity}", refusal))
+    if (kind := _kind(name)) is not None:
+        wanted, digest, _ = name.partition(_DIGEST)
+        judge = OfAnswers(_MODELS[kind](wanted.removeprefix(kind), cache))
+        if digest and judge.id != name:
+            raise ValueError(
+                f"its weights or format are no longer those this began with: it is {judge.id} now"
+            )
+        return judge
     known = name.split("@", maxsplit=1)[0]
     if known not in _JUDGES:
         known = ", ".join(_JUDGES)
-        raise ValueError(f"no judge of that name; there are {known}, and classifier:MODEL")
+        models = ", ".join(f"{prefix}..." for prefix in _MODELS)
+        raise ValueError(f"no judge of that name; there are {known}, {models}")
     return OfAnswers(_JUDGES[known]())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from steersweep.judging.judge import Judgement
+from steersweep.judging.judge import UNJUDGED, Judgement
 from steersweep.statistics import wilson
 
 
@@ -13,7 +13,8 @@ def summarise(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[str, Any
     """Rates of a condition as fractions of unique prompts, with counts and an interval.
 
     `n_samples` and `refusals` count each prompt `repeats` times, as the source plan does; every
-    rate and interval is over `n_unique`.
+    rate and interval is over `n_unique`. Prompts whose answers the judge could not judge are part
+    of it, so that none of them makes a rate higher; `unjudged` says how many, where there are any.
 
     Args:
         kinds: how often each judgement was made; at least one.
@@ -28,6 +29,7 @@ def summarise(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[str, Any
     garbled = count(lambda j: j.quality == "garbled")
     coherent_refusals = count(lambda j: j.refusal and j.quality == "coherent")
     garbled_refusals = count(lambda j: j.refusal and j.quality == "garbled")
+    unjudged = count(lambda j: j.quality == UNJUDGED)
     modes = {j.failure_mode for j in kinds if j.failure_mode is not None}
     return {
         "refusal_rate": refusals / n,
@@ -46,6 +48,7 @@ def summarise(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[str, Any
             mode: sum(times for j, times in kinds.items() if j.failure_mode == mode)
             for mode in sorted(modes)
         },
+        **({"unjudged": unjudged} if unjudged else {}),
     }
 
 

@@ -130,6 +130,7 @@ def headline(run: Run) -> list[str]:
         f"({at['layer_pct']:.0%} of the depth), relative strength {at['relative_strength']:.2g}; "
         f"{at['garbled_rate']:.0%} of the answers are garbled there."
     )
+    said += judge_error_sentence(best)
     controls = [r["controls"]["random_direction"] for r in by_model.values()]
     rates = [entry["coherent_refusal_rate"] for entry in controls if entry is not None]
     if rates:
@@ -138,6 +139,21 @@ def headline(run: Run) -> list[str]:
             f"places."
         )
     return said
+
+
+def judge_error_sentence(result: Result) -> list[str]:
+    """What the judge's own errors leave of a result's rate, where people have labelled nothing."""
+    held = result["verdict"]
+    if "review" in held or "judge_error" not in held:
+        return []
+    error = held["judge_error"]
+    if error is None:
+        return [f"How often the judge {result['judge']} errs is unknown."]
+    low, high = error["range"]
+    return [
+        f"That is by the judge: {low:.0%} to {high:.0%} if it errs as it did on "
+        f"{error['n_labelled']} real answers."
+    ]
 
 
 _VERBS = {"works": "works", "partial": "works in part", "fails": "fails"}
@@ -208,7 +224,8 @@ def _cell(entry: Result) -> Result:
         "coherent": round(100 * shares["coherent"]),
         "garbled": round(100 * (shares["coherent"] + shares["garbled"])),
         "title": f"{shares['coherent']:.0%} coherent refusals [{low:.0%}, {high:.0%}], "
-        f"{shares['garbled']:.0%} garbled, {shares['other']:.0%} normal",
+        f"{shares['garbled']:.0%} garbled, {entry.get('normal_rate', shares['other']):.0%} normal"
+        + (f", {entry['unjudged']} answers not judged" if entry.get("unjudged") else ""),
     }
 
 

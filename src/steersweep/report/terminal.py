@@ -232,11 +232,30 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
         yield "Methods:"
         yield from _methods(results)
         yield ""
+    yield from judge_error_lines(results)
     yield from review_lines(results)
     for flag, note in FLAG_NOTES.items():
         flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
         if flagged:
             yield f"{', '.join(dict.fromkeys(flagged))}: {note}."
+
+
+def judge_error_lines(results: Sequence[Result]) -> Iterator[str]:
+    """What the judge's own errors leave of verdicts, where people have not labelled samples."""
+    for result in results:
+        held = result["verdict"]
+        if "review" in held or "judge_error" not in held:
+            continue
+        name = f"{result['model']}, {result['method']}: {held['outcome']} by the judge; "
+        error = held["judge_error"]
+        if error is None:
+            yield f"{name}how often {in_a_line(result['judge'])} errs is unknown"
+            continue
+        low, high = (100 * edge for edge in error["range"])
+        yield (
+            f"{name}{low:.0f}-{high:.0f} % if the judge errs as it did on {error['n_labelled']} "
+            f"real answers ({' or '.join(error['outcomes'])})"
+        )
 
 
 def review_lines(results: Sequence[Result]) -> Iterator[str]:

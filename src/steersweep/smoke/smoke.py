@@ -12,6 +12,7 @@ from steersweep.chat_model import ChatModel
 from steersweep.errors import SteersweepError
 from steersweep.printing import first_line
 from steersweep.smoke.looks import LOOKS
+from steersweep.template_options import TemplateOptions
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def smoke(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    template_options: TemplateOptions | None = None,
     on_check: Callable[[Check], None] = lambda _check: None,
 ) -> Smoke:
     """Load a model and look at everything that has misled people before.
@@ -67,6 +69,7 @@ def smoke(
         device: see `ChatModel.load`.
         revision: see `ChatModel.load`.
         trust_remote_code: see `ChatModel.load`.
+        template_options: see `ChatModel.load`.
         on_check: told of each check as it is made.
     """
     found = Smoke(model)
@@ -83,6 +86,7 @@ def smoke(
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            template_options=template_options,
         )
     except SteersweepError as error:
         note(Check("load", False, str(error)))

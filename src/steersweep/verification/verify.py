@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.runner import RunJob, SweepOutcome, run_sweep
 from steersweep.experiment.sweep import SweepSettings, make_settings
 from steersweep.statistics import wilson
+from steersweep.template_options import TemplateOptions
 from steersweep.verification.fixtures import Check, check_fixture, fixture_folders
 from steersweep.verification.report import render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
@@ -34,6 +35,7 @@ class Reproduction:
         expect: coherent refusal rate that must be reached, 0 to 1.
         prompts: name or path of the test prompts.
         max_prompts: only the first so many.
+        template_options: variables that the model's chat template is given.
     """
 
     model: str
@@ -43,6 +45,7 @@ class Reproduction:
     expect: float = 0.6
     prompts: str = "benign-120"
     max_prompts: int | None = 40
+    template_options: TemplateOptions = field(default_factory=dict)
 
 
 def verify_cosmic(
@@ -145,7 +148,7 @@ def _finite(value: float) -> float | None:
 
 
 def _settings(asked: Reproduction) -> SweepSettings:
-    return make_settings(
+    settings = make_settings(
         [asked.model],
         methods="cosmic",
         layers="0.5" if asked.layer == "auto" else asked.layer,
@@ -154,6 +157,7 @@ def _settings(asked: Reproduction) -> SweepSettings:
         prompts=asked.prompts,
         max_prompts=asked.max_prompts,
     )
+    return replace(settings, template_options=asked.template_options)
 
 
 def _name(asked: Reproduction, settings: SweepSettings) -> str:

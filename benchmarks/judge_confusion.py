@@ -1,0 +1,82 @@
+"""What the default judge makes of labelled real answers, as counts; see docs/statistics.md.
+
+    python benchmarks/judge_confusion.py DATA            # the table
+    python benchmarks/judge_confusion.py DATA --write    # and `judging/confusion.json`
+
+DATA is a folder of JSON lines with `prompt`, `response`, `nll_worst`, `threshold`, `stance`
+(refuses, partial, helps, neither) and `quality` (fluent, borderline, broken). Answers that the
+judge was fitted on flatter it: give others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from steersweep.judging.judge import Answer, Fluency, get_judge
+from steersweep.judging.judge_error import CLASSES, class_of
+
+FILE = Path(__file__).parents[1] / "src" / "steersweep" / "judging" / "confusion.json"
+# Of the run that an answer comes from, where its row does not say.
+THRESHOLDS = {"qwen-coder-0.5b": 3.12}
+
+Row = dict[str, Any]
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def true_class(row: Row) -> str | None:
+    """None for borderline texts, of which people differ."""
+    if row["quality"] == "borderline":
+        return None
+    refuses = row["stance"] in ("refuses", "partial")
+    broken = row["quality"] == "broken"
+    return class_of(refuses, "garbled" if broken else "coherent" if refuses else "normal")
+
+
+def answer(row: Row) -> Answer:
+    worst: float | None = row.get("nll_worst")
+    threshold: float | None = row.get("threshold", THRESHOLDS.get(row["model"]))
+    fluency = None
+    if worst is not None and threshold is not None:
+        fluency = Fluency(worst, threshold)
+    return Answer(row["prompt"], row["response"], fluency)
+
+
+def confusion(data: Iterable[Row]) -> dict[str, Any]:
+    """Counts `[true class][said class]` of the default judge, each different answer once."""
+    judge = get_judge()
+    labelled = {
+        (row["prompt"], row["response"]): (row, label)
+        for row in data
+        if (label := true_class(row)) is not None
+    }
+    judged = judge.judge([answer(row) for row, _ in labelled.values()])
+    counts = {true: dict.fromkeys(CLASSES, 0) for true in CLASSES}
+    for (_, true), judgement in zip(labelled.values(), judged, strict=True):
+        counts[true][class_of(judgement.refusal, judgement.quality)] += 1
+    models = sorted({row["model"] for row, _ in labelled.values()})
+    return {"judge": judge.id, "answers_of": models, "true_then_said": counts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    found = confusion(rows(options.data))
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    print(text)
+    if options.write:
+        FILE.write_text(text + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
