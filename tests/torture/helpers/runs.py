@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,6 @@ def _draw_no_pictures() -> None:
         if isinstance(where, str | os.PathLike):
             Path(where).write_text(picture)
         else:
-            where.write(picture)
+            where.write(picture.encode() if isinstance(where, BytesIO) else picture)
 
     Figure.savefig = savefig
