@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -567,11 +568,11 @@ def test_a_sweep_judged_by_a_server_goes_on_without_asking_again(
 
 def test_unjudged_answers_make_no_rate_higher() -> None:
     coherent, normal = get_judge()(CAKE, REFUSES), get_judge()(CAKE, HELPS)
-    rates = summarise([coherent, coherent, normal, unjudged("cut")])
+    rates = summarise(Counter([coherent, coherent, normal, unjudged("cut")]))
     assert rates["coherent_refusal_rate"] == 0.5
     assert (rates["normal_rate"], rates["garbled_rate"], rates["unjudged"]) == (0.25, 0, 1)
     assert rates["n_unique"] == 4
-    assert "unjudged" not in summarise([coherent])
+    assert "unjudged" not in summarise(Counter([coherent]))
 
     def entry(*qualities: str) -> dict[str, Any]:
         samples = [
