@@ -524,7 +524,7 @@ def test_damaged_files_are_set_aside_and_named(finished: Path, tmp_path: Path) -
     conditions[2].write_text(json.dumps({"key": "of another"}))  # foreign
     decision = folder / "decisions" / "size_sweep.json"
     decision.write_text("{")
-    next(folder.glob("extraction/*.json")).write_bytes(b"\x00\x01")
+    next(folder.glob("extraction/dim-*.json")).write_bytes(b"\x00\x01")
     run_study(small(), folder)
     assert comparable(folder) == comparable(finished)
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
