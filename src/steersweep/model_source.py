@@ -325,6 +325,7 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
         OSError,
         ValueError,
         LookupError,
+        RecursionError,
         ImportError,
         TypeError,
         AttributeError,

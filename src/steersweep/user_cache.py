@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_json
+from steersweep.atomic import remove_leftovers, write_json
 from steersweep.errors import SteersweepError
 
 VARIABLE = "STEERSWEEP_CACHE"
@@ -37,5 +37,6 @@ def keep(name: str, value: Any) -> None:
     """Keep JSON under `name`, where the folder can be written."""
     try:
         write_json(cache_folder() / name, value)
+        remove_leftovers(cache_folder())
     except (OSError, SteersweepError):
         return

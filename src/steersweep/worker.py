@@ -45,7 +45,7 @@ from steersweep.model_source import ModelSource
 from steersweep.printing import first_line
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.rendering import SpecialTokens, extraction_rendered, test_rendered
-from steersweep.smoke.required import check_for_run
+from steersweep.smoke.required import CHECKS, check_for_run
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.store import LostDirection, Record, RunStore, condition_file
 from steersweep.template_options import TemplateOptions
@@ -219,6 +219,8 @@ def unfinished(job: Job, store: RunStore) -> int:
             directions.add(record["result"].get("direction_file", ""))
     lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
     lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
+    # Checks are made again too where their file was damaged; nothing else names it.
+    lost += any(name.startswith(CHECKS) for name in store.damaged)
     return missing + lost + (not _compared(job, store))
 
 

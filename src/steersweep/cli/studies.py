@@ -194,6 +194,7 @@ def _run_here(
                     on_progress=view.on_progress,
                     on_job=on_job,
                     on_line=view.on_line,
+                    on_note=view.on_note,
                 )
             finally:
                 if tracking is not None:

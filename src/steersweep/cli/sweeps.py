@@ -29,7 +29,6 @@ from steersweep.cli.output import (
     quiet_libraries,
     say,
     show_notes,
-    tell_note,
     tell_tracker,
     verdicts_of,
 )
@@ -167,7 +166,7 @@ def _run_and_show(
             device=device,
             on_progress=view.on_progress,
             on_model=view.on_model,
-            on_note=tell_note if quiet else lambda note: view.on_line(f"note: {note}"),
+            on_note=view.on_note,
         )
     report = write_report(out)
     if as_json:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from steersweep import gates
+from steersweep import gates, journal
 from steersweep.errors import InputError
 from steersweep.experiment import reviews
 from steersweep.experiment.budget import Ledger
@@ -85,7 +85,20 @@ def status(folder: Path) -> dict[str, Any]:
 
 def problems(folder: Path) -> list[str]:
     """What is wrong with lines of the run's ledger, signatures and labels, and what follows."""
-    return [*Ledger(folder).problems(), *gates.problems(folder), *reviews.problems(folder)]
+    return [
+        *Ledger(folder).problems(),
+        *gates.problems(folder),
+        *reviews.problems(folder),
+        *_problems_of_changes(folder / "changes.jsonl"),
+    ]
+
+
+def _problems_of_changes(path: Path) -> list[str]:
+    try:
+        lines = journal.read(path)
+    except InputError as error:
+        return [str(error)]
+    return journal.messages(path, lines, "What was changed on the way is not known there")
 
 
 def sign_gate(

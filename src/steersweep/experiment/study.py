@@ -87,6 +87,7 @@ def run_study(
     on_progress: OnProgress = lambda _progress: None,
     on_job: OnJob = lambda _ended: None,
     on_line: Callable[[str], None] = lambda _line: None,
+    on_note: Callable[[str], None] | None = None,
 ) -> RunStore:
     """Run every phase up to its gate, as far as signatures and budget allow.
 
@@ -98,6 +99,7 @@ def run_study(
         on_progress: told of progress within a job.
         on_job: told of each job that is done, those of earlier runs included.
         on_line: told what a person should read.
+        on_note: told what results mislead without; None: as `on_line`.
 
     Raises:
         GateStop: a gate waits for a signature, or was rejected (exit code 3).
@@ -122,6 +124,8 @@ def run_study(
         engine = engine or local_engine()
         engine.open(out)
         try:
+            for problem in problems(out):
+                (on_note or on_line)(problem)
             _Study(plan, store, options, engine, on_progress, on_job, on_line).run()
         finally:
             engine.close()
@@ -187,8 +191,6 @@ class _Study:
 
     def run(self) -> None:
         """Phase after phase; each ends at its gate."""
-        for problem in problems(self.store.folder):
-            self.say(problem)
         steps: dict[str, Callable[[], None]] = {
             "verification": self._verification,
             "family_sweep": self._families,

@@ -50,7 +50,7 @@ class Pace:
 
 
 class View:
-    """What is shown of a run; this one shows nothing.
+    """What is shown of a run; this one shows notes alone.
 
     Args:
         now: a clock, in seconds.
@@ -75,13 +75,17 @@ class View:
             pace = self.jobs[name] = Pace(progress, now, progress.fraction, now)
         pace.progress, pace.seen = progress, now
         if progress.warning:
-            self.on_line(f"{name}: note: {progress.warning}")
+            self.on_note(f"{name}: {progress.warning}")
         self.show(name, pace)
         if progress.fraction >= 1:
             del self.jobs[name]
 
     def on_line(self, line: str) -> None:
         """Something that a person should read."""
+
+    def on_note(self, note: str) -> None:
+        """Something without which results mislead: shown whatever else is not."""
+        PlainConsole(stderr=True).print(f"note: {note}", highlight=False, soft_wrap=True)
 
     def on_job(self, ended: Ended) -> None:
         """A job ended; `ended.results` is what it found."""
@@ -105,6 +109,10 @@ class Lines(View):
     def on_line(self, line: str) -> None:
         """Print it."""
         self._console.print(line, highlight=False, soft_wrap=True)
+
+    def on_note(self, note: str) -> None:
+        """See `View.on_note`."""
+        self.on_line(f"note: {note}")
 
     def show(self, name: str, pace: Pace) -> None:
         """A line per job, not too often."""
@@ -151,6 +159,10 @@ class Screen(View):
         else:
             self._live.console.print(line, highlight=False, soft_wrap=True)
 
+    def on_note(self, note: str) -> None:
+        """See `View.on_note`."""
+        self.on_line(f"note: {note}")
+
     def on_job(self, ended: Ended) -> None:
         """Keep the last verdict in sight."""
         super().on_job(ended)
@@ -192,7 +204,7 @@ def live_view(
     """Show a run on standard error in the way that suits it.
 
     Args:
-        quiet: show nothing.
+        quiet: show notes alone.
         spent: see `Screen`.
         budget: see `Screen`.
     """
