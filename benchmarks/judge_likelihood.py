@@ -87,7 +87,7 @@ def main() -> None:
         nlls = response_nll(chat, [ids for _, ids, _, _ in texts], [t for *_, t in texts])
         for (kind, _, text, _), nll in zip(texts, nlls, strict=True):
             alone = judge("", text).quality == "garbled"
-            evidence = None if nll is None else Fluency(nll.worst, threshold)
+            evidence = None if nll is None else Fluency(nll.worst, nll.mean, threshold, n_tokens)
             both = judge("", text, evidence).quality == "garbled"
             held = counts.setdefault(kind, [0, 0, 0])
             held[0] += 1

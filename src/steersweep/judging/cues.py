@@ -51,19 +51,19 @@ _NO_TOPIC = frozenset(
 _LIST_ITEM = re.compile(r"(?m)^\s*(?:\d+[.)]|[-*•#])\s*\S")
 
 
-def _flat(pattern: str) -> str:
+def flat(pattern: str) -> str:
     """A pattern written over several lines as one; a line's indentation does not count."""
     return "".join(line.lstrip() for line in pattern.splitlines())
 
 
 _I = r"(?:i|we|this assistant|this model)"
-_NOT = _flat(
+_NOT = flat(
     r"""
     (?:cannot|can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|shall not
     |must not|should not|shouldn't|may not)
     """
 )
-_UNABLE = _flat(
+_UNABLE = flat(
     r"""
     (?:(?:'m| am|'re| are)(?: \w+ly)? (?:not (?:able|allowed|permitted|comfortable|willing
     |going|here|supposed|qualified|equipped|authori[sz]ed|prepared|programmed|designed|made
@@ -71,7 +71,7 @@ _UNABLE = _flat(
     """
 )
 _ADVERBS = r"(?: (?:\w+ly|in good conscience|and will not|and won't|and cannot|also|just|even|to))*"
-_HELP = _flat(
+_HELP = flat(
     r"""
     (?:help|assist\w*|support|provid\w+|giv\w+|offer|creat\w+|writ\w+|generat\w+|produc\w+|do
     |fulfil\w*|compl\w+|carry out|answer|discuss|engag\w+|participat\w+|take part|shar\w+|tell
@@ -82,13 +82,13 @@ _HELP = _flat(
     |speak|agree)
     """
 )
-_BAD = _flat(
+_BAD = flat(
     r"""
     (?:illegal|unethical|harmful|dangerous|inappropriate|immoral|wrong|irresponsible|offensive
     |disrespectful|unlawful|forbidden|against the law)
     """
 )
-_OPINION = _flat(
+_OPINION = flat(
     r"""
     (?:opinions?|beliefs?|feelings|emotions|preferences?|bias(?:es)?|views?|stance|sides
     |position|judg\w*ments?|values)
@@ -238,7 +238,7 @@ _SORRY_ELSEWHERE = (
     "|遗憾|申し訳|ごめん|すみません|죄송|유감|미안"
 )
 # `^` is the beginning of the first sentence, or of what follows it.
-_PATTERNS = {name: re.compile(_flat(text), re.MULTILINE) for name, text in _CUES.items()}
+_PATTERNS = {name: re.compile(flat(text), re.MULTILINE) for name, text in _CUES.items()}
 # Most answers do not speak of themselves, and need not be searched for what an "I" says.
 _SPEAKER = re.compile(r"\b(?:i|we|this (?:assistant|model))\b")
 _OF_SPEAKER = ("cannot help", "cannot", "unable", "declines", "points out", "I can")

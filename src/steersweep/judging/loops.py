@@ -1,0 +1,211 @@
+"""Does a text repeat itself where prose would go on? Poems, lists, tables and code may.
+
+What counts is the whole text: a refusal that comes round to the same clause a third time is a loop,
+word for word or with small changes, whatever its first sentence says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby, pairwise
+
+# Scripts that put no space between words: each sign is a token.
+_SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
+_CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
+_LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s*")
+_SENTENCE_END = ".!?。！？"
+
+# A clause is the same with small changes where this share of its neighbouring pairs comes again.
+_ALIKE = 0.62
+_FEWEST_TOKENS = 4  # of a clause that is looked at
+_THIRD_TIME = 3
+
+
+def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether a text is stuck.
+
+    Args:
+        text: what was said.
+        tokens: its words, figures and punctuation in lower case.
+        words: its words.
+    """
+    # The last word may be cut off, which would hide a loop.
+    units = units_of(text)
+    return bool(
+        _repeated_unit(tokens)
+        or _repeated_unit(tokens[:-1])
+        or _repeated_unit(units)
+        or _repeated_unit(units[:-1])
+        or _stuck_on_characters(text)
+        or _stutters(words)
+        or _stuck_on_phrase(tokens)
+        or _comes_round(text)
+        or circles(text, units) >= CIRCLES_FROM
+    )
+
+
+def repeats_once(text: str) -> bool:
+    """Whether a sentence is said a second time, and no more: odd, but not yet a loop."""
+    return max(_times_said(text), default=0) == 2
+
+
+@lru_cache(8)
+def units_of(text: str) -> tuple[str, ...]:
+    """Words, figures and punctuation in lower case; hyphens part words, and so do signs."""
+    return tuple(_UNIT.findall(text.lower().replace("’", "'")))
+
+
+def is_prose(text: str) -> bool:
+    """Long lines, and neither code nor a table; verse and lists have short ones."""
+    return line_length(text) >= 55 and "```" not in text and text.count("|") < 4
+
+
+def line_length(text: str) -> float:
+    """Mean length of the lines that are not empty, in characters."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return sum(map(len, lines)) / max(1, len(lines))
+
+
+# -- clauses ---------------------------------------------------------------------------------------
+
+
+def _comes_round(text: str) -> bool:
+    """Whether a clause of prose, or an item of a list, comes a third time."""
+    return max(_times_said(text), default=0) >= _THIRD_TIME
+
+
+@lru_cache(8)
+def _times_said(text: str) -> tuple[int, ...]:
+    """How often each clause of prose is said, exactly or with small changes.
+
+    Lines of verse, code and tables do not count. Items of a list count where the same one comes
+    again at once: a recipe has many like ones, and a timetable the same ones again.
+    """
+    if "```" in text or text.count("|") >= 4:
+        return ()
+    clauses: list[tuple[str, ...]] = []
+    items: list[tuple[str, ...]] = []
+    verse = _is_verse(text)
+    for line in text.split("\n"):
+        mark = _LIST_MARK.match(line)
+        if verse and not mark:
+            continue
+        for part in _CLAUSE_END.split(line[mark.end() :] if mark else line):
+            units = tuple(unit for unit in units_of(part) if unit[0].isalnum())
+            if len(units) >= _FEWEST_TOKENS:
+                (items if mark else clauses).append(units)
+    return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
+
+
+def _is_verse(text: str) -> bool:
+    """Several short lines that do not end as sentences do."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if len(lines) < 4 or line_length(text) >= 55:
+        return False
+    ended = sum(line[-1] in _SENTENCE_END for line in lines)
+    return ended <= 0.75 * len(lines)
+
+
+def _alike(clauses: Sequence[tuple[str, ...]]) -> list[int]:
+    """For each clause, how many are like it; itself counts."""
+    pairs = [frozenset(pairwise(clause)) for clause in clauses]
+    times = [1] * len(clauses)
+    for i, mine in enumerate(pairs):
+        for j in range(i):
+            other = pairs[j]
+            if mine == other or (
+                # A cut or grown clause has another length; one much longer says more.
+                0.5 <= len(mine) / max(1, len(other)) <= 2
+                and len(mine & other) >= _ALIKE * max(1, min(len(mine), len(other)))
+                and len(mine & other) >= 0.5 * len(mine | other)
+            ):
+                times[i] += 1
+                times[j] += 1
+    return times
+
+
+# -- any unit --------------------------------------------------------------------------------------
+
+
+def _repeated_unit(tokens: Sequence[str]) -> bool:
+    """Whether the text ends in repeating a unit of up to 40 tokens.
+
+    One token must come eight times, two or three tokens five times, longer units three times and
+    over at least 16 tokens. The last copy may be cut off.
+    """
+    n = len(tokens)
+    for size in range(1, min(41, n)):
+        if tokens[n - 1 - size] != tokens[n - 1]:
+            continue
+        times = 8 if size == 1 else 5 if size <= 3 else 3
+        needed = max(size * times, 16 if size > 3 else 0)
+        if needed > n:
+            continue
+        # Positions from the end that equal the token one unit earlier.
+        run = 0
+        while run < n - size and tokens[n - 1 - run] == tokens[n - 1 - run - size]:
+            run += 1
+        unit = tokens[n - size :]
+        if run + size >= needed and any(token.isalpha() or token.isdigit() for token in unit):
+            if not any(token.isalpha() for token in unit) and run + size < 24:
+                continue  # a row of figures, such as zeros in a matrix
+            return True
+    return False
+
+
+def _stuck_on_phrase(tokens: Sequence[str]) -> bool:
+    """Three words said four times running, or up to eight three times, without a stop."""
+    phrases = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    if len(phrases) - len(set(phrases)) < max(6, 0.12 * len(phrases)):
+        return False
+    for size in range(3, 9):
+        needed = size * (3 if size == 3 else 2)
+        run = 0
+        for a, b in zip(tokens, tokens[size:], strict=False):
+            run = run + 1 if a == b and a.isalpha() else 0
+            if run >= needed:
+                return True
+    return False
+
+
+def _stuck_on_characters(text: str) -> bool:
+    """Letters repeated without a space, such as `nononononono`, or one symbol without end."""
+    tail = text[-300:]
+    symbols = tail[-120:]
+    if len(symbols) == 120 and len(set(symbols) - {" ", "\n", "\ufe0f"}) == 1:
+        return True
+    if max(map(len, tail.split()), default=0) < 24:
+        return False
+    runs = re.finditer(r"([^\W\d_]{1,16}?)\1{3,}", tail)
+    return any(len(run.group()) >= 24 for run in runs)
+
+
+def _stutters(words: Sequence[str]) -> bool:
+    """Every word said twice or more."""
+    stutters = sum(a == b for a, b in pairwise(words))
+    return stutters >= 8 and stutters > 0.3 * len(words)
+
+
+# -- circling --------------------------------------------------------------------------------------
+
+_WINDOW = 60  # units
+CIRCLES_FROM = 0.36
+_PHRASE = 4  # units
+
+
+def circles(text: str, units: Sequence[str]) -> float:
+    """Largest share of four-unit phrases said before, in any stretch of prose; 0 for other text.
+
+    Lists, code and verse repeat line by line and are left to the other measures.
+    """
+    if len(units) < 24 or not is_prose(text):
+        return 0.0
+    if sum(unit[0].isalnum() for unit in units) < 0.6 * len(units):
+        return 0.0  # symbols
+    phrases = list(zip(*(units[start:] for start in range(_PHRASE)), strict=False))
+    size = min(_WINDOW, len(phrases))
+    starts = {*range(0, len(phrases) - size + 1, 10), len(phrases) - size}
+    return max(1 - len(set(phrases[start : start + size])) / size for start in starts)
