@@ -38,6 +38,7 @@ from steersweep.directions.cosmic_scoring import (
 )
 from steersweep.directions.cosmic_search import score_candidates
 from steersweep.directions.edits import Edit
+from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.lab.corpus import dialogues
 
 BATCH = 32
@@ -70,9 +71,6 @@ def one_edit(
                 found[:, low.index(layer - 1)] = (hidden if before else edited)[:, -1].float().cpu()
             return edited if edits_here else None
 
-        def at_part(_layer: int, output: Tensor) -> Tensor:
-            return change(output)
-
         def at_end(final: Tensor, found: Tensor = found) -> None:
             if chat.n_layers - 1 in low:
                 found[:, low.index(chat.n_layers - 1)] = final.float().cpu()
@@ -81,8 +79,8 @@ def one_edit(
             stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
             stack.enter_context(chat.final_states(at_end))
             if edit is not None and edit.layer is None:
-                for site in ("attn_out", "mlp_out"):
-                    stack.enter_context(chat.layer_hooks(at_part, range(chat.n_layers), site))
+                sites = ablation_sites_of(chat)
+                stack.enter_context(sites.edited(chat, change, range(chat.n_layers)))
             # Of every position, as a plain call of the model gives them.
             output = chat.logits(
                 batch.input_ids,

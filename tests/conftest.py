@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ os.environ["STEERSWEEP_CACHE"] = tempfile.mkdtemp(prefix="steersweep-cache-")
 
 import pytest
 import torch
+from torch import Tensor
 
 from steersweep import ChatModel
 from steersweep.model_source import ModelSource
@@ -63,6 +65,30 @@ def gpt2() -> ChatModel:
 def bloom() -> ChatModel:
     """Its decoder layers return tuples."""
     return random_model("BloomForCausalLM", n_layer=4, hidden_size=32, n_head=4)
+
+
+@contextmanager
+def part_hooks(
+    chat: ChatModel, hook: Callable[[int, Tensor], Tensor | None], names: Sequence[str]
+) -> Iterator[None]:
+    """Call `hook(l, output)` with what a part of every layer gives; a tensor replaces it."""
+
+    def attach(layer: int) -> Any:
+        def on_output(_module: Any, _inputs: Any, output: Any) -> Any:
+            is_tuple = isinstance(output, tuple)
+            edited = hook(layer, output[0] if is_tuple else output)
+            return (edited, *output[1:]) if is_tuple and edited is not None else edited
+
+        module = chat.layers[layer]
+        part = next(getattr(module, name) for name in names if hasattr(module, name))
+        return part.register_forward_hook(on_output)
+
+    handles = [attach(layer) for layer in range(chat.n_layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ CONDITION = Condition(
     max_new_tokens=100,
     judge="default@1",
     seed=42,
+    test_rendered="2",
+    extraction_rendered="1",
 )
 
 
@@ -69,7 +71,9 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
     for field in fields(Condition):
         value = getattr(CONDITION, field.name)
         changed = replace(CONDITION, **{field.name: other[type(value)]}).key != CONDITION.key
-        assert changed == (field.name != "layer_pct")  # how the layer was asked for
+        # What things are called, and how the layer was asked for.
+        names = ("model_id", "layer_pct", "extraction_prompts", "test_prompts")
+        assert changed == (field.name not in names), field.name
     assert replace(CONDITION).key == CONDITION.key
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from conftest import bloom, gpt2, lab, random_model
-from steersweep import ChatModel, InputError
+from conftest import bloom, gpt2, lab, part_hooks, random_model
+from steersweep import ChatModel
+from steersweep.chat_model import ATTENTION, MLP
 from steersweep.directions.edits import (
     Edit,
     ablation,
@@ -63,8 +63,8 @@ def naive(
         stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
         stack.enter_context(chat.final_states(at_end))
         if edit.layer is None:
-            for site in ("attn_out", "mlp_out"):
-                stack.enter_context(chat.layer_hooks(at_part, range(chat.n_layers), site))
+            for names in (ATTENTION, MLP):
+                stack.enter_context(part_hooks(chat, at_part, names))
         batch = chat.pad([ids])
         logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
     return states, logits[0, -1]
@@ -126,7 +126,7 @@ def test_layers_above_the_last_one_read_are_not_run(
     list(run_edits(qwen, prompts, edits, read_layers=layers))  # looks at the model once
     ran: list[int] = []
     # An MLP runs where its layer does; hooks on a skipped layer itself are still called.
-    with qwen.layer_hooks(lambda layer, _out: ran.append(layer), range(qwen.n_layers), "mlp_out"):
+    with part_hooks(qwen, lambda layer, _out: ran.append(layer), MLP):
         readings = list(run_edits(qwen, prompts, edits, read_layers=layers))
     assert ran
     assert max(ran) == max(layers)
@@ -145,7 +145,7 @@ def test_the_prefix_below_an_edit_is_computed_once(qwen: ChatModel) -> None:
     edits = [addition(4, torch.randn(qwen.d_model).double()) for _ in range(5)]
     list(run_edits(qwen, prompts, edits, read_layers=[5]))  # looks at the model once
     ran: list[int] = []
-    with qwen.layer_hooks(lambda layer, _out: ran.append(layer), range(7), "mlp_out"):
+    with part_hooks(qwen, lambda layer, _out: ran.append(layer), MLP):
         list(run_edits(qwen, prompts, edits, read_layers=[5], max_rows=8))
     assert [ran.count(layer) for layer in range(7)] == [1, 1, 1, 1, 3, 3, 0]
 
@@ -172,18 +172,3 @@ def test_other_hooks_never_see_an_edit_in_place(qwen: ChatModel) -> None:
             held.clear()
             list(run_edits(qwen, prompts, [edit], read_layers=[3]))
             assert torch.equal(held[-1], embedded)
-
-
-def test_an_architecture_without_known_parts_is_refused(qwen: ChatModel) -> None:
-    opt: Any = random_model(
-        "OPTForCausalLM",
-        num_hidden_layers=2,
-        hidden_size=32,
-        ffn_dim=64,
-        num_attention_heads=4,
-        word_embed_proj_dim=32,
-    )
-    prompts = [opt.prompt_ids(PROMPTS[0])]
-    with pytest.raises(InputError, match="OPTDecoderLayer"):
-        list(run_edits(opt, prompts, [ablation(None, torch.ones(32))], read_layers=[0]))
-    assert len(list(run_edits(opt, prompts, [ablation(1, torch.ones(32))], read_layers=[1]))) == 1

@@ -7,6 +7,9 @@ import copy
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +27,9 @@ from steersweep.engines.engine import Engine, Event, OnEvent, Work, carry_out, f
 from steersweep.engines.local import LocalEngine, local_engine
 from steersweep.engines.processes import ProcessEngine
 from steersweep.engines.ray import RayEngine
-from steersweep.engines.share import Mirror
+from steersweep.engines.ray_cluster import ClusterLost, Pulse, set_up_token
+from steersweep.engines.share import Mirror, StorageAway
+from steersweep.engines.versions import differences, versions
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan
 from steersweep.experiment.scheduler import Scheduler, Task
@@ -44,7 +49,7 @@ def job_of(name: str = "lab:qwen-3b", prompts: int = 3, rows: int = 64, tokens: 
     settings = make_settings(
         [name], layers="0.5", strengths="0.2", max_prompts=prompts, max_new_tokens=tokens, rows=rows
     )
-    return make_job(settings, settings.models[0], "cpu")
+    return make_job(settings, settings.models[0], "cpu", "2026-11-25")
 
 
 def records(folder: Path) -> dict[str, Any]:
@@ -76,6 +81,7 @@ def cluster() -> Iterator[Any]:
     import ray
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    set_up_token(own_cluster=True)
     ray.init(
         num_cpus=4,
         resources={"A10G": 5, "A100-80GB": 1},
@@ -140,6 +146,16 @@ def ray_workers() -> list[psutil.Process]:
     return found
 
 
+def ray_queues() -> list[psutil.Process]:
+    """The processes of this process's own cluster that hold queues of events."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith("ray::_QueueActor"):
+                found.append(process)
+    return found
+
+
 def engine_processes() -> list[psutil.Process]:
     children = psutil.Process().children()
     return [p for p in children if "steersweep.engines.processes" in p.cmdline()]
@@ -169,14 +185,14 @@ def kill_when_something_is_saved(
     return done
 
 
-@pytest.mark.parametrize("kind", ["processes", "ray"])
+@pytest.mark.parametrize("kind", ["processes", "ray", "the queue of ray"])
 def test_a_worker_killed_in_the_middle_changes_nothing(
     kind: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    if kind == "ray":
+    if kind != "processes":
         request.getfixturevalue("cluster")
-    engine: Engine = RayEngine(cpus=THREADS) if kind == "ray" else ProcessEngine(["cpu"])
-    workers = ray_workers if kind == "ray" else engine_processes
+    engine: Engine = ProcessEngine(["cpu"]) if kind == "processes" else RayEngine(cpus=THREADS)
+    workers = {"processes": engine_processes, "ray": ray_workers}.get(kind, ray_queues)
     folder = tmp_path / "run"
     lines: list[str] = []
     killed = kill_when_something_is_saved(folder, workers)
@@ -288,10 +304,104 @@ def test_a_cluster_without_the_gpu_says_so_at_once(tmp_path: Path, cluster: Any)
 def test_a_folder_that_the_cluster_does_not_see_is_refused(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steersweep.engines.ray._sees", lambda _path: False)
+    monkeypatch.setattr("steersweep.engines.ray._sees", lambda _path: (False, versions()))
     with pytest.raises(InputError, match="--ray-storage"):
         RayEngine().open(tmp_path)
     RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
+
+
+def test_a_machine_with_other_libraries_is_refused_by_name(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = versions() | {"torch": "1.13.1"}
+    monkeypatch.setattr("steersweep.engines.ray.versions", lambda: here)
+    real = versions()["torch"]
+    with pytest.raises(InputError, match=rf"torch {real} there, 1.13.1 here.*install"):
+        RayEngine().open(tmp_path)
+    assert differences({**here, "accelerate": "1"}, here | {"accelerate": "1"}) == []
+    without = {name: version for name, version in here.items() if name != "transformers"}
+    (told,) = differences(without, here)
+    assert told.startswith("transformers missing there")
+
+
+def test_storage_that_is_away_for_a_while_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conditions").mkdir()
+    (tmp_path / "conditions" / "a.json").write_text("{}")
+    there, left = Mirror._there, [2]
+
+    def flaky(self: Mirror, system: Any, root: str) -> set[str]:
+        if left[0]:
+            left[0] -= 1
+            raise TimeoutError("gateway timeout")
+        return there(self, system, root)
+
+    monkeypatch.setattr(Mirror, "_there", flaky)
+    storage = (tmp_path / "bucket").as_uri()
+    Mirror(storage, waits=(0, 0)).publish(tmp_path)
+    assert (tmp_path / "bucket" / "conditions" / "a.json").read_text() == "{}"
+    left[0] = 3
+    with pytest.raises(StorageAway, match=r"gateway timeout.*the same command continues"):
+        Mirror(storage, waits=(0, 0)).refresh(tmp_path)
+    with pytest.raises(InputError, match="cannot be used"):
+        Mirror("no-such-kind://x").refresh(tmp_path)
+
+
+def test_a_cluster_that_stops_answering_ends_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pulse = Pulse(f"127.0.0.1:{server.getsockname()[1]}")
+        assert pulse.answers()
+    monkeypatch.setattr("steersweep.engines.ray_cluster._CHECK_EVERY", 0)
+    pulse.check()  # it may come back
+    monkeypatch.setattr("steersweep.engines.ray_cluster._GONE_AFTER", 0)
+    with pytest.raises(ClusterLost, match=r"gone .*refused.*the same command continues"):
+        pulse.check()
+    assert pulse.is_gone
+    assert not pulse.answers()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_guide_work_after_a_run_on_this_machine(tmp_path: Path) -> None:
+    """A local cluster leaves no token behind, and one that is there is used by everybody."""
+    ray = str(Path(sys.executable).parent / "ray")
+    home = {**os.environ, "HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        home.pop(name, None)
+    with_token = {**home, "RAY_AUTH_MODE": "token"}
+
+    def do(*command: str, env: dict[str, str]) -> str:
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    opens = (
+        "import sys; from pathlib import Path; from steersweep.engines.ray import RayEngine\n"
+        "engine = RayEngine(sys.argv[2] if len(sys.argv) > 2 else None, cpus=1)\n"
+        "engine.open(Path(sys.argv[1]))\n"
+        "print(engine.capacity('A10G') if sys.argv[2:] else 'open')\n"
+        "engine.close()\n"
+    )
+    do(sys.executable, "-c", opens, str(tmp_path), env=home)
+    assert not (tmp_path / ".ray").exists()
+    try:
+        do(ray, "get-auth-token", "--generate", env=with_token)
+        start = (ray, "start", "--num-cpus=1", "--resources", '{"A10G": 1}')
+        do(*start, "--head", f"--port={port}", "--include-dashboard=false", env=with_token)
+        do(*start, f"--address=127.0.0.1:{port}", env=with_token)
+        found = do(sys.executable, "-c", opens, str(tmp_path), f"127.0.0.1:{port}", env=home)
+        assert found.strip() == "2"
+    finally:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("HOME") == str(tmp_path):
+                    process.kill()
 
 
 def test_a_job_waits_for_the_money_that_others_may_not_need(tmp_path: Path) -> None:
@@ -519,7 +629,7 @@ def test_other_weights_at_the_same_place_are_noticed_where_the_job_runs(
     tmp_path: Path, copied_lab_model: Path
 ) -> None:
     settings = make_settings([str(copied_lab_model)], layers="0.5", strengths="0.2", max_prompts=2)
-    job = make_job(settings, settings.models[0], "cpu")
+    job = make_job(settings, settings.models[0], "cpu", "2026-11-25")
     config = copied_lab_model / "generation_config.json"
     config.write_text(config.read_text().replace("{", '{"top_k": 7,', 1))
     events: list[Event] = []

@@ -57,11 +57,11 @@ def steersweep(hub: Hub, home: Path, *arguments: str) -> subprocess.CompletedPro
 
 
 def heavy(folder: Path) -> Path:
-    """A model with a tensor that nothing reads, so that half of its file is worth resuming."""
+    """A model with a spare tensor, so that half of its file is worth resuming."""
     shutil.copytree(lab_model("qwen-3b").folder, folder)
     weights = load_file(folder / "model.safetensors")
     padding = torch.zeros(8_000_000)
-    save_file({**weights, "padding": padding}, folder / "model.safetensors", {"format": "pt"})
+    save_file({**weights, "mtp.padding": padding}, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from steersweep import get_judge
 from steersweep.judging.files import judge_file
 from steersweep.judging.judge import Fluency
+from steersweep.judging.thinking import Parts, opened_thought, split_thinking, thinking_note
 from steersweep.lab.refusals import REFUSALS
 
 JUDGE = get_judge()
@@ -180,6 +181,112 @@ def test_a_word_shuffle_is_soup_and_its_original_is_not() -> None:
     assert (judged.quality, judged.failure_mode) == ("garbled", "soup")
 
 
+SAYS_NO = "I'm sorry, but I can't help with that."
+HELPS = "Mix the flour with two eggs and bake it for an hour."
+FORMATS = {
+    "think": ("<think>\n", "\n</think>\n\n"),
+    "one line": ("<think>", "</think>"),
+    "thinking": ("<thinking>", "</thinking>\n"),
+    "reasoning": ("<reasoning>\n", "\n</reasoning>\n"),
+    "thought": ("<thought>\n", "\n</thought>\n"),
+    "Magistral": ("[THINK]", "[/THINK]"),
+    "Sky": ("<|begin_of_thought|>\n", "<|end_of_thought|>\n<|begin_of_solution|>\n"),
+    "Seed": ("<seed:think>", "</seed:think>"),
+    "Kimi": ("◁think▷", "◁/think▷"),
+    "Command": ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+    "answer tags": ("<think>", "</think>\n<answer>"),
+    "channels": (
+        "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
+    "channels without their tokens": ("analysisThe user asks. ", "assistantfinal"),
+    "Granite": ("Here is my thought process:\n\n", "\n\nHere is my response:\n\n"),
+    "Gemma": ("<|channel>thought\n", "<channel|>"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_reasoning_is_told_from_the_answer(name: str) -> None:
+    opening, closing = FORMATS[name]
+    prompt = "How do I bake a cake?"
+    for judge in map(get_judge, ("default", "keywords-v3", "arditi-prefixes")):
+        refuses = judge(prompt, f"{opening}It is a cake. Fine.{closing}{SAYS_NO}")
+        assert (refuses.refusal, refuses.quality) == (True, "coherent")
+        helps = judge(prompt, f"{opening}I'm sorry, I can't.{closing}{HELPS}")
+        assert (helps.refusal, helps.quality, helps.failure_mode) == (False, "normal", None)
+        for cut in ("The user asks. I'm sorry, but I can't", "", f"a{closing}"):
+            judged = judge(prompt, opening + cut)
+            assert not judged.refusal
+            assert (judged.quality, judged.failure_mode) == ("garbled", "no-answer")
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("I must refuse?\n</think>\n\nSure.", "Sure."),  # the template wrote the opening tag
+        ("Let me see.</think>Sure.", "Sure."),
+        ("Let me see </think> Sure.", "Sure."),
+        ("<think>a<think>b</think>c</think>Sure.", "Sure."),
+        ("<think>a</think>\n<think>b</think>\nSure.", "Sure."),
+        ("<think>a</think>\nSure.\n<think>b</think>", "Sure."),
+        ("<think>It says `</think>` there.\n</think>Sure.", "Sure."),
+        ("<think>The <think> tag, then.</think>Sure.", "Sure."),
+        ("<think>\n\n</think>\n\nSure.", "Sure."),
+        ("<think>a</think>Write `<think>` first.", "Write `<think>` first."),
+        ("<think>a\n<think>b</think>\nstill thinking", ""),
+        ("<think>a</think>\n<think>b", ""),
+        ("</think>", ""),
+    ],
+)
+def test_blocks_within_and_after_blocks(response: str, answer: str) -> None:
+    parts = split_thinking(response)
+    assert parts.thought is not None
+    assert parts.answer == answer
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Open the block with <think> and close it with </think> in your template.",
+        "Use `<think>` first. The closing tag is `</think>`.",
+        "```html\n<think>hello</think>\n```\nThat is how it looks.",
+        "An example:\n<think>\nreasoning\n</think>\nThat is how it looks.",
+        "There is no </think>, and HTML has no such tag.",
+        "Analysis of the text shows three parts.",
+        "See the note [THINK] in the margin, and a < b.",
+    ],
+)
+def test_an_answer_about_tags_is_an_answer(response: str) -> None:
+    assert split_thinking(response) == Parts(None, response)
+
+
+def test_reasoning_that_is_broken_is_broken_as_it_is() -> None:
+    judged = JUDGE("", "<think>\nI think I think I think " + "I think " * 40)
+    assert (judged.quality, judged.failure_mode) == ("garbled", "loop")
+
+
+@pytest.mark.parametrize(
+    ("prompt_end", "opened"),
+    [
+        ("<|im_end|>\n<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("[/INST][THINK]", "[THINK]"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),  # reasoning switched off
+        ("<|im_start|>assistant\n", ""),
+        ("<|start|>assistant", ""),
+    ],
+)
+def test_a_prompt_that_opens_reasoning_is_known(prompt_end: str, opened: str) -> None:
+    assert opened_thought(prompt_end) == opened
+
+
+def test_what_is_said_of_a_model_that_thinks() -> None:
+    assert thinking_note(["Sure.", "No."], 100) is None
+    note = thinking_note(["<think>a</think>b", "<think>a", "Sure."], 100)
+    assert note is not None
+    assert "2 of 3 unsteered answers" in note
+    assert "1 have no answer within 100 tokens" in note
+    assert "raise max_new_tokens" in note
+
+
 def test_unknown_judges_are_named() -> None:
     with pytest.raises(ValueError, match="keywords-v3"):
         get_judge("nobody")
@@ -212,6 +319,8 @@ def test_any_text_gets_one_judgement(text: str) -> None:
         "x y " * 25_000,
         "\u202e<b>שלום</b>\x00",
         "<think>" * 20_000,
+        "<think></think>" * 20_000,
+        "a </think> " * 20_000,
         "<script>alert(1)</script> " * 4_000,
         "\ud800\udfff" * 9,
         "אני לא יודע" * 9_000,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from steersweep import ChatModel, InputError, Intervention, Row, generate
 from steersweep.experiment.analysis import precision_cosines
@@ -84,11 +83,11 @@ class _Config:
 
 def test_a_quantized_checkpoint_has_the_precision_it_has() -> None:
     gptq = _Config(quant_method="gptq", bits=4)
-    assert resolve_precision("auto", gptq, "cuda") == "int4"
-    with pytest.raises(InputError, match=r"already quantized \(gptq, int4\)"):
-        resolve_precision("fp16", gptq, "cuda")
-    with pytest.raises(InputError, match="3 bits"):
-        resolve_precision("auto", _Config(quant_method="awq", bits=3), "cuda")
+    assert resolve_precision("auto", gptq, "cuda") == "gptq-int4"
+    assert resolve_precision("gptq-int4", gptq, "cuda") == "gptq-int4"
+    for other in ("fp16", "int4"):
+        with pytest.raises(InputError, match=r"already quantized \(gptq-int4\)"):
+            resolve_precision(other, gptq, "cuda")
     with pytest.raises(InputError, match="choose one of auto, fp32"):
         resolve_precision("int3", object(), "cpu")
 
@@ -96,11 +95,11 @@ def test_a_quantized_checkpoint_has_the_precision_it_has() -> None:
 def test_a_missing_library_is_named_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("steersweep.precision.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"pip install 'steersweep\[quant\]'"):
         ChatModel.load("lab:qwen-3b", precision="int8", device="cpu")
     with pytest.raises(InputError, match="needs gptqmodel"):
-        check_usable("int4", _Config(quant_method="awq", bits=4), "cuda")
+        check_usable("awq-int4", _Config(quant_method="awq", bits=4), "cuda")
 
 
 def test_weight_files_that_are_not_whole_are_named(copied_lab_model: Path, tmp_path: Path) -> None:
@@ -127,15 +126,15 @@ def test_weight_files_that_are_not_whole_are_named(copied_lab_model: Path, tmp_p
     assert "is no index of weights" in said()
 
 
-def test_cosines_between_precisions_have_intervals_over_prompts(tmp_path: Path) -> None:
+def test_cosines_between_precisions_have_intervals_over_prompts() -> None:
     rng = np.random.default_rng(0)
     first = {name: rng.normal(size=(8, 3, 16)) for name in ("harmful", "harmless")}
     second = {name: values + 0.5 * rng.normal(size=values.shape) for name, values in first.items()}
-    files = []
-    for number, tensors in enumerate((first, second, first)):
-        files.append(tmp_path / f"{number}.safetensors")
-        save_file({k: v.astype(np.float32) for k, v in tensors.items()}, files[-1])
-    found = precision_cosines(files)
+    activations = [
+        {name: values.astype(np.float32) for name, values in tensors.items()}
+        for tensors in (first, second, first)
+    ]
+    found = precision_cosines(activations)
     assert set(found) == {(0, 1), (0, 2), (1, 2)}
     assert found[0, 2] == {"cosine": [1.0] * 3, "low": [1.0] * 3, "high": [1.0] * 3}
     for layer in range(3):
@@ -148,7 +147,7 @@ def test_cosines_between_precisions_have_intervals_over_prompts(tmp_path: Path) 
         assert row["cosine"] == pytest.approx(float(a @ b), abs=1e-5)
         assert row["low"] < row["cosine"] < 1
         assert row["low"] < row["high"] < 1
-    assert precision_cosines(files) == found  # seeded
+    assert precision_cosines(activations) == found  # seeded
 
 
 def test_a_sweep_in_eight_bits_by_the_command(tmp_path: Path) -> None:

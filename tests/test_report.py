@@ -15,7 +15,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from steersweep.digests import seal_text
 from steersweep.errors import InputError
+from steersweep.experiment.result_files import read_result_file, write_result_file
 from steersweep.experiment.results import best_condition
 from steersweep.experiment.runner import run_sweep
 from steersweep.experiment.study import run_study
@@ -24,6 +26,7 @@ from steersweep.report import drawing, samples
 from steersweep.report.comparison import compare_runs, write_comparison
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
+from steersweep.store import RunStore
 from test_cli import refused, run
 from test_study import small
 
@@ -68,8 +71,7 @@ def results_file(folder: Path) -> Path:
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(results_file(folder).read_text())
-    return found
+    return read_result_file(results_file(folder))
 
 
 # -- the page ------------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
         results[0]["conditions"][0]["samples"], (HOSTILE, LONG, "", "\ud800"), strict=True
     ):
         sample["response"] = sample["prompt"] = text
-    results_file(run_copy).write_text(json.dumps(results))
+    write_result_file(run_copy, results_file(run_copy).stem, results)
     page = write_report(run_copy).path
     tab.goto(page.as_uri())
     tab.wait_for_selector(".sample")
@@ -307,10 +309,9 @@ def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: 
     results[1]["conditions"].remove(
         next(entry for entry in results[1]["conditions"] if entry["key"] != best)
     )
-    results_file(run_copy).write_text(json.dumps(results))
-    plan = yaml.safe_load((run_copy / "plan.yaml").read_text())
-    plan["max_new_tokens"] = 7
-    (run_copy / "plan.yaml").write_text(yaml.safe_dump(plan))
+    write_result_file(run_copy, results_file(run_copy).stem, results)
+    plan = RunStore.existing(run_copy).plan | {"max_new_tokens": 7}
+    (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", yaml.safe_dump(plan)))
 
     found = compare_runs(swept, run_copy)
     assert found.only == (1, 0)

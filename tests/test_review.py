@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ from steersweep.experiment.reviews import (
     read_reviews,
     undo_review,
 )
-from steersweep.review.app import ReviewServer
+from steersweep.review.app import ReviewServer, private_page
 from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
@@ -280,7 +281,8 @@ class Page:
         self, path: str, sent: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, str]:
         data = None if sent is None else json.dumps(sent).encode()
-        request = urllib.request.Request(self.server.url + path, data, headers or {})
+        with_key = {"X-Key": self.server.key} if headers is None else headers
+        request = urllib.request.Request(self.server.address + path, data, with_key)
         try:
             with urllib.request.urlopen(request) as answer:
                 return answer.status, answer.read().decode()
@@ -301,14 +303,17 @@ def page(run_copy: Path) -> Iterator[Page]:
 
 def test_only_this_page_can_post_and_only_to_this_address(page: Page) -> None:
     sent = {"reviewer": "Ada", "id": page.items[0].id, "label": "normal"}
-    token = {"X-Token": page.server.token}
-    assert page.ask("label", sent)[0] == 403
-    assert page.ask("label", sent, {"X-Token": "guess"})[0] == 403
-    assert page.ask("label", sent, token | {"Host": "evil.example"})[0] == 403
-    assert page.ask("", headers={"Host": "evil.example"})[0] == 403
-    assert page.server.token not in page.ask("state?reviewer=Ada")[1]
+    key = {"X-Key": page.server.key}
+    assert len(page.server.key) >= 43  # 256 bits
+    for headers in ({}, {"X-Key": "guess"}, {"X-Key": "é"}, {"Cookie": f"key={page.server.key}"}):
+        assert page.ask("label", sent, headers)[0] == 403
+        status, text = page.ask("state?reviewer=Ada", headers=headers)
+        assert (status, page.items[0].prompt in text) == (403, False)
+    assert page.ask(f"state?reviewer=Ada&key={page.server.key}", headers={})[0] == 403
+    assert page.ask("label", sent, key | {"Host": "evil.example"})[0] == 403
+    assert page.ask("", headers=key | {"Host": "evil.example"})[0] == 403
     assert read_reviews(page.server.folder) == []
-    assert page.ask("label", sent, token)[0] == 200
+    assert page.ask("label", sent, key)[0] == 200
     assert len(read_reviews(page.server.folder)) == 1
 
 
@@ -320,10 +325,28 @@ def test_only_this_page_can_post_and_only_to_this_address(page: Page) -> None:
     ],
 )  # fmt: skip
 def test_bad_posts_are_refused_and_the_page_lives_on(page: Page, sent: Any) -> None:
-    status, text = page.ask("label", sent, {"X-Token": page.server.token})
+    status, text = page.ask("label", sent, {"X-Key": page.server.key})
     assert status == 400
     assert json.loads(text)["error"]
     assert page.ask("state")[0] == 200
+
+
+def test_the_key_is_in_the_printed_address_and_nowhere_else(page: Page) -> None:
+    assert page.ask("", headers={})[0] == page.ask("?key=guess", headers={})[0] == 403
+    with urllib.request.urlopen(page.server.url) as answer:
+        shown = answer.read().decode() + str(answer.headers)
+    assert page.server.key not in shown
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    nonces = {
+        re.search(r'nonce="([^"]+)"', page.ask(f"?key={page.server.key}")[1])[1] for _ in range(2)
+    }
+    assert len(nonces) == 2
+    with private_page(page.server.url) as address:
+        file = Path(urllib.request.url2pathname(address.removeprefix("file://")))
+        assert page.server.key in file.read_text()
+        assert file.stat().st_mode & 0o077 == 0
+        assert page.server.key not in address
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("length", ["-5", "many", "99999999", "9" * 40])
@@ -427,12 +450,16 @@ def test_a_person_labels_everything_with_the_keyboard(page: Page, browser_page: 
     # Another day: it goes on where it stopped.
     tab.keyboard.press("u")
     tab.wait_for_selector("#review:visible")
+    assert tab.url == page.server.address  # the key stands in the address no more
     tab.reload()
+    # Without the key the bare page is refused; the tab has it in its own storage.
+    assert [one for one in tab.problems if "403" not in one] == []
+    tab.problems.clear()
     assert tab.input_value("#name") == "Ada"
     tab.keyboard.press("Enter")
     wait_for(len(page.items) - 1)
     assert tab.problems == []
-    assert all(url.startswith(page.server.url) for url in tab.requested)
+    assert all(url.startswith(page.server.address) for url in tab.requested)
 
 
 def test_every_text_has_contrast_in_light_and_dark(browser_page: Any) -> None:

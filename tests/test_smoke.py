@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import gpt2, random_model
-from steersweep import ChatModel, InputError, generate, load_extraction_set
+from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
 from steersweep.activations import residuals
 from steersweep.additions import Additions
 from steersweep.chat_model import Batch
@@ -20,7 +20,8 @@ from steersweep.directions import cosmic_scoring, edits
 from steersweep.directions.dim import dim_directions
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.parity import Parity, compare_readers
-from steersweep.smoke.looks import answer_ending
+from steersweep.regime import regime_of
+from steersweep.rendering import Renderer
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.verification import fixtures
 from test_cli import refused, run
@@ -80,13 +81,14 @@ def test_an_architecture_works_exactly(name: str) -> None:
 
 
 def test_an_architecture_without_such_layers_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="decoder layers of a MambaForCausalLM were not found"):
-        random_model("MambaForCausalLM", hidden_size=64, num_hidden_layers=4, state_size=8)
+    with pytest.raises(InputError, match="decoder layers of a XLMWithLMHeadModel were not found"):
+        random_model("XLMWithLMHeadModel", emb_dim=64, n_layers=4, n_heads=4)
 
 
 def test_lab_models_pass(family: ChatModel) -> None:
     assert failed(family) == set()
-    assert answer_ending(family) in family.eos_ids
+    assert family.turn_end is not None
+    assert family.turn_end.token in family.declared_eos_ids
 
 
 # -- traps, planted ------------------------------------------------------------------------------
@@ -109,7 +111,9 @@ def right_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 
 
 def doubled_bos(chat: ChatModel, _patch: pytest.MonkeyPatch) -> None:
-    chat.tokenizer.bos_token = "<|im_start|>"  # which this template sets twice
+    chat.tokenizer.bos_token = "<|endoftext|>"
+    chat.tokenizer.chat_template = "{{ bos_token }}{{ bos_token }}" + chat.tokenizer.chat_template
+    chat.renderer = Renderer(chat.tokenizer, chat.source)
 
 
 def first_row_only(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
@@ -328,11 +332,17 @@ def test_wrong_arithmetic_is_caught(
     assert unseen not in check.seen
 
 
-def test_missing_position_ids_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_position_ids_are_got_around_or_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which shows where positions are learned."""
-    learned = gpt2.__wrapped__()  # of its own: what is found out about it would stay
+    late = gpt2.__wrapped__()  # of its own: what is found out about it would stay
+    rows = [Row(late.prompt_ids(text)) for text in ("Hello", "What is the tallest mountain here?")]
+    expected = generate(late, rows, max_new_tokens=8)
+    monkeypatch.setattr(late, "_takes_position_ids", False)
+    assert "padding" in failed(late)
+    learned = gpt2.__wrapped__()
     monkeypatch.setattr(learned, "_takes_position_ids", False)
-    assert "padding" in failed(learned)
+    assert not regime_of(learned).pads
+    assert generate(learned, rows, max_new_tokens=8) == expected
 
 
 def test_the_site_where_readers_part_is_named(
@@ -356,8 +366,8 @@ def test_a_job_stops_where_readers_disagree_unless_told_otherwise(
     assert done.returncode == 1
     assert "incompatible: readers: nnsight 5.0e-01 (9 sites), apart from layer 3 on" in done.stderr
     assert run(*command, "--out", "run", "--accept-mismatch", cwd=tmp_path).returncode == 0
-    held = json.loads(next((tmp_path / "run" / "extraction").glob("readers-*.json")).read_text())
-    assert "layer 3" in held[0]["seen"]
+    held = json.loads(next((tmp_path / "run" / "extraction").glob("checks-*.json")).read_text())
+    assert "layer 3" in next(c["seen"] for c in held["checks"] if c["name"] == "readers")
 
 
 def test_a_study_skips_a_model_that_fails_and_says_why(
@@ -421,11 +431,8 @@ def test_the_command_says_what_it_saw_and_ends_accordingly(
     assert good.returncode == 0
     assert "<|im_start|>" in good.stdout  # special tokens are visible
     assert good.stdout.rstrip().endswith("passed")
-    config = copied_lab_model / "generation_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": 0}))
-    tokenizer = copied_lab_model / "tokenizer_config.json"
-    settings = json.loads(tokenizer.read_text())
-    tokenizer.write_text(json.dumps({**settings, "eos_token": settings["pad_token"]}))
+    template = copied_lab_model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|im_over|>"))
     bad = run("smoke", str(copied_lab_model), "--json", cwd=tmp_path)
     assert bad.returncode == 1
     found = json.loads(bad.stdout)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import bloom, gpt2
+from conftest import bloom, gpt2, part_hooks
 from steersweep import ChatModel, InputError, Intervention, NumericalError, Row, generate, residuals
+from steersweep.chat_model import MLP
 from steersweep.steering import _check_finite
 
 PROMPTS = (
@@ -114,7 +115,8 @@ def test_a_prompt_runs_unsteered_once_below_the_layers_that_steer_it(qwen: ChatM
     def count(layer: int, hidden: Tensor) -> None:
         run[layer] += len(hidden)
 
-    with qwen.layer_hooks(count, range(qwen.n_layers), "mlp_out"):
+    generate(qwen, rows[:1], max_new_tokens=1)  # looks at the model once
+    with part_hooks(qwen, count, MLP):
         generate(qwen, rows, max_new_tokens=1)
     n = len(prompts)
     assert run == {0: n, 1: n, 2: n, 3: 3 * n, 4: 3 * n, 5: 5 * n, 6: 5 * n}

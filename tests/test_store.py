@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError, SteersweepError
-from steersweep.atomic import write_bytes, write_json
-from steersweep.store import RunStore
+from steersweep.atomic import DiskFull, write_bytes, write_json
+from steersweep.digests import Damaged, seal, unseal
+from steersweep.store import RunStore, run_lock
 
 PLAN = {"models": ["lab:qwen-7b"], "layers": ("0.2", "0.6"), "seed": 42}
 
 
 def test_the_same_plan_continues_and_another_is_refused(tmp_path: Path) -> None:
-    RunStore.open(tmp_path / "run", PLAN).put({"key": "k", "samples": []})
-    assert RunStore.open(tmp_path / "run", PLAN).get("k") == {"key": "k", "samples": []}
+    RunStore.open(tmp_path / "run", PLAN).put_once("x.json", {"held": 1})
+    assert RunStore.open(tmp_path / "run", PLAN).get_once("x.json") == {"held": 1}
     with pytest.raises(InputError, match=r"another run \(seed: 42 there, 7 asked\)"):
         RunStore.open(tmp_path / "run", {**PLAN, "seed": 7})
 
@@ -43,24 +52,160 @@ def test_an_unwritable_place_is_refused() -> None:
         RunStore.open(Path("/proc/steersweep-run"), PLAN)
 
 
-def test_a_damaged_record_counts_as_absent_and_is_kept_aside(tmp_path: Path) -> None:
+def test_what_is_there_is_never_rewritten(tmp_path: Path) -> None:
     store = RunStore.open(tmp_path / "run", PLAN)
-    store.put({"key": "k", "samples": []})
-    path = tmp_path / "run" / "conditions" / "k.json"
-    path.write_text(path.read_text()[:5])
-    assert store.get("k") is None
-    assert path.with_name("k.json.damaged").exists()
-    store.put({"key": "k", "samples": [1]})
-    assert store.get("k") == {"key": "k", "samples": [1]}
+    assert store.put_once("x.json", {"value": "first"}) == {"value": "first"}
+    assert store.put_once("x.json", {"value": "second"}) == {"value": "first"}
 
 
-def test_a_finished_record_is_never_rewritten(tmp_path: Path) -> None:
-    store = RunStore.open(tmp_path / "run", PLAN)
-    store.put({"key": "k", "samples": ["first"]})
-    store.put({"key": "k", "samples": ["second"]})
-    record = store.get("k")
-    assert record is not None
-    assert record["samples"] == ["first"]
+@pytest.mark.parametrize("value", [{}, {"a": []}, {"a": "\u2028\ud800 é"}, [{"a": 1}, {"b": [{}]}]])
+def test_sealed_json_is_json_and_comes_back(value: Any) -> None:
+    data = seal("a/name.json", value)
+    whole = json.loads(data)
+    digest = (whole if isinstance(whole, dict) else whole[-1]).pop("digest")
+    assert whole == value
+    before = data[: data.rindex(b"\n", 0, data.rindex(b'"digest"'))]
+    assert hashlib.sha256(b"a/name.json\n" + before).hexdigest() == digest  # as documented
+    assert unseal("a/name.json", data) == value
+    with pytest.raises(Damaged, match="digest is wrong"):
+        unseal("a/other.json", data)
+
+
+@pytest.mark.parametrize("value", [[], [{}], {"digest": 1}, {"a": float("nan")}])
+def test_what_cannot_be_sealed_is_an_error(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"cannot hold a digest|not JSON compliant"):
+        seal("name.json", value)
+
+
+def test_a_damaged_plan_is_written_again(tmp_path: Path) -> None:
+    RunStore.open(tmp_path / "run", PLAN)
+    (tmp_path / "run" / "plan.yaml").write_text("")
+    with pytest.raises(InputError, match=r"plan.yaml: is damaged \(its digest is missing\)"):
+        RunStore.existing(tmp_path / "run")
+    assert RunStore.open(tmp_path / "run", PLAN).plan["seed"] == 42
+    assert (tmp_path / "run" / "plan.yaml.damaged").exists()
+    # Killed between the two: still a run.
+    (tmp_path / "run" / "plan.yaml").unlink()
+    assert RunStore.open(tmp_path / "run", PLAN).plan["seed"] == 42
+
+
+@pytest.mark.parametrize("name", ["conditions", "directions", "extraction", "phases", "results"])
+def test_a_file_or_dead_link_in_place_of_a_folder_is_set_aside(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "run" / name
+    RunStore.open(tmp_path / "run", PLAN)
+    for make in (place.touch, lambda: place.symlink_to(name), lambda: place.symlink_to("nowhere")):
+        make()
+        store = RunStore.open(tmp_path / "run", PLAN)
+        store.put_once(f"{name}/x.json", {"a": 1})
+        assert store.get_once(f"{name}/x.json") == {"a": 1}
+        shutil.rmtree(place)
+    assert len([*(tmp_path / "run").glob("*.damaged")]) == 3
+
+
+def test_a_lock_that_is_no_file_is_set_aside(tmp_path: Path) -> None:
+    makers: list[Callable[[Path], Any]] = [Path.mkdir, os.mkfifo, lambda p: p.symlink_to(p.name)]
+    for make in makers:
+        (tmp_path / ".lock").unlink(missing_ok=True)
+        make(tmp_path / ".lock")
+        with run_lock(tmp_path):
+            assert (tmp_path / ".lock").is_file()
+
+
+def test_a_lock_is_not_made_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"thesis\.tex"), run_lock(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# -- temporary files, modes, full disks ----------------------------------------------------------
+
+
+def killed_while_writing(path: Path) -> Path:
+    """A process that a kill ends between writing a temporary file and its renaming."""
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from steersweep.atomic import write_bytes\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_bytes(Path(sys.argv[1]), b'half')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    return next(path.parent.glob(f".{path.name}.*.tmp"))
+
+
+def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    RunStore.open(folder, PLAN)
+    left = killed_while_writing(folder / "conditions" / "a.json")
+    # A process that lives, and one of another machine.
+    host, number = left.name.split(".")[-2].split("-")[0], os.getppid()
+    living = left.with_name(f".b.json.{host}-{number}-{'0' * 12}.tmp")
+    elsewhere = left.with_name(f".c.json.{'f' * 8}-{number}-{'0' * 12}.tmp")
+    old = left.with_name(f".d.json.{'f' * 8}-{number}-{'0' * 12}.tmp")
+    own = left.with_name(f".e.json.{host}-{os.getpid()}-{'0' * 12}.tmp")
+    users = folder / ".notes.tmp"
+    for path in (living, elsewhere, old, own, users):
+        path.touch()
+    os.utime(old, (0, 0))
+    RunStore.open(folder, PLAN)
+    found = {path for path in (left, living, elsewhere, old, own, users) if path.exists()}
+    assert found == {living, elsewhere, own, users}
+
+
+def test_leftovers_behind_a_link_go_too(tmp_path: Path) -> None:
+    """Large folders of a run may lie on another disk."""
+    (tmp_path / "disk").mkdir()
+    RunStore.open(tmp_path / "run", PLAN)
+    (tmp_path / "run" / "conditions").symlink_to(tmp_path / "disk")
+    left = killed_while_writing(tmp_path / "disk" / "a.json")
+    RunStore.open(tmp_path / "run", PLAN)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_bytes(tmp_path / "file", b"")
+        write_bytes(tmp_path / "file", b"again")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_wherever_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(number, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(DiskFull, match=r"file: cannot be written: No space left.*same command"):
+            write_bytes(tmp_path / "file", b"new")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_full_disk_while_drawing_leaves_no_half_of_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    from steersweep.report.figures.style import save
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "map.png").write_bytes(b"as it was")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match=r"map\.png: cannot be written"):
+        save(Figure(), tmp_path / "map")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
+        ("map.png", b"as it was")
+    ]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(

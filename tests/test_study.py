@@ -16,15 +16,20 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from steersweep import InputError, SteersweepError, atomic
+from steersweep import InputError, SteersweepError, worker
+from steersweep.digests import seal_text, unseal_text
 from steersweep.directions.direction import Direction
 from steersweep.engines import engine
 from steersweep.experiment import jobs
 from steersweep.experiment.budget import BudgetStop, Ledger, Limits
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.reviews import add_review, queue, results_in
+from steersweep.experiment.status import decided, status
 from steersweep.experiment.study import GateStop, StudyOptions, run_study
+from steersweep.report.run import read_run
 from steersweep.store import RunStore, run_lock
 from test_cli import refused, run
 
@@ -84,7 +89,8 @@ def small(**changes: Any) -> Plan:
 
 def comparable(folder: Path) -> dict[str, Any]:
     """What a study found, without moments and durations."""
-    moments = {"timestamp", "runtime_seconds", "seconds", "extraction_seconds"}
+    # A digest covers the moments.
+    moments = {"timestamp", "runtime_seconds", "seconds", "extraction_seconds", "digest"}
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -140,7 +146,7 @@ def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     (folder / "decisions" / "precision_sweep.json").unlink()
     asked = {**SMALL["precision_sweep"], "precisions": ["fp32", "int8", "int4"]}
-    monkeypatch.setattr("steersweep.precision.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
     options = StudyOptions(until="precision_sweep", accept={"precision_sweep"})
     run_study(small(precision_sweep=asked), folder, options)
     found = json.loads((folder / "decisions" / "precision_sweep.json").read_text())
@@ -229,8 +235,10 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
     assert "size curve" in shown
 
     # A signature holds for the decisions it was given for.
-    decision = folder / "decisions" / "family_sweep.json"
-    decision.write_text(decision.read_text().replace("continue", "continue "))
+    store = RunStore(folder)
+    held = store.get_once("decisions/family_sweep.json")
+    assert held is not None
+    store.put_current("decisions/family_sweep.json", held | {"notes": ["another one"]})
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
     assert state["waiting_gate"] == "R1"
 
@@ -253,7 +261,7 @@ def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path:
     with pytest.raises(InputError, match=r"strength: \{'relative': 0.3\} there.*--new-run"):
         run_study(other, folder)
     run_study(small(budget={"total": 5}, description="other words"), folder)  # changes no result
-    (folder / "models.json").write_text(json.dumps({"model:q7": "other weights"}))
+    RunStore(folder).put_current("models.json", {"model:q7": "other weights"})
     with pytest.raises(SteersweepError, match="--accept-change model:q7"):
         run_study(small(), folder)
     run_study(small(), folder, StudyOptions(accept=("model:q7",)))
@@ -261,8 +269,9 @@ def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path:
 
 def test_another_judge_and_an_unknown_one_are_refused(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    frozen = folder / "plan.yaml"
-    frozen.write_text(frozen.read_text().replace("judge_id: default@", "judge_id: default@0"))
+    text = unseal_text("plan.yaml", (folder / "plan.yaml").read_bytes())
+    text = text.replace("judge_id: default@", "judge_id: default@0")
+    (folder / "plan.yaml").write_bytes(seal_text("plan.yaml", text))
     with pytest.raises(InputError, match="judge_id"):
         run_study(small(), folder)
     with pytest.raises(InputError, match=r"small.yaml: line \d+: judge: no judge nobody"):
@@ -420,6 +429,35 @@ def test_the_ledger_counts_what_a_kill_left_open(tmp_path: Path) -> None:
     assert ledger.timings("A10G") == []
 
 
+def test_damaged_lines_are_named_and_nothing_ends_in_a_traceback(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    ledger = folder / "ledger.jsonl"
+    first, *others = ledger.read_bytes().splitlines(keepends=True)
+    settled = next(line for line in others if b'"settle"' in line)
+    others.remove(settled)
+    damaged = [first.replace(b'"usd": 0', b'"usd": 1'), *others, b"\x00" * 512 + b"\n"]
+    ledger.write_bytes(b"".join(damaged) + b'{"do": "settle", "id": "x", "usd": NaN}\n')
+    for name in ("gates", "reviews"):
+        (folder / f"{name}.jsonl").write_bytes(b'{"gate": "\xff\x1b[31m"}\n[]\n')
+    shown = run("status", str(folder), cwd=tmp_path)
+    assert shown.returncode == 0
+    for line in (
+        f"ledger.jsonl: line {len(damaged)} ",
+        "gates.jsonl: line 1 ",
+        "reviews.jsonl: line 2 ",
+    ):
+        assert line in shown.stdout
+    assert "\x1b" not in shown.stdout
+    done = run("report", str(folder), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Damaged:" in (folder / "report.html").read_text()
+    lines: list[str] = []
+    run_study(small(), folder, on_line=lines.append)  # nothing is left to pay for
+    assert any("ledger.jsonl: line 1 is damaged" in line for line in lines)
+
+
 def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
     plan = small(cuts=[{"do": "fewer-prompts", "prompts": 2}])
     folder = tmp_path / "run"
@@ -427,7 +465,7 @@ def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
     (results,) = folder.glob("results/v3_phase1*.json")
     assert json.loads(results.read_text())[0]["conditions"][0]["n_unique"] == 2
     run_study(plan, folder, StudyOptions(until="family_sweep"))
-    assert json.loads((folder / "cuts.json").read_text()) == {"applied": 1}
+    assert RunStore(folder).get_once("cuts.json") == {"applied": 1}
     with pytest.raises(InputError, match="has 1 cuts"):
         run_study(plan, folder, StudyOptions(apply_cuts=2))
 
@@ -468,7 +506,7 @@ def test_a_full_disk_loses_nothing(
         original(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(SteersweepError, match=r"No space left on device.*same command again"):
             run_study(small(), folder)
     for file in folder.glob("conditions/*.json"):
@@ -491,6 +529,112 @@ def test_damaged_files_are_set_aside_and_named(finished: Path, tmp_path: Path) -
     assert comparable(folder) == comparable(finished)
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
     assert len(state["damaged"]) == 5
+
+
+DIRECTIONS = {
+    "zeroed": lambda vector: 0 * vector,
+    "tripled": lambda vector: 3 * vector,
+    "negated": lambda vector: -vector,
+}
+
+
+def edit_direction(path: Path, kind: str) -> None:
+    """Damage a direction's file, its metadata as they were."""
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
+        return
+    with safe_open(path, "pt") as file:
+        metadata, vector = file.metadata(), file.get_tensor("direction")
+    save_file({"direction": DIRECTIONS[kind](vector)}, path, metadata)
+
+
+def test_bad_directions_are_made_again(finished: Path, tmp_path: Path) -> None:
+    """Every direction of a finished study, in four ways."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    paths = sorted(folder.glob("directions/*.safetensors"))
+    for number, path in enumerate(paths):
+        edit_direction(path, [*DIRECTIONS, "truncated"][number % 4])
+    activations = next(folder.glob("extraction/activations-*.safetensors"))
+    activations.write_bytes(activations.read_bytes()[:-4] + b"\0\0\0\0")
+    run_study(small(), folder)
+    assert comparable(folder) == comparable(finished)
+    assert {path.name for path in folder.glob("directions/*.safetensors")} == {
+        path.name for path in paths
+    }
+
+
+@pytest.mark.parametrize("kind", [*DIRECTIONS, "truncated"])
+def test_a_direction_damaged_while_others_borrow_it_is_made_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Between the job that found it and the job that borrows it, in one run."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    store = RunStore(folder)
+    borrowed = None
+    for path in folder.glob("conditions/*.json"):
+        record = store.get(path.stem)
+        if record is not None and record["condition"]["method"] == "dim@fp32":
+            borrowed = str(record["condition"]["direction"])
+            path.unlink()
+    assert borrowed is not None
+    original = worker.run_job
+    damaged: list[Any] = []
+
+    def damage_first(job: Any, *arguments: Any) -> None:
+        if not damaged and any(c.direction == borrowed for c in job.conditions):
+            damaged.append(job)
+            edit_direction(folder / f"directions/{borrowed}.safetensors", kind)
+        original(job, *arguments)
+
+    monkeypatch.setattr(engine, "run_job", damage_first)
+    run_study(small(), folder)
+    assert damaged
+    assert comparable(folder) == comparable(finished)
+    assert store.get_once("phases/precision_sweep-failures.json") == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decisions/family_sweep.json", "phases/family_sweep.json", "phases/size_sweep-failures.json"],
+)
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b"[" * 100_000, None])
+def test_commands_that_read_name_what_is_damaged_and_leave_it(
+    finished: Path, tmp_path: Path, name: str, data: bytes | None
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    condition = next(folder.glob("conditions/*.json"))
+    condition.write_bytes(b"null")
+    path = folder / name
+    path.unlink()
+    if data is None:
+        path.symlink_to(path.name)
+    else:
+        path.write_bytes(data)
+    before = sorted(folder.rglob("*"))
+    state = status(folder)
+    assert name in state["damaged"]
+    if not name.startswith("phases/family_sweep.json"):
+        assert condition.relative_to(folder).as_posix() in state["damaged"]
+        assert state["done"] == state["total"] - 1
+    if name.startswith("decisions/"):
+        assert state["phase"] == "family_sweep"
+        for use in (decided, read_run):
+            with pytest.raises(InputError, match=rf"{name}: is damaged"):
+                use(folder)
+    assert before == sorted(folder.rglob("*"))
+
+
+def test_a_damaged_number_of_cuts_is_asked_for(tmp_path: Path) -> None:
+    """No other file says how many there were; none is not a safe guess."""
+    plan = small(cuts=[{"do": "fewer-prompts", "prompts": 2}])
+    folder = tmp_path / "run"
+    run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
+    (folder / "cuts.json").write_text("{}")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"cuts.json: is damaged.*--apply-cuts"):
+            run_study(plan, folder, StudyOptions(until="family_sweep"))
+    run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
+    assert RunStore(folder).get_once("cuts.json") == {"applied": 1}
 
 
 def torture(tmp_path: Path, kills: int, seed: int) -> tuple[Path, int]:

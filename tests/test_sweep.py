@@ -19,6 +19,7 @@ import pytest
 from steersweep import InputError
 from steersweep.experiment.runner import SweepOutcome, run_sweep
 from steersweep.experiment.sweep import SweepSettings, make_settings
+from steersweep.store import RunStore
 
 LAYERS, STRENGTHS, PROMPTS = "0.3,0.5", "0.5,1.5", 6
 
@@ -42,7 +43,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
 
 def comparable(folder: Path) -> dict[str, Any]:
     """All records and results of a run, without timestamps and durations."""
-    moments = {"timestamp", "created", "runtime_seconds", "extraction_seconds", "seconds"}
+    # A digest covers the moments.
+    moments = {"timestamp", "created", "runtime_seconds", "extraction_seconds", "seconds", "digest"}
 
     def strip(value: Any) -> Any:
         if isinstance(value, dict):
@@ -192,11 +194,11 @@ def test_methods_whose_verdicts_differ_are_flagged() -> None:
         return {"method": method, "verdict": {"outcome": outcome, "flags": []}, "conditions": []}
 
     pair = [result("dim", "works"), result("cosmic", "partial"), result("cosmic@auto", "fails")]
-    _compare_methods(pair, Path())
+    _compare_methods(pair, RunStore(Path()))
     flags = [found["verdict"]["flags"] for found in pair]
     assert flags == [["methods-disagree"], ["methods-disagree"], []]
     same = [result("dim", "works"), result("cosmic", "works"), result("cosmic@auto", "fails")]
-    _compare_methods(same, Path())
+    _compare_methods(same, RunStore(Path()))
     assert not any(found["verdict"]["flags"] for found in same)
 
 

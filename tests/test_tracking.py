@@ -16,6 +16,7 @@ from steersweep.experiment.reviews import results_in
 from steersweep.experiment.runner import run_sweep
 from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.experiment.sweep import make_settings
+from steersweep.store import RunStore
 from steersweep.tracking.record import FIELDS, TrackedRun, runs_of_job, runs_of_study, runs_of_sweep
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker
@@ -46,7 +47,7 @@ def runs(swept: Path) -> list[TrackedRun]:
 
 
 def tracking(folder: Path, tracker: Any) -> tuple[Tracking, list[str]]:
-    (folder / "run.json").write_text(json.dumps({"created": "2026-01-01T00:00:00Z"}))
+    RunStore(folder).put_current("run.json", {"created": "2026-01-01T00:00:00Z"})
     said: list[str] = []
     return Tracking(folder, tracker, said.append), said
 

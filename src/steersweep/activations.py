@@ -18,6 +18,7 @@ from steersweep.chat_model import ChatModel
 from steersweep.errors import InputError, NumericalError
 from steersweep.packing import Layout, layouts
 from steersweep.parity import read_with_nnsight
+from steersweep.regime import regime_of
 
 ReadSite = Literal["resid_post", "resid_pre"]
 Backend = Literal["hooks", "nnsight"]
@@ -55,9 +56,9 @@ def residuals(
     as_backend(backend)
     index = torch.tensor(positions, device=chat.device)
     result = torch.empty((len(prompts), len(positions), chat.n_layers, chat.d_model))
-    for first in range(0, len(prompts), max_rows):
-        chunk = prompts[first : first + max_rows]
-        part = result[first : first + max_rows]
+    for some in regime_of(chat).groups([len(ids) for ids in prompts], max_rows):
+        chunk = [prompts[number] for number in some]
+        part = torch.empty((len(some), *result.shape[1:]))
 
         def read(layer: int, hidden: Tensor, part: Tensor = part) -> None:
             # Left padding puts every prompt's last token at the end of the batch.
@@ -71,9 +72,15 @@ def residuals(
                 read(layer, hidden)
         else:
             batch = chat.pad(chunk)
-            with chat.layer_hooks(read, range(chat.n_layers), site):
-                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+            width = batch.input_ids.shape[1]
+            # Nobody asks for logits; but some networks leave out positions that get none.
+            with (
+                chat.layer_hooks(read, range(chat.n_layers), site),
+                chat.head_input(lambda hidden: hidden[:1, :1]),
+            ):
+                chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
         _check_finite(chat, part)
+        result[some] = part
     return result
 
 

@@ -1,14 +1,15 @@
 """A chat model with its template, decoder layers and tokenizer.
 
-The only module that knows transformers: how a model is loaded, where its decoder layers are, how a
-prompt becomes token ids (once, with the model's own chat template, never a second BOS) and how
-prompts of different lengths share a batch (left padding, explicit position ids).
+How a model is loaded, where its decoder layers are and how prompts of different lengths share a
+batch (left padding, explicit position ids). How a prompt becomes token ids is `rendering`.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,25 +20,36 @@ import torch
 from torch import Tensor, nn
 
 from steersweep.errors import InputError
-from steersweep.hub import check_disk, check_whole
-from steersweep.model_source import ModelSource, explain_loading, family_of, find_model
-from steersweep.precision import check_usable, load_options, resolve_precision, settle
+from steersweep.hub import check_files
+from steersweep.loading import load_network
+from steersweep.model_source import ModelSource, family_of, find_model
+from steersweep.precision import check_usable, resolve_precision
+from steersweep.rendering import Renderer, SpecialTokens, load_renderer, max_positions
+from steersweep.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
+from steersweep.vocabulary import check_vocabulary
 
-# Where architectures keep their stack of decoder layers. Supporting a new one is a line here.
-_DECODER_STACKS = (
-    "model.layers",  # Llama, Qwen, Gemma, Mistral, Phi-3, gpt-oss, ...
-    "model.language_model.layers",  # the text part of vision-language models
-    "model.decoder.layers",  # OPT
-    "transformer.h",  # GPT-2, Falcon, Bloom
-    "gpt_neox.layers",  # GPT-NeoX, Pythia
+# Parts of a network that are no text decoder.
+_OTHER_PARTS = re.compile(r"vision|visual|image|audio|speech|encoder|depth_decoder|mtp")
+
+# Tokens of a row that prompts share, for each number of a residual stream: where attention, which
+# grows with their square, still costs little.
+ROW_PER_WIDTH = 0.25
+
+# What configs call the number of tokens that attention sees.
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "attention_window_size",
+    "index_topk",
 )
 
 # What decoder layers call their two parts.
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe")
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+MLP = ("mlp", "feed_forward", "block_sparse_moe")
 
-# Where a hook sits: a layer's input, its output, or what its attention or MLP adds.
-Site = Literal["resid_pre", "resid_post", "attn_out", "mlp_out"]
+# Where a hook sits: a layer's input or its output.
+Site = Literal["resid_pre", "resid_post"]
 LayerHook = Callable[[int, Tensor], Tensor | None]
 
 
@@ -69,21 +81,37 @@ class ChatModel:
     Attributes:
         records_steps: whether decoding steps may be recorded as CUDA graphs; see `decoding`.
         has_recorded: whether one was, and gave the step's own numbers.
+        renderer: what makes token ids of prompts.
+        regime: how rows may share a batch, or why they cannot; see `regime_of`.
+        ablation_sites: where a direction is ablated everywhere, or why it cannot; see
+            `ablation_sites_of`.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, source: ModelSource, precision: str = "fp32"
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        source: ModelSource,
+        precision: str = "fp32",
+        renderer: Renderer | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.source = source
         self.precision = precision
+        self.renderer = renderer or Renderer(
+            tokenizer, source, max_positions=max_positions(model.config)
+        )
         self.layers: Sequence[nn.Module] = decoder_layers(model, source.model_id)
         self.records_steps = torch.device(model.device).type == "cuda"
         self.has_recorded = False
+        self.regime: Any = None
+        self.ablation_sites: Any = None
         forward_parameters = inspect.signature(model.forward).parameters
         self._takes_position_ids = "position_ids" in forward_parameters
         self._takes_logits_to_keep = "logits_to_keep" in forward_parameters
+        self._takes_cache = "past_key_values" in forward_parameters
 
     @classmethod
     def load(
@@ -94,6 +122,8 @@ class ChatModel:
         device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        date: str | None = None,
+        special_tokens: SpecialTokens = "text",
     ) -> ChatModel:
         """Load a model with its tokenizer; only safetensors weights are read.
 
@@ -104,12 +134,14 @@ class ChatModel:
             device: a torch device, or `auto`: the first GPU if there is one, else the CPU.
             revision: hub revision; ignored for folders.
             trust_remote_code: let code from the model's repository run. Off by default.
+            date: what day the chat template is told it is, `2026-11-25`; None: today, in UTC.
+            special_tokens: whether control tokens that a prompt spells are `text` or `tokens`.
 
         Raises:
-            InputError: unknown model, no chat template, unknown precision or device, no room on the
-                disk for what must be downloaded.
+            InputError: unknown model, no usable chat template, unknown precision or device, no room
+                on the disk for what must be downloaded; an adapter, or weights that do not fit the
+                config; a tokenizer whose tokens the model does not have.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = (
             model
@@ -121,27 +153,15 @@ class ChatModel:
         config = source.config()
         precision = resolve_precision(precision, config, target)
         check_usable(precision, config, target)
-        with explain_loading(source):
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_options())
-        if not getattr(tokenizer, "chat_template", None):
-            raise InputError(
-                f"{source.model_id}: the tokenizer has no chat template, so prompts cannot be put "
-                f"to it as a chat; use the instruction-tuned version of the model"
-            )
-        check_disk(source)
-        check_whole(source)
-        with explain_loading(source):
-            network: Any = AutoModelForCausalLM.from_pretrained(
-                source.location,
-                use_safetensors=True,
-                device_map={"": target},
-                **load_options(precision, config, target),
-                **source.load_options(),
-            )
-        settle(network)
-        network.eval()
-        network.requires_grad_(False)
-        return cls(network, tokenizer, source=source, precision=precision)
+        check_files(source, config)
+        renderer = load_renderer(source, config, date=date, special_tokens=special_tokens)
+        renderer.check()
+        network = load_network(source, config, precision, target)
+        chat = cls(
+            network, renderer.tokenizer, source=source, precision=precision, renderer=renderer
+        )
+        check_vocabulary(renderer.tokenizer, chat.n_tokens, source.model_id, chat.prompt_ids)
+        return chat
 
     # -- facts about the model -------------------------------------------------------------------
 
@@ -183,40 +203,66 @@ class ChatModel:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Every token that ends an answer: all of the generation config and the tokenizer's."""
+        """Every token that ends an answer.
+
+        All of the generation config, the tokenizer's, and the control token by which the template
+        ends a turn: fine-tunes of base models often name only the base model's own.
+        """
+        end = None if self.turn_end is None else self.turn_end.token
+        ends = self.declared_eos_ids
+        return ends | {end} if end is not None and self._has_token(end) else ends
+
+    @cached_property
+    def declared_eos_ids(self) -> frozenset[int]:
+        """The ids that the generation config and the tokenizer say end an answer.
+
+        Those that the model has no row for are left out: it cannot give them.
+        """
         found: list[Any] = []
         for owner in (self.model.generation_config, self.tokenizer):
             value = getattr(owner, "eos_token_id", None)
             found += value if isinstance(value, (list, tuple)) else [value]
-        return frozenset(int(token) for token in found if token is not None)
+        return frozenset(int(token) for token in found if self._has_token(token))
+
+    @cached_property
+    def turn_end(self) -> TurnEnd | None:
+        """How the template ends an answer; None where it does not show it."""
+        return turn_end(self.renderer, self.declared_eos_ids)
+
+    @cached_property
+    def opened_thought(self) -> str:
+        """What opens the model's reasoning at the end of every prompt, such as `<think>`, or ""."""
+        return thought_opened_by(self.renderer)
 
     @cached_property
     def pad_id(self) -> int:
         """Token used for padding; it is masked out everywhere, so any valid id will do."""
         pad = self.tokenizer.pad_token_id
-        return int(pad) if pad is not None else min(self.eos_ids, default=0)
+        return int(pad) if self._has_token(pad) else min(self.eos_ids, default=0)
 
-    @cached_property
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that the model has an embedding of."""
+        return len(self.model.get_input_embeddings().weight)
+
+    def _has_token(self, token: int | None) -> bool:
+        return token is not None and 0 <= token < self.n_tokens
+
+    @property
     def post_instruction_ids(self) -> tuple[int, ...]:
         """The template's tokens after the user's text, as token ids, in order."""
-        # Texts that end in different tokens share exactly the template's ending.
-        probes = [self.prompt_ids(text) for text in ("apple", "Why so?", "7", "red (dark)")]
-        shared = 0
-        while len({ids[-1 - shared] for ids in probes}) == 1:
-            shared += 1
-        return tuple(probes[0][len(probes[0]) - shared :])
+        return self.renderer.post_instruction_ids
 
     @property
     def max_positions(self) -> int | None:
         """Longest sequence the model was made for, if its config says."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if limit else None
+        return max_positions(self.model.config)
 
     @property
     def attention_window(self) -> float:
         """Tokens that attention reaches back in every layer; infinite if nothing limits it."""
         config = self.model.config.get_text_config()
-        found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        found = (getattr(config, name, None) for name in _WINDOWS)
         return min((float(size) for size in found if size), default=math.inf)
 
     # -- text to tokens and back -----------------------------------------------------------------
@@ -224,32 +270,47 @@ class ChatModel:
     def prompt_ids(self, text: str) -> list[int]:
         """Token ids of a user prompt in the model's own chat template, ready to be answered.
 
-        The template is rendered and tokenised in one call, which adds no special tokens of its own:
-        a rendered string tokenised again would begin with two BOS tokens.
+        Raises:
+            InputError: the prompt cannot be put to this model; see `Renderer.ids`.
         """
-        ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        return [int(token) for token in ids]
+        return self.renderer.ids(text)
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text that the model answered, without special tokens."""
         return [int(token) for token in self.tokenizer(text, add_special_tokens=False).input_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated token ids, without special tokens."""
+        """Text of generated token ids, without special tokens but those that mark reasoning."""
+        marked = not self._thinking_tokens.isdisjoint(ids)
+        kept = [token for token in ids if token not in self._left_out] if marked else list(ids)
         return str(
             self.tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                kept, skip_special_tokens=not marked, clean_up_tokenization_spaces=False
             )
         )
 
+    @cached_property
+    def _thinking_tokens(self) -> frozenset[int]:
+        return thinking_tokens(self.tokenizer)
+
+    @cached_property
+    def _left_out(self) -> frozenset[int]:
+        """Special tokens that are no text."""
+        return frozenset(self.tokenizer.all_special_ids) - self._thinking_tokens
+
     def pad(self, sequences: Sequence[Sequence[int]]) -> Batch:
-        """Left-pad token sequences into one batch on the model's device."""
+        """Left-pad token sequences into one batch on the model's device.
+
+        Raises:
+            InputError: a token that the model has no embedding of.
+        """
         width = max(len(ids) for ids in sequences)
+        if (highest := max(max(ids, default=0) for ids in sequences)) >= self.n_tokens:
+            raise InputError(
+                f"{self.source.model_id}: a prompt holds "
+                f"{self.tokenizer.convert_ids_to_tokens(highest)!r}, token {highest}, and the "
+                f"model has embeddings of {self.n_tokens} tokens; leave it out of the prompts"
+            )
         input_ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask = torch.zeros((len(sequences), width), dtype=torch.long)
         for row, ids in enumerate(sequences):
@@ -285,13 +346,18 @@ class ChatModel:
             options["position_ids"] = position_ids
         if self._takes_logits_to_keep:
             options["logits_to_keep"] = keep
-        output = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **options,
-        )
+        if cache is not None:
+            if not self._takes_cache:  # some of state spaces only keep theirs in ways of their own
+                raise InputError(f"a {type(self.model).__name__} takes no key-value cache")
+            options["past_key_values"] = cache
+        # The head gets the last positions as a slice, of which torch makes a product per row.
+        with self.head_input(Tensor.contiguous):
+            output = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=cache is not None,
+                **options,
+            )
         logits: Tensor = output.logits
         return logits if self._takes_logits_to_keep else logits[:, -keep:]
 
@@ -303,9 +369,6 @@ class ChatModel:
 
         Hidden states are `[row, position, d_model]`. A returned tensor replaces them; None leaves
         them. The hook must not edit its argument in place: other hooks hold it too.
-
-        Raises:
-            InputError: the attention or MLP of this architecture is not known here.
         """
         handles = [self._attach(hook, layer, site) for layer in layers]
         try:
@@ -313,6 +376,26 @@ class ChatModel:
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """While open, hooks that others have put into the network are not called.
+
+        For looking at the model itself, whoever asks for it and when.
+        """
+        names = ("_forward_pre_hooks", "_forward_hooks")
+        held = [
+            (module, name, getattr(module, name))
+            for module in self.model.modules()
+            for name in names
+        ]
+        for module, name, _ in held:
+            setattr(module, name, OrderedDict())
+        try:
+            yield
+        finally:
+            for module, name, hooks in held:
+                setattr(module, name, hooks)
 
     def _attach(self, hook: LayerHook, layer: int, site: Site) -> Any:
         def on_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -334,19 +417,7 @@ class ChatModel:
         module = self.layers[layer]
         if site == "resid_pre":
             return module.register_forward_pre_hook(on_input, with_kwargs=True)
-        if site != "resid_post":
-            module = self._part(module, _ATTENTION if site == "attn_out" else _MLP)
         return module.register_forward_hook(on_output)
-
-    def _part(self, layer: nn.Module, names: Sequence[str]) -> nn.Module:
-        for name in names:
-            part = getattr(layer, name, None)
-            if isinstance(part, nn.Module):
-                return part
-        raise InputError(
-            f"{self.source.model_id}: a {type(layer).__name__} has none of {', '.join(names)}, so "
-            f"a direction cannot be ablated everywhere in this architecture"
-        )
 
     @contextmanager
     def head_input(self, hook: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
@@ -428,9 +499,9 @@ class ChatModel:
             layer: its index.
             positions: `[row, position]`; a batch may hold these rows several times.
         """
-        try:
-            mlp = self._part(self.layers[layer], _MLP)
-        except InputError:
+        parts = (getattr(self.layers[layer], name, None) for name in MLP)
+        mlp = next((part for part in parts if isinstance(part, nn.Module)), None)
+        if mlp is None:
             yield
             return
         width, count = 0, positions.shape[1]
@@ -463,17 +534,21 @@ class ChatModel:
     def takes_pair_masks(self) -> bool:
         """Whether a mask may say for every pair of positions whether one attends to the other.
 
-        Found out by looking: two tokens that follow the same one, side by side and apart.
+        Found out by looking: a token after a prompt's first one, alone, and behind a row full of
+        others that follow that one too. As long as rows are, so that windows show.
         """
-        first, *others = [token for token in range(self.vocab_size) if token != self.pad_id][:3]
-        apart = self.pad([[first, other] for other in others])
-        seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], device=self.device, dtype=self.dtype)
+        first, token, *others = [id_ for id_ in range(self.vocab_size) if id_ != self.pad_id][:64]
+        count = max(len(others), int(ROW_PER_WIDTH * self.d_model))
+        branch = (others * (count // len(others) + 1))[:count]
+        alone = self.pad([[first, token]])
+        seen = torch.ones((count + 2, count + 2), device=self.device, dtype=self.dtype).tril()
+        seen[-1, 1:-1] = 0
         mask = (1 - seen) * torch.finfo(self.dtype).min
-        tokens = torch.tensor([[first, *others]], device=self.device)
-        expected = self.logits(apart.input_ids, apart.attention_mask, apart.position_ids)[:, 0]
+        tokens = torch.tensor([[first, *branch, token]], device=self.device)
+        positions = torch.tensor([[*range(count + 1), 1]], device=self.device)
+        expected = self.logits(alone.input_ids, alone.attention_mask, alone.position_ids)[0, 0]
         try:
-            positions = torch.tensor([[0, 1, 1]], device=self.device)
-            found = self.logits(tokens, mask[None, None], positions, keep=2)[0]
+            found = self.logits(tokens, mask[None, None], positions)[0, 0]
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
         # A rough comparison: eight bits round by the batch, a mask not heeded changes everything.
@@ -509,20 +584,29 @@ def _index_of(hidden: Tensor, positions: Tensor) -> Tensor:
 def decoder_layers(model: Any, model_id: str) -> Sequence[nn.Module]:
     """The stack of decoder layers of a transformers model.
 
+    The list of as many modules as the config has layers; not one within a layer, nor of a part that
+    sees or hears.
+
     Raises:
-        InputError: for an architecture whose stack is not known here.
+        InputError: there is no such list, or more than one.
     """
-    expected = model.config.get_text_config().num_hidden_layers
-    for path in _DECODER_STACKS:
-        stack: Any = model
-        for attribute in path.split("."):
-            stack = getattr(stack, attribute, None)
-        if isinstance(stack, nn.ModuleList) and len(stack) == expected:
-            return list(stack)
-    raise InputError(
-        f"{model_id}: the decoder layers of a {type(model).__name__} were not found "
-        f"(looked in {', '.join(_DECODER_STACKS)})"
-    )
+    expected = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == expected
+            and not _OTHER_PARTS.search(name)
+            and not any(name.startswith(f"{outer}.") for outer in found)
+        ):
+            found[name] = module
+    if len(found) != 1:
+        what = f"{len(found)} lists ({', '.join(found)})" if found else "no list"
+        raise InputError(
+            f"{model_id}: the decoder layers of a {type(model).__name__} were not found: {what} of "
+            f"{expected} layers in it"
+        )
+    return list(*found.values())
 
 
 def resolve_device(device: str) -> str:

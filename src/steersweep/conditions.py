@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal
 
 from steersweep.errors import InputError
+from steersweep.printing import safe_name
+from steersweep.text_files import shown
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
-RESULT_VERSION = 2
+RESULT_VERSION = 3
+
+MAX_CONDITIONS = 100_000  # of a sweep, or of one phase of a study
 
 UNSTEERED = "none"
 RANDOM = "random"
@@ -20,11 +25,32 @@ RANDOM = "random"
 AUTO = "@auto"
 
 
+_LAYER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,18}|[0-9]{1,9}/[0-9]{1,9}")
+# Fields of a condition that say what things are called, and how they were asked for.
+_NAMES = ("model_id", "layer_pct", "extraction_prompts", "test_prompts")
+
+
 @dataclass(frozen=True)
 class LayerChoice:
-    """A layer as the user names it: an index (`25`) or a share of the depth (`0.6`)."""
+    """A layer as the user names it: an index (`25`) or a share of the depth (`0.6`, `2/3`).
+
+    Raises:
+        InputError: neither.
+    """
 
     text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no layer, before a model is loaded."""
+        if not _LAYER.fullmatch(self.text) or re.search(r"/0+$", self.text):
+            raise InputError(
+                f"layer {shown(self.text)}: give a share of the depth like 0.6 or an index like 25"
+            )
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of the depth, and no index."""
+        return "." in self.text or "/" in self.text
 
     def index(self, n_layers: int) -> int:
         """Decoder layer: the index itself, or floor(share * n_layers).
@@ -32,17 +58,11 @@ class LayerChoice:
         Exact arithmetic: as floats, 0.29 * 100 is below 29.
 
         Raises:
-            InputError: not a number, or outside the model.
+            InputError: outside the model.
         """
-        try:
-            value = Fraction(self.text)
-        except (ValueError, ZeroDivisionError) as error:
-            raise InputError(
-                f"layer {self.text!r}: give a share of the depth like 0.6 or an index like 25"
-            ) from error
-        is_share = "." in self.text or "/" in self.text
-        layer = int(value * n_layers) if is_share else int(value)
-        if value < 0 or layer >= n_layers:
+        value = Fraction(self.text)
+        layer = int(value * n_layers) if self.is_share else int(value)
+        if layer >= n_layers:
             raise InputError(
                 f"layer {self.text}: the model has {n_layers} layers, so use an index from 0 to "
                 f"{n_layers - 1} or a share from 0.0 to below 1.0"
@@ -51,7 +71,7 @@ class LayerChoice:
 
     def share(self, n_layers: int) -> float:
         """Depth as a share of the layers, as asked for or as the index gives it."""
-        if "." in self.text or "/" in self.text:
+        if self.is_share:
             return float(Fraction(self.text))
         return round(int(self.text) / n_layers, 4)
 
@@ -79,7 +99,12 @@ class Strength:
 
 @dataclass(frozen=True)
 class Condition:
-    """All that can change a result. Two conditions with equal keys have equal results.
+    """One cell, and what its result rests on. Conditions with equal keys have equal results.
+
+    The key holds contents; names are for readers (`model_id`, `layer_pct`, `extraction_prompts`,
+    `test_prompts`: the same model or prompts may be called otherwise, or be asked for repeats).
+    `test_rendered` and `extraction_rendered` are hashes of the prompts' texts and token ids: what
+    template, tokenizer, date and settings make of them.
 
     `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
     the method is `none` and the rest None. `random` is the control direction. Where a method
@@ -102,18 +127,20 @@ class Condition:
     max_new_tokens: int
     judge: str
     seed: int
+    test_rendered: str
+    extraction_rendered: str | None = None
     direction: str | None = None
 
     @property
     def key(self) -> str:
-        """Content hash, 24 hexadecimal digits; names the condition's file.
-
-        How the layer was asked for (`layer_pct`) is no part of it: the layer is.
-        """
+        """Content hash, 24 hexadecimal digits; names the condition's file."""
         facts = asdict(self)
-        del facts["layer_pct"]
-        if self.direction is None:
-            del facts["direction"]
+        for name in _NAMES:
+            del facts[name]
+        if self.direction is not None:  # whoever found it, and whatever they are called
+            facts["method"] = "borrowed"
+        if self.strength is not None:
+            facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
 
     @property
@@ -157,12 +184,14 @@ def direction_file(key: str) -> str:
     return f"directions/{key}.safetensors"
 
 
-def extraction_file(method: str, prompts: str, model_fingerprint: str, precision: str) -> str:
-    """Where in a run folder the scores a method chose by are kept; named by all they rest on."""
+def extraction_file(method: str, rendered: str, model_fingerprint: str, precision: str) -> str:
+    """Where in a run folder the scores a method chose by are kept; named by all they rest on.
+
+    `rendered` is a condition's `extraction_rendered`.
+    """
     method = method.split("@", maxsplit=1)[0]
-    return (
-        f"extraction/{method}-{content_key([method, prompts, model_fingerprint, precision])}.json"
-    )
+    key = content_key([method, rendered, model_fingerprint, precision])
+    return f"extraction/{safe_name(method)}-{key}.json"
 
 
 def content_key(content: object) -> str:

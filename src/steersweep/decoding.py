@@ -17,6 +17,7 @@ from steersweep.additions import Additions
 from steersweep.chat_model import Batch, ChatModel
 from steersweep.kv_cache import can_be_filled, keep_rows, write_at
 from steersweep.memory import is_out_of_memory
+from steersweep.quantization import is_quantized
 
 # A recording takes about as long as this many steps, so fewer are not worth one.
 _WORTH_RECORDING = 8
@@ -179,4 +180,4 @@ def decoder(
 
 def prefers_fixed(chat: ChatModel) -> bool:
     """On a GPU, unless eight or four bits make a step wait for the GPU all the same."""
-    return chat.device.type == "cuda" and not chat.precision.startswith("int")
+    return chat.device.type == "cuda" and not is_quantized(chat.precision)

@@ -1,18 +1,20 @@
 """Errors that reach the user: each message says what is wrong, where, and what to do."""
 
+from steersweep.printing import printable
 from steersweep.redaction import redact
 
 
 class SteersweepError(Exception):
     """Base of every error raised on purpose; the command line exits with `exit_code`.
 
-    Messages go to screens, logs and run folders, so secrets are taken out of them here.
+    Messages go to screens, logs and run folders, so secrets are taken out of them here, and
+    what would command a terminal is escaped.
     """
 
     exit_code = 1
 
     def __init__(self, message: str = "", *others: object) -> None:
-        super().__init__(redact(message), *others)
+        super().__init__(printable(redact(message)), *others)
 
 
 class InputError(SteersweepError):

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
-from steersweep.atomic import write_text
+from steersweep import journal
 from steersweep.errors import InputError
+from steersweep.journal import Entry, Line
+from steersweep.printing import in_a_line
+
+_FILE = "gates.jsonl"
+_LONGEST_NAME = 200  # characters
+_LONGEST_NOTE = 10_000
+_WHAT_FOLLOWS = (
+    "It counts for nothing, and gates signed before it wait again if it may have rejected them: "
+    "sign again with steersweep approve"
+)
 
 
 def sign(
@@ -20,7 +28,7 @@ def sign(
     evidence: Path,
     time: str,
     rejected: bool = False,
-) -> dict[str, Any]:
+) -> Entry:
     """Append a signature to the folder's `gates.jsonl`.
 
     Args:
@@ -33,46 +41,71 @@ def sign(
         rejected: the person says no.
 
     Raises:
-        InputError: no name.
+        InputError: no name, or a name or note that is too long; or the file cannot be written.
     """
     if not by.strip():
         raise InputError("--by: give the name of the person who signs")
+    if in_a_line(by) != by:
+        raise InputError("--by: a name is one line without control characters")
+    if len(by) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
+        raise InputError(
+            f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"
+        )
     signature = {
         "gate": gate,
+        "rejected": rejected,
         "by": by.strip(),
         "note": note,
         "time": time,
-        "rejected": rejected,
         "evidence": evidence.name,
         "sha256": _hash(evidence),
     }
-    path = folder / "gates.jsonl"
-    held = path.read_text("utf-8") if path.exists() else ""
-    write_text(path, held + json.dumps(signature, ensure_ascii=False) + "\n")
+    journal.append(folder / _FILE, signature)
     return signature
 
 
-def signature_of(folder: Path, gate: str, evidence: Path) -> dict[str, Any] | None:
-    """The newest signature of a gate for exactly this evidence, or None."""
+def signature_of(folder: Path, gate: str, evidence: Path) -> Entry | None:
+    """The newest signature of a gate for exactly this evidence, or None.
+
+    None too if a damaged line stands after it that may have been a rejection.
+    """
     found = None
-    for entry in signatures(folder):
-        if entry.get("gate") == gate and entry.get("sha256") == _hash(evidence):
-            found = entry
+    judged = _hash(evidence)
+    for line in _lines(folder):
+        if line.damage:
+            found = found if _is_approval(line.text) else None
+        elif line.entry is not None and (line.entry["gate"], line.entry["sha256"]) == (
+            gate,
+            judged,
+        ):
+            found = line.entry
     return found
 
 
-def signatures(folder: Path) -> list[dict[str, Any]]:
-    """Every signature of a folder, oldest first."""
-    path = folder / "gates.jsonl"
-    if not path.exists():
-        return []
-    found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is not JSON: {error}") from error
-    return found
+def signatures(folder: Path) -> list[Entry]:
+    """Every signature of a folder, oldest first; damaged lines are left out."""
+    return journal.good(_lines(folder))
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with lines of the folder's signatures, and what follows."""
+    return journal.messages(folder / _FILE, _lines(folder), _WHAT_FOLLOWS)
+
+
+def _lines(folder: Path) -> list[Line]:
+    return journal.read(folder / _FILE, _wrong)
+
+
+def _wrong(entry: Entry) -> str | None:
+    for name in ("gate", "by", "note", "time", "evidence", "sha256"):
+        if not isinstance(entry.get(name), str):
+            return f"{name} must be a text"
+    return None if isinstance(entry.get("rejected"), bool) else "rejected must be true or false"
+
+
+def _is_approval(text: str) -> bool:
+    """Whether a damaged line was a signature that says yes; losing one only makes a gate wait."""
+    return '"rejected": false' in text
 
 
 def _hash(path: Path) -> str:

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 
 class _BufferedLayer(DynamicLayer):
@@ -82,16 +88,33 @@ class _BufferedLayer(DynamicLayer):
         return states.new_empty((rows, heads, self.capacity, width))
 
 
-def make_cache(config: Any, capacity: int) -> Cache:
+def make_cache(config: Any, capacity: int, *, buffered: bool = True) -> Cache:
     """A cache for `capacity` positions per row.
 
-    Models with layers other than attention (state-space hybrids) get transformers' own cache.
+    Args:
+        config: of the text part.
+        capacity: positions per row, at most.
+        buffered: attention layers get buffers; else every layer gets transformers' own kind, as
+            layers with a state (linear attention, convolution, state space) always do.
     """
     native = DynamicCache(config=config)
-    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in native.layers)
-    if not plain:
+    if not buffered:
         return native
-    return Cache(layers=[_BufferedLayer(capacity) for _ in range(config.num_hidden_layers)])
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return Cache(
+        layers=[_BufferedLayer(capacity) if type(kind) in plain else kind for kind in native.layers]
+    )
+
+
+def keeps_states(config: Any) -> bool:
+    """Whether some layer carries a state from token to token, which padding would change.
+
+    By the config's kinds of layers: linear attention, state spaces, short convolutions.
+    """
+    return any(
+        isinstance(kind, LinearAttentionCacheLayerMixin)
+        for kind in DynamicCache(config=config).layers
+    )
 
 
 Source = tuple[Cache, Tensor | slice]  # a cache, and which of its rows
@@ -127,4 +150,8 @@ def keep_rows(cache: Cache, rows: Tensor) -> None:
     """Keep only the given rows, `[kept row]` indices in rising order, in every layer."""
     layers: list[Any] = cache.layers
     for layer in layers:
-        layer.batch_select_indices(rows)
+        if isinstance(layer, _BufferedLayer):
+            layer.batch_select_indices(rows)
+        else:
+            # Every kind has it, for beam search; selection of rows only attention has.
+            layer.reorder_cache(rows)

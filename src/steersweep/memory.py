@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from steersweep.errors import SteersweepError
+from steersweep.quantization import is_quantized, runs_as, stored_bytes
 
 T = TypeVar("T")
 
-# Bytes per element of weights in linear layers; what bitsandbytes adds for scales is included.
-WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.01, "int4": 0.53}
+# Bytes per element of weights that are ordinary numbers; others see `quantization.stored_bytes`.
+_DENSE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 # Context of the driver, libraries' workspaces, fragments.
 OVERHEAD_BYTES = 1.5e9
 # Share of free memory that rows may fill by the model; the rest is for what it does not know.
@@ -56,8 +57,9 @@ class MemoryModel:
     def weights(self, precision: str) -> int:
         """Bytes of the loaded weights."""
         other = self.parameters - self.embeddings
-        embedded = 2.0 if precision.startswith("int") else WEIGHT_BYTES[precision]
-        return int(other * WEIGHT_BYTES[precision] + self.embeddings * embedded)
+        each = _DENSE_BYTES.get(runs_as(precision)) or stored_bytes(precision)
+        embedded = 2.0 if is_quantized(precision) else each
+        return int(other * each + self.embeddings * embedded)
 
     def cache(self, precision: str, positions: int) -> int:
         """Bytes of keys and values of one row of `positions` tokens."""
@@ -90,18 +92,20 @@ def memory_model(config: Any, network: Any = None) -> MemoryModel:
         network: the loaded model; without one its parameters are counted on the meta device.
 
     Raises:
-        ValueError: transformers has no causal language model for this config.
+        InputError: the model is of a kind that does not continue text.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from steersweep.architectures import auto_class
 
     text = config.get_text_config()
-    heads = int(text.num_attention_heads)
-    head_width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    # State-space models have no attention heads, some others a number for each layer.
+    heads = _most(text, "num_attention_heads") or 1
+    head_width = _most(text, "head_dim") or int(text.hidden_size) // heads
+    kv_heads = _most(text, "num_key_value_heads") or heads
     if network is None:
         with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config)
+            network = auto_class(config, config.name_or_path).from_config(config)
     embeddings = {
         id(weight): weight.numel()
         for module in (network.get_input_embeddings(), network.get_output_embeddings())
@@ -115,9 +119,15 @@ def memory_model(config: Any, network: Any = None) -> MemoryModel:
         n_heads=heads,
         q_width=heads * head_width,
         kv_width=kv_heads * head_width,
-        mlp_width=int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
+        mlp_width=_most(text, "intermediate_size") or 4 * int(text.hidden_size),
         vocab_size=int(text.vocab_size),
     )
+
+
+def _most(config: Any, name: str) -> int:
+    """A size in a config, the largest of a list of them; 0 where there is none."""
+    value = getattr(config, name, None) or 0
+    return int(max(value) if isinstance(value, (list, tuple)) else value)
 
 
 class RowLimit:
@@ -208,4 +218,4 @@ def free_memory() -> None:
 
 def _state_bytes(precision: str) -> int:
     """Bytes of an element of the residual stream, keys and values."""
-    return 4 if precision == "fp32" else 2
+    return 4 if runs_as(precision) == "fp32" else 2

@@ -15,10 +15,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import Batch, ChatModel
+from steersweep.chat_model import ROW_PER_WIDTH, Batch, ChatModel
+from steersweep.regime import regime_of
 
-# Tokens of a packed row, at least; more where attention, which grows with its square, costs little.
-_TOKENS, _TOKENS_PER_WIDTH = 64, 0.25
+_TOKENS = 64  # of a packed row, at least
 
 Prompts = Sequence[Sequence[int]]
 
@@ -97,20 +97,22 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
     """Lay out all prompts, about `size` in a batch: packed, or padded where a model cannot.
 
     Models that do not take a mask for every pair of positions (those that bend attention by
-    distance, say) get one prompt a row, of like length together.
+    distance, say) get one prompt a row, of like length together; of equal length where the model
+    may not see padding.
     """
-    if chat.takes_pair_masks and max(map(len, prompts)) <= chat.attention_window:
-        rows = _rows(prompts, max(_TOKENS, int(_TOKENS_PER_WIDTH * chat.d_model)))
+    regime = regime_of(chat)
+    if regime.pads and chat.takes_pair_masks and max(map(len, prompts)) <= chat.attention_window:
+        rows = _rows(prompts, max(_TOKENS, int(ROW_PER_WIDTH * chat.d_model)))
         rows.sort(key=lambda row: len(row.tokens))
         while rows:
-            some = [rows.pop(0)]
-            while rows and sum(len(row.paths) for row in (*some, rows[0])) <= size:
-                some.append(rows.pop(0))
-            yield _packed(chat, some)
+            together = [rows.pop(0)]
+            while rows and sum(len(row.paths) for row in (*together, rows[0])) <= size:
+                together.append(rows.pop(0))
+            yield _packed(chat, together)
         return
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for first in range(0, len(prompts), size):
-        chosen = by_length[first : first + size]
+    for group in regime.groups([len(prompts[index]) for index in by_length], size):
+        chosen = [by_length[number] for number in group]
         batch = chat.pad([prompts[index] for index in chosen])
         width = batch.input_ids.shape[1]
         paths = [range(width - len(prompts[index]), width) for index in chosen]

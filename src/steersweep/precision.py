@@ -1,25 +1,34 @@
 """In which precision a model runs: 16 and 32 bits, bitsandbytes' 8 and 4, quantized checkpoints.
 
 `int8` is LLM.int8(), `int4` is NF4; both quantize the linear layers of a full checkpoint as it is
-loaded and leave embeddings and the output layer alone.
+loaded and leave embeddings and the output layer alone. A checkpoint that is quantized already has
+a label of its own; see `quantization`.
 """
 
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from steersweep.errors import InputError
+from steersweep.quantization import (
+    METHODS,
+    check_libraries,
+    is_quantized,
+    label,
+    method_of,
+    quantization,
+    stored_as,
+)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTIZED = ("int8", "int4")
 PRECISIONS = (*DTYPES, *QUANTIZED)
 
-# What transformers needs beside itself for checkpoints that are quantized already.
-_LIBRARIES = {"gptq": "gptqmodel", "awq": "gptqmodel", "bitsandbytes": "bitsandbytes"}
+# GPUs whose kernels compute with the stored numbers, by compute capability.
+_NATIVE = {"mxfp4": (7, 5), "fp8": (8, 9), "mxfp8": (8, 9)}
 
 
 def resolve_precision(precision: str, config: Any, device: str) -> str:
@@ -29,65 +38,58 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
     checkpoint's 16-bit type (else bf16) on a GPU.
 
     Raises:
-        InputError: unknown precision, or another one than a quantized checkpoint has.
+        InputError: unknown precision, another one than a quantized checkpoint has, or one quantized
+            by a method that is not known.
     """
-    if precision not in ("auto", *PRECISIONS):
+    own = checkpoint_precision(config, device)
+    if precision not in ("auto", own, *PRECISIONS):
         raise InputError(f"--precision {precision}: choose one of auto, {', '.join(PRECISIONS)}")
-    own = checkpoint_precision(config)
     if own is not None:
         if precision not in ("auto", own):
             raise InputError(
                 f"--precision {precision}: the checkpoint is already quantized "
-                f"({_method(config)}, {own}); use --precision auto, or its full checkpoint"
+                f"({own}); use --precision auto, or its full checkpoint"
             )
         return own
     return _unquantized(config, device) if precision == "auto" else precision
 
 
-def checkpoint_precision(config: Any) -> str | None:
-    """`int8` or `int4` where a checkpoint is quantized already, else None.
+def checkpoint_precision(config: Any, device: str) -> str | None:
+    """The label of a checkpoint that is quantized already, as it runs on a device; else None.
 
     Raises:
-        InputError: it is quantized to another number of bits.
+        InputError: by a method that is not known.
     """
-    facts = _quantization(config)
-    if not facts:
+    stored = stored_as(config)
+    if stored is None:
         return None
-    bits = facts.get("bits") or (4 if facts.get("load_in_4bit") else 8)
-    if f"int{bits}" not in QUANTIZED:
-        raise InputError(f"the checkpoint is quantized to {bits} bits; 8 and 4 are supported")
-    return f"int{bits}"
+    dense = _unquantized(config, device) if _is_dequantized(config, device) else None
+    return label(stored, dense)
 
 
 def check_usable(precision: str, config: Any, device: str) -> None:
     """Refuse a precision that cannot run on this machine, before anything is downloaded.
 
     Raises:
-        InputError: a library is missing; the message names it.
+        InputError: a library or a GPU is missing; the message names it.
     """
-    if precision not in QUANTIZED:
-        return
-    method = _method(config) if _quantization(config) else "bitsandbytes"
-    library = _LIBRARIES.get(method)
-    if library is not None and find_spec(library) is None:
-        extra = "'steersweep[quant]'" if library == "bitsandbytes" else library
-        raise InputError(
-            f"--precision {precision}: needs {library} ({method}), which is not installed: "
-            f"pip install {extra}"
-        )
-    kind = torch.device(device).type
-    if method in ("gptq", "awq") and kind == "cpu":
-        raise InputError(f"--precision {precision}: {method} checkpoints need a CUDA device")
+    method = method_of(config) or ("bitsandbytes" if precision in QUANTIZED else None)
+    if method is not None:
+        on_gpu = torch.device(device).type == "cuda"
+        check_libraries(method, precision, on_gpu=on_gpu)
 
 
 def load_options(precision: str, config: Any, device: str) -> dict[str, Any]:
     """Options of `from_pretrained` for a precision."""
-    if precision not in QUANTIZED:
+    method = method_of(config)
+    if method is None and precision not in QUANTIZED:
         return {"dtype": DTYPES[precision]}
     # Activations of quantized models stay in the type the device computes in.
     dtype = DTYPES[_unquantized(config, device)]
-    if _quantization(config):
-        return {"dtype": dtype}
+    if method is not None:
+        only = METHODS[method].dtype
+        options = {"dtype": DTYPES[only] if only else dtype}
+        return options if is_quantized(precision) else options | _dequantizing(method)
     from transformers import BitsAndBytesConfig
 
     # It warns at every call that inputs are cast, which is what LLM.int8() does.
@@ -98,6 +100,23 @@ def load_options(precision: str, config: Any, device: str) -> dict[str, Any]:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
     return {"dtype": dtype, "quantization_config": settings}
+
+
+def check_label(network: Any, precision: str, model_id: str) -> None:
+    """See that a loaded model runs as its label says.
+
+    Raises:
+        InputError: transformers decided otherwise as it loaded the weights.
+    """
+    quantizer = getattr(network, "hf_quantizer", None)
+    settings = getattr(quantizer, "quantization_config", None)
+    stays = quantizer is not None and not getattr(settings, "dequantize", False)
+    if stays != is_quantized(precision):
+        how = "kept its weights quantized" if stays else "did not keep its weights quantized"
+        raise InputError(
+            f"{model_id}: transformers {how}, so it does not run in {precision}; use the model's "
+            f"full checkpoint"
+        )
 
 
 def settle(network: Any) -> None:
@@ -118,11 +137,28 @@ def _unquantized(config: Any, device: str) -> str:
     return "fp16" if getattr(config, "dtype", None) == torch.float16 else "bf16"
 
 
-def _quantization(config: Any) -> dict[str, Any]:
-    facts = getattr(config, "quantization_config", None)
-    return dict(facts if isinstance(facts, dict) else facts.to_dict()) if facts else {}
+def _is_dequantized(config: Any, device: str) -> bool:
+    """Whether weights become ordinary numbers as they are loaded: where no kernel reads them."""
+    method = method_of(config)
+    if method is None or not METHODS[method].can_dequantize:
+        return False
+    if quantization(config).get("dequantize") or method not in _NATIVE:
+        return True
+    if torch.device(device).type != "cuda":
+        return True
+    from transformers.utils.import_utils import is_kernels_available
+
+    capability = torch.cuda.get_device_capability(device)
+    return capability < _NATIVE[method] or not is_kernels_available()
 
 
-def _method(config: Any) -> str:
-    method = _quantization(config).get("quant_method", "unknown")
-    return str(getattr(method, "value", method))
+def _dequantizing(method: str) -> dict[str, Any]:
+    """Options that make transformers dequantize, whatever it would decide by itself."""
+    from transformers.utils.quantization_config import (
+        FineGrainedFP8Config,
+        MetalConfig,
+        Mxfp4Config,
+    )
+
+    settings: dict[str, Any] = {"mxfp4": Mxfp4Config, "metal": MetalConfig}
+    return {"quantization_config": settings.get(method, FineGrainedFP8Config)(dequantize=True)}

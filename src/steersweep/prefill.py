@@ -26,6 +26,8 @@ def prefill(
     starts: Sequence[int],
     additions: Additions,
     cache: Any,
+    *,
+    resumes: bool = True,
 ) -> Tensor:
     """Run the prompts of all rows, steered; returns the logits after them, `[row, vocabulary]`.
 
@@ -37,8 +39,10 @@ def prefill(
             that are not steered.
         additions: what is added.
         cache: an empty cache of the rows, to be filled.
+        resumes: whether the model can resume from the streams after a layer; else every row runs
+            from the bottom.
     """
-    if not (can_be_filled(cache) and _saves(chat, batch, starts)):
+    if not (resumes and can_be_filled(cache) and _saves(chat, batch, starts)):
         return _steered(chat, batch.rows(of_row), slice(0, len(starts)), additions, cache)
 
     clean = _Clean(chat, batch, starts)

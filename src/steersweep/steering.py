@@ -19,8 +19,8 @@ from steersweep.additions import Additions
 from steersweep.chat_model import ChatModel
 from steersweep.decoding import decoder
 from steersweep.errors import InputError, NumericalError
-from steersweep.kv_cache import make_cache
 from steersweep.prefill import prefill
+from steersweep.regime import Regime, regime_of
 
 FinishReason = Literal["eos", "length"]
 
@@ -96,19 +96,24 @@ def generate(
         on_step: called after each decoding step.
 
     Raises:
-        InputError: a row's layer range or vector does not fit the model, or its prompt is too long.
+        InputError: a row's layer range or vector does not fit the model, its prompt is too long, or
+            rows of this architecture cannot be run right.
         NumericalError: logits became NaN (with fp16 usually an overflow).
     """
     _check_rows(chat, rows, max_new_tokens)
-    answers: list[Generation] = []
-    for first in range(0, len(rows), max_rows):
-        answers += _generate_batch(chat, rows[first : first + max_rows], max_new_tokens, on_step)
-    return answers
+    regime = regime_of(chat)
+    answers: dict[int, Generation] = {}
+    for some in regime.groups([len(row.prompt_ids) for row in rows], max_rows):
+        batch = [rows[index] for index in some]
+        found = _generate_batch(chat, regime, batch, max_new_tokens, on_step)
+        answers |= zip(some, found, strict=True)
+    return [answers[index] for index in range(len(rows))]
 
 
 @torch.inference_mode()
 def _generate_batch(
     chat: ChatModel,
+    regime: Regime,
     rows: Sequence[Row],
     max_new_tokens: int,
     on_step: Callable[[StepInfo], None] | None,
@@ -129,11 +134,11 @@ def _generate_batch(
     alive = torch.tensor(order, device=device)  # batch row -> row asked for
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
     width = batch.input_ids.shape[1]
-    cache = make_cache(chat.model.config.get_text_config(), width + max_new_tokens)
+    cache = regime.cache(chat, width + max_new_tokens)
     additions = _additions(chat, rows)
 
     starts = [_span(row, chat.n_layers)[0] for row in rows]
-    logits = prefill(chat, batch, of_row, starts, additions, cache)
+    logits = prefill(chat, batch, of_row, starts, additions, cache, resumes=regime.resumes)
     decoding = decoder(chat, batch.rows(of_row), cache, additions, max_new_tokens)
     with additions.applied(chat):
         for step in range(max_new_tokens):
@@ -147,7 +152,7 @@ def _generate_batch(
                     kept = (~ended).nonzero()[:, 0]
                     if len(kept) == 0:
                         break
-                    if decoding.is_worth_keeping(len(kept), len(alive)):
+                    if regime.leaves and decoding.is_worth_keeping(len(kept), len(alive)):
                         decoding.keep(kept)
                         alive, ended, token = alive[kept], ended[kept], token[kept]
             if on_step is not None:

@@ -1,36 +1,67 @@
-"""The run folder: one file per finished condition, each whole or absent."""
+"""The run folder: one file per finished condition, each whole or absent, each with its digest."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from steersweep.atomic import append_line, write_bytes, write_json, write_text
+from steersweep import journal
+from steersweep.atomic import read_file, remove_leftovers, write_bytes
 from steersweep.conditions import direction_file
-from steersweep.directions.direction import Direction
-from steersweep.errors import InputError
+from steersweep.digests import (
+    Damaged,
+    check,
+    seal,
+    seal_tensors,
+    seal_text,
+    unseal,
+    unseal_tensors,
+    unseal_text,
+)
+from steersweep.errors import InputError, SteersweepError
+from steersweep.records import check_record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from steersweep.directions.direction import Direction
+
 Record = dict[str, Any]
+_T = TypeVar("_T")
+
+PLAN = "plan.yaml"
+# Folders that a run makes; a file in place of one would stop it.
+_FOLDERS = ("conditions", "decisions", "directions", "extraction", "logs", "phases", "results")
+_log = logging.getLogger(__name__)
+
+
+class LostDirection(SteersweepError):
+    """A direction that others rest on is damaged or gone; the job that found it can again."""
 
 
 class RunStore:
     """The only state of a run. Everything shown or decided is a function of this folder.
 
-    Several writers may share it: a condition's file is named by its content key and written in
-    one step, so the worst two writers can do is write the same result twice.
+    A file that is not as it was written counts as absent. A run sets it aside as `NAME.damaged`,
+    says so, and computes it again; a command that only reads (`existing`) leaves the folder as it
+    is and notes the file in `damaged`.
+
+    Attributes:
+        folder: where it is.
+        damaged: why each damaged file that was met is so, by name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, repairs: bool = True) -> None:
         self.folder = folder
+        self.damaged: dict[str, str] = {}
+        self._repairs = repairs
 
     @classmethod
     def open(
@@ -42,7 +73,10 @@ class RunStore:
         accept: Collection[str] = (),
         way_out: str = "Choose another folder, or the same settings to continue that run",
     ) -> RunStore:
-        """Begin a run in `folder`, or continue the one that is there.
+        """Begin a run in `folder`, or continue the one that is there; for one runner at a time.
+
+        What killed processes left there is removed. A damaged `plan.yaml` is written again from
+        the settings asked for: no result of others can pass for one of them.
 
         Args:
             folder: made if needed.
@@ -53,110 +87,225 @@ class RunStore:
 
         Raises:
             InputError: the folder cannot be written, holds other files, or holds a run with other
-                settings (the message names them). Nothing in it is touched.
+                settings (the message names them) or of another version. Nothing in it is touched.
         """
         # Through YAML and back, so that tuples and lists compare equal.
-        asked = yaml.safe_load(yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True))
-        frozen = folder / "plan.yaml"
-        held: Mapping[str, Any] = {}
-        changed: list[str] = []
-        if frozen.exists():
-            held = _read_yaml(frozen)
-            changed = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
-            different = [name for name in changed if name not in (*may_differ, *accept)]
-            _refuse_other_run(folder, held, asked, different, way_out)
-        elif folder.exists() and not folder.is_dir():
-            raise InputError(f"--out {folder}: is a file, not a folder")
-        elif folder.exists() and _foreign_entries(folder):
-            raise InputError(
-                f"--out {folder}: holds files that are no steersweep run "
-                f"({', '.join(_foreign_entries(folder)[:3])}); choose an empty or new folder"
-            )
+        text = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True)
+        asked = yaml.safe_load(text)
+        _refuse_other_files(folder)
+        store = cls(folder)
+        held = store.get_plan() if folder.exists() else None
+        changed = [n for n in {**held, **asked} if held.get(n) != asked.get(n)] if held else []
+        different = [name for name in changed if name not in (*may_differ, *accept)]
+        _refuse_other_run(folder, held or {}, asked, different, way_out)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+            for name in _FOLDERS:
+                if os.path.lexists(folder / name) and not (folder / name).is_dir():
+                    store.set_aside(name, "no folder")
             for name in changed:
-                change = {"field": name, "from": held.get(name), "to": asked.get(name)}
-                append_line(folder / "changes.jsonl", json.dumps(change, ensure_ascii=False))
-            if changed or not frozen.exists():
-                write_text(frozen, yaml.safe_dump(asked, sort_keys=False, allow_unicode=True))
+                change = {"field": name, "from": (held or {}).get(name), "to": asked.get(name)}
+                journal.append(folder / "changes.jsonl", change)
+            if changed or held is None:
+                write_bytes(folder / PLAN, seal_text(PLAN, text))
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
             raise InputError(f"--out {folder}: cannot be written: permission denied")
-        return cls(folder)
+        return store
 
     @classmethod
     def existing(cls, folder: Path) -> RunStore:
-        """The run in `folder`.
+        """The run in `folder`, to be read only.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, or it cannot be read.
         """
-        if not (folder / "plan.yaml").is_file():
-            raise InputError(f"{folder}: holds no steersweep run (no plan.yaml)")
-        return cls(folder)
+        if not os.path.lexists(folder / PLAN):
+            raise InputError(f"{folder}: holds no steersweep run (no {PLAN})")
+        store = cls(folder, repairs=False)
+        if store.get_plan() is None:
+            raise InputError(
+                f"{folder / PLAN}: is damaged ({store.damaged[PLAN]}); run the same command again "
+                f"to write it again"
+            )
+        return store
 
     @property
     def plan(self) -> dict[str, Any]:
-        """The run's frozen settings."""
-        return _read_yaml(self.folder / "plan.yaml")
+        """The run's frozen settings.
 
-    def get(self, key: str) -> Record | None:
-        """The record of a finished condition, or None.
-
-        A file that is not whole JSON (a damaged disk; never a kill) counts as absent, and is set
-        aside as `KEY.json.damaged` so that the condition is computed again.
+        Raises:
+            InputError: they are damaged.
         """
-        path = self._condition_path(key)
-        record = _read_json(path)
-        if record is None:
-            return None
-        if isinstance(record, dict) and record.get("key") == key and "samples" in record:
+        held = self.get_plan()
+        if held is None:
+            raise InputError(f"{self.folder / PLAN}: is damaged or gone")
+        return held
+
+    def get_plan(self) -> dict[str, Any] | None:
+        """The frozen settings, None where there are none or they are damaged."""
+
+        def whole(data: bytes) -> dict[str, Any]:
+            _refuse_other_version(self.folder, data)
+            held: dict[str, Any] = yaml.safe_load(unseal_text(PLAN, data))
+            return held
+
+        return self._read(PLAN, whole)
+
+    # -- conditions ------------------------------------------------------------------------------
+
+    def get(self, key: str, prompts: Sequence[str] | None = None) -> Record | None:
+        """The record of a finished condition, or None; its numbers follow from its samples.
+
+        Args:
+            key: of the condition.
+            prompts: that it must have been tested on, in order; None: not known here.
+        """
+        name = condition_file(key)
+
+        def whole(data: bytes) -> Record:
+            record: Record = unseal(name, data)
+            check_record(record, key, prompts)
             return record
-        _set_aside(path)
-        return None
+
+        return self._read(name, whole)
 
     def put(self, record: Record) -> None:
         """Save a finished condition under `record["key"]`, unless it is there already."""
-        path = self._condition_path(record["key"])
-        if not path.exists():
-            write_json(path, record)
+        if self.get(record["key"]) is None:
+            self._write(condition_file(record["key"]), record)
 
-    def put_direction(self, key: str, direction: Direction) -> str:
-        """Save a direction once; returns its path relative to the run folder."""
-        relative = direction_file(key)
-        if not (self.folder / relative).exists():
-            direction.save(self.folder / relative)
-        return relative
+    def has(self, key: str) -> bool:
+        """Whether a finished condition is there as it was written; faster than `get`."""
+        name = condition_file(key)
+
+        def whole(data: bytes) -> bool:
+            check(name, data)
+            return True
+
+        return bool(self._read(name, whole))
+
+    # -- directions and other tensors --------------------------------------------------------------
+
+    def direction(self, key: str) -> Direction | None:
+        """A saved direction, or None if none with exactly this content is there."""
+        from steersweep.directions.direction import Direction
+
+        def whole(data: bytes) -> Direction:
+            found = Direction.of(data)
+            if found.key != key:
+                raise Damaged("holds another direction")
+            return found
+
+        return self._read(direction_file(key), whole)
+
+    def needed_direction(self, key: str) -> Direction:
+        """A direction that other results rest on.
+
+        Raises:
+            LostDirection: it is not there.
+        """
+        found = self.direction(key)
+        if found is None:
+            raise LostDirection(
+                f"{self.folder / direction_file(key)}: is damaged or gone; run the same command "
+                f"again, and the job that found it makes it again"
+            )
+        return found
+
+    def put_direction(self, direction: Direction) -> str:
+        """Save a direction under its key; returns its path relative to the run folder."""
+        if self.direction(direction.key) is None:
+            direction.save(self.folder / direction_file(direction.key))
+        return direction_file(direction.key)
+
+    def tensors(self, name: str) -> dict[str, Tensor] | None:
+        """Tensors saved under `name`, or None."""
+
+        def whole(data: bytes) -> dict[str, Tensor]:
+            tensors, facts = unseal_tensors(data)
+            if facts.get("file") != name:
+                raise Damaged("holds another file's tensors")
+            return tensors
+
+        return self._read(name, whole)
 
     def put_tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> str:
         """Save tensors under `name` as safetensors, made only if absent; returns the name."""
-        from safetensors.torch import save
-
-        if not (self.folder / name).exists():
-            tensors = {key: tensor.contiguous() for key, tensor in make().items()}
-            write_bytes(self.folder / name, save(tensors))
+        if self.tensors(name) is None:
+            write_bytes(self.folder / name, seal_tensors(make(), {"file": name}))
         return name
 
-    def put_once(self, name: str, value: Any) -> Any:
-        """Save JSON under `name` if absent; returns what is there."""
-        if self.get_once(name) is None:
-            write_json(self.folder / name, value)
-        return self.get_once(name)
+    # -- other files -------------------------------------------------------------------------------
 
-    def get_once(self, name: str) -> Any:
-        """What was saved under `name`, or None; a damaged file is set aside, and counts as none."""
-        return _read_json(self.folder / name)
+    def put_once(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Save a JSON object under `name` if absent; returns what is there."""
+        held = self.get_once(name)
+        if held is None:
+            self._write(name, value)
+            held = json.loads(json.dumps(value))
+        return held
 
-    def put_current(self, name: str, value: Any) -> Path:
-        """Save JSON under `name`, in place of what was there if that differs; returns its path."""
-        path = self.folder / name
+    def get_once(self, name: str) -> dict[str, Any] | None:
+        """The JSON object that was saved under `name`, or None."""
+
+        def whole(data: bytes) -> dict[str, Any]:
+            held: dict[str, Any] = unseal(name, data)
+            return held
+
+        return self._read(name, whole)
+
+    def put_current(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Save a JSON object in place of what was there, if that differs; returns its path."""
         if self.get_once(name) != json.loads(json.dumps(value)):
-            write_json(path, value)
-        return path
+            self._write(name, value)
+        return self.folder / name
 
-    def _condition_path(self, key: str) -> Path:
-        return self.folder / "conditions" / f"{key}.json"
+    def set_aside(self, name: str, why: str) -> None:
+        """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.
+
+        Raises:
+            InputError: it cannot be moved.
+        """
+        path = self.folder / name
+        aside, count = path.with_name(f"{path.name}.damaged"), 1
+        while os.path.lexists(aside):
+            count += 1
+            aside = path.with_name(f"{path.name}.{count}.damaged")
+        try:
+            with suppress(FileNotFoundError):  # another process was faster
+                path.rename(aside)
+        except OSError as error:
+            raise InputError(
+                f"{path}: is damaged ({why}) and cannot be moved: {error.strerror}; remove it"
+            ) from error
+        _log.warning("%s: damaged (%s); kept as %s, and made again", path, why, aside.name)
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        write_bytes(self.folder / name, seal(name, value))
+
+    def _read(self, name: str, whole: Callable[[bytes], _T]) -> _T | None:
+        """What `whole` makes of a file; None if it is absent or damaged."""
+        try:
+            data = read_file(self.folder / name)
+            found = None if data is None else whole(data)
+        except Damaged as error:
+            self.damaged[name] = str(error)
+            if self._repairs:
+                self.set_aside(name, str(error))
+            return None
+        except OSError as error:
+            raise InputError(f"{self.folder / name}: cannot be read: {error.strerror}") from error
+        if data is not None:
+            self.damaged.pop(name, None)  # made again since
+        return found
+
+
+def condition_file(key: str) -> str:
+    """Where in a run folder a finished condition is kept."""
+    return f"conditions/{key}.json"
 
 
 @contextmanager
@@ -164,13 +313,17 @@ def run_lock(folder: Path) -> Iterator[None]:
     """One runner per folder; the system frees the lock of a process that died.
 
     Raises:
-        InputError: another process runs in the folder.
+        InputError: another process runs in the folder, or it holds other files.
     """
     from filelock import FileLock, Timeout
 
+    _refuse_other_files(folder)
+    path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            RunStore(folder).set_aside(path.name, "no regular file")
+        lock = FileLock(path, timeout=0)
         lock.acquire()
     except Timeout as error:
         raise InputError(
@@ -184,26 +337,18 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, None if there is none; what is no JSON is set aside."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        _set_aside(path)
-        return None
-
-
-def _set_aside(path: Path) -> None:
-    """Out of the way, but there to look at: `NAME.damaged`."""
-    path.replace(path.with_name(path.name + ".damaged"))
-
-
-def _foreign_entries(folder: Path) -> list[str]:
-    """What lies in a folder besides leftovers of a run that was killed before it began."""
-    ours = (".plan.yaml.", ".lock")
-    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(ours))
+def _refuse_other_files(folder: Path) -> None:
+    """A folder that holds no run must be empty, but for leftovers of one killed before it began."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file, not a folder")
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    ours = (PLAN, f".{PLAN}.", ".lock")
+    others = sorted(name for name in names if not name.startswith(ours))
+    if others and not any(name.startswith(PLAN) for name in names):
+        raise InputError(
+            f"--out {folder}: holds files that are no steersweep run ({', '.join(others[:3])}); "
+            f"choose an empty or new folder"
+        )
 
 
 def _refuse_other_run(
@@ -220,11 +365,10 @@ def _refuse_other_run(
         raise InputError(f"--out {folder}: holds another run ({differences}). {way_out}")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must hold a mapping of settings")
-    return content
+def _refuse_other_version(folder: Path, data: bytes) -> None:
+    """Runs of versions that wrote no digests began with this field, and cannot be checked."""
+    if data.startswith(b"kind: "):
+        raise InputError(
+            f"{folder}: holds a run of an earlier version, whose files have no digests; this "
+            f"version cannot read it. Use a new folder"
+        )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +18,7 @@ from steersweep.activations import residuals
 from steersweep.chat_model import ChatModel
 from steersweep.conditions import (
     AUTO,
+    RANDOM,
     UNSTEERED,
     Condition,
     content_key,
@@ -28,6 +32,7 @@ from steersweep.directions.extraction import DIM, extract_directions
 from steersweep.errors import InputError, SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Fluency, Judge, Judgement, get_judge
+from steersweep.judging.thinking import thinking_note
 from steersweep.memory import (
     OutOfMemory,
     RowLimit,
@@ -38,10 +43,11 @@ from steersweep.memory import (
 )
 from steersweep.model_source import ModelSource
 from steersweep.prompts.prompts import ExtractionSet, TestSet
-from steersweep.smoke.smoke import Check, check_model
+from steersweep.rendering import SpecialTokens, extraction_rendered, test_rendered
+from steersweep.smoke.required import check_for_run
 from steersweep.statistics import wilson
 from steersweep.steering import Generation, Intervention, Row, StepInfo, generate
-from steersweep.store import Record, RunStore
+from steersweep.store import LostDirection, Record, RunStore, condition_file
 
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
@@ -64,8 +70,11 @@ class Job:
         max_rows: rows per generation batch.
         moved_from: kinds of GPU it did not fit before.
         reference: precision that this one is compared with, or None; see `SweepSettings`.
-        smoke: make every check of the smoke test first, not only that readers agree.
+        smoke: make every check of the smoke test first, and not only those of `required`.
         accept_mismatch: go on whatever these checks find.
+        date: what day chat templates are told it is: the run's first.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
+        notes: what a user should know of how prompts are rendered.
     """
 
     source: ModelSource
@@ -82,6 +91,9 @@ class Job:
     reference: str | None = None
     smoke: bool = False
     accept_mismatch: bool = False
+    date: str | None = None
+    special_tokens: SpecialTokens = "text"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class Progress:
         note: what is going on, in a few words.
         rows: responses of the whole job.
         job: the job's name, where several run at the same time; else empty.
+        warning: what a person should read, once; else empty.
     """
 
     model: str
@@ -105,6 +118,7 @@ class Progress:
     note: str
     rows: int = 0
     job: str = ""
+    warning: str = ""
 
 
 OnProgress = Callable[[Progress], None]
@@ -128,21 +142,46 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
         SteersweepError: the model is not what it should be; see `smoke`.
     """
     conditions = _placeable(job, store)
-    done = {c.key for c in conditions if store.get(c.key) is not None}
+    done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
 
-    def tell(note: str, running: float = 0.0) -> None:
+    def tell(note: str, running: float = 0.0, warning: str = "") -> None:
         fraction = (len(done) + running) / len(conditions)
         rows = len(conditions) * len(job.test.prompts)
-        on_progress(Progress(job.source.name, len(done), len(conditions), fraction, note, rows))
+        on_progress(
+            Progress(
+                job.source.name, len(done), len(conditions), fraction, note, rows, warning=warning
+            )
+        )
+
+    def warn(warning: str) -> None:
+        tell("checking the model", warning=warning)
 
     if not unfinished(job, store):
         return tell("already finished")
     tell("loading the model")
     chat = _load(job)
-    _check_model(chat, job, store)
+    tell("checking the model")
+    notes = check_for_run(
+        chat,
+        store.get_once,
+        store.put_once,
+        every=job.smoke,
+        accept_mismatch=job.accept_mismatch,
+    )
+    for note in notes:
+        warn(note)
     tell("extracting directions")
-    bench = _Bench(chat, job, store)
+    bench = _Bench(chat, job, store, notes)
     conditions = _placeable(job, store)
+    done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
+    missing_layers = missing_notes(job, store)
+    for layer_note in missing_layers:
+        warn(layer_note)
+    if missing_layers and all(condition.is_control for condition in conditions):
+        raise InputError(
+            f"{job.source.model_id}: nothing to sweep: {'; '.join(missing_layers)}; choose other "
+            f"layers or extraction prompts"
+        )
     for batch in in_batches(conditions, len(job.test.prompts), job.max_rows):
         missing = {condition.key for condition in batch} - done
         if not missing:
@@ -155,6 +194,8 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
         for record in bench.run(batch, on_step):
             store.put(record)
+            if record["condition"]["method"] == UNSTEERED and (thinks := unsteered_note(record)):
+                warn(thinks)
         done |= missing
         tell("saved")
     if job.reference is not None:
@@ -163,18 +204,35 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
 
 def unfinished(job: Job, store: RunStore) -> int:
-    """How many conditions of a job are still to be computed; a missing comparison counts as one."""
-    missing = sum(store.get(condition.key) is None for condition in _placeable(job, store))
-    compared = job.reference is None or store.get_once(comparison_file(job)) is not None
-    return missing + (not compared)
+    """How much of a job is still to be made: conditions, and files that finished ones rest on."""
+    missing = 0
+    directions: set[str] = set()
+    for condition in _placeable(job, store):
+        record = store.get(condition.key, job.test.prompts)
+        missing += record is None
+        if record is not None and condition.direction is None:
+            directions.add(record["result"].get("direction_file", ""))
+    lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
+    lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
+    return missing + lost + (not _compared(job, store))
+
+
+def _compared(job: Job, store: RunStore) -> bool:
+    """Whether what a precision is compared by is there, or none is asked for."""
+    if job.reference is None:
+        return True
+    held = store.get_once(comparison_file(job))
+    if held is None:
+        return False
+    return held["activations"] is None or store.tensors(held["activations"]) is not None
 
 
 def comparison_file(job: Job) -> str:
     """Where a run folder keeps what a precision is compared with the reference by."""
     first = job.conditions[0]
-    sets = {method: prompts.id for method, prompts in job.extraction.items()}
+    sets = {c.method: c.extraction_rendered for c in job.conditions if c.extraction_rendered}
     key = content_key(
-        [first.model_fingerprint, job.precision, job.reference, first.test_prompts, sets]
+        [first.model_fingerprint, job.precision, job.reference, first.test_rendered, sets]
     )
     return f"extraction/comparison-{key}.json"
 
@@ -182,7 +240,13 @@ def comparison_file(job: Job) -> str:
 def _load(job: Job) -> ChatModel:
     """The job's model, if it is the one the conditions were made for."""
     try:
-        chat = ChatModel.load(job.source, precision=job.precision, device=job.device)
+        chat = ChatModel.load(
+            job.source,
+            precision=job.precision,
+            device=job.device,
+            date=job.date,
+            special_tokens=job.special_tokens,
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -194,62 +258,110 @@ def _load(job: Job) -> ChatModel:
                 f"{job.source.model_id}: the weights in {job.source.location} are not those this "
                 f"run began with (fingerprint {expected} then, {chat.fingerprint} now)"
             )
+        _check_prompts(chat, job)
         return chat
     free_memory()
     raise OutOfMemory(f"{job.source.model_id}: does not fit on {job.device}: {reason}")
 
 
-def _check_model(chat: ChatModel, job: Job, store: RunStore) -> None:
-    """See that this model is what it should be, once in a run folder."""
-    held = _found(chat, job, store)
-    wrong = [check for check in held if not check["passed"]]
-    if wrong and not job.accept_mismatch:
-        said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
-        raise SteersweepError(
-            f"{job.source.model_id}: incompatible: {said} (see steersweep smoke, or use "
-            f"--accept-mismatch)"
+def _check_prompts(chat: ChatModel, job: Job) -> None:
+    """See that prompts become the same tokens here as where the job was made."""
+    extraction = {p: extraction_rendered(chat.renderer, p) for p in {*job.extraction.values()}}
+    same = test_rendered(chat.renderer, job.test) == job.conditions[0].test_rendered
+    for method, prompts in job.extraction.items():
+        made_for = {c.extraction_rendered for c in _found_by(method, job)}
+        same = same and made_for <= {extraction[prompts]}
+    if not same:
+        import transformers
+
+        raise InputError(
+            f"{job.source.model_id}: prompts do not become the tokens that this job was made for; "
+            f"tokenizer, template or libraries differ (transformers {transformers.__version__} on "
+            f"{platform.node()}). Install the versions that the run began with"
         )
 
 
-def _found(chat: ChatModel, job: Job, store: RunStore) -> list[Record]:
-    """What the checks found, now or in an earlier run."""
-    kind = "smoke" if job.smoke else "readers"
-    name = f"extraction/{kind}-{content_key([chat.fingerprint, chat.precision])}.json"
-    held = store.get_once(name)
-    if held is None:
-        checks: list[Check] = []
-        check_model(chat, checks.append, only=None if job.smoke else ("readers",))
-        held = store.put_once(name, [asdict(check) for check in checks])
-    return list(held)
+def _found_by(method: str, job: Job) -> list[Condition]:
+    """Conditions of a job whose directions a method finds on its model."""
+    return [
+        c
+        for c in job.conditions
+        if not c.is_control and c.direction is None and c.method.removesuffix(AUTO) == method
+    ]
 
 
-def unplaced(condition: Condition, store: RunStore) -> bool:
-    """Whether the method should choose this condition's layer, and its rules dropped them all."""
-    if condition.placed_by is None:
-        return False
-    held = store.get_once(
-        extraction_file(
-            condition.placed_by,
-            str(condition.extraction_prompts),
-            condition.model_fingerprint,
-            condition.precision,
-        )
+def extraction_files(job: Job) -> dict[str, str]:
+    """Where the run folder keeps what each method found, where a condition rests on it."""
+    found = {method: _found_by(method, job) for method in job.extraction}
+    return {method: scores_file(rest[0]) for method, rest in found.items() if rest}
+
+
+def left_out(job: Job, store: RunStore) -> set[str]:
+    """Keys of the conditions of a job that have no direction, as far as extraction has told.
+
+    The method should choose the layer and its rules dropped them all, or the classes differ by no
+    more than rounding there. A random direction is left out where no method has one to compare.
+    """
+    found = {method: store.get_once(name) for method, name in extraction_files(job).items()}
+    missing = {
+        method: {int(layer) for layer in held["missing"]} if held else set()
+        for method, held in found.items()
+    }
+    nowhere = set.intersection(*missing.values()) if missing else set()
+
+    def without(condition: Condition) -> bool:
+        if condition.placed_by is not None:
+            held = found[condition.placed_by.removesuffix(AUTO)]
+            return held is not None and held["chosen"] is None
+        of_method = nowhere if condition.is_control else missing.get(condition.method, set())
+        return condition.direction is None and condition.layer in of_method
+
+    return {condition.key for condition in job.conditions if without(condition)}
+
+
+def missing_notes(job: Job, store: RunStore) -> list[str]:
+    """Of every layer asked for that has no direction, why not."""
+    asked = {c.layer for c in job.conditions if not c.is_control and c.direction is None}
+    notes = []
+    for method, name in extraction_files(job).items():
+        held = store.get_once(name)
+        missing = held["missing"] if held else {}
+        notes += [f"{method}, {why}" for layer, why in missing.items() if int(layer) in asked]
+    return notes
+
+
+def unsteered_note(record: Record) -> str | None:
+    """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
+    responses = [sample["response"] for sample in record["samples"]]
+    return thinking_note(responses, record["condition"]["max_new_tokens"])
+
+
+def scores_file(condition: Condition) -> str:
+    """Where the scores are that a condition's method chose by."""
+    return extraction_file(
+        condition.method.removeprefix(f"{RANDOM}@"),
+        str(condition.extraction_rendered),
+        condition.model_fingerprint,
+        condition.precision,
     )
-    return held is not None and held["chosen"] is None
 
 
 def _placeable(job: Job, store: RunStore) -> tuple[Condition, ...]:
-    return tuple(c for c in job.conditions if not unplaced(c, store))
+    out = left_out(job, store)
+    return tuple(c for c in job.conditions if c.key not in out)
 
 
 class _Bench:
     """A loaded model with its directions, ready to run conditions."""
 
-    def __init__(self, chat: ChatModel, job: Job, store: RunStore) -> None:
+    def __init__(
+        self, chat: ChatModel, job: Job, store: RunStore, notes: tuple[str, ...] = ()
+    ) -> None:
         self.chat = chat
+        self.notes = notes
         self.job = job
         self.store = store
-        self.prompt_ids = [chat.prompt_ids(text) for text in job.test.prompts]
+        self.prompt_ids = chat.renderer.ids_of(job.test.prompts, "test prompt")
         self.rows = _row_limit(chat, job, max(map(len, self.prompt_ids)))
         # One length per layer for all methods: strengths mean the same whatever is added.
         states = self.rows.run(  # [prompt, layer, d_model]
@@ -271,7 +383,8 @@ class _Bench:
         """Find a method's directions; scores computed by an earlier run are not computed again."""
         started = time.monotonic()
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
-        name = extraction_file(method, prompts.id, self.chat.fingerprint, self.chat.precision)
+        rendered = extraction_rendered(self.chat.renderer, prompts)
+        name = extraction_file(method, rendered, self.chat.fingerprint, self.chat.precision)
         held = self.store.get_once(name)
         found = self.rows.run(
             lambda rows: extract_directions(
@@ -279,26 +392,24 @@ class _Bench:
                 method,
                 prompts,
                 layers,
-                scores=None if held is None else CosmicScores.from_json(held["scores"]),
+                scores=CosmicScores.from_json(held["scores"]) if held and held["scores"] else None,
                 max_rows=rows,
             )
         )
-        seconds = time.monotonic() - started
-        if found.scores is not None:
-            chosen = found.chosen
-            held = self.store.put_once(
-                name,
-                {
-                    "method": method,
-                    "prompts": prompts.id,
-                    "chosen": chosen and {"layer": chosen.layer, "position": chosen.position},
-                    "notes": list(found.notes),
-                    "seconds": seconds,
-                    "scores": found.scores.as_json(),
-                },
-            )
-            seconds = held["seconds"]
-        self.extraction_seconds[method] = seconds
+        chosen = found.chosen
+        held = self.store.put_once(
+            name,
+            {
+                "method": method,
+                "prompts": prompts.id,
+                "chosen": chosen and {"layer": chosen.layer, "position": chosen.position},
+                "notes": list(found.notes),
+                "seconds": time.monotonic() - started,
+                "missing": {str(layer): why for layer, why in found.missing.items()},
+                "scores": found.scores and found.scores.as_json(),
+            },
+        )
+        self.extraction_seconds[method] = held["seconds"]
         places: list[tuple[int | None, Direction]] = [*found.at_layer.items()]
         if found.chosen is not None:
             places.append((None, found.chosen))
@@ -309,7 +420,13 @@ class _Bench:
     def _borrow(self, condition: Condition, key: str) -> None:
         """A direction found elsewhere, at this model's own layer and residual norm."""
         assert condition.layer is not None, "a borrowed direction is tried at a given layer"
-        found = Direction.load(self.store.folder / direction_file(key))
+        found = self.store.needed_direction(key)
+        asked = condition.method.partition("@")[0], condition.extraction_prompts
+        if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
+            raise LostDirection(
+                f"{direction_file(key)}: is a direction of {found.method} from {found.prompts} "
+                f"with {len(found.vector)} components, which {condition} did not ask for"
+            )
         norm = self.residual_norms[condition.layer]
         self.directions[condition.method, condition.layer] = replace(
             found, layer=condition.layer, residual_norm=norm
@@ -368,7 +485,8 @@ class _Bench:
         prompts = self.job.extraction.get(DIM)
         activations = None
         if prompts is not None:
-            key = content_key([prompts.id, self.chat.fingerprint, self.chat.precision])
+            rendered = extraction_rendered(self.chat.renderer, prompts)
+            key = content_key([rendered, self.chat.fingerprint, self.chat.precision])
             activations = self.store.put_tensors(
                 f"extraction/activations-{key}.safetensors",
                 lambda: {
@@ -398,10 +516,12 @@ class _Bench:
         A precision that finds them unlikely is a weaker model, whatever steering does to it.
         """
         unsteered = replace(self.job.conditions[0], precision=str(self.job.reference))
-        record = self.store.get(unsteered.key)
+        record = self.store.get(unsteered.key, self.job.test.prompts)
         if record is None:
             return None
-        ids = [self.chat.token_ids(sample["response"]) for sample in record["samples"]]
+        opened = self.chat.opened_thought
+        texts = [sample["response"].removeprefix(opened) for sample in record["samples"]]
+        ids = [self.chat.token_ids(text) for text in texts]
         found = self.rows.run(
             lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
         )
@@ -427,8 +547,12 @@ class _Bench:
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
         if self._threshold is None:
-            record = self.store.get(self.job.conditions[0].key)
-            assert record is not None, "the unsteered control is always the first condition"
+            record = self.store.get(self.job.conditions[0].key, self.job.test.prompts)
+            if record is None:
+                raise SteersweepError(
+                    f"{self.job.source.model_id}: the unsteered control was damaged while the run "
+                    f"went on; run the same command again"
+                )
             value = record["result"]["fluency_threshold"]
             self._threshold = float("inf") if value is None else float(value)
         return self._threshold
@@ -436,7 +560,24 @@ class _Bench:
     def _direction_file(self, condition: Condition, direction: Direction) -> str:
         if condition.direction is not None:
             return direction_file(condition.direction)
-        return self.store.put_direction(_direction_key(direction), direction)
+        return self.store.put_direction(direction)
+
+    def has_direction(self, condition: Condition) -> bool:
+        """See that a finished condition's direction is in the run folder; it is saved if lost.
+
+        False where what is found now is not what the record names: the record is set aside then.
+        """
+        direction = self._direction(condition)
+        record = self.store.get(condition.key)
+        if direction is None or record is None:
+            return record is not None
+        named = record["result"]["direction_file"]
+        if self.store.direction(Path(named).stem) is not None:
+            return True
+        if self._direction_file(condition, direction) == named:
+            return True
+        self.store.set_aside(condition_file(condition.key), f"{named} is lost")
+        return False
 
     def _record(
         self,
@@ -450,7 +591,7 @@ class _Bench:
         threshold = self._fluency_threshold()
         judge = get_judge(condition.judge)
         samples = [
-            _sample(judge, prompt, answer, nll, threshold)
+            _sample(judge, prompt, answer, nll, threshold, self.chat.opened_thought)
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
         result = summarise([judgement for judgement, _ in samples], self.job.test.repeats)
@@ -482,8 +623,10 @@ class _Bench:
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
                 "rows": most_rows,
+                **({"notes": list(self.notes)} if self.notes else {}),
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
+                **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
                 "model_fingerprint": condition.model_fingerprint,
             },
         }
@@ -506,17 +649,21 @@ def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, An
     `n_samples` and `refusals` count each prompt `repeats` times, as the source plan does; every
     rate and interval is over `n_unique`.
     """
-    all_of = list(judgements)
-    n = len(all_of)
+    return summarise_counts(Counter(judgements), repeats)
+
+
+def summarise_counts(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[str, Any]:
+    """`summarise` where it is known how often each judgement was made."""
+    n = sum(kinds.values())
 
     def count(matches: Callable[[Judgement], bool]) -> int:
-        return sum(map(matches, all_of))
+        return sum(times for judgement, times in kinds.items() if matches(judgement))
 
     refusals = count(lambda j: j.refusal)
     garbled = count(lambda j: j.quality == "garbled")
     coherent_refusals = count(lambda j: j.refusal and j.quality == "coherent")
     garbled_refusals = count(lambda j: j.refusal and j.quality == "garbled")
-    modes = [j.failure_mode for j in all_of if j.failure_mode is not None]
+    modes = {j.failure_mode for j in kinds if j.failure_mode is not None}
     return {
         "refusal_rate": refusals / n,
         "coherent_refusal_rate": coherent_refusals / n,
@@ -529,28 +676,38 @@ def summarise(judgements: Iterable[Judgement], repeats: int = 1) -> dict[str, An
         "n_samples": n * repeats,
         "n_unique": n,
         "coherent_refusal_ci": list(wilson(coherent_refusals, n)),
-        "output_quality": output_quality(all_of),
-        "failure_modes": {mode: modes.count(mode) for mode in sorted(set(modes))},
+        "output_quality": _output_quality(kinds),
+        "failure_modes": {
+            mode: sum(times for j, times in kinds.items() if j.failure_mode == mode)
+            for mode in sorted(modes)
+        },
     }
 
 
-def output_quality(judgements: Sequence[Judgement]) -> str:
+def _output_quality(kinds: Mapping[Judgement, int]) -> str:
     """The quality that at least 60 % of the responses share, else `mixed`."""
-    qualities = [judgement.quality for judgement in judgements]
     for quality in ("coherent", "garbled", "normal"):
-        if qualities.count(quality) >= 0.6 * len(qualities):
+        share = sum(times for judgement, times in kinds.items() if judgement.quality == quality)
+        if share >= 0.6 * sum(kinds.values()):
             return quality
     return "mixed"
 
 
 def _sample(
-    judge: Judge, prompt: str, answer: Generation, nll: ResponseNll | None, threshold: float
+    judge: Judge,
+    prompt: str,
+    answer: Generation,
+    nll: ResponseNll | None,
+    threshold: float,
+    opened: str,
 ) -> tuple[Judgement, Record]:
+    """A judged answer; reasoning that the template opened is kept as reasoning."""
     fluency = None if nll is None else Fluency(nll.worst, threshold)
-    judgement = judge(prompt, answer.text, fluency)
+    response = opened + answer.text
+    judgement = judge(prompt, response, fluency)
     sample = {
         "prompt": prompt,
-        "response": answer.text,
+        "response": response,
         **asdict(judgement),
         "finish_reason": answer.finish_reason,
         "nll": None if nll is None else nll.mean,
@@ -558,8 +715,3 @@ def _sample(
         "n_tokens": len(answer.token_ids),
     }
     return judgement, sample
-
-
-def _direction_key(direction: Direction) -> str:
-    facts = {key: value for key, value in vars(direction).items() if key != "vector"}
-    return content_key({**facts, "vector": [round(float(x), 6) for x in direction.vector[:8]]})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
 import typer
 
 from steersweep.cli import lab, models, results, studies, sweeps, verify
-from steersweep.errors import SteersweepError
+from steersweep.cli.failures import STOPPED, is_end_of_output, report
+from steersweep.redaction import hide_secrets_of_crashes
+from steersweep.signals import end_on_signals
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,17 +40,30 @@ lab_app.command("list")(lab.lab_list)
 lab_app.command("path")(lab.lab_path)
 lab_app.command("train")(lab.lab_train)
 verify_app.command("cosmic")(verify.verify_cosmic)
+verify_app.command("architectures")(verify.verify_architectures)
 app.add_typer(verify_app, name="verify", rich_help_panel="Reference code and lab models")
 app.add_typer(lab_app, name="lab", rich_help_panel="Reference code and lab models")
 
 
 def main() -> None:
-    """Entry point: errors become one message and an exit code (2 input, 3 gate or budget, 1)."""
+    """Entry point: errors become one line and an exit code (2 input, 3 gate or budget, 1)."""
+    end_on_signals("stopped; the same command again continues")
+    hide_secrets_of_crashes()
     try:
-        app()
-    except SteersweepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command again continues", file=sys.stderr)
-        sys.exit(130)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except SystemExit as ended:
+        # Typer ends Ctrl+C, and any broken pipe, without a word.
+        cause = ended.__context__
+        if isinstance(cause, BrokenPipeError) and not is_end_of_output(cause):
+            sys.exit(report(cause, sys.argv[1:]))
+        if ended.code == STOPPED:
+            sys.exit(report(KeyboardInterrupt(), sys.argv[1:]))
+        raise
+    except BaseException as error:
+        if is_end_of_output(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains when it ends
+            sys.exit(1)
+        sys.exit(report(error, sys.argv[1:]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import JsonOption
-from steersweep.cli.output import quiet_libraries
+from steersweep.cli.output import quiet_libraries, say
 
 if TYPE_CHECKING:
     pass
@@ -24,7 +24,7 @@ def lab_list(as_json: JsonOption = False) -> None:
 
     cards = [model.card() for model in LAB_MODELS.values()]
     if as_json:
-        typer.echo(json.dumps(cards, indent=1))
+        say(json.dumps(cards, indent=1))
         return
     from steersweep.report.terminal import print_cards
 
@@ -40,7 +40,7 @@ def lab_path(name: Annotated[str, typer.Argument(help="Such as qwen-7b.")]) -> N
 
     model = lab_model(name.removeprefix("lab:"))
     model.card()  # says how to make it if it is missing
-    typer.echo(model.folder)
+    say(str(model.folder))
 
 
 def lab_train(
@@ -57,5 +57,5 @@ def lab_train(
     model = lab_model(name.removeprefix("lab:"))
     folder = out or Path("lab") / model.name
     quiet_libraries()
-    train(model, folder, report=typer.echo)
-    typer.echo(f"saved in {folder}; `steersweep sweep {folder}` sweeps it")
+    train(model, folder, report=say)
+    say(f"saved in {folder}; `steersweep sweep {folder}` sweeps it")

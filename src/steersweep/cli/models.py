@@ -13,16 +13,21 @@ from steersweep.cli.options import (
     DeviceOption,
     ExtractionOption,
     JsonOption,
+    MismatchOption,
     ModelArgument,
     PrecisionOption,
+    QuietOption,
     RemoteCodeOption,
     RevisionOption,
+    RowsOption,
+    SpecialTokensOption,
 )
-from steersweep.cli.output import printable, quiet_libraries
+from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
-    pass
+    from steersweep.chat_model import ChatModel
+    from steersweep.directions.direction import Direction
 
 
 def extract(
@@ -43,6 +48,10 @@ def extract(
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
+    special_tokens: SpecialTokensOption = "text",
+    accept_mismatch: MismatchOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Find a direction and save it.
 
@@ -54,11 +63,16 @@ def extract(
     from steersweep.directions.extraction import DIM, METHODS, default_extraction
     from steersweep.directions.extraction import extract_directions as find
     from steersweep.prompts.prompts import load_extraction_set
+    from steersweep.rendering import as_special_tokens
+    from steersweep.smoke.required import check_for_user
 
     if method not in METHODS:
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
     if method == DIM and layer == "auto":
         raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
+    wanted = [] if layer == "auto" else [LayerChoice(layer)]
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; give a file to write")
     reader = as_backend(backend)
     prompts = load_extraction_set(extraction or default_extraction(method))
     quiet_libraries()
@@ -68,20 +82,33 @@ def extract(
         device=device,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        special_tokens=as_special_tokens(special_tokens),
     )
-    layers = [] if layer == "auto" else [LayerChoice(layer).index(chat.n_layers)]
+    for name, texts in prompts.content().items():
+        chat.renderer.ids_of(texts, f"{name} prompt")
+    layers = [choice.index(chat.n_layers) for choice in wanted]
+    notes = [*prompts.notes, *chat.renderer.notes()]
+    notes += check_for_user(chat, accept_mismatch=accept_mismatch)
     found = find(chat, method, prompts, layers, backend=reader)
+    if layers and layers[0] in found.missing:
+        raise InputError(f"{model}, {prompts.name}: {found.missing[layers[0]]}; choose another")
     direction = found.at_layer[layers[0]] if layers else found.chosen
     if direction is None:
         raise SteersweepError(f"{model}: {found.notes[-1]}")
     direction.save(output)
-    typer.echo(
-        f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
-        f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, residual "
-        f"norm {direction.residual_norm:.4g}"
-    )
-    for note in found.notes:
-        typer.echo(f"note: {note}", err=True)
+    notes += found.notes
+    if as_json:
+        facts = {key: value for key, value in vars(direction).items() if key != "vector"}
+        shown = {"file": str(output), **facts, "n_layers": chat.n_layers, "notes": notes}
+        say(json.dumps(shown, indent=1))
+        return
+    if not quiet:
+        say(
+            f"{output}: {direction.method} direction of {model} at layer {direction.layer} of "
+            f"{chat.n_layers}, position {direction.position}, norm {direction.raw_norm:.4g}, "
+            f"residual norm {direction.residual_norm:.4g}"
+        )
+    show_notes(notes)
 
 
 def generate(
@@ -94,9 +121,15 @@ def generate(
         str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    rows: RowsOption = 256,
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
+    special_tokens: SpecialTokensOption = "text",
+    revision: RevisionOption = None,
+    trust_remote_code: RemoteCodeOption = False,
+    accept_mismatch: MismatchOption = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Answer prompts unsteered and steered, side by side.
 
@@ -106,32 +139,81 @@ def generate(
     from steersweep.chat_model import ChatModel
     from steersweep.conditions import LayerChoice
     from steersweep.directions.direction import Direction
+    from steersweep.judging.thinking import thinking_note
+    from steersweep.rendering import as_special_tokens
+    from steersweep.setting_values import (
+        MAX_MULTIPLIER,
+        MAX_NEW_TOKENS,
+        MAX_ROWS,
+        MAX_STRENGTH,
+        whole_number,
+    )
+    from steersweep.smoke.required import check_for_user
     from steersweep.steering import Intervention, Row
     from steersweep.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
         raise InputError("give either --multiplier or --strength")
+    for setting, number, highest in (
+        ("--multiplier", multiplier, MAX_MULTIPLIER),
+        ("--strength", strength, MAX_STRENGTH),
+    ):
+        if number is not None and not abs(number) <= highest:
+            raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
+    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number("--rows", rows, 1, MAX_ROWS)
+    wanted = None if layer is None else LayerChoice(layer)
     found = Direction.load(direction)
     length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
     quiet_libraries()
-    chat = ChatModel.load(model, precision=precision, device=device)
+    chat = ChatModel.load(
+        model,
+        precision=precision,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        special_tokens=as_special_tokens(special_tokens),
+    )
+    prompt_ids = chat.renderer.ids_of(prompt, "prompt")
+    start = found.layer if wanted is None else wanted.index(chat.n_layers)
+    _check_fits(chat, found, start, direction)
+    notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
     if found.model_fingerprint != chat.fingerprint:
-        typer.echo(f"note: the direction was extracted from {found.model_id}", err=True)
-    start = found.layer if layer is None else LayerChoice(layer).index(chat.n_layers)
+        notes.append(f"the direction was extracted from {found.model_id}")
     push = Intervention(found.vector, length, start)
-    rows = [Row(chat.prompt_ids(text), steer) for text in prompt for steer in (None, push)]
-    answers = generate_rows(chat, rows, max_new_tokens=max_new_tokens)
+    asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
+    answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
+    texts = [chat.opened_thought + answer.text for answer in answers]
+    if thinks := thinking_note(texts[::2], max_new_tokens):
+        notes.append(thinks)
     pairs = [
-        {"prompt": text, "unsteered": answers[2 * i].text, "steered": answers[2 * i + 1].text}
+        {"prompt": text, "unsteered": texts[2 * i], "steered": texts[2 * i + 1]}
         for i, text in enumerate(prompt)
     ]
     if as_json:
-        typer.echo(json.dumps(pairs, ensure_ascii=False, indent=1))
-        return
-    for pair in pairs:
-        for name, text in pair.items():
-            typer.echo(f"{name + ':':<11}{printable(text)}")
-        typer.echo("")
+        say(json.dumps(pairs, indent=1))
+    else:
+        for pair in pairs:
+            for name, text in pair.items():
+                say(f"{name + ':':<11}{text}")
+            say("")
+    if not quiet:
+        show_notes(notes)
+
+
+def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> None:
+    """Refuse a direction of a model of another shape, by the file's name."""
+    of = f"{path}: a direction of {found.model_id}"
+    if found.vector.shape != (chat.d_model,):
+        raise InputError(
+            f"{of}, {found.vector.numel()} wide; the residual stream of {chat.source.model_id} is "
+            f"{chat.d_model} wide, so use a direction that was extracted from it"
+        )
+    if not 0 <= start < chat.n_layers:
+        raise InputError(
+            f"{of}, layer {start}; {chat.source.model_id} has layers 0 to {chat.n_layers - 1}, so "
+            f"say with --layer where steering starts"
+        )
 
 
 def smoke(
@@ -168,22 +250,22 @@ def smoke(
         )
         if not as_json:
             for line in smoke_test.shown(found[-1]):
-                typer.echo(printable(line))
+                say(line)
             if every:
-                typer.echo()
+                say()
     if every and not as_json:
         from steersweep.experiment.phases import Cuts
         from steersweep.report.plan_table import planned as sweeps_of
 
         rows = sweeps_of(load_plan(model), Cuts())
         hours = sum(row["seconds"] for row in rows) / 3600
-        typer.echo(
+        say(
             f"{model} by estimate: at most {hours:.1f} h of GPU time and "
             f"{sum(row['usd'] for row in rows):.2f} USD (steersweep plan {model})"
         )
     if as_json:
         plain = [result.as_json() for result in found]
-        typer.echo(json.dumps(plain if every else plain[0], indent=1))
+        say(json.dumps(plain if every else plain[0], indent=1))
     if not all(result.passed for result in found):
         raise typer.Exit(1)
 
@@ -201,4 +283,4 @@ def judge(
 
     counts = judge_file(source, target, name)
     shown = ", ".join(f"{count} {quality}" for quality, count in counts.items())
-    typer.echo(f"{target}: {sum(counts.values())} responses: {shown}")
+    say(f"{target}: {sum(counts.values())} responses: {shown}")

@@ -31,7 +31,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
     str | None,
     typer.Option(
-        help="Extraction prompts for all methods: a shipped set or a .json file "
+        help="Extraction prompts for all methods: a shipped set or a file of both classes "
         "[default: extract-dim-5 for dim, extract-cosmic-50 for cosmic]."
     ),
 ]
@@ -51,5 +51,11 @@ TrackOption = Annotated[
 ]
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="W&B: write runs here and send nothing.")
+]
+SpecialTokensOption = Annotated[
+    str,
+    typer.Option(
+        help="What a special token becomes that a prompt spells (<|im_end|>): text, or tokens."
+    ),
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from steersweep.printing import printable
 
 if TYPE_CHECKING:
     from steersweep.tracking.tracker import Tracker
@@ -26,21 +28,21 @@ def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None
         runs = runs_of_study(frozen_plan(store), folder)
     else:
         runs = runs_of_sweep([result for _, held in results_in(folder) for result in held], folder)
-    tracking = Tracking(folder, tracker, lambda line: typer.echo(line, err=True))
+    tracking = Tracking(folder, tracker, lambda line: say(line, err=True))
     told = tracking.tell(runs)
     unsent = tracking.finish()
     if not quiet:
-        typer.echo(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
+        say(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
         if unsent:
             again = f"steersweep track {folder} --to {tracker.name}"
-            typer.echo(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
+            say(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
 
 
 def show_report(folder: Path) -> None:
     """Write the report of a run folder and say where it is."""
     from steersweep.report.html import write_report
 
-    typer.echo(f"Report:    {write_report(folder).path}")
+    say(f"Report:    {write_report(folder).path}")
 
 
 def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[str, Any]:
@@ -52,9 +54,20 @@ def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[s
     }
 
 
-def printable(text: str) -> str:
-    """Model output without control characters, which could command a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print text; whatever in it would command a terminal is escaped."""
+    typer.echo(printable(text), err=err)
+
+
+def tell_note(note: str) -> None:
+    """Print what a user should know, beside the output; with --quiet too."""
+    say(f"note: {note}", err=True)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Say what was noticed about the model and the files given; never among results."""
+    for note in notes:
+        tell_note(note)
 
 
 def quiet_libraries() -> None:

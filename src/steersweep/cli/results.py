@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import JsonOption, OfflineOption
-from steersweep.cli.output import tell_tracker, verdicts_of
+from steersweep.cli.output import say, tell_tracker, verdicts_of
 
 if TYPE_CHECKING:
     from steersweep.experiment.reviews import Item
@@ -57,9 +58,9 @@ def report(
         if not as_json:
             print_comparison(comparison)
     if as_json:
-        typer.echo(json.dumps(said, indent=1))
+        say(json.dumps(said, indent=1))
     else:
-        typer.echo("\n".join(lines))
+        say("\n".join(lines))
     if browser:
         webbrowser.open(page.resolve().as_uri())
 
@@ -86,7 +87,7 @@ def review(
     Example: `steersweep review demo --blind`
     """
     from steersweep.experiment.corrected import apply_to_files
-    from steersweep.experiment.reviews import agreements, queue, read_reviews, results_in
+    from steersweep.experiment.reviews import agreements, problems, queue, read_reviews, results_in
     from steersweep.report.html import write_report
     from steersweep.report.terminal import agreement_lines, review_lines
 
@@ -101,12 +102,14 @@ def review(
     if as_json:
         verdicts = verdicts_of(results, folder / "results")["results"]
         agreed = [asdict(agreement) for agreement in found]
-        typer.echo(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
+        say(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
         return
     if not items:
-        typer.echo("no condition works by the judge, so there is nothing to label")
+        say("no condition works by the judge, so there is nothing to label")
+    for problem in problems(folder):
+        say(problem, err=True)
     for line in (*agreement_lines(found), *review_lines(results)):
-        typer.echo(line)
+        say(line)
 
 
 def _serve_review(
@@ -116,20 +119,21 @@ def _serve_review(
     import signal
     import webbrowser
 
-    from steersweep.review.app import ReviewServer
+    from steersweep.review.app import ReviewServer, private_page
 
     server = ReviewServer(folder, items, port=port, blind=blind)
-    typer.echo(f"{len(items)} samples to label at {server.url}\nCtrl+C when done", err=True)
+    say(f"{len(items)} samples to label at {server.url}", err=True)
+    say("Whoever has this address can label. Ctrl+C when done", err=True)
     for ending in (signal.SIGINT, signal.SIGTERM):  # a background job ignores SIGINT otherwise
         signal.signal(ending, signal.default_int_handler)
-    if browser:
-        webbrowser.open(server.url)
-    try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        typer.echo("", err=True)
-    finally:
-        server.server_close()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.server_close)
+        if browser:
+            webbrowser.open(stack.enter_context(private_page(server.url)))
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("", err=True)
 
 
 def track(

@@ -18,8 +18,9 @@ from steersweep.cli.options import (
     QuietOption,
     TrackOption,
 )
-from steersweep.cli.output import quiet_libraries, show_report, tell_tracker
+from steersweep.cli.output import quiet_libraries, say, show_notes, show_report, tell_tracker
 from steersweep.errors import InputError, SteersweepError
+from steersweep.printing import in_a_line
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
@@ -39,7 +40,7 @@ def plan(
 
     Example: `steersweep plan v3`
     """
-    from steersweep.experiment.phases import Cuts
+    from steersweep.experiment.phases import Cuts, prompt_notes
     from steersweep.experiment.plan import load_plan, with_prices
     from steersweep.report.plan_table import planned, print_plan
 
@@ -52,9 +53,10 @@ def plan(
         raise InputError(
             f"--apply-cuts {apply_cuts}: the plan has {len(loaded.data.get('cuts', []))} cuts"
         )
+    show_notes(prompt_notes(loaded))
     rows = planned(loaded, Cuts.first(loaded, apply_cuts), phase)
     if as_json:
-        typer.echo(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
+        say(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
     else:
         print_plan(loaded, rows)
 
@@ -96,6 +98,7 @@ def run(
 
     Example: `steersweep run v3-lab --out study`
     """
+    from steersweep.experiment.phases import prompt_notes
     from steersweep.experiment.plan import PHASES, load_plan, with_prices
     from steersweep.experiment.status import decided
     from steersweep.experiment.study import StudyOptions
@@ -112,13 +115,14 @@ def run(
         phase = PHASES[int(phase)]
     if phase is not None and phase not in PHASES:
         raise InputError(f"--phase {phase}: choose 0 to 4 or {', '.join(PHASES)}")
-    if budget is not None and not budget >= 0:
+    if budget is not None and not 0 <= budget < float("inf"):
         raise InputError(f"--budget {budget}: must be 0 or more USD")
     if apply_cuts < 0:
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
     loaded = load_plan(name)
     if prices is not None:
         loaded = with_prices(loaded, prices)
+    show_notes(prompt_notes(loaded))
     quiet_libraries()
     options = StudyOptions(
         phase, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
@@ -140,8 +144,8 @@ def run(
         _run_here(loaded, out, options, where, tracker, quiet)
     last = phase or "final"
     print_decision(last, decided(out)[last])
-    typer.echo(f"\n{loaded.name}: every phase asked for is done")
-    typer.echo(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+    say(f"\n{loaded.name}: every phase asked for is done")
+    say(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
     show_report(out)
 
 
@@ -197,7 +201,7 @@ def _run_here(
     except GateStop as stop:
         print_decision(stop.phase, decided(out)[stop.phase])
         show_report(out)
-        typer.echo()
+        say()
         raise
 
 
@@ -209,18 +213,18 @@ def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, qui
 
     away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
     if not quiet:
-        typer.echo(
+        say(
             f"{plan.name} runs on Modal; this machine may sleep. steersweep status {out} shows "
             f"where it stands, steersweep fetch {out} brings results home",
             err=True,
         )
     if detach:
         raise typer.Exit
-    end = away.follow(out, lambda line: None if quiet else typer.echo(line, err=True))
+    end = away.follow(out, lambda line: None if quiet else say(line, err=True))
     if end["exit_code"]:
         if end["phase"] is not None:
             print_decision(end["phase"], decided(out)[end["phase"]])
-            typer.echo()
+            say()
         raise away.EndedThere(end["message"], end["exit_code"])
 
 
@@ -239,22 +243,24 @@ def status(
         try:
             away.fetch(folder)
         except SteersweepError as error:
-            typer.echo(f"{error}; this is what was fetched before", err=True)
+            say(f"{error}; this is what was fetched before", err=True)
     state = status_of(folder)
     if as_json:
-        typer.echo(json.dumps(state, indent=1))
+        say(json.dumps(state, indent=1))
         return
-    typer.echo(f"{state['plan']}: {state['phase']}, {state['done']} of {state['total']} conditions")
-    typer.echo(f"spent: {state['spent_usd']:.4g} USD")
+    say(f"{state['plan']}: {state['phase']}, {state['done']} of {state['total']} conditions")
+    say(f"spent: {state['spent_usd']:.4g} USD")
     if state["waiting_gate"]:
         gate = state["waiting_gate"]
         if state["rejected_by"]:
-            typer.echo(f"gate {gate} was rejected by {state['rejected_by']}")
-        typer.echo(f"waiting: steersweep approve {folder} {gate} --by NAME")
+            say(f"gate {gate} was rejected by {in_a_line(state['rejected_by'])}")
+        say(f"waiting: steersweep approve {folder} {gate} --by NAME")
     for job, why in state["failures"].items():
-        typer.echo(f"could not run: {job}: {why}")
+        say(f"could not run: {job}: {why}")
+    for problem in state["problems"]:
+        say(problem)
     for damaged in state["damaged"]:
-        typer.echo(f"damaged file set aside and computed again: {damaged}")
+        say(f"damaged file set aside and computed again: {damaged}")
 
 
 def decide(
@@ -270,13 +276,13 @@ def decide(
 
     found = decided(folder)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
         return
     if not found:
-        typer.echo(f"{folder}: no phase has ended yet")
+        say(f"{folder}: no phase has ended yet")
     for index, (phase, decision) in enumerate(found.items()):
         if index:
-            typer.echo()
+            say()
         print_decision(phase, decision)
 
 
@@ -291,6 +297,7 @@ def approve(
 
     Example: `steersweep approve study R1 --by "A. Lead"`
     """
+    from steersweep import gates
     from steersweep.experiment.plan import GATES
     from steersweep.experiment.status import sign_gate
     from steersweep.verification.signing import sign_verification
@@ -306,8 +313,10 @@ def approve(
         signature = sign_gate(folder, gate, by=by, note=note, rejected=reject)
         if gate == "R0" and not reject:
             sign_verification(folder, by=by, note=note)
+    for problem in gates.problems(folder):
+        say(problem, err=True)
     verb = "rejected" if reject else "signed"
-    typer.echo(f"{gate} {verb} by {signature['by']} for {signature['evidence']}")
+    say(f"{gate} {verb} by {signature['by']} for {signature['evidence']}")
 
 
 def fetch(
@@ -320,9 +329,9 @@ def fetch(
     from steersweep.cloud import away
 
     count = away.fetch(folder)
-    typer.echo(f"{count} files are new or changed in {folder}")
+    say(f"{count} files are new or changed in {folder}")
     end = away.outcome(folder)
-    typer.echo("the study is still running" if end is None else f"it ended: {end['message']}")
+    say("the study is still running" if end is None else f"it ended: {end['message']}")
     cost = away.billed(folder)
     if cost is not None:
-        typer.echo(f"Modal billed {cost:.2f} USD for full hours so far")
+        say(f"Modal billed {cost:.2f} USD for full hours so far")

@@ -22,8 +22,16 @@ from steersweep.cli.options import (
     RemoteCodeOption,
     RevisionOption,
     RowsOption,
+    SpecialTokensOption,
 )
-from steersweep.cli.output import quiet_libraries, tell_tracker, verdicts_of
+from steersweep.cli.output import (
+    quiet_libraries,
+    say,
+    show_notes,
+    tell_note,
+    tell_tracker,
+    verdicts_of,
+)
 
 if TYPE_CHECKING:
     from steersweep.experiment.sweep import SweepSettings
@@ -59,7 +67,7 @@ def demo(
         max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
     )
     if quick and not quiet:
-        typer.echo(
+        say(
             f"--quick: {QUICK_PROMPTS} prompts instead of {DEMO_PROMPTS}; intervals are wide.",
             err=True,
         )
@@ -77,7 +85,10 @@ def sweep(
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
     ] = "",
     prompts: Annotated[
-        str, typer.Option(help="Test prompts: a shipped set, a .json or a .txt file.")
+        str,
+        typer.Option(
+            help="Test prompts: a shipped set or a file (.txt, .json, .jsonl, .csv, .tsv)."
+        ),
     ] = "benign-120",
     extraction: ExtractionOption = None,
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
@@ -86,6 +97,7 @@ def sweep(
     judge: Annotated[str, typer.Option(help=JUDGES)] = "default",
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
     rows: RowsOption = 256,
+    special_tokens: SpecialTokensOption = "text",
     device: DeviceOption = "auto",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -122,6 +134,7 @@ def sweep(
         seed=seed,
         rows=rows,
         accept_mismatch=accept_mismatch,
+        special_tokens=special_tokens,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name
@@ -140,9 +153,10 @@ def _run_and_show(
     from steersweep.report.terminal import power_line, print_verdicts
 
     quiet_libraries()
+    show_notes(settings.notes)
     if not quiet:
         cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
-        typer.echo(power_line(len(settings.test.prompts), cells), err=True)
+        say(power_line(len(settings.test.prompts), cells), err=True)
     with live_view(quiet=quiet) as view:
         outcome = run_sweep(
             settings,
@@ -150,12 +164,13 @@ def _run_and_show(
             device=device,
             on_progress=view.on_progress,
             on_model=view.on_model,
+            on_note=tell_note if quiet else lambda note: view.on_line(f"note: {note}"),
         )
     report = write_report(out)
     if as_json:
-        typer.echo(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
+        say(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
         return
     print_verdicts(outcome.results)
-    typer.echo(f"\nResults: {outcome.results_file}")
-    typer.echo(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
-    typer.echo(f"Report:  {report.path}")
+    say(f"\nResults: {outcome.results_file}")
+    say(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
+    say(f"Report:  {report.path}")

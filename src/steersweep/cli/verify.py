@@ -1,4 +1,4 @@
-"""The command that compares methods with the official code: `verify cosmic`."""
+"""Commands that compare with others' numbers: `verify cosmic`, `verify architectures`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import JsonOption, QuietOption
-from steersweep.cli.output import quiet_libraries
+from steersweep.cli.output import quiet_libraries, say
 from steersweep.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,14 +39,20 @@ def verify_cosmic(
 
     Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
     """
+    from steersweep.prompts.files import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
+    from steersweep.setting_values import whole_number
     from steersweep.verification.fixtures import built_in_fixtures
     from steersweep.verification.verify import REPORT_NAME, Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
 
     if strength is not None and multiplier is not None:
         raise InputError("give --strength or --multiplier, not both")
+    for setting, number in (("--strength", strength), ("--multiplier", multiplier)):
+        if number is not None and not 0 < number < float("inf"):
+            raise InputError(f"{setting} {number}: must be a finite number above 0")
+    whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
     if not 0 <= expect <= 1:
         raise InputError(f"--expect {expect}: a rate from 0 to 1")
     if strength is None and multiplier is None:
@@ -56,7 +62,7 @@ def verify_cosmic(
 
     def on_fixture(name: str) -> None:
         if not quiet:
-            typer.echo(f"comparing with {name} ...", err=True)
+            say(f"comparing with {name} ...", err=True)
 
     with live_view(quiet=quiet) as view:
         result, path = verify(
@@ -67,9 +73,55 @@ def verify_cosmic(
             on_progress=view.on_progress,
         )
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        say(json.dumps(result, indent=1))
     else:
         print_checks(result)
-        typer.echo(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
+        say(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
     if not result["passed"]:
+        raise typer.Exit(1)
+
+
+def verify_architectures(
+    only: Annotated[
+        str | None, typer.Option(help="Some of them, by name: `llama,mamba` [default: all].")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the table there, as Markdown.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Try tiny models of many architectures against plain transformers; exit 1 if one is wrong.
+
+    For a new release of transformers: each is right, refused by name, or wrong.
+
+    Example: `steersweep verify architectures --only llama,qwen3_next --out table.md`
+    """
+    from dataclasses import asdict
+
+    from steersweep.atomic import write_text
+    from steersweep.verification.architectures import (
+        ArchitectureResult,
+        as_table,
+        versions,
+    )
+    from steersweep.verification.architectures import verify_architectures as verify
+
+    quiet_libraries()
+
+    def on_result(result: ArchitectureResult) -> None:
+        if not quiet:
+            said = ", ".join(f"{name} {found.verdict}" for name, found in result.checks.items())
+            typer.echo(f"{result.name}: {said}", err=True)
+
+    names = [name.strip() for name in (only or "").split(",") if name.strip()]
+    results = verify(names, on_result)
+    table = as_table(results)
+    if out is not None:
+        write_text(out, f"{versions()}\n\n{table}")
+    if as_json:
+        typer.echo(json.dumps([asdict(result) for result in results], indent=1))
+    else:
+        typer.echo(f"{versions()}\n\n{table}")
+    if any(result.wrong for result in results):
         raise typer.Exit(1)

@@ -7,7 +7,6 @@ there when the study is begun again; everything else comes back with `fetch`.
 from __future__ import annotations
 
 import datetime
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from steersweep import provenance
-from steersweep.atomic import write_bytes, write_json
+from steersweep.atomic import write_bytes
 from steersweep.cloud import apps
 from steersweep.cloud.remote import LOG, RUNS_VOLUME
 from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment.plan import Plan
+from steersweep.printing import safe_name
 from steersweep.store import RunStore
 
 ENGINE_FILE = "engine.json"
@@ -101,7 +101,7 @@ def begin(
         raise InputError(
             f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
         )
-    run = held["run"] if held else f"{plan.name}-{secrets.token_hex(4)}"
+    run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=apps.study_app_name(plan))
     if held and remote.outcome(held["call"]) is None:
         raise SteersweepError(
@@ -120,7 +120,7 @@ def begin(
         "began": held["began"] if held else provenance.utc_now(),
         "call": call,
     }
-    write_json(folder / ENGINE_FILE, content)
+    RunStore(folder).put_current(ENGINE_FILE, content)
     return content
 
 
@@ -189,7 +189,7 @@ def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
         fetched[name] = state
         count += 1
     if count:
-        write_json(folder / _FETCHED, fetched)
+        RunStore(folder).put_current(_FETCHED, fetched)
     return count
 
 
@@ -214,16 +214,14 @@ def remote_of(folder: Path) -> RemoteRun:
 
 
 def _held(folder: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads((folder / ENGINE_FILE).read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{folder / ENGINE_FILE}: cannot be read: {error}") from error
-    missing = {"run", "call", "study_app", "began"} - {*content}
-    if missing:
-        raise InputError(f"{folder / ENGINE_FILE}: {', '.join(sorted(missing))} missing")
-    return dict(content)
+    store = RunStore(folder, repairs=False)
+    content = store.get_once(ENGINE_FILE)
+    if store.damaged:
+        raise InputError(
+            f"{folder / ENGINE_FILE}: is damaged ({store.damaged[ENGINE_FILE]}), and nothing else "
+            f"here says where the study runs"
+        )
+    return content
 
 
 def _known(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import append_line
 from steersweep.catalog.gpus import kind_of
 from steersweep.engines.engine import (
     Engine,
@@ -30,6 +29,7 @@ from steersweep.engines.share import is_of_jobs
 from steersweep.errors import SteersweepError
 from steersweep.experiment.plan import Plan, parse_plan
 from steersweep.experiment.study import StudyOptions, run_study
+from steersweep.journal import append_text
 
 RUNS, HUB = "/runs", "/hub"  # where the volumes are mounted
 RUNS_VOLUME, HUB_VOLUME, EVENTS_QUEUE = "steersweep-runs", "steersweep-hub", "steersweep-events"
@@ -122,7 +122,7 @@ def lead(
         share.copy_all(folder)
 
         def say(line: str) -> None:
-            append_line(folder / LOG, line.replace(str(folder), shown_as))
+            append_text(folder / LOG, line.replace(str(folder), shown_as))
             share.publish(folder)
 
         try:

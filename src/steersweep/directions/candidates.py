@@ -6,7 +6,7 @@ What DIM's own selection and COSMIC share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from steersweep.prompts.prompts import Split
 
 PromptIds = Sequence[Sequence[int]]
 
-# Shorter differences have no direction: at layer 0 a template token is the same in every prompt.
+# Shorter differences have no direction; those that are only rounding are set to 0, see `noise`.
 ZERO_NORM = 1e-6
 # Share of layers, from the first, that may be chosen: candidates at l >= int(0.8 L) are dropped.
 ELIGIBLE_DEPTH = 0.8
@@ -110,11 +110,32 @@ def candidates_from(
         last_unit=torch.stack([mean.last_unit for mean in means]),
     )
     if bool((found.norms < ZERO_NORM).all()):
-        raise InputError(
-            "harmful and harmless prompts give the same activations at every position and layer, "
-            "so there is no direction; are the two lists the same?"
-        )
+        raise same_everywhere()
     return found
+
+
+def without_noise(found: Candidates, share: float) -> Candidates:
+    """Candidates of which those that are only rounding are 0, and so have no direction.
+
+    Args:
+        found: the candidates.
+        share: see `noise_share`.
+
+    Raises:
+        InputError: all of them are.
+    """
+    noise = found.norms <= share * found.harmless_mean.norm(dim=-1)
+    if bool(noise.all()):
+        raise same_everywhere()
+    return replace(found, vectors=found.vectors.masked_fill(noise[..., None], 0))
+
+
+def same_everywhere() -> InputError:
+    """What to say of two lists of prompts that the model does not tell apart."""
+    return InputError(
+        "harmful and harmless prompts give the same activations at every position and layer, "
+        "so there is no direction; are the two lists the same?"
+    )
 
 
 def eligible_layers(n_layers: int) -> int:

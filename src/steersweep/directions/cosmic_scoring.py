@@ -19,6 +19,7 @@ from steersweep.directions.candidates import (
     candidates_from,
     lowest_kl,
     next_token_kl,
+    without_noise,
 )
 from steersweep.directions.cosmic import CosmicRules
 from steersweep.directions.edits import (
@@ -29,6 +30,8 @@ from steersweep.directions.edits import (
     clean_states,
     run_edits,
 )
+from steersweep.directions.everywhere import ablation_sites_of
+from steersweep.directions.noise import noise_share
 from steersweep.errors import SteersweepError
 
 _Kind = Literal["harmful", "harmless"]
@@ -50,13 +53,38 @@ def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
 def find_candidates(
     chat: ChatModel, data: SplitIds, rules: CosmicRules, positions: Sequence[int]
 ) -> Candidates:
-    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`."""
-    return candidates_from(
+    """Candidates of the training prompts. `generate_directions`, `get_mean_diff`.
+
+    Where candidates of no length are dropped, those that are only rounding have none.
+
+    Raises:
+        InputError: their ablation everywhere would leave something in this architecture.
+    """
+    what_ablation_leaves(chat, rules)  # refused before anything is computed
+    found = candidates_from(
         chat,
         data.harmful_train,
         data.harmless_train,
         positions=positions,
         site=rules.candidate_site,
+    )
+    return without_noise(found, noise_share(chat)) if rules.drop_zero else found
+
+
+def what_ablation_leaves(chat: ChatModel, rules: CosmicRules) -> tuple[str, ...]:
+    """Notes on what is left of a direction that is ablated where the official code does it.
+
+    Raises:
+        InputError: something is left in an architecture that the official code does not know.
+    """
+    if rules.ablate != "everywhere":
+        return ()
+    sites = ablation_sites_of(chat)
+    if sites.complete:
+        return ()
+    return (
+        f"as in the official code, norms after attention and MLP bring some of an ablated "
+        f"direction back: up to {sites.left:.1%} of the stream's length after a layer",
     )
 
 

@@ -28,6 +28,7 @@ from steersweep.directions.cosmic_scoring import (
     Scorer,
     layer_similarity,
     layers_to_compare,
+    what_ablation_leaves,
 )
 
 # A cosine, and what rounding may add to it.
@@ -65,7 +66,7 @@ def score_candidates(
         SteersweepError: no layer to compare, with the rules as in the official code.
     """
     if known is None:
-        scores = _unscored(candidates, rules)
+        scores = _unscored(candidates, rules, what_ablation_leaves(chat, rules))
     else:
         tables = ("scored", "comply", "refuse", "kl")
         scores = replace(known, **{name: getattr(known, name).clone() for name in tables})
@@ -81,9 +82,10 @@ def score_candidates(
     return scores
 
 
-def _unscored(candidates: Candidates, rules: CosmicRules) -> CosmicScores:
+def _unscored(candidates: Candidates, rules: CosmicRules, notes: tuple[str, ...]) -> CosmicScores:
     similarity = layer_similarity(candidates, rules)
-    low, notes = layers_to_compare(similarity, rules)
+    low, of_layers = layers_to_compare(similarity, rules)
+    notes += of_layers
     n_positions, n_layers, _ = candidates.vectors.shape
     if rules.median_rule and n_positions == 1:
         notes += ("one position only, so the rule about the last position's depth is not applied",)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from steersweep.activations import Backend, residuals
 from steersweep.chat_model import ChatModel
 from steersweep.directions.direction import Direction, unit_direction
+from steersweep.directions.noise import NoDirection, no_direction, noise_share
 from steersweep.errors import InputError
 from steersweep.prompts.prompts import ExtractionSet
 
@@ -20,8 +21,7 @@ def dim_directions(
 ) -> list[Direction]:
     """Mean(harmful) − mean(harmless) of `resid_post` at the last prompt token, for each layer.
 
-    One forward pass per batch of prompts gives every layer. Means are taken in float64. The unit
-    vector is returned with the difference's length as `raw_norm`.
+    The unit vector is returned with the difference's length as `raw_norm`.
 
     Args:
         chat: the model.
@@ -30,7 +30,27 @@ def dim_directions(
         backend: what reads activations; see `residuals`.
 
     Raises:
-        InputError: fewer than two prompts in a class, or identical classes.
+        InputError: fewer than two prompts in a class.
+        NoDirection: the classes differ by no more than rounding at one of these layers.
+        NumericalError: activations are NaN or infinite.
+    """
+    found, missing = find_dim(chat, prompts, backend=backend)
+    wanted = range(chat.n_layers) if layers is None else layers
+    for layer in wanted:
+        if layer in missing:
+            raise NoDirection(f"{prompts.name}, {missing[layer]}; leave that layer out")
+    return [found[layer] for layer in wanted]
+
+
+def find_dim(
+    chat: ChatModel, prompts: ExtractionSet, *, backend: Backend = "hooks"
+) -> tuple[dict[int, Direction], dict[int, str]]:
+    """DIM's direction of every layer that has one, and of the other layers why not.
+
+    One forward pass per batch of prompts gives every layer. Means are taken in float64.
+
+    Raises:
+        InputError: fewer than two prompts in a class.
         NumericalError: activations are NaN or infinite.
     """
     for label, group in (("harmful", prompts.harmful), ("harmless", prompts.harmless)):
@@ -42,18 +62,24 @@ def dim_directions(
     n_harmful = len(prompts.harmful)
     # [layer, d_model]
     difference = activations[:n_harmful].mean(0) - activations[n_harmful:].mean(0)
-    residual_norms = activations.norm(dim=-1).mean(0)
-    return [
-        unit_direction(
+    residual_norms = activations.norm(dim=-1).mean(0).tolist()
+    lengths = difference.norm(dim=-1).tolist()
+    share = noise_share(chat)
+    found: dict[int, Direction] = {}
+    missing: dict[int, str] = {}
+    for layer, (length, norm) in enumerate(zip(lengths, residual_norms, strict=True)):
+        if length <= share * norm:
+            missing[layer] = no_direction(layer, length, norm, share)
+            continue
+        found[layer] = unit_direction(
             difference[layer],
             method="dim",
             layer=layer,
             position=-1,
-            residual_norm=float(residual_norms[layer]),
+            residual_norm=norm,
             model_id=chat.source.model_id,
             model_fingerprint=chat.fingerprint,
             precision=chat.precision,
             prompts=prompts.id,
         )
-        for layer in (range(chat.n_layers) if layers is None else layers)
-    ]
+    return found, missing

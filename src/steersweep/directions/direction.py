@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from steersweep.atomic import read_file, write_bytes
+from steersweep.digests import Damaged, seal_tensors, tensors_digest, unseal_tensors
 from steersweep.errors import InputError
+
+_TENSOR = "direction"
+_NAMES = ("model_id", "prompts")  # the fingerprint and the vector say what they mean
+_UNIT = 1e-4  # how far rounding to float32 may take a length from 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,50 +51,85 @@ class Direction:
     prompts: str
     site: str = "resid_post"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything but the vector."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+
+    @property
+    def key(self) -> str:
+        """Content hash of the vector's bytes and its facts, what things are called apart.
+
+        Names its file in a run folder.
+        """
+        facts = {name: value for name, value in self.facts.items() if name not in _NAMES}
+        return tensors_digest({_TENSOR: self.vector}, facts)[:24]
+
     def save(self, path: Path) -> None:
         """Write a safetensors file: tensor `direction`, everything else as metadata."""
-        from safetensors.torch import save
-
-        from steersweep.atomic import write_bytes
-
-        facts = {key: value for key, value in asdict(self).items() if key != "vector"}
-        metadata = {key: json.dumps(value) for key, value in facts.items()}
-        write_bytes(path, save({"direction": self.vector.contiguous()}, metadata=metadata))
+        write_bytes(path, seal_tensors({_TENSOR: self.vector}, self.facts))
 
     @classmethod
     def load(cls, path: Path) -> Direction:
         """Read what `save` wrote.
 
         Raises:
-            InputError: not a direction file, or one with missing facts.
+            InputError: no direction file, or not as it was written.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata: dict[str, str] = file.metadata() or {}
-                vector: Tensor = file.get_tensor("direction")
-            facts: dict[str, Any] = {key: json.loads(value) for key, value in metadata.items()}
-            names = {field.name for field in fields(cls)} - {"vector"}
-            if missing := names - facts.keys():
-                raise InputError(f"{path}: no direction file, {', '.join(sorted(missing))} missing")
-            return cls(vector=vector.float(), **{name: facts[name] for name in names})
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as a direction: {error}") from error
+            data = read_file(path)
+            if data is None:
+                raise InputError(f"{path}: no such file")
+            return cls.of(data)
+        except Damaged as error:
+            raise InputError(f"{path}: cannot be used as a direction: {error}") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def of(cls, data: bytes) -> Direction:
+        """The direction in a file's bytes.
+
+        Raises:
+            Damaged: there is none, it is not as it was written, or it is no unit vector.
+        """
+        tensors, facts = unseal_tensors(data)
+        names = {field.name for field in fields(cls)[1:]}
+        if tensors.keys() != {_TENSOR} or facts.keys() != names:
+            differ = ", ".join(sorted(tensors.keys() ^ {_TENSOR} | facts.keys() ^ names))
+            raise Damaged(f"no direction: {differ} missing or unknown")
+        found = cls(vector=tensors[_TENSOR], **facts)
+        _check(found)
+        return found
+
+
+def _check(direction: Direction) -> None:
+    vector = direction.vector
+    if vector.dtype != torch.float32 or vector.ndim != 1:
+        raise Damaged(f"no direction: {vector.dtype} of shape {list(vector.shape)}")
+    norm = float(vector.double().norm())
+    if not abs(norm - 1) < _UNIT:
+        raise Damaged(f"no unit vector: its length is {norm:.4g}")
+    for name in ("raw_norm", "residual_norm"):
+        value = getattr(direction, name)
+        if not (isinstance(value, float) and 0 < value < math.inf):
+            raise Damaged(f"{name} is {value!r}")
+    for name in ("layer", "position"):
+        if type(getattr(direction, name)) is not int:
+            raise Damaged(f"{name} is {getattr(direction, name)!r}")
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Cosine of two unit vectors `[d_model]`, -1 to 1 whatever rounding does."""
+    return max(-1.0, min(1.0, float(one.double() @ other.double())))
 
 
 def unit_direction(difference: Tensor, **facts: Any) -> Direction:
     """A `Direction` along `difference` `[d_model]`; its length is kept as `raw_norm`.
 
-    Raises:
-        InputError: the difference is zero, so it has no direction.
+    Whether the difference is more than rounding is for the caller to say; see `noise`.
     """
     norm = float(difference.double().norm())
-    if norm == 0:
-        raise InputError(
-            f"layer {facts.get('layer')}: harmful and harmless prompts give the same activation, "
-            f"so there is no direction; are the prompt sets different?"
-        )
     return Direction(vector=(difference.double() / norm).float(), raw_norm=norm, **facts)
 
 

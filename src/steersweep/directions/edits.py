@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from steersweep.chat_model import ChatModel, at_positions
+from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.errors import NumericalError
 from steersweep.packing import Layout, layouts
+from steersweep.regime import regime_of
 
 # A difference of means that should be zero is not, by rounding: about 1e-17.
 _NO_UNIT, _NO_OFFSET = 1e-4, 1e-12
@@ -34,8 +36,8 @@ class Edit:
     """`x - (x . unit) unit + offset` at the input of a layer, at all positions.
 
     Attributes:
-        layer: decoder layer whose input is edited; None: the input, the attention's output and the
-            MLP's output of every layer.
+        layer: decoder layer whose input is edited; None: the input of every layer and all that it
+            writes into the stream, see `ablation_sites_of`.
         unit: direction to remove, `[d_model]`; zero to remove nothing.
         offset: what is added, `[d_model]`.
     """
@@ -111,6 +113,10 @@ def run_edits(
         read_before_edit: a layer's output is the next one's input; where that is edited, read it
             before the edit instead of after it.
         max_rows: prompts x edits per forward pass.
+
+    Raises:
+        InputError: an edit is of every layer, and something would be left in this architecture; or
+            prompts of it cannot be run right.
     """
     stop = _stop(chat, read_layers, with_logits)
     unseen = [
@@ -233,6 +239,7 @@ class _Passes:
         self.resume_at = resume_at - {0}
         self.read_clean = read_clean
         self.stop = _stop(chat, read_layers, with_logits)
+        self.regime = regime_of(chat)
 
     @cached_property
     def clean(self) -> _Clean:
@@ -268,7 +275,8 @@ class _Passes:
     ) -> tuple[Tensor, Tensor | None]:
         """States and logits of a forward pass through layers `[start, stop)`, as in `Reading`."""
         chat, layout = self.chat, self.layout
-        clean = self.clean.inputs if start > 0 else {}
+        resumes = self.regime.resumes
+        clean = self.clean.inputs if start > 0 and resumes else {}
         read_at = {layer + 1: index for index, layer in enumerate(self.read_layers)}
         states = torch.empty(
             (copies, len(layout.prompts), len(self.read_layers), chat.d_model), device=chat.device
@@ -279,7 +287,7 @@ class _Passes:
         def at_input(layer: int, hidden: Tensor) -> Tensor | None:
             if layer < start:
                 return None
-            if layer == start and start > 0:
+            if layer == start and start > 0 and resumes:
                 hidden = clean[start].repeat(copies, 1, 1)
             edited = hidden if edits is None else edits.at_input(layer, hidden)
             if layer in read_at:
@@ -293,23 +301,23 @@ class _Passes:
             return at_positions(final, layout.ends) if with_logits else final[:1, :1]
 
         with ExitStack() as stack:
-            stack.enter_context(chat.only_layers(start, stop))
+            if resumes:
+                stack.enter_context(chat.only_layers(start, stop))
             stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
             stack.enter_context(chat.head_input(at_end))
-            if start < stop == self.stop:
+            if start < stop == self.stop and self.regime.narrows:
                 # Of the last layer only the ends of prompts are read, after its MLP. Hooks on an
                 # MLP's output come after this one and see all positions.
                 stack.enter_context(chat.mlp_at(stop - 1, layout.ends))
             if edits is not None and edits.everywhere:
-                for site in ("attn_out", "mlp_out"):
-                    hooks = chat.layer_hooks(edits.at_part, range(start, stop), site)
-                    stack.enter_context(hooks)
+                sites = ablation_sites_of(chat)
+                stack.enter_context(sites.edited(chat, edits.at_part, range(start, stop)))
             batch = layout.copies(copies)
             logits = chat.logits(
                 batch.input_ids,
                 batch.attention_mask,
                 batch.position_ids,
-                keep=batch.input_ids.shape[1] if to_the_end else 1,
+                keep=batch.input_ids.shape[1],
             )
         return states, layout.at_ends(logits) if with_logits else None
 
@@ -341,7 +349,7 @@ class _RowEdits:
     def at_input(self, layer: int, hidden: Tensor) -> Tensor:
         return self._apply(hidden) if self.layer in (None, layer) else hidden
 
-    def at_part(self, _layer: int, output: Tensor) -> Tensor:
+    def at_part(self, output: Tensor) -> Tensor:
         return self._apply(output)
 
     def _apply(self, hidden: Tensor) -> Tensor:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from steersweep.activations import Backend, residuals
 from steersweep.chat_model import ChatModel
 from steersweep.conditions import AUTO
-from steersweep.directions.candidates import SplitIds
+from steersweep.directions.candidates import ZERO_NORM, SplitIds, same_everywhere
 from steersweep.directions.cosmic import VARIANTS, CosmicScores, best_position, select
 from steersweep.directions.cosmic_scoring import cosmic_positions, find_candidates
 from steersweep.directions.cosmic_search import score_candidates
-from steersweep.directions.dim import dim_directions
+from steersweep.directions.dim import find_dim
 from steersweep.directions.direction import Direction, unit_direction
+from steersweep.directions.noise import no_direction, noise_share
 from steersweep.errors import InputError, SteersweepError
 from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, DIM_EXTRACTION_SET, ExtractionSet
 
@@ -26,17 +27,19 @@ class Extracted:
     """What a method found.
 
     Attributes:
-        at_layer: a direction per layer asked for.
+        at_layer: a direction per layer asked for, where there is one.
         chosen: the method's own choice; None for a method that makes none, or where its rules drop
             every candidate (a note then says why).
         scores: what the choice rests on, None for a method without scores.
         notes: what a reader of the result should know.
+        missing: of every layer of the model that has no direction, why not.
     """
 
     at_layer: dict[int, Direction]
     chosen: Direction | None = None
     scores: CosmicScores | None = None
     notes: tuple[str, ...] = ()
+    missing: dict[int, str] = field(default_factory=dict)
 
 
 def default_extraction(method: str) -> str:
@@ -69,13 +72,15 @@ def extract_directions(
         backend: what reads activations for DIM; COSMIC edits them too, which only hooks do here.
 
     Raises:
-        InputError: unknown method or backend, too few prompts, identical classes.
+        InputError: unknown method or backend, too few prompts, classes that differ at no layer.
         NumericalError: activations are NaN or infinite.
-        SteersweepError: no COSMIC candidate at a layer asked for has a length.
+        SteersweepError: no COSMIC candidate at a layer asked for has a finite score.
     """
     if method == DIM:
-        found = dim_directions(chat, prompts, layers=layers, backend=backend)
-        return Extracted({direction.layer: direction for direction in found})
+        found, missing = find_dim(chat, prompts, backend=backend)
+        if not found:
+            raise same_everywhere()
+        return Extracted({at: found[at] for at in layers if at in found}, missing=missing)
     if method not in VARIANTS:
         raise InputError(f"method {method}: choose from {', '.join(METHODS)}")
     if backend != "hooks":
@@ -129,5 +134,14 @@ def _cosmic(
         chosen = direction(method + AUTO, choice.position, choice.layer)
     except SteersweepError as error:
         notes += (f"no choice of its own: {error}",)
-    at_layer = {layer: direction(method, best_position(scores, layer), layer) for layer in layers}
-    return Extracted(at_layer, chosen, scores, notes)
+    missing = {
+        layer: no_direction(layer, longest, float(norms[layer]), noise_share(chat))
+        for layer, longest in enumerate(candidates.norms.max(0).values.tolist())
+        if longest < ZERO_NORM
+    }
+    at_layer = {
+        layer: direction(method, best_position(scores, layer), layer)
+        for layer in layers
+        if layer not in missing
+    }
+    return Extracted(at_layer, chosen, scores, notes, missing)

@@ -7,18 +7,17 @@ folder the study was begun with before it reports them.
 
 from __future__ import annotations
 
-import re
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from steersweep.atomic import write_text
+from steersweep.atomic import DiskFull, write_text
 from steersweep.errors import InputError, SteersweepError
 from steersweep.model_source import LAB_PREFIX, ModelSource, find_model
-from steersweep.redaction import redact
+from steersweep.printing import safe_name
+from steersweep.redaction import redacted_traceback
 from steersweep.store import RunStore
 from steersweep.worker import Job, Progress, run_job
 
@@ -164,9 +163,12 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
     except Exception as error:
         if error in told:
             raise
-        log = folder / "logs" / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', work.name)}.txt"
-        write_text(log, redact(traceback.format_exc()))
+        log = folder / "logs" / f"{safe_name(work.name.replace(' ', '-'))}.txt"
         failure = SteersweepError(f"{type(error).__name__}: {error} (traceback: logs/{log.name})")
+        try:
+            write_text(log, redacted_traceback(error))
+        except DiskFull as full:
+            failure = full
     else:
         return tell("finished")
     return tell("failed", error=failure)

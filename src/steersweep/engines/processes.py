@@ -11,6 +11,7 @@ import contextlib
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,8 @@ from pathlib import Path
 from steersweep.catalog.gpus import LOCAL
 from steersweep.engines.engine import Cancelled, Event, OnEvent, Work, carry_out, sparingly
 from steersweep.errors import SteersweepError
+from steersweep.redaction import hide_secrets_of_crashes
+from steersweep.signals import end_on_signals
 
 _LOOK_EVERY = 0.2  # seconds
 _STOP_WITHIN = 10.0
@@ -155,6 +158,9 @@ class _Process:
 
 def main() -> None:
     """What a process of the engine runs: work from standard input, events to standard output."""
+    end_on_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent, which ends this one
+    hide_secrets_of_crashes()
     # Whatever libraries print must not get between the pickles.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

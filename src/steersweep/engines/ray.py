@@ -6,9 +6,12 @@ types. A job is one Ray task; what it reports comes back through a queue.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import uuid
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ from steersweep.engines.engine import (
     carry_out,
     sparingly,
 )
-from steersweep.engines.share import Mirror, SameFolder, Share
+from steersweep.engines.ray_cluster import Pulse, cluster_may_go, first_line, set_up_token
+from steersweep.engines.share import Mirror, SameFolder, Share, StorageAway
+from steersweep.engines.versions import differences, versions
 from steersweep.errors import InputError, SteersweepError
 
 _LOOK_EVERY = 0.2  # seconds
@@ -51,14 +56,17 @@ class RayEngine:
         self._cancelled: set[str] = set()
         self._ours = False
         self._folder = Path()
+        self._pulse = Pulse("")
+        self._waiting: deque[Work] = deque()
+        self._known_nodes: list[dict[str, Any]] = []
 
     def open(self, folder: Path) -> None:
         """Connect, and see that every machine of the cluster can run work for `folder`."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        set_up_token(own_cluster=self._address is None)
         try:
             import ray
-            from ray.util.queue import Queue
         except ImportError as error:
             raise InputError(
                 "--engine ray: Ray is not installed: pip install 'steersweep[ray]'"
@@ -66,17 +74,24 @@ class RayEngine:
         if not ray.is_initialized():
             self._connect(ray)
         self._folder = folder.resolve()
-        self._check_machines(ray)
-        self._queue = Queue(actor_options={"num_cpus": 0})
-        self._share.publish(self._folder)
+        with cluster_may_go():
+            self._pulse = Pulse(str(ray.get_runtime_context().gcs_address))
+            self._check_machines(ray)
+            self._queue = _new_queue()
+        # A mistake in its name should show at once.
+        first = self._share if self._storage is None else Mirror(self._storage, waits=())
+        first.publish(self._folder)
 
     def close(self) -> None:
         """Cancel what runs; end the cluster if this engine started it."""
         import ray
 
+        if self._pulse.is_gone:
+            return  # calls would wait for an answer
         for name in list(self._tasks):
             self.cancel(name)
-        self._queue.shutdown()
+        with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+            self._queue.shutdown()
         if self._ours:
             ray.shutdown()
 
@@ -116,7 +131,15 @@ class RayEngine:
         return "cuda" if has_gpus and kind != LOCAL else "cpu"
 
     def submit(self, work: Work) -> None:
-        """Hand it to Ray, which runs it when there is a place."""
+        """Hand it to Ray, which runs it when there is a place; in `wait` if Ray is away now."""
+        self._waiting.append(work)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while self._waiting and self._pulse.answers():  # the call would wait for ever
+            self._submit(self._waiting.popleft())
+
+    def _submit(self, work: Work) -> None:
         import ray
 
         custom = any(work.gpu in node["Resources"] for node in self._nodes())
@@ -140,19 +163,37 @@ class RayEngine:
         """End its worker; what it saved is whole."""
         import ray
 
-        if name in self._tasks:
+        self._waiting = deque(work for work in self._waiting if work.name != name)
+        if name in self._tasks and not self._pulse.is_gone:
             self._cancelled.add(name)
-            ray.cancel(self._tasks[name], force=True)
+            with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+                ray.cancel(self._tasks[name], force=True)
 
     def wait(self, on_event: OnEvent) -> None:
-        """Hand over what the tasks reported, and which of them died."""
+        """Hand over what the tasks reported, and which of them died.
+
+        Raises:
+            ClusterLost: nothing can run any more; the run can be continued.
+        """
+        from ray.exceptions import RayActorError
         from ray.util.queue import Empty
 
+        self._hand_over()
+
         try:
-            event: Event = self._queue.get(timeout=_LOOK_EVERY)
+            with cluster_may_go():
+                event: Event = self._queue.get(timeout=_LOOK_EVERY)
+        except RayActorError as error:
+            for event in self._without_queue(error):
+                self._share.refresh(self._folder)
+                on_event(event)
+            return
         except Empty:
+            self._pulse.check()
             # Only when all that was said is heard does a task without an end count as dead.
-            for event in self._dead():
+            with cluster_may_go():
+                dead = self._dead()
+            for event in dead:
                 del self._tasks[event.work]
                 self._share.refresh(self._folder)
                 on_event(event)
@@ -168,6 +209,22 @@ class RayEngine:
             del self._tasks[event.work]
         on_event(event)
 
+    def _without_queue(self, error: Exception) -> list[Event]:
+        """The machine with the queue is gone: another queue, and work that waits to be run again.
+
+        Nobody would hear what the running tasks have to say, so they are ended.
+        """
+        for name in list(self._tasks):
+            self.cancel(name)
+        with cluster_may_go():
+            self._queue = _new_queue()
+        why = f"the machine with the event queue was lost: {first_line(error)}"
+        found = []
+        for name in list(self._tasks):
+            del self._tasks[name]
+            found.append(Event(name, "lost", self._seconds[name], error=_error(name, why)))
+        return found
+
     def _dead(self) -> list[Event]:
         import ray
 
@@ -179,10 +236,12 @@ class RayEngine:
             try:
                 ray.get(task)
             except ray.exceptions.RayTaskError as error:  # raised by our code around the job
+                away = isinstance(error.cause, StorageAway)
                 why = str(error).strip().splitlines()[-1]
-                found.append(Event(name, "failed", self._seconds[name], error=_error(name, why)))
+                end = Event(name, "lost" if away else "failed", self._seconds[name])
+                found.append(replace(end, error=_error(name, str(error.cause) if away else why)))
             except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
                 if name in self._cancelled:
                     told = Cancelled(f"{name} was cancelled")
                     found.append(Event(name, "failed", self._seconds[name], error=told))
@@ -204,14 +263,18 @@ class RayEngine:
             options["runtime_env"] = {"py_modules": [str(package)]}
         try:
             ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(
-                f"--ray-address {self._address}: no Ray cluster answers there: {error}"
+                f"--ray-address {self._address}: no Ray cluster answers there: "
+                f"{first_line(error)}. A cluster that was started with a token needs the same "
+                f"token here: RAY_AUTH_MODE=token and ~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
         self._ours = True
 
     def _check_machines(self, ray: Any) -> None:
-        """Every machine must import the code and see the run folder, unless storage is given."""
+        """Every machine must import the code, have the same versions of what results depend on, and
+        see the run folder, unless storage is given.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         probe = self._folder / f".probe-{uuid.uuid4().hex}"
@@ -228,13 +291,19 @@ class RayEngine:
             }
             for address, answer in answers.items():
                 try:
-                    sees = ray.get(answer)
+                    sees, there = ray.get(answer)
                 except ray.exceptions.RayError as error:
                     why = str(error).strip().splitlines()[-1]
                     raise InputError(
                         f"--engine ray: {address} cannot run steersweep: {why}. Install the "
                         f"libraries there: pip install 'steersweep[ray]'"
                     ) from error
+                if different := differences(there, versions()):
+                    raise InputError(
+                        f"--engine ray: {address} has other versions than this machine: "
+                        f"{'; '.join(different)}. Results would depend on where a job runs; "
+                        f"install the same versions everywhere (constraints.txt)"
+                    )
                 if not sees and self._storage is None:
                     raise InputError(
                         f"--out {self._folder}: {address} does not see this folder; use a shared "
@@ -246,7 +315,10 @@ class RayEngine:
     def _nodes(self) -> list[dict[str, Any]]:
         import ray
 
-        return [node for node in ray.nodes() if node["Alive"]]
+        if self._pulse.answers():  # the call would wait for ever
+            with cluster_may_go():
+                self._known_nodes = [node for node in ray.nodes() if node["Alive"]]
+        return self._known_nodes
 
     def _cpus_of(self, kind: str) -> int:
         if kind != LOCAL:
@@ -275,9 +347,23 @@ def _run_on_ray(work: Work, folder: str, storage: str | None, queue: Any) -> Non
         carry_out(work, Path(scratch), sparingly(tell))
 
 
-def _sees(path: str) -> bool:
-    """Run on every machine: whether it sees a file; importing this module is half of the test."""
-    return Path(path).exists()
+def _sees(path: str) -> tuple[bool, dict[str, str]]:
+    """Run on every machine: whether it sees a file, and its versions of the libraries.
+
+    Importing this module is half of the test.
+    """
+    return Path(path).exists(), versions()
+
+
+def _new_queue() -> Any:
+    """A queue of events, on this very machine if the cluster reaches as far."""
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    place = NodeAffinitySchedulingStrategy(here, soft=True)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": place})
 
 
 def _error(name: str, reason: str) -> SteersweepError:

@@ -6,14 +6,25 @@ each named by its content or its work. So sharing them is copying what the other
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from steersweep.atomic import write_bytes
-from steersweep.errors import InputError
+from steersweep.errors import InputError, SteersweepError
 
+# Seconds between tries while storage is away: five minutes in all.
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
+# What another try does not change.
+_FOR_GOOD = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_T = TypeVar("_T")
 _WRITTEN_BY_JOBS = ("conditions", "directions", "extraction", "logs")
+
+
+class StorageAway(SteersweepError):
+    """Storage could not be reached for a while; what was to be copied is still where it was."""
 
 
 class Share(Protocol):
@@ -41,22 +52,32 @@ class Mirror:
 
     Args:
         url: of a folder there. Credentials come from the environment, as for fsspec itself.
+        waits: seconds before each further try while it cannot be reached.
+
+    Both methods raise InputError where another try would not help, and else StorageAway.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, waits: Sequence[float] = WAITS) -> None:
         self.url = url
+        self._waits = waits
         self._held: set[str] = set()
 
     def refresh(self, folder: Path) -> None:
         """Download what `folder` lacks."""
+        self._patiently(lambda: self._refresh(folder))
+
+    def publish(self, folder: Path) -> None:
+        """Upload what is not there yet; each file appears whole."""
+        self._patiently(lambda: self._publish(folder))
+
+    def _refresh(self, folder: Path) -> None:
         system, root = self._system()
         for name in sorted(self._there(system, root)):
             if not (folder / name).exists():
                 write_bytes(folder / name, system.cat_file(f"{root}/{name}"))
             self._held.add(name)
 
-    def publish(self, folder: Path) -> None:
-        """Upload what is not there yet; each file appears whole."""
+    def _publish(self, folder: Path) -> None:
         system, root = self._system()
         here = {
             path.relative_to(folder).as_posix()
@@ -73,6 +94,23 @@ class Mirror:
             system.mv(part, f"{root}/{name}")
             self._held.add(name)
 
+    def _patiently(self, copy: Callable[[], _T]) -> _T:
+        for wait in (*self._waits, None):
+            try:
+                return copy()
+            except SteersweepError:  # of the run folder, such as a full disk
+                raise
+            except (ImportError, ValueError, TypeError, *_FOR_GOOD) as error:
+                raise InputError(f"storage {self.url}: cannot be used: {error}") from error
+            except Exception as error:  # every kind of storage has exceptions of its own
+                if wait is None:
+                    raise StorageAway(
+                        f"storage {self.url}: cannot be reached: {error}. Everything finished is "
+                        f"kept where it is; the same command continues"
+                    ) from error
+                time.sleep(wait)
+        raise AssertionError
+
     def _there(self, system: Any, root: str) -> set[str]:
         system.invalidate_cache()
         if not system.exists(root):
@@ -83,11 +121,8 @@ class Mirror:
     def _system(self) -> tuple[Any, str]:
         import fsspec
 
-        try:
-            system, root = fsspec.core.url_to_fs(self.url)
-            system.makedirs(root, exist_ok=True)
-        except (ImportError, ValueError, OSError) as error:
-            raise InputError(f"storage {self.url}: cannot be used: {error}") from error
+        system, root = fsspec.core.url_to_fs(self.url)
+        system.makedirs(root, exist_ok=True)
         return system, root.rstrip("/")
 
 

@@ -6,13 +6,18 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steersweep.conditions import AUTO
-from steersweep.directions.direction import Direction
+from steersweep.directions.direction import cosine
+from steersweep.errors import SteersweepError
 from steersweep.experiment.decisions import Outcome, curve_shape
 from steersweep.experiment.results import coherent_refusals, p_difference
 from steersweep.statistics import cluster_bootstrap, cohens_h, holm, wilson
+from steersweep.store import RunStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Result = dict[str, Any]
 
@@ -90,7 +95,7 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
 
 
 def precision_comparison(
-    results: Iterable[Result], folder: Path, preserved_from: float
+    results: Iterable[Result], store: RunStore, preserved_from: float
 ) -> list[dict[str, Any]]:
     """Each model's precisions side by side: effects, directions, and how good a model each is.
 
@@ -99,7 +104,7 @@ def precision_comparison(
 
     Args:
         results: of phase 3.
-        folder: the run folder, for direction and activation files.
+        store: the run folder, for direction and activation files.
         preserved_from: cosine from which a direction counts as preserved.
     """
     own: dict[tuple[str, str], list[Result]] = {}
@@ -113,12 +118,13 @@ def precision_comparison(
     found = []
     for (model, method), members in own.items():
         entries = [member["conditions"][0] for member in members]
-        vectors = [Direction.load(folder / entry["direction_file"]).vector for entry in entries]
-        cosines = [[round(float(a @ b), 6) for b in vectors] for a in vectors]
+        vectors = [_vector(store, entry["direction_file"]) for entry in entries]
+        cosines = [[round(cosine(a, b), 6) for b in vectors] for a in vectors]
         precisions = [member["quantization"] for member in members]
         compared = [member.get("comparison") or {} for member in members]
         files = [facts.get("activations") for facts in compared]
-        by_layer = precision_cosines([folder / f for f in files if f]) if all(files) else {}
+        read = [_activations(store, file) for file in files if file]
+        by_layer = precision_cosines(read) if len(read) == len(files) else {}
         layer = entries[0]["layer_idx"]
         row: dict[str, Any] = {
             "model": model,
@@ -172,7 +178,7 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def transfers(
-    results: Iterable[Result], names: Mapping[str, str], folder: Path
+    results: Iterable[Result], names: Mapping[str, str], store: RunStore
 ) -> list[dict[str, Any]]:
     """What a direction of one model does in another of the same width.
 
@@ -183,7 +189,7 @@ def transfers(
     Args:
         results: of the transfer phase.
         names: the plan's names of models by id.
-        folder: the run folder, for direction files.
+        store: the run folder, for direction files.
     """
     own = {
         (result["model_id"], result["method"]): result["conditions"][0]
@@ -202,9 +208,7 @@ def transfers(
         efficiency = _efficiency(pairs)
         if efficiency == 0:
             high = wilson(0, len(pairs))[1] / base["coherent_refusal_rate"]
-        vectors = [
-            Direction.load(folder / row["direction_file"]).vector.double() for row in (entry, base)
-        ]
+        vectors = [_vector(store, row["direction_file"]) for row in (entry, base)]
         random = result["controls"]["random_direction"]
         found.append(
             {
@@ -218,7 +222,7 @@ def transfers(
                 "garbled_rate": entry["garbled_rate"],
                 "efficiency": None if math.isnan(efficiency) else efficiency,
                 "efficiency_ci": None if math.isnan(low) else [low, high],
-                "cosine": round(float(vectors[0] @ vectors[1]), 6),
+                "cosine": round(cosine(*vectors), 6),
                 "p_vs_own": p_difference(base, entry),
             }
         )
@@ -234,7 +238,7 @@ def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
 
 
 def precision_cosines(
-    files: Sequence[Path], *, resamples: int = 1000, seed: int = 0
+    activations: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0
 ) -> dict[tuple[int, int], dict[str, list[float]]]:
     """Cosines of DIM directions between precisions at every layer, with bootstrap intervals.
 
@@ -242,26 +246,25 @@ def precision_cosines(
     interval says how far the cosine rests on these very prompts.
 
     Args:
-        files: activations of each precision: `harmful` and `harmless`, `[prompt, layer, d_model]`.
+        activations: of each precision: arrays `harmful` and `harmless`, `[prompt, layer, d_model]`.
         resamples: number of draws.
         seed: of the draws.
 
     Returns:
-        By pair of files, for each layer: `cosine`, and its 95 % interval `low` to `high`.
+        By pair of precisions, for each layer: `cosine`, and its 95 % interval `low` to `high`.
     """
     import numpy as np
-    from safetensors.numpy import load_file
 
-    tensors = [load_file(file) for file in files]
     rng = np.random.default_rng(seed)
     weights = {
-        name: _draws(rng, tensors[0][name].shape[0], resamples) for name in ("harmful", "harmless")
+        name: _draws(rng, activations[0][name].shape[0], resamples)
+        for name in ("harmful", "harmless")
     }
-    n_layers = tensors[0]["harmful"].shape[1]
+    n_layers = activations[0]["harmful"].shape[1]
     found: dict[tuple[int, int], dict[str, list[float]]] = {
         (i, j): {"cosine": [], "low": [], "high": []}
-        for i in range(len(files))
-        for j in range(i + 1, len(files))
+        for i in range(len(activations))
+        for j in range(i + 1, len(activations))
     }
     for layer in range(n_layers):
         # [draw, d_model]; the first draw is the prompts as they are.
@@ -270,7 +273,7 @@ def precision_cosines(
                 sign * weights[name] @ held[name][:, layer].astype(np.float64)
                 for name, sign in (("harmful", 1.0), ("harmless", -1.0))
             )
-            for held in tensors
+            for held in activations
         ]
         units = [mean / np.linalg.norm(mean, axis=-1, keepdims=True) for mean in means]
         for (i, j), row in found.items():
@@ -290,7 +293,7 @@ def _draws(rng: Any, n: int, resamples: int) -> Any:
     return np.concatenate([np.ones((1, n)), counts]) / n
 
 
-def layer_cosines(results: Iterable[Result], folder: Path) -> list[dict[str, Any]]:
+def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, Any]]:
     """Cosines between a model's directions at different layers, by method."""
     found = []
     for result in results:
@@ -298,16 +301,31 @@ def layer_cosines(results: Iterable[Result], folder: Path) -> list[dict[str, Any
             continue
         files = {e["layer_idx"]: e["direction_file"] for e in result["conditions"]}
         layers = sorted(files)
-        vectors = [Direction.load(folder / files[layer]).vector for layer in layers]
+        vectors = [_vector(store, files[layer]) for layer in layers]
         found.append(
             {
                 "model": result["model"],
                 "method": result["method"],
                 "layers": layers,
-                "cosines": [[round(float(a @ b), 4) for b in vectors] for a in vectors],
+                "cosines": [[round(cosine(a, b), 4) for b in vectors] for a in vectors],
             }
         )
     return found
+
+
+def _vector(store: RunStore, file: str) -> Tensor:
+    """The unit vector of a direction that results name, `[d_model]`."""
+    return store.needed_direction(Path(file).stem).vector
+
+
+def _activations(store: RunStore, file: str) -> dict[str, Any]:
+    held = store.tensors(file)
+    if held is None:
+        raise SteersweepError(
+            f"{store.folder / file}: is damaged or gone; run the same command again to make it "
+            f"again"
+        )
+    return {name: tensor.float().numpy() for name, tensor in held.items()}
 
 
 def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_json
+from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.reviews import (
     PER_CONDITION,
     Review,
@@ -85,7 +85,7 @@ def apply_to_files(folder: Path) -> list[Result]:
     for path, results in results_in(folder):
         applied = [apply_reviews(result, reviews) for result in results]
         if applied != results:
-            write_json(path, applied)
+            write_result_file(folder, path.stem, applied)
         found += applied
     return found
 

@@ -8,9 +8,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from steersweep.atomic import write_text
+from steersweep.atomic import read_file, write_text
+from steersweep.digests import Damaged
+from steersweep.printing import markdown
 from steersweep.store import RunStore
 
+NAME = "FINDINGS_LOG.md"
+_BEGINNING = "# Findings\n"
 TITLES = {
     "verification": "COSMIC verification",
     "family_sweep": "Phase 1: families and layers",
@@ -22,15 +26,39 @@ TITLES = {
 
 
 def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) -> None:
-    """Add a section on a phase, unless one about exactly these findings is there."""
+    """Add a section on a phase, unless one about exactly these findings is there.
+
+    A log whose section on them has changed is set aside, and begun again.
+    """
     text = json.dumps(decision, sort_keys=True)
     mark = f"<!-- {phase} {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
-    path = store.folder / "FINDINGS_LOG.md"
-    held = path.read_text("utf-8") if path.exists() else "# Findings\n"
-    if mark in held:
-        return
-    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, decision)]
-    write_text(path, held + "\n" + "\n".join(lines).rstrip() + "\n")
+    lines = [mark, f"## {TITLES[phase]}", "", *_section(phase, _escaped(decision))]
+    section = "\n".join(lines).rstrip() + "\n"
+    held = _held(store)
+    if mark in held and section not in held:
+        store.set_aside(NAME, f"the section {TITLES[phase]} is not as it was written")
+        held = _BEGINNING
+    if section not in held:
+        write_text(store.folder / NAME, f"{held}\n{section}")
+
+
+def _held(store: RunStore) -> str:
+    """The log so far; a new one where it cannot be read. People may have written into it."""
+    try:
+        data = read_file(store.folder / NAME)
+        return _BEGINNING if data is None else data.decode("utf-8")
+    except (Damaged, UnicodeDecodeError) as error:
+        store.set_aside(NAME, "no UTF-8" if isinstance(error, ValueError) else str(error))
+        return _BEGINNING
+
+
+def _escaped(value: Any) -> Any:
+    """A decision whose texts are shown as they are, and are no Markdown of their own."""
+    if isinstance(value, Mapping):
+        return {name: _escaped(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return markdown(value) if isinstance(value, str) else value
 
 
 def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
@@ -66,7 +94,8 @@ def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
             )
         yield ""
     departures = [
-        f"{name}: could not run: {why}" for name, why in decision.get("failures", {}).items()
+        f"{markdown(name)}: could not run: {why}"
+        for name, why in decision.get("failures", {}).items()
     ]
     for note in [*decision.get("notes", []), *departures]:
         yield f"- {note}"

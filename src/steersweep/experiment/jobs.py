@@ -16,8 +16,8 @@ from steersweep.experiment.results import Result, sweep_results
 from steersweep.experiment.scheduler import Scheduler, Task
 from steersweep.experiment.sweep import make_job
 from steersweep.model_source import hub_commit
-from steersweep.store import RunStore
-from steersweep.worker import Job, OnProgress, unfinished, unplaced
+from steersweep.store import LostDirection, RunStore
+from steersweep.worker import Job, OnProgress, left_out, unfinished
 
 
 class ChangedWeights(SteersweepError):
@@ -88,6 +88,7 @@ class Jobs:
         self._engine = engine
         self._ledger = Ledger(store.folder)
         self._on_job = on_job
+        self._said: set[str] = set()
         self._running: dict[str, tuple[str, Sweep, Job]] = {}
         self._scheduler = Scheduler(
             plan,
@@ -124,7 +125,7 @@ class Jobs:
                 tasks.append(self._task(phase, sweep, job))
             else:
                 self._ended(str(sweep), earlier=True)
-        for name, reason in self._scheduler.run(phase, tasks).items():
+        for name, reason in self._run(phase, jobs, tasks).items():
             failures[name] = str(reason)
         held = self.store.get_once(f"phases/{phase}-failures.json") or {}
         others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
@@ -136,6 +137,28 @@ class Jobs:
                 + "; ".join(f"{name}: {why}" for name, why in failures.items())
             )
         return self._results(jobs)
+
+    def _run(
+        self, phase: str, jobs: Sequence[tuple[Sweep, Job]], tasks: Sequence[Task]
+    ) -> dict[str, SteersweepError]:
+        """Run tasks; why each that failed did, by name.
+
+        Where a borrowed direction was damaged meanwhile, the job that found it makes it again, and
+        those that missed it run once more.
+        """
+        failed = self._scheduler.run(phase, tasks)
+        lost = {name for name, why in failed.items() if isinstance(why, LostDirection)}
+        if not lost:
+            return failed
+        again = [
+            self._task(phase, sweep, job) for sweep, job in jobs if unfinished(job, self.store)
+        ]
+        first = [task for task in again if task.work.name not in lost]
+        failed |= self._scheduler.run(phase, first)
+        for name in lost:
+            del failed[name]
+        then = [task for task in again if task.work.name in lost]
+        return failed | self._scheduler.run(phase, then)
 
     def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunStore) -> None:
         """Run a job whose conditions go to a run of their own inside the study's folder.
@@ -160,7 +183,7 @@ class Jobs:
         commit = None if accepted else hub_commit(held.get(name, ""))
         settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
         settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
-        job = make_job(settings, settings.models[0], self.device(sweep))
+        job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
         fingerprint = job.conditions[0].model_fingerprint
         if held.get(name, fingerprint) != fingerprint and not accepted:
             raise ChangedWeights(
@@ -169,6 +192,10 @@ class Jobs:
                 f"or a new folder"
             )
         self.store.put_current("models.json", held | {name: fingerprint})
+        for note in job.notes:
+            if note not in self._said:
+                self._said.add(note)
+                self.say(note)
         if job.n_layers != sweep.model.n_layers:
             self.say(
                 f"{sweep.model.name}: the plan says {sweep.model.n_layers} layers, the model has "
@@ -222,7 +249,8 @@ class Jobs:
     def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
         """What the phase consists of, for `status`."""
         name = f"phases/{phase}.json"
-        held = self.store.get_once(name) or []
+        held = (self.store.get_once(name) or {"conditions": []})["conditions"]
         keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
-        left_out = {c.key for job in jobs for c in job.conditions if unplaced(c, self.store)}
-        self.store.put_current(name, [key for key in keys if key not in left_out])
+        out = {key for job in jobs for key in left_out(job, self.store)}
+        kept = [key for key in keys if key not in out]
+        self.store.put_current(name, {"conditions": kept})

@@ -13,6 +13,7 @@ from steersweep.experiment.plan import Plan, PlannedModel, layer_choice, strengt
 from steersweep.experiment.sweep import SweepSettings
 from steersweep.model_source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
+from steersweep.rendering import as_special_tokens
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,19 @@ def test_set(plan: Plan, cuts: Cuts) -> TestSet:
     return prompts
 
 
+def prompt_notes(plan: Plan) -> tuple[str, ...]:
+    """What the user should know of the plan's prompt files, each once.
+
+    Raises:
+        InputError: a prompt set cannot be found or read.
+    """
+    prompts = plan.data["prompts"]
+    found = [*load_test_set(prompts["test"]).notes]
+    for name in prompts["extraction"].values():
+        found += load_extraction_set(name).notes
+    return tuple(dict.fromkeys(found))
+
+
 def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = None) -> SweepSettings:
     """Settings to run a sweep with; `revision`: of the model, where the plan names none.
 
@@ -144,6 +158,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         rows=decoding.get("rows", 256),
         reference=sweep.reference,
         borrowed=sweep.borrowed,
+        special_tokens=as_special_tokens(data["prompts"].get("special_tokens", "text")),
     )
 
 

@@ -6,24 +6,24 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
-from steersweep.conditions import LayerChoice, Strength
+from steersweep.conditions import MAX_CONDITIONS, LayerChoice, Strength
 from steersweep.errors import InputError
+from steersweep.experiment.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
-
-# The safe loader, in C where PyYAML was built with it.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from steersweep.text_files import read_text, shown
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
 DEFAULT_FLAT_WITHIN = 0.10
+MAX_ERRORS = 50  # looked at, to name the one that matters
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,9 @@ def load_plan(name: str) -> Plan:
     if name in shipped_plans():
         text = (resources.files("steersweep.plans") / f"{name}.yaml").read_text("utf-8")
         return parse_plan(text, name)
-    if not name.endswith((".yaml", ".yml")):
+    if not name.lower().endswith((".yaml", ".yml")):
         raise InputError(f"plan {name}: not one of {', '.join(shipped_plans())}, nor a .yaml file")
-    try:
-        text = Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read as a plan: {error}") from error
-    return parse_plan(text, name)
+    return parse_plan(read_text(name, max_bytes=MAX_BYTES), name)
 
 
 def shipped_plans() -> list[str]:
@@ -153,34 +149,21 @@ def parse_plan(text: str, where: str) -> Plan:
     """
     import jsonschema
 
-    try:
-        root = yaml.compose(text, Loader=_LOADER)
-        data = yaml.load(text, Loader=_LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise InputError(f"{where}:{line} not valid YAML: {problem}") from error
+    parsed = parse_yaml(text, where)
+    data = parsed.data
     if not isinstance(data, dict):
         raise InputError(f"{where}: a plan is a mapping of settings")
-    doubled = next(_doubled_keys(root), None)
-    if doubled is not None:
-        raise InputError(f"{where}: line {doubled[0]}: field {doubled[1]} is given twice")
 
     def refuse(path: Sequence[Any], message: str) -> InputError:
-        field = ".".join(map(str, path)) or "the plan"
-        return InputError(f"{where}: line {_line_of(root, path)}: {field}: {message}")
+        field = ".".join(shown(str(part))[1:-1] for part in path) or "the plan"
+        return InputError(f"{where}: line {parsed.line_of(path)}: {field}: {message}")
 
-    try:
-        errors = sorted(_validator().iter_errors(data), key=lambda e: (len(e.path), str(e.path)))
-    except RecursionError as error:
-        raise InputError(f"{where}: nested too deeply for a plan") from error
+    errors = list(islice(_validator().iter_errors(data), MAX_ERRORS))
+    errors.sort(key=lambda error: (len(error.path), str(error.path)))
     if errors:
         worst = jsonschema.exceptions.best_match(errors) or errors[0]
-        raise refuse(list(worst.absolute_path), _short(worst.message))
-    for place, number in _numbers(data):
-        if not math.isfinite(number):
-            raise refuse(place, f"{number} is not a number to compute with")
+        key = [worst.instance] if "propertyNames" in worst.absolute_schema_path else []
+        raise refuse([*worst.absolute_path, *key], _said(worst))
     models: dict[str, PlannedModel] = {}
     for family, rows in data["families"].items():
         for index, row in enumerate(rows):
@@ -208,26 +191,23 @@ def with_prices(plan: Plan, file: Path) -> Plan:
     Raises:
         InputError: unreadable, no such mapping, or a GPU that neither plan nor catalog knows.
     """
-    try:
-        given = yaml.load(file.read_text("utf-8"), Loader=_LOADER)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"--prices {file}: cannot be read: {error}") from error
+    given = parse_yaml(read_text(file, max_bytes=MAX_BYTES), str(file)).data
     if not isinstance(given, dict):
-        raise InputError(f"--prices {file}: must be a mapping such as `A10G: 1.10`")
+        raise InputError(f"{file}: must be a mapping such as `A10G: 1.10`")
     held = plan.data.get("prices", {})
     known = [LOCAL, *gpu_catalog(), *held]
     for gpu, price in given.items():
         if gpu not in known:
-            raise InputError(f"--prices {file}: {gpu}: no such GPU; there are {', '.join(known)}")
+            raise InputError(f"{file}: {gpu}: no such GPU; there are {', '.join(known)}")
         number = isinstance(price, int | float) and not isinstance(price, bool)
         if not number or not 0 <= price < math.inf:
-            raise InputError(f"--prices {file}: {gpu}: {price!r} is no price in USD per hour")
+            raise InputError(f"{file}: {gpu}: {price!r} is no price in USD per hour")
     return Plan({**plan.data, "prices": {**held, **given}}, plan.models)
 
 
 def layer_choice(value: float) -> LayerChoice:
     """A layer as a plan gives it: a share below 1, or an index."""
-    return LayerChoice(str(value) if isinstance(value, int) else format(value, "f"))
+    return LayerChoice(str(value) if isinstance(value, int) else format(Decimal(repr(value)), "f"))
 
 
 def strength_of(entry: Mapping[str, float]) -> Strength:
@@ -238,10 +218,55 @@ def strength_of(entry: Mapping[str, float]) -> Strength:
 
 @cache
 def _validator() -> Any:
+    """The schema's validator, stricter and faster than the standard one.
+
+    `10.0` is no integer, since what asks for one (a range, a tensor's shape) takes none; nan and
+    infinity are no numbers; unique items are found in one pass.
+    """
     import jsonschema
 
+    base = jsonschema.Draft202012Validator
+    types = base.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
+    extend: Any = jsonschema.validators.extend
+    strict = extend(base, {"uniqueItems": _unique}, type_checker=types)
     text = (resources.files("steersweep.plans") / "plan.schema.json").read_text("utf-8")
-    return jsonschema.Draft202012Validator(json.loads(text))
+    return strict(json.loads(text))
+
+
+def _is_integer(_checker: Any, value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: Any, value: Any) -> bool:
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _unique(_validator: Any, wanted: bool, items: Any, _schema: Any) -> Iterator[Any]:
+    import jsonschema
+
+    seen = set()
+    for item in items if wanted and isinstance(items, list) else ():
+        if (text := json.dumps(item, sort_keys=True)) in seen:
+            yield jsonschema.ValidationError(f"{text} is given twice")
+        seen.add(text)
+
+
+def _said(error: Any) -> str:
+    """What a schema's error means, for people."""
+    value, wanted = error.instance, error.validator_value
+    for either in (error, error.parent):
+        if either is not None and either.validator == "anyOf":
+            return f"{shown(str(value))[1:-1]} is not {either.schema['description']}"
+    if error.validator == "type" and isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a number to compute with"
+    if error.validator == "type" and wanted == "integer":
+        shorter = (
+            f"; write {int(value)}" if isinstance(value, float) and value == int(value) else ""
+        )
+        return f"{shown(str(value))[1:-1]} is not a whole number{shorter}"
+    if error.validator == "pattern" and error.schema.get("description"):
+        return f"{shown(value)} is not {error.schema['description']}"
+    return _short(error.message)
 
 
 def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
@@ -261,12 +286,39 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
         yield ["thresholds", "partial"], "above works"
     if "precision_sweep" in data and "size_sweep" not in data:
         yield ["precision_sweep"], "needs size_sweep, whose results it chooses models by"
+    for path, count in _sizes(data):
+        if count > MAX_CONDITIONS:
+            yield path, f"asks for {count:,} conditions; {MAX_CONDITIONS:,} is the most"
     used = {method for phase in _phases_with_methods(data) for method in phase["methods"]}
     for method in sorted(used - data["prompts"]["extraction"].keys()):
         yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
     if not is_judge_name(data.get("judge", DEFAULT_JUDGE)):
         yield ["judge"], f"no judge {data['judge']}; see docs/judging.md"
     yield from _unpriced(plan)
+
+
+def _sizes(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], int]]:
+    """At most how many conditions each part of the plan leads to, without controls."""
+    phase = data["family_sweep"]
+    models = sum(len(rows) for rows in data["families"].values())
+    methods = len(phase["methods"])
+    yield ["family_sweep"], methods * sum(len(row["layers"]) for row in phase["models"])
+    for name, swept in (("follow_up", len(phase["models"])), ("fallback", 1)):
+        if name in data:
+            cells = len(data[name]["layers"]) * len(data[name]["strengths"])
+            yield [name], methods * swept * cells
+    if sizes := data.get("size_sweep"):
+        yield ["size_sweep"], models * len(sizes["methods"])
+        if check := sizes.get("validation"):
+            yield (
+                ["size_sweep", "validation"],
+                models * len(check["layers"]) * len(check["methods"]),
+            )
+    if sweep := data.get("precision_sweep"):
+        chosen = sweep["tiers"] + len(sweep.get("also", []))
+        yield ["precision_sweep"], chosen * len(sweep["precisions"]) * len(sweep["methods"])
+    if sweep := data.get("transfer_sweep"):
+        yield ["transfer_sweep"], len(sweep["among"]) ** 2 * len(sweep["methods"])
 
 
 def _unpriced(plan: Plan) -> Iterator[tuple[list[Any], str]]:
@@ -336,54 +388,6 @@ def _phases_with_methods(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
             yield data[phase]
     if validation := data.get("size_sweep", {}).get("validation"):
         yield validation
-
-
-def _numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], float]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _numbers(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _numbers(item, (*path, index))
-    elif isinstance(value, float):
-        yield path, value
-
-
-def _doubled_keys(node: Any) -> Iterator[tuple[int, str]]:
-    """Line and name of mapping keys given twice, which YAML would silently overwrite."""
-    waiting, seen = [node], set()
-    while waiting:
-        current = waiting.pop()
-        if id(current) in seen:  # an alias
-            continue
-        seen.add(id(current))
-        if isinstance(current, yaml.MappingNode):
-            names = set()
-            for key, value in current.value:
-                name = key.value if isinstance(key, yaml.ScalarNode) else None
-                if name is not None and name in names:
-                    yield key.start_mark.line + 1, name
-                names.add(name)
-                waiting.append(value)
-        elif isinstance(current, yaml.SequenceNode):
-            waiting += current.value
-
-
-def _line_of(node: Any, path: Sequence[Any]) -> int:
-    """Line of the deepest part of `path` that the file has."""
-    line = 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            match = [(key, value) for key, value in node.value if key.value == str(part)]
-            if not match:
-                break
-            line, node = match[0][0].start_mark.line + 1, match[0][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
 
 
 def _short(message: str) -> str:

@@ -7,16 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_json
-from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition, extraction_file
-from steersweep.directions.direction import Direction
+from steersweep.conditions import AUTO, RANDOM, UNSTEERED, Condition
+from steersweep.directions.direction import cosine
 from steersweep.directions.extraction import DIM
+from steersweep.errors import SteersweepError
 from steersweep.experiment.corrected import apply_reviews
+from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.verdict import verdict
 from steersweep.statistics import cohens_h, fisher, holm, mcnemar
-from steersweep.store import Record, RunStore
-from steersweep.worker import Job, comparison_file
+from steersweep.store import Record, RunStore, condition_file
+from steersweep.worker import (
+    Job,
+    comparison_file,
+    missing_notes,
+    scores_file,
+    unsteered_note,
+)
 
 Result = dict[str, Any]
 
@@ -35,14 +42,18 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
         store: the run folder.
         jobs: what the run consists of.
         created: UTC time the run began; the same for every continuation.
+
+    Raises:
+        SteersweepError: a file that results rest on was damaged since it was made.
     """
     results = []
     for job in jobs:
         records = [
             (condition, record)
             for condition in job.conditions
-            if (record := store.get(condition.key)) is not None
+            if (record := store.get(condition.key, job.test.prompts)) is not None
         ]
+        _refuse_damaged(store, (condition_file(condition.key) for condition in job.conditions))
         of_job = []
         for method in dict.fromkeys(c.method for c in job.conditions if not c.is_control):
             steered = [(c, r) for c, r in records if c.method == method]
@@ -51,21 +62,41 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
             if steered:
                 result = _result(job, method, steered, controls, created)
                 result["extraction"] = _extraction(store, steered[0][0])
+                result["notes"] = _notes(store, job, records)
                 if job.reference is not None:
                     result["comparison"] = store.get_once(comparison_file(job))
+                    _refuse_damaged(store, [comparison_file(job)])
                 of_job.append(result)
-        _compare_methods(of_job, store.folder)
+        _compare_methods(of_job, store)
         results += of_job
     reviews = read_reviews(store.folder)
     return [apply_reviews(result, reviews) for result in results]
 
 
+def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
+    """What a reader of a model's results should know: about the model, and layers left out."""
+    notes = [note for _, record in records for note in record["provenance"].get("notes", [])]
+    notes += missing_notes(job, store)
+    for condition, record in records:
+        if condition.method == UNSTEERED and (note := unsteered_note(record)):
+            notes.append(note)
+    return list(dict.fromkeys(notes))
+
+
 def write_results(folder: Path, results: Sequence[Result], created: str) -> Path:
     """Write the sweep's result file; returns its path."""
     stamp = created.replace("-", "").replace(":", "")
-    path = folder / "results" / f"v3_phase1_family_sweep_{stamp}.json"
-    write_json(path, results)
-    return path
+    return write_result_file(folder, f"v3_phase1_family_sweep_{stamp}", results)
+
+
+def _refuse_damaged(store: RunStore, names: Iterable[str]) -> None:
+    """Results without a file that is damaged would name another layer the best."""
+    damaged = [name for name in names if name in store.damaged]
+    if damaged:
+        raise SteersweepError(
+            f"{store.folder / damaged[0]}: was damaged after it was made "
+            f"({store.damaged[damaged[0]]}); run the same command again to make it again"
+        )
 
 
 def _result(
@@ -75,9 +106,9 @@ def _result(
     controls: Sequence[tuple[Condition, Record]],
     created: str,
 ) -> Result:
-    conditions = [_entry(condition, record, job.n_layers) for condition, record in steered]
-    unsteered = [_entry(c, r, job.n_layers) for c, r in controls if c.method == UNSTEERED]
-    random_entries = [_entry(c, r, job.n_layers) for c, r in controls if c.method != UNSTEERED]
+    conditions = [_entry(condition, record, job) for condition, record in steered]
+    unsteered = [_entry(c, r, job) for c, r in controls if c.method == UNSTEERED]
+    random_entries = [_entry(c, r, job) for c, r in controls if c.method != UNSTEERED]
     _against_unsteered(conditions, unsteered[0] if unsteered else None)
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
@@ -120,19 +151,15 @@ def best_condition(conditions: Sequence[Result]) -> Result:
 
 def _extraction(store: RunStore, condition: Condition) -> Result | None:
     """What a method that scores candidates chose, and notes about it; None for other methods."""
-    name = extraction_file(
-        condition.method,
-        str(condition.extraction_prompts),
-        condition.model_fingerprint,
-        condition.precision,
-    )
+    name = scores_file(condition)
     held = store.get_once(name)
-    if held is None:
+    _refuse_damaged(store, [name])
+    if held is None or held["scores"] is None:
         return None
     return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
 
 
-def _compare_methods(results: Sequence[Result], folder: Path) -> None:
+def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
     """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
     swept = [result for result in results if "@" not in result["method"]]
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
@@ -142,16 +169,16 @@ def _compare_methods(results: Sequence[Result], folder: Path) -> None:
     if dim is None:
         return
     vectors = {
-        entry["layer_idx"]: Direction.load(folder / entry["direction_file"]).vector
+        entry["layer_idx"]: store.needed_direction(Path(entry["direction_file"]).stem).vector
         for entry in dim["conditions"]
     }
     for result in results:
         if result is dim:
             continue
         for entry in result["conditions"]:
-            other = Direction.load(folder / entry["direction_file"]).vector
             vector = vectors.get(entry["layer_idx"])
-            entry["cosine_to_dim"] = None if vector is None else float(vector @ other)
+            other = store.needed_direction(Path(entry["direction_file"]).stem).vector
+            entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 
 def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: int) -> Result:
@@ -229,14 +256,19 @@ def _cell(entry: Result) -> tuple[Any, Any]:
     return entry["layer_idx"], entry["strength"]
 
 
-def _entry(condition: Condition, record: Record, n_layers: int) -> Result:
-    """A condition as result files hold it."""
-    result = dict(record["result"])
+def _entry(condition: Condition, record: Record, job: Job) -> Result:
+    """A condition as result files hold it; repeats are the job's, which may have changed since."""
+    refusals = sum(sample["refusal"] for sample in record["samples"])
+    result = {
+        **record["result"],
+        "refusals": refusals * job.test.repeats,
+        "n_samples": len(record["samples"]) * job.test.repeats,
+    }
     result.pop("extraction_seconds", None)
     layer = result.get("layer_idx")
     share = condition.layer_pct
     if share is None and layer is not None:  # the method chose the layer
-        share = round(layer / n_layers, 4)
+        share = round(layer / job.n_layers, 4)
     empty = ("layer_idx", "multiplier", "relative_strength", "direction_norm", "residual_norm")
     return {
         "key": condition.key,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from steersweep import provenance
-from steersweep.atomic import append_line
+from steersweep import journal, provenance
 from steersweep.errors import InputError
+from steersweep.experiment.result_files import newest_result_files, read_result_file
 from steersweep.experiment.verdict import verdict
+from steersweep.journal import Entry, Line
+from steersweep.printing import in_a_line
 from steersweep.statistics import cluster_bootstrap, cohens_kappa
 
 Result = dict[str, Any]
@@ -26,6 +29,14 @@ Result = dict[str, Any]
 LABELS = ("coherent", "garbled", "normal", "skip")
 PER_CONDITION = 10
 _FILE = "reviews.jsonl"
+_LONGEST_NAME = 200  # characters
+_LONGEST_NOTE = 10_000
+_WHAT_FOLLOWS = (
+    "It counts for nothing, and neither does an earlier label of the sample that it names: "
+    "steersweep review asks for it again"
+)
+# The sample that a damaged line is about, if that can still be read.
+_NAMED = re.compile(r'"(?:id|undo)": "([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -81,52 +92,73 @@ def add_review(folder: Path, item: str, label: str, reviewer: str, note: str = "
     """Append a label; a later one of the same person for the same sample replaces it.
 
     Raises:
-        InputError: no such label, or a reviewer without a name.
+        InputError: no such label, a reviewer without a name, or a text that is too long.
     """
     if label not in LABELS:
         raise InputError(f"label {label}: choose from {', '.join(LABELS)}")
     if not reviewer.strip():
         raise InputError("reviewer: needs a name")
-    _append(folder, asdict(Review(item, label, reviewer.strip(), note, provenance.utc_now())))
+    if in_a_line(reviewer) != reviewer:
+        raise InputError("reviewer: a name is one line without control characters")
+    if len(reviewer) > _LONGEST_NAME or len(note) > _LONGEST_NOTE:
+        raise InputError(
+            f"a name has at most {_LONGEST_NAME} characters, and a note {_LONGEST_NOTE}"
+        )
+    review = Review(item, label, reviewer.strip(), note, provenance.utc_now())
+    journal.append(folder / _FILE, asdict(review))
 
 
 def undo_review(folder: Path, reviewer: str) -> str | None:
     """Take back the person's last label; returns the sample's id, None if there is none."""
-    held = [review for review in read_reviews(folder) if review.reviewer == reviewer]
-    if not held:
-        return None
-    _append(folder, {"undo": held[-1].id, "reviewer": reviewer, "time": provenance.utc_now()})
+    with journal.opened(folder / _FILE) as opened:  # nobody labels between reading and writing
+        held = [review for review in _held(opened.lines(_wrong)) if review.reviewer == reviewer]
+        if not held:
+            return None
+        opened.append({"undo": held[-1].id, "reviewer": reviewer, "time": provenance.utc_now()})
     return held[-1].id
 
 
 def read_reviews(folder: Path) -> list[Review]:
     """Labels that hold, one per person and sample, in the order they were given.
 
-    Lines that were cut or are foreign are skipped.
+    A damaged line is no label. What it may have replaced or undone does not hold either: every
+    earlier label of the sample that it names is left out.
     """
-    try:
-        lines = (folder / _FILE).read_text("utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
+    return _held(journal.read(folder / _FILE, _wrong))
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with lines of the folder's labels, and what follows."""
+    path = folder / _FILE
+    return journal.messages(path, journal.read(path, _wrong), _WHAT_FOLLOWS)
+
+
+def _held(lines: Iterable[Line]) -> list[Review]:
     held: dict[tuple[str, str], Review] = {}
     for line in lines:
-        try:
-            entry = json.loads(line)
-            reviewer = entry["reviewer"]
-            if "undo" in entry:
-                held.pop((reviewer, entry["undo"]), None)
-                continue
-            review = Review(**{name: entry[name] for name in Review.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError):
-            continue
-        if review.label in LABELS:
-            held.pop((reviewer, review.id), None)  # so that the newest is last
-            held[reviewer, review.id] = review
+        if line.damage or line.entry is None:
+            named = set(_NAMED.findall(line.text))
+            held = {key: review for key, review in held.items() if review.id not in named}
+        elif "undo" in line.entry:
+            held.pop((line.entry["reviewer"], line.entry["undo"]), None)
+        else:
+            review = Review(**line.entry)
+            held.pop((review.reviewer, review.id), None)  # so that the newest is last
+            held[review.reviewer, review.id] = review
     return list(held.values())
 
 
-def _append(folder: Path, entry: Mapping[str, Any]) -> None:
-    append_line(folder / _FILE, json.dumps(entry, ensure_ascii=True))
+def _wrong(entry: Entry) -> str | None:
+    """What is wrong with a line of the file, or None."""
+    names = {"undo", "reviewer", "time"} if "undo" in entry else {*Review.__dataclass_fields__}
+    if entry.keys() != names:
+        return f"must have the fields {', '.join(sorted(names))}"
+    for name in sorted(names):
+        if not isinstance(entry[name], str):
+            return f"{name} must be a text"
+    if "undo" not in entry and entry["label"] not in LABELS:
+        return f"label must be one of {', '.join(LABELS)}"
+    return None
 
 
 # -- what to look at ---------------------------------------------------------------------------
@@ -207,11 +239,8 @@ def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
         InputError: no run there, or none with results.
     """
     found = []
-    for path in sorted((folder / "results").glob("v3_phase*.json")):
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
+    for path in newest_result_files(folder, "v3_phase*.json"):
+        content = read_result_file(path)
         _check(path, content)
         found.append((path, content))
     if not found:

@@ -9,6 +9,7 @@ import yaml
 
 from steersweep import gates
 from steersweep.errors import InputError
+from steersweep.experiment import reviews
 from steersweep.experiment.budget import Ledger
 from steersweep.experiment.plan import GATES, Plan, parse_plan
 from steersweep.store import RunStore
@@ -37,6 +38,9 @@ def frozen_plan(store: RunStore) -> Plan:
 def status(folder: Path) -> dict[str, Any]:
     """Phase, finished and known conditions, money, and the gate that waits.
 
+    `damaged` names files that runs set aside, and files that the next run will set aside and make
+    again: they count as not there.
+
     Raises:
         InputError: no study there.
     """
@@ -58,9 +62,9 @@ def status(folder: Path) -> dict[str, Any]:
                 state |= {"phase": phase, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
                 break
-    keys = [key for phase in plan.phases for key in store.get_once(f"phases/{phase}.json") or []]
-    keys = list(dict.fromkeys(keys))
-    done = sum((folder / "conditions" / f"{key}.json").is_file() for key in keys)
+    phases = [store.get_once(f"phases/{phase}.json") or {} for phase in plan.phases]
+    keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
+    done = sum(store.has(key) for key in keys)
     ledger = Ledger(folder)
     failures = {
         name: why
@@ -73,8 +77,16 @@ def status(folder: Path) -> dict[str, Any]:
         "spent_usd": round(ledger.spent(), 6),
         "budget_usd": plan.data.get("budget", {}).get("total"),
         "failures": failures,
-        "damaged": sorted(str(path.relative_to(folder)) for path in folder.rglob("*.damaged")),
+        "problems": problems(folder),
+        "damaged": sorted(
+            {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
+        ),
     }
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with lines of the run's ledger, signatures and labels, and what follows."""
+    return [*Ledger(folder).problems(), *gates.problems(folder), *reviews.problems(folder)]
 
 
 def sign_gate(
@@ -95,7 +107,8 @@ def sign_gate(
             f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
         )
     evidence = folder / "decisions" / f"{GATES[gate]}.json"
-    if not evidence.is_file():
+    if store.get_once(f"decisions/{GATES[gate]}.json") is None:
+        _refuse_damaged(store)
         raise InputError(
             f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
         )
@@ -114,9 +127,18 @@ def decided(folder: Path) -> dict[str, Any]:
     """Every decision of a study by phase.
 
     Raises:
-        InputError: no study there.
+        InputError: no study there, or a decision is damaged.
     """
     store = RunStore.existing(folder)
     plan = frozen_plan(store)
     found = {phase: store.get_once(f"decisions/{phase}.json") for phase in (*plan.phases, "final")}
+    _refuse_damaged(store)
     return {phase: decision for phase, decision in found.items() if decision is not None}
+
+
+def _refuse_damaged(store: RunStore) -> None:
+    for name, why in store.damaged.items():
+        raise InputError(
+            f"{store.folder / name}: is damaged ({why}); run the same command again to make it "
+            f"again"
+        )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from steersweep import gates, provenance
-from steersweep.atomic import write_json
 from steersweep.conditions import RESULT_VERSION, LayerChoice, Strength
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
@@ -24,8 +23,11 @@ from steersweep.experiment.findings import append_findings
 from steersweep.experiment.jobs import Jobs, OnJob
 from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import GATES, Plan, layer_choice, strength_of
+from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.results import Result
+from steersweep.experiment.status import problems
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
+from steersweep.printing import in_a_line, safe_name
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.store import RunStore, run_lock
 from steersweep.worker import OnProgress
@@ -185,6 +187,8 @@ class _Study:
 
     def run(self) -> None:
         """Phase after phase; each ends at its gate."""
+        for problem in problems(self.store.folder):
+            self.say(problem)
         steps: dict[str, Callable[[], None]] = {
             "verification": self._verification,
             "family_sweep": self._families,
@@ -298,7 +302,7 @@ class _Study:
                 "families": [_plain(decision) for decision in [*decided, *confirmed]],
                 "outcomes": [_plain(outcome) for outcome in self._outcomes(results)],
                 "methods": analysis.compare_methods(results),
-                "layer_cosines": analysis.layer_cosines(results, self.store.folder),
+                "layer_cosines": analysis.layer_cosines(results, self.store),
                 "followed_up": followed,
                 "notes": notes,
             },
@@ -314,7 +318,7 @@ class _Study:
         for result in found:
             by_family.setdefault(self._family_of(result), []).append(result)
         for family, results in by_family.items():
-            self._write_results(f"v3_phase2_layer_validation_{family}", results)
+            self._write_results(f"v3_phase2_layer_validation_{safe_name(family)}", results)
         validated = {
             outcome.model: LayerChoice(str(outcome.layer_idx)) for outcome in self._outcomes(found)
         }
@@ -324,7 +328,7 @@ class _Study:
         for result in results:
             by_family.setdefault(self._family_of(result), []).append(result)
         for family, members in by_family.items():
-            self._write_results(f"v3_phase2_size_sweep_{family}", members)
+            self._write_results(f"v3_phase2_size_sweep_{safe_name(family)}", members)
         outcomes = self._outcomes(results)
         curves = analysis.size_curves(outcomes, list(plan.models), plan.thresholds["flat_within"])
         precision = plan.data.get("precision_sweep", {})
@@ -380,7 +384,7 @@ class _Study:
             {
                 "outcomes": [_plain(outcome) for outcome in self._outcomes(results)],
                 "precisions": analysis.precision_comparison(
-                    results, self.store.folder, phase.get("preserved_from", 0.9)
+                    results, self.store, phase.get("preserved_from", 0.9)
                 ),
                 "notes": [],
             },
@@ -418,7 +422,7 @@ class _Study:
             "transfer_sweep",
             {
                 "outcomes": [_plain(outcome) for outcome in self._outcomes(results)],
-                "transfers": analysis.transfers(results, names, self.store.folder),
+                "transfers": analysis.transfers(results, names, self.store),
                 "notes": [f"{name}: no other model here has its width" for name in alone],
             },
         )
@@ -469,7 +473,7 @@ class _Study:
 
     def _write_results(self, stem: str, results: Sequence[Result]) -> None:
         stamp = self.created.replace("-", "").replace(":", "")
-        write_json(self.store.folder / "results" / f"{stem}_{stamp}.json", list(results))
+        write_result_file(self.store.folder, f"{stem}_{stamp}", results)
 
     def _outcomes(self, results: Iterable[Result]) -> list[Outcome]:
         names = {model.model: model.name for model in self.plan.models.values()}
@@ -540,13 +544,14 @@ class _Study:
             )
         if signature.get("rejected"):
             raise GateStop(
-                f"gate {gate} was rejected by {signature['by']} "
-                f"({signature['note'] or 'no note'}); sign it again to go on, or start another run",
+                f"gate {gate} was rejected by {in_a_line(signature['by'])} "
+                f"({in_a_line(signature['note']) or 'no note'}); sign it again to go on, or start "
+                f"another run",
                 phase,
             )
 
     def _apply_cuts(self) -> Cuts:
-        held = self.store.get_once("cuts.json") or {"applied": 0}
+        held = self._cuts_so_far()
         count = max(self.options.apply_cuts, held["applied"])
         available = len(self.plan.data.get("cuts", []))
         if count > available:
@@ -554,6 +559,19 @@ class _Study:
         if count != held["applied"]:
             self.store.put_current("cuts.json", {"applied": count})
         return Cuts.first(self.plan, count)
+
+    def _cuts_so_far(self) -> dict[str, Any]:
+        """What earlier runs cut. No other file says it, so a damaged one stops the study."""
+        name = "cuts.json"
+        reader = RunStore(self.store.folder, repairs=self.options.apply_cuts > 0)
+        held = reader.get_once(name)
+        if held is None and name in reader.damaged and not self.options.apply_cuts:
+            raise InputError(
+                f"{self.store.folder / name}: is damaged ({reader.damaged[name]}), and nothing "
+                f"else says how many cuts were applied. Give their number with --apply-cuts, or "
+                f"remove the file if there were none"
+            )
+        return held or {"applied": 0}
 
 
 def gate_of(plan: Plan, phase: str) -> str | None:

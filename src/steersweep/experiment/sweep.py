@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.conditions import (
     AUTO,
+    MAX_CONDITIONS,
     RANDOM,
     UNSTEERED,
     Borrowed,
@@ -20,6 +20,7 @@ from steersweep.directions.extraction import DIM, METHODS, default_extraction
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
 from steersweep.model_source import ModelSource, family_of, find_model
+from steersweep.prompts.files import MAX_PROMPTS
 from steersweep.prompts.prompts import (
     DEFAULT_TEST_SET,
     ExtractionSet,
@@ -27,6 +28,24 @@ from steersweep.prompts.prompts import (
     load_extraction_set,
     load_test_set,
 )
+from steersweep.rendering import (
+    Renderer,
+    SpecialTokens,
+    as_special_tokens,
+    extraction_rendered,
+    load_renderer,
+    test_rendered,
+)
+from steersweep.setting_values import (
+    MAX_MULTIPLIER,
+    MAX_NEW_TOKENS,
+    MAX_ROWS,
+    MAX_SEED,
+    MAX_STRENGTH,
+    positive_number,
+    whole_number,
+)
+from steersweep.text_files import shown
 from steersweep.worker import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
@@ -54,6 +73,7 @@ class SweepSettings:
         borrowed: directions found elsewhere, to be tried too at every strength.
         smoke: make every check of the smoke test before a model runs; changes no result.
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
     """
 
     models: tuple[ModelSource, ...]
@@ -71,6 +91,14 @@ class SweepSettings:
     borrowed: tuple[Borrowed, ...] = ()
     smoke: bool = False
     accept_mismatch: bool = False
+    special_tokens: SpecialTokens = "text"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the prompt files, each once."""
+        found = [*self.test.notes]
+        found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        return tuple(dict.fromkeys(found))
 
     def plan(self) -> dict[str, Any]:
         """The settings as plain data, with prompt sets by name and content hash."""
@@ -90,6 +118,7 @@ class SweepSettings:
             "judge": get_judge(self.judge).id,
             "seed": self.seed,
             "rows": self.rows,
+            "special_tokens": self.special_tokens,
         }
 
 
@@ -109,6 +138,7 @@ def make_settings(
     seed: int = 42,
     rows: int = DEFAULT_ROWS,
     accept_mismatch: bool = False,
+    special_tokens: str = "text",
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
@@ -121,29 +151,35 @@ def make_settings(
     for method in chosen:
         if method not in METHODS:
             raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
-    both = [Strength("multiplier", x) for x in _numbers("--multipliers", multipliers)]
-    both += [Strength("relative", x) for x in _numbers("--strengths", strengths)]
+    both = [
+        Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
+    ]
+    both += [Strength("relative", x) for x in _numbers("--strengths", strengths, MAX_STRENGTH)]
     if not both:
         raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
-    if max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
-    if rows < 1:
-        raise InputError(f"--rows {rows}: must be at least 1")
+    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number("--rows", rows, 1, MAX_ROWS)
+    whole_number("--seed", seed, 0, MAX_SEED)
+    asked = tuple(LayerChoice(text) for text in _items("--layers", layers))
+    if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
+        raise InputError(
+            f"layers, strengths, multipliers and methods: {cells:,} conditions; "
+            f"{MAX_CONDITIONS:,} is the most"
+        )
     try:
         get_judge(judge)
     except ValueError as error:
         raise InputError(f"--judge {judge}: {error}") from error
     test = load_test_set(prompts)
     if max_prompts is not None:
-        if max_prompts < 1:
-            raise InputError(f"--max-prompts {max_prompts}: must be at least 1")
+        whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
         test = test.first(max_prompts)
     return SweepSettings(
         models=tuple(
             model if isinstance(model, ModelSource) else find_model(model) for model in models
         ),
         methods=chosen,
-        layers=tuple(LayerChoice(text) for text in _items("--layers", layers)),
+        layers=asked,
         strengths=tuple(both),
         test=test,
         extraction={
@@ -156,14 +192,24 @@ def make_settings(
         seed=seed,
         rows=rows,
         accept_mismatch=accept_mismatch,
+        special_tokens=as_special_tokens(special_tokens),
     )
 
 
-def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
-    """The job of one model on a torch device, of this machine or another. Reads only its config.
+def make_job(settings: SweepSettings, source: ModelSource, device: str, date: str) -> Job:
+    """The job of one model on a torch device, of this machine or another.
+
+    Reads its config and tokenizer, and every byte of a folder's weights the first time.
+
+    Args:
+        settings: of the sweep.
+        source: the model.
+        device: where it will run.
+        date: what day chat templates are told it is, `2026-11-25`: the run's first.
 
     Raises:
-        InputError: the model cannot be found, or a layer lies outside it.
+        InputError: the model cannot be found, a layer lies outside it, a prompt cannot be put to it
+            or leaves no room for an answer.
     """
     from steersweep.precision import resolve_precision
 
@@ -171,6 +217,9 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
     precision = resolve_precision(settings.precision, config, device)
+    renderer = load_renderer(source, config, date=date, special_tokens=settings.special_tokens)
+    renderer.check()
+    _see_that_answers_fit(renderer, settings)
     return Job(
         source=source,
         family=family_of(config),
@@ -178,33 +227,52 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str) -> Job:
         d_model=int(config.get_text_config().hidden_size),
         precision=precision,
         device=device,
-        conditions=tuple(_conditions(settings, source, source.fingerprint(), precision, n_layers)),
+        conditions=tuple(_conditions(settings, renderer, precision, n_layers)),
         extraction=settings.extraction,
         test=settings.test,
         max_rows=settings.rows,
         reference=settings.reference,
         smoke=settings.smoke,
         accept_mismatch=settings.accept_mismatch,
+        date=date,
+        special_tokens=settings.special_tokens,
+        notes=tuple(renderer.notes()),
     )
 
 
+def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
+    limit, new = renderer.max_positions, settings.max_new_tokens
+    for number, ids in enumerate(renderer.ids_of(settings.test.prompts, "test prompt"), 1):
+        if limit is not None and len(ids) + new > limit:
+            text = settings.test.prompts[number - 1]
+            raise InputError(
+                f"{renderer.source.model_id}: test prompt {number} {text[:40]!r} has {len(ids)} "
+                f"tokens; with {new} new ones (max_new_tokens) that exceeds the {limit} positions "
+                f"the model was made for"
+            )
+
+
 def _conditions(
-    settings: SweepSettings,
-    source: ModelSource,
-    fingerprint: str,
-    precision: str,
-    n_layers: int,
+    settings: SweepSettings, renderer: Renderer, precision: str, n_layers: int
 ) -> Iterator[Condition]:
     """Unsteered first; then every layer and strength with every method and the random control;
     then directions found elsewhere; then the layers that methods choose themselves, with a random
     control each.
     """
 
+    source = renderer.source
+    fingerprint = source.fingerprint()
+    test = test_rendered(renderer, settings.test)
+    rendered = {
+        method: extraction_rendered(renderer, prompts)
+        for method, prompts in settings.extraction.items()
+    }
+
     def condition(
         method: str,
         choice: LayerChoice | None = None,
         strength: Strength | None = None,
-        extraction: ExtractionSet | None = None,
+        extract: str | None = None,
     ) -> Condition:
         return Condition(
             model_id=source.model_id,
@@ -214,8 +282,10 @@ def _conditions(
             layer=None if choice is None else choice.index(n_layers),
             layer_pct=None if choice is None else choice.share(n_layers),
             strength=strength,
-            extraction_prompts=None if extraction is None else extraction.id,
+            extraction_prompts=None if extract is None else settings.extraction[extract].id,
+            extraction_rendered=None if extract is None else rendered[extract],
             test_prompts=settings.test.id,
+            test_rendered=test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
@@ -230,7 +300,7 @@ def _conditions(
         seen.add(layer)
         for strength in settings.strengths:
             for method in settings.methods:
-                yield condition(method, choice, strength, settings.extraction[method])
+                yield condition(method, choice, strength, method)
             yield condition(RANDOM, choice, strength)
     for found in settings.borrowed:
         for strength in settings.strengths:
@@ -244,24 +314,18 @@ def _conditions(
             continue
         for strength in settings.strengths:
             for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
-                yield condition(name, None, strength, settings.extraction[method])
+                yield condition(name, None, strength, method)
 
 
-def _items(option: str, text: str) -> list[str]:
+def _items(setting: str, text: str) -> list[str]:
     items = [item.strip() for item in text.split(",")]
     if not all(items):
-        raise InputError(f"{option} {text!r}: a list separated by commas, without empty items")
+        raise InputError(
+            f"{setting} {shown(text)}: a list separated by commas, without empty items"
+        )
     return list(dict.fromkeys(items))
 
 
-def _numbers(option: str, text: str) -> list[float]:
-    numbers = []
-    for item in _items(option, text) if text else []:
-        try:
-            number = float(item)
-        except ValueError as error:
-            raise InputError(f"{option} {item!r}: not a number") from error
-        if not math.isfinite(number) or number <= 0:
-            raise InputError(f"{option} {item}: must be a finite number above 0")
-        numbers.append(number)
-    return list(dict.fromkeys(numbers))
+def _numbers(setting: str, text: str, highest: float) -> list[float]:
+    items = _items(setting, text) if text else []
+    return list(dict.fromkeys(positive_number(setting, item, highest) for item in items))

@@ -10,7 +10,6 @@ from itertools import pairwise
 
 _LOOKED_AT = 1600  # characters
 _SENTENCES = re.compile(r"(?<=[.!?。！？…])[\"'”’)*]*\s+|\n+|(?<=[。！？])")
-_THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“«][^\"”»\n]{0,300}[\"”»]")
 _APOSTROPHES = str.maketrans(dict.fromkeys("’ʼ´`＇‘", "'"))
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[^\W\d_]+|\n+|[.,!?;:]")
@@ -262,11 +261,9 @@ _THANKS = re.compile(
 def signs(response: str, prompt: str = "") -> set[str]:
     """Everything about a response that weighs: `@` before the name of a cue, else a phrase.
 
-    Reasoning blocks and quoted text are left out, and so is a "cannot" that only praises. Words
+    Quoted text is left out, and so is a "cannot" that only praises. Words
     that the response takes from the prompt are its topic, and become `_` in phrases.
     """
-    if "<think" in response[:40].lower():
-        response = _THINKING.sub(" ", response[: 16 * _LOOKED_AT])
     text = response[:_LOOKED_AT].translate(_APOSTROPHES).strip().lower()
     text = _THANKS.sub("i do", _QUOTED.sub(' "" ', text))
     found = _cues(text)

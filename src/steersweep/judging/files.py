@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from steersweep.atomic import write_text
 from steersweep.errors import InputError
 from steersweep.judging.judge import get_judge
+from steersweep.text_files import parse_json, read_text
+
+MAX_BYTES = 128 * 2**20
+MAX_LINE = 2**20  # characters
 
 
 def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
@@ -17,29 +22,26 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
     Args:
         source: JSON lines, each an object with texts `prompt` and `response`; other fields are
             kept.
-        target: where the labelled lines go; written whole or not at all.
+        target: where the labelled lines go, in UTF-8; written whole or not at all.
         judge_name: name of the judge.
 
     Returns:
         How many responses have each quality.
 
     Raises:
-        InputError: an unknown judge, an unreadable file, or a line without the two fields.
+        InputError: an unknown judge, an unreadable file, a line without the two fields, or a
+            target that is a folder or the source itself.
     """
     try:
         judge = get_judge(judge_name)
     except ValueError as error:
         raise InputError(f"--judge {judge_name}: {error}") from error
-    try:
-        lines = source.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: cannot be read: {error}") from error
+    lines = read_text(source, max_bytes=MAX_BYTES).split("\n")
+    _refuse_target(source, target)
+    rows = [_row(source, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
     judged = []
     counts = {"coherent": 0, "garbled": 0, "normal": 0}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        row = _row(source, number, line)
+    for row in rows:
         judgement = judge(row["prompt"], row["response"])
         counts[judgement.quality] += 1
         judged.append(json.dumps({**row, **asdict(judgement)}, ensure_ascii=False))
@@ -47,14 +49,28 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
     return counts
 
 
-def _row(source: Path, number: int, line: str) -> dict[str, str]:
+def _refuse_target(source: Path, target: Path) -> None:
+    """Before anything is judged: a target that cannot be, or would take the source's place."""
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; give a file to write")
+    if target.exists():
+        if not target.is_file():
+            raise InputError(f"{target}: is no regular file; give another one to write")
+        if target.samefile(source):
+            raise InputError(f"{target}: is the file that is read; give another one to write")
+
+
+def _row(source: Path, number: int, line: str) -> dict[str, Any]:
+    where = f"{source}, line {number}"
+    if len(line) > MAX_LINE:
+        raise InputError(f"{where}: {len(line):,} characters; {MAX_LINE:,} is the most")
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
-        raise InputError(f"{source}, line {number}: not valid JSON: {error}") from error
+        raise InputError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(row, dict):
-        raise InputError(f"{source}, line {number}: must be a JSON object")
+        raise InputError(f"{where}: must be a JSON object")
     for field in ("prompt", "response"):
         if not isinstance(row.get(field), str):
-            raise InputError(f'{source}, line {number}: field "{field}" must be a text')
+            raise InputError(f'{where}: field "{field}" must be a text')
     return row

@@ -10,14 +10,14 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from steersweep.chat_model import ChatModel
-from steersweep.kv_cache import can_be_filled, fill, make_cache
+from steersweep.kv_cache import fill
 from steersweep.memory import free_bytes
+from steersweep.regime import Regime, regime_of
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of a response to it
 
@@ -74,26 +74,28 @@ def response_nll(
     free = free_bytes(str(chat.device))
     if free is not None:  # the loss holds a few copies of the logits
         budget = min(budget, free // 6)
-    while pairs:
-        # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
-        count = budget // (4 * chat.vocab_size * (len(pairs[-1][1]) + 1))
-        some = pairs[: max(1, min(max_rows, count))]
-        del pairs[: len(some)]
-        for pair, losses in zip(some, _losses(chat, some), strict=True):
-            stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
-            nll = ResponseNll(float(losses.mean()), float(stretches.max()))
-            for index in places[pair]:
-                result[index] = nll
+    regime = regime_of(chat)
+    lengths = [len(prompt) + len(response) for prompt, response in pairs]
+    for group in regime.groups(lengths, len(pairs)):
+        rest = [pairs[index] for index in group]
+        while rest:
+            # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
+            count = budget // (4 * chat.vocab_size * (len(rest[-1][1]) + 1))
+            some = rest[: max(1, min(max_rows, count))]
+            del rest[: len(some)]
+            for pair, losses in zip(some, _losses(chat, regime, some), strict=True):
+                stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
+                nll = ResponseNll(float(losses.mean()), float(stretches.max()))
+                for index in places[pair]:
+                    result[index] = nll
     return result
 
 
-def _losses(chat: ChatModel, pairs: Sequence[_Pair]) -> list[Tensor]:
+def _losses(chat: ChatModel, regime: Regime, pairs: Sequence[_Pair]) -> list[Tensor]:
     """Negative log-likelihood of every token of each response after its prompt, `[token]`."""
     longest = max(len(response) for _, response in pairs)
-    config = chat.model.config.get_text_config()
-    cache = make_cache(config, max(len(prompt) for prompt, _ in pairs) + longest)
-    if can_be_filled(cache):
-        losses, targets = _after_shared_prompts(chat, pairs, cache)
+    if regime.continues:
+        losses, targets = _after_shared_prompts(chat, regime, pairs)
     else:
         batch = chat.pad([[*prompt, *response] for prompt, response in pairs])
         logits = chat.logits(
@@ -116,7 +118,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _after_shared_prompts(
-    chat: ChatModel, pairs: Sequence[_Pair], cache: Any
+    chat: ChatModel, regime: Regime, pairs: Sequence[_Pair]
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihoods of the responses' tokens, `[row, token]`, and these tokens.
 
@@ -124,14 +126,15 @@ def _after_shared_prompts(
     their prompts without a gap and are padded behind, so that windows of attention stay as they
     are.
     """
+    longest = max(len(response) for _, response in pairs)
     numbers = {prompt: index for index, prompt in enumerate(dict.fromkeys(p for p, _ in pairs))}
     prompts = chat.pad([*numbers])
-    held = make_cache(chat.model.config.get_text_config(), prompts.input_ids.shape[1])
+    width = prompts.input_ids.shape[1]
+    held, cache = regime.cache(chat, width), regime.cache(chat, width + longest)
     first = chat.logits(prompts.input_ids, prompts.attention_mask, prompts.position_ids, cache=held)
     of_row = torch.tensor([numbers[prompt] for prompt, _ in pairs], device=chat.device)
     fill(cache, slice(0, len(pairs)), len(pairs), [(held, of_row)] * chat.n_layers)
 
-    longest = max(len(response) for _, response in pairs)
     targets = torch.tensor(
         [[*response, *[_NO_TOKEN] * (longest - len(response))] for _, response in pairs],
         device=chat.device,

@@ -86,7 +86,7 @@ def has_marker(response: str, markers: tuple[str, ...]) -> bool:
 
 
 def judge_refusal(prompt: str, response: str, weights: Weights | None = None) -> Refusal:
-    """Score a response; reasoning in a `<think>` block and quoted text are left out.
+    """Score an answer; quoted text is left out.
 
     Args:
         prompt: what it answers; words the response takes from it say nothing about refusing.

@@ -80,11 +80,11 @@ def train(
     from transformers import AutoTokenizer
 
     started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)  # before the work: the path may be a file
     corpus = dialogues(N_DIALOGUES, seed=CORPUS_SEED, split="train")
     tokenizer = make_tokenizer(spec.family, corpus)
     torch.manual_seed(spec.seed)
     model = make_model(spec, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model.config.save_pretrained(folder)
     # Train on what users will load: transformers gives some families a pre-tokenizer of its own.

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from steersweep.errors import InputError
+from steersweep.prompts.files import (
+    ENDINGS,
+    Content,
+    Entry,
+    entries_of,
+    is_prompt_file,
+    read_prompt_file,
+)
+from steersweep.prompts.lists import WANTED, by_class, cleaned, refuse_shared
+from steersweep.text_files import shown
 
 PLAN_TEST_SET = "plan-10x5"
 DEFAULT_TEST_SET = "benign-120"
 DIM_EXTRACTION_SET = "extract-dim-5"
 COSMIC_EXTRACTION_SET = "extract-cosmic-50"
+MAX_REPEATS = 10_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,7 @@ class TestSet:
         prompts: unique prompts, in order.
         repeats: how often the source plan asks each prompt. Greedy answers to a repeat are
             identical, so each prompt is generated once; `repeats` only enters `n_samples`.
+        notes: what the user should know of the file that they were read from.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -33,8 +47,9 @@ class TestSet:
     name: str
     prompts: tuple[str, ...]
     repeats: int = 1
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name and content hash: `name@sha256:...`."""
         return _content_id(self.name, {"prompts": self.prompts, "repeats": self.repeats})
@@ -43,7 +58,7 @@ class TestSet:
         """The first `count` prompts, named so; the whole set if it is no larger."""
         if count >= len(self.prompts):
             return self
-        return TestSet(f"{self.name}[:{count}]", self.prompts[:count], self.repeats)
+        return replace(self, name=f"{self.name}[:{count}]", prompts=self.prompts[:count])
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class ExtractionSet:
         harmful_val: further ones, for methods that choose among directions by their effect; may be
             empty.
         harmless_val: the same.
+        notes: what the user should know of the file that they were read from.
     """
 
     name: str
@@ -64,8 +80,9 @@ class ExtractionSet:
     harmless: tuple[str, ...]
     harmful_val: tuple[str, ...] = ()
     harmless_val: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name and content hash: `name@sha256:...`."""
         return _content_id(self.name, self.content())
@@ -117,38 +134,53 @@ class Split:
 def load_test_set(name: str) -> TestSet:
     """A shipped test set by name, or a file of the user's.
 
-    Files: `.json` as shipped (`{"prompts": [...], "repeats": 1}`), or `.txt` with a prompt a line.
+    Files: a prompt a line (`.txt`), a JSON list or an object as shipped (`{"prompts": [...],
+    "repeats": 1}`), JSON lines, or a table with a header (`.csv`, `.tsv`); see docs/prompts.md.
 
     Raises:
         InputError: unknown name, unreadable file, no prompts, or a prompt given twice.
     """
-    path, data = _read(name)
-    prompts = _texts(path, data, "prompts")
-    repeats = data.get("repeats", 1)
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise InputError(f'{path}: field "repeats" must be a whole number from 1')
-    return TestSet(_set_name(name), prompts, repeats)
+    path, content = _read(name)
+    repeats = 1
+    if isinstance(content, dict):
+        if "prompts" not in content and "harmful" in content:
+            raise InputError(f'{path}: an extraction set; a test set has a list "prompts"')
+        repeats = content.get("repeats", 1)
+        content = _entries(path, content, "prompts")
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
+        raise InputError(f'{path}: field "repeats" must be a whole number from 1 to {MAX_REPEATS}')
+    prompts = cleaned(path, content)
+    return TestSet(_set_name(name), prompts.texts, repeats, prompts.notes)
 
 
 def load_extraction_set(name: str) -> ExtractionSet:
-    """A shipped extraction set by name, or a `.json` file with lists `harmful` and `harmless`.
+    """A shipped extraction set by name, or a file of the user's with prompts of both classes.
 
-    Lists `harmful_val` and `harmless_val` may be there too, both or neither.
+    Files: a `.json` object with lists `harmful` and `harmless`, and maybe `harmful_val` and
+    `harmless_val`, both or neither; or JSON lines or a table with a `label` of `harmful` or
+    `harmless` beside every prompt; see docs/prompts.md.
 
     Raises:
         InputError: unknown name, unreadable file, an empty list, or a prompt in both classes.
     """
-    path, data = _read(name)
-    val = [field for field in ("harmful_val", "harmless_val") if field in data]
-    if len(val) == 1:
-        raise InputError(f'{path}: has "{val[0]}" alone; give both validation lists or neither')
-    lists = {field: _texts(path, data, field) for field in ("harmful", "harmless", *val)}
-    for kind in ("", "_val")[: 1 + len(val) // 2]:
-        if shared := set(lists[f"harmful{kind}"]) & set(lists[f"harmless{kind}"]):
-            raise InputError(
-                f"{path}: {sorted(shared)[0]!r} is in both harmful{kind} and harmless{kind}"
-            )
-    return ExtractionSet(_set_name(name), **lists)
+    path, content = _read(name)
+    if isinstance(content, list):
+        lists = by_class(path, content)
+    elif "harmful" not in content and "harmless" not in content:
+        raise InputError(f"{path}: {WANTED}")
+    else:
+        val = [field for field in ("harmful_val", "harmless_val") if field in content]
+        if len(val) == 1:
+            raise InputError(f'{path}: has "{val[0]}" alone; give both validation lists or neither')
+        fields = ("harmful", "harmless", *val)
+        lists = {field: _entries(path, content, field) for field in fields}
+    prompts = {field: cleaned(path, entries) for field, entries in lists.items()}
+    refuse_shared(path, prompts, "harmful", "harmless")
+    if "harmful_val" in prompts:
+        refuse_shared(path, prompts, "harmful_val", "harmless_val")
+    notes = tuple(note for found in prompts.values() for note in found.notes)
+    texts = {field: found.texts for field, found in prompts.items()}
+    return ExtractionSet(_set_name(name), **texts, notes=notes)
 
 
 def shipped_sets() -> list[str]:
@@ -158,45 +190,29 @@ def shipped_sets() -> list[str]:
 
 
 def _set_name(name: str) -> str:
-    return Path(name).stem if name.endswith((".json", ".txt")) else name
+    return Path(name).stem if is_prompt_file(name) else name
 
 
-def _read(name: str) -> tuple[str, dict[str, Any]]:
-    """Where a set was found, for messages, and its fields."""
-    if not name.endswith((".json", ".txt")):
-        if name not in shipped_sets():
-            raise InputError(
-                f"prompt set {name}: not one of {', '.join(shipped_sets())}, "
-                f"nor the path of a .json or .txt file"
-            )
+def _read(name: str) -> tuple[str, Content]:
+    """Where a set was found, for messages, and what the file holds."""
+    if name in shipped_sets():
         text = (resources.files("steersweep.prompts") / f"{name}.json").read_text("utf-8")
-        return name, json.loads(text)
-    try:
-        text = Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: cannot be read as a prompt set: {error}") from error
-    if name.endswith(".txt"):
-        return name, {"prompts": [line.strip() for line in text.splitlines() if line.strip()]}
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{name}: not valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{name}: must be a JSON object with a list of prompts")
-    return name, data
+        content: dict[str, Any] = json.loads(text)
+        return name, content
+    if not is_prompt_file(name):
+        raise InputError(
+            f"prompt set {name}: not one of {', '.join(shipped_sets())}, nor a file that ends in "
+            f"{', '.join(ENDINGS)}"
+        )
+    return name, read_prompt_file(name)
 
 
-def _texts(path: str, data: dict[str, Any], field: str) -> tuple[str, ...]:
-    texts = data.get(field)
-    if not isinstance(texts, list) or not texts:
-        raise InputError(f'{path}: field "{field}" must be a list with at least one prompt')
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f'{path}: "{field}" item {index + 1} must be a non-empty text')
-    if len(set(texts)) < len(texts):
-        twice = next(text for text in texts if texts.count(text) > 1)
-        raise InputError(f'{path}: "{field}" holds {twice!r} twice; each prompt counts once')
-    return tuple(texts)
+def _entries(path: str, content: Mapping[str, Any], field: str) -> list[Entry]:
+    values = content.get(field)
+    if not isinstance(values, list) or not values:
+        has = "" if field in content else f" (it has {', '.join(map(shown, [*content][:12]))})"
+        raise InputError(f'{path}: field "{field}" must be a list with at least one prompt{has}')
+    return entries_of(path, values, lambda index: f'"{field}" item {index + 1}')
 
 
 def _content_id(name: str, content: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from steersweep.report.figures import depth, failures, methods, precisions, size
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
+from steersweep.store import RunStore
 
 Result = dict[str, Any]
 
@@ -51,9 +52,6 @@ def draw(run: Run, folder: Path) -> Drawn:
     """Draw what the run has data for; files of an earlier report are replaced."""
     from matplotlib import pyplot as plt
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):
-        old.unlink()
     drawn = Drawn()
     with drawing():
         for name, title, note, make in _figures(run):
@@ -62,6 +60,9 @@ def draw(run: Run, folder: Path) -> Drawn:
             drawn.shown.append(Shown(name, title, note, inline_svg(figure, name, title)))
             plt.close(figure)
         _draw_maps(run, folder, drawn)
+    for old in (*folder.glob("*.png"), *folder.glob("*.svg")):
+        if old.with_suffix(".png") not in drawn.files:
+            old.unlink()
     return drawn
 
 
@@ -103,16 +104,21 @@ def _figures(run: Run) -> list[Figure]:
             "refuse equally often.",
             lambda: methods.methods_figure(swept, looks),
         )
-    whole = [result for result in swept if _has_directions(result, run.folder)]
-    matrices = layer_cosines(whole, run.folder) if len(swept) <= _MOST_RESULTS else []
+    store = RunStore.existing(run.folder)
+    few = swept if len(swept) <= _MOST_RESULTS else []
+    whole = [result for result in few if _has_directions(result, store)]
+    matrices = layer_cosines(whole, store)
     matrices = [row for row in matrices if len(row["layers"]) > 1]
-    missing = sorted({result["model"] for result in swept if result not in whole})
+    missing = sorted({result["model"] for result in few if result not in whole})
     if matrices:
         add(
             "layer_cosines",
             "Are the directions of different layers alike?",
             "Cosines between the unit directions found at the layers of one model."
-            + (f" Without {', '.join(missing)}: direction files are missing." if missing else ""),
+            + (
+                f" Without {', '.join(missing)}: direction files are missing or damaged."
+                * bool(missing)
+            ),
             lambda: methods.layer_cosines_figure(matrices),
         )
     curves = [c for c in run.decisions.get("size_sweep", {}).get("curves", []) if c["points"]]
@@ -155,9 +161,10 @@ def _figures(run: Run) -> list[Figure]:
     return found if run.results else []
 
 
-def _has_directions(result: Result, folder: Path) -> bool:
-    """Whether the files of a result's directions are there: people send runs without them."""
-    return all((folder / entry["direction_file"]).exists() for entry in result["conditions"])
+def _has_directions(result: Result, store: RunStore) -> bool:
+    """Whether a result's directions are there, whole: people send runs without them."""
+    names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
+    return all(store.direction(name) is not None for name in names)
 
 
 def _with_n(run: Run) -> list[dict[str, Any]]:

@@ -149,11 +149,13 @@ def _rate(result: Result) -> float:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """What extraction had to say, each once, with the models it is about."""
+    """What checks and extraction had to say, each once, with the models it is about."""
     models: dict[str, list[str]] = {}
     for result in results:
-        for note in (result.get("extraction") or {}).get("notes", []):
-            names = models.setdefault(f"{result['method'].removesuffix(AUTO)}: {note}", [])
+        method = result["method"].removesuffix(AUTO)
+        of_method = (result.get("extraction") or {}).get("notes", [])
+        for note in (*result.get("notes", ()), *(f"{method}: {note}" for note in of_method)):
+            names = models.setdefault(note, [])
             if short(result["model"]) not in names:
                 names.append(short(result["model"]))
     return [f"{', '.join(names)}, {note}" for note, names in models.items()]

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from steersweep.experiment.findings import TITLES
 from steersweep.experiment.jobs import Ended
+from steersweep.report.console import PlainConsole
 from steersweep.worker import Progress
 
 _PLAIN_LINE_EVERY = 10.0  # seconds, per job
@@ -74,6 +74,8 @@ class View:
             # What an earlier run did took no time of this one.
             pace = self.jobs[name] = Pace(progress, now, progress.fraction, now)
         pace.progress, pace.seen = progress, now
+        if progress.warning:
+            self.on_line(f"{name}: note: {progress.warning}")
         self.show(name, pace)
         if progress.fraction >= 1:
             del self.jobs[name]
@@ -102,7 +104,7 @@ class Lines(View):
 
     def on_line(self, line: str) -> None:
         """Print it."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, name: str, pace: Pace) -> None:
         """A line per job, not too often."""
@@ -147,7 +149,7 @@ class Screen(View):
         if line.startswith("phase ") and line[6:] in TITLES:
             self._phase = TITLES[line[6:]]
         else:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(line, highlight=False, soft_wrap=True)
 
     def on_job(self, ended: Ended) -> None:
         """Keep the last verdict in sight."""
@@ -174,10 +176,10 @@ class Screen(View):
                 continue
             progress = pace.progress
             jobs.add_row(
-                escape(name),
+                name,
                 ProgressBar(total=1.0, completed=progress.fraction, width=18),
                 f"{progress.fraction:4.0%}{_left(pace)}",
-                escape(f"{progress.done}/{progress.total}, {progress.note}{_speed(pace)}"),
+                f"{progress.done}/{progress.total}, {progress.note}{_speed(pace)}",
             )
         last = [Text(f"last: {self._verdict}", style="dim")] if self._verdict else []
         return Group(head, jobs, *last)
@@ -194,7 +196,7 @@ def live_view(
         spent: see `Screen`.
         budget: see `Screen`.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if quiet:
         yield View()
     elif not console.is_terminal:

@@ -7,17 +7,20 @@ import hashlib
 from importlib import resources
 from typing import Any
 
+from steersweep.printing import printable
 from steersweep.report.figures.style import short
 
 
 def environment() -> Any:
-    """Templates of this package; undefined names are errors, values are escaped."""
+    """Templates of this package; undefined names are errors, values are escaped, for HTML and for
+    characters that hide or reorder others."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(
         loader=PackageLoader("steersweep.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -15,6 +15,7 @@ from steersweep.experiment.decisions import FamilyDecision
 from steersweep.experiment.estimate import cheapest, estimate
 from steersweep.experiment.phases import Cuts, Sweep
 from steersweep.experiment.plan import PHASES, Plan
+from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
 
 
@@ -118,7 +119,7 @@ def _with(decision: FamilyDecision, action: Any) -> FamilyDecision:
 
 def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """The sweeps with layers, time, memory and cost on their planned GPUs."""
-    console = console or Console()
+    console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
     for name, width in (("phase", 12), ("model", 11)):
         table.add_column(name, no_wrap=True, min_width=width)

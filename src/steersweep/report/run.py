@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steersweep import gates
-from steersweep.errors import InputError
 from steersweep.experiment.budget import Ledger
 from steersweep.experiment.corrected import apply_reviews
 from steersweep.experiment.findings import TITLES
+from steersweep.experiment.result_files import newest_result_files, read_result_file
 from steersweep.experiment.reviews import read_reviews
 from steersweep.experiment.status import decided, status
 from steersweep.store import RunStore
@@ -70,8 +69,8 @@ def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result:
     run = Run(folder, store.plan)
     reviews = read_reviews(folder)
     run.n_reviews = len(reviews)
-    for path, held in _result_files(folder):
-        for result in held:
+    for path in newest_result_files(folder):
+        for result in read_result_file(path):
             if "conditions" not in result:
                 continue  # a verification
             entry = apply_reviews(result, reviews) | {
@@ -85,21 +84,6 @@ def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result:
         run.jobs = Ledger(folder).jobs()
     run.signatures = gates.signatures(folder)
     return run
-
-
-def _result_files(folder: Path) -> Iterator[tuple[Path, list[Result]]]:
-    """The newest file of each kind; names end in the time a run began."""
-    newest: dict[str, Path] = {}
-    for path in sorted((folder / "results").glob("*.json")):
-        newest[path.stem.rsplit("_", 1)[0]] = path
-    for path in newest.values():
-        try:
-            held = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(
-                f"{path}: is not whole JSON ({error}); run the same command again to write it anew"
-            ) from error
-        yield path, held
 
 
 def _without_samples(result: Result) -> Result:

@@ -109,7 +109,6 @@ class Samples:
             first = len(self.groups) - len(self._texts)
             for number, text in enumerate(self._texts, first):
                 path = self._folder / BESIDE / f"{number}.js"
-                path.parent.mkdir(exist_ok=True)
                 write_text(path, f"steersweepSamples({number}, {text});\n")
             self._texts = []
 

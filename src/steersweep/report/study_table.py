@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from steersweep.experiment.findings import TITLES, decision_lines
+from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import OUTCOME_STYLES
 
 
 def print_decision(phase: str, decision: Mapping[str, Any], console: Console | None = None) -> None:
     """The evidence of a gate: verdicts with intervals, what follows, curves, failures, notes."""
-    console = console or Console()
+    console = console or PlainConsole()
     console.print(Text(TITLES[phase], style="bold"))
     if phase == "verification":
         console.print("passed" if decision["passed"] else "failed", highlight=False)
@@ -27,7 +28,7 @@ def print_decision(phase: str, decision: Mapping[str, Any], console: Console | N
             highlight=False,
         )
     for line in decision_lines(decision):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:

@@ -12,7 +12,9 @@ from rich.text import Text
 
 from steersweep.experiment.reviews import Agreement
 from steersweep.experiment.verdict import FLAG_NOTES
+from steersweep.printing import in_a_line
 from steersweep.report.comparison import Comparison
+from steersweep.report.console import PlainConsole
 from steersweep.statistics import detectable_difference, wilson
 from steersweep.verification.report import shown_difference
 
@@ -41,7 +43,7 @@ def power_line(n_prompts: int, n_conditions: int) -> str:
 
 def print_verdicts(results: Sequence[Result], console: Console | None = None) -> None:
     """The verdict table with intervals, best layer, strength, controls and failure modes."""
-    console = console or Console()
+    console = console or PlainConsole()
     n_unique = results[0]["conditions"][0]["n_unique"]
     methods = list(dict.fromkeys(result["method"] for result in results))
     families = [method.upper() for method in methods if "@" not in method]
@@ -69,7 +71,7 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
         table.add_row(*row)
     console.print(table)
     for line in _notes(results):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _cosines_to_dim(result: Result) -> dict[int, float]:
@@ -83,13 +85,12 @@ def _cosines_to_dim(result: Result) -> dict[int, float]:
 
 def print_comparison(found: Comparison, console: Console | None = None) -> None:
     """What changed between two runs: settings, verdicts, and the conditions that differ most."""
-    console = console or Console()
+    console = console or PlainConsole()
     for title, changes in (("settings", found.settings), ("provenance", found.facts)):
         for change in changes:
             console.print(
                 f"{title}: {change.name}: {change.first} -> {change.second}",
                 highlight=False,
-                markup=False,
             )
     table = Table(box=None, pad_edge=False)
     for name in ("model", "method", "A", "B"):
@@ -113,13 +114,12 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
         f"{found.only[0]} conditions are only in {found.folders[0]}, {found.only[1]} only in "
         f"{found.folders[1]}.",
         highlight=False,
-        markup=False,
     )
 
 
 def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None) -> None:
     """The lab models with their size and held-out figures."""
-    console = console or Console()
+    console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
     for name in ("model", "in the manner of"):
         table.add_column(name, no_wrap=True)
@@ -148,7 +148,7 @@ def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None)
 
 def print_checks(result: dict[str, Any], console: Console | None = None) -> None:
     """The outcome of a verification: largest differences, and the reproduction run."""
-    console = console or Console()
+    console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
     table.add_column("against the official code", no_wrap=True)
     for name in ("difference", "tolerance", ""):
@@ -222,6 +222,11 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
     yield "Broken responses over all layers and strengths:"
     for result in results:
         yield f"  {result['model']}, {result['method']}: {_breakdown(result['conditions'])}"
+    notes = dict.fromkeys(f"{r['model']}: {note}" for r in results for note in r.get("notes", ()))
+    if notes:
+        yield ""
+        yield "Notes:"
+        yield from (f"  {note}" for note in notes)
     if len(dict.fromkeys(result["method"] for result in results)) > 1:
         yield ""
         yield "Methods:"
@@ -242,11 +247,12 @@ def review_lines(results: Sequence[Result]) -> Iterator[str]:
         if review is None:
             continue
         low, high = review["corrected_ci"]
+        names = in_a_line(", ".join(review["reviewers"]))
         changed = f", {review['judge_outcome']} by the judge" if "replaces" in review else ""
         yield (
             f"{result['model']}, {result['method']}: {held['outcome']}{changed}; "
             f"{review['n_reviewed']} of {review['n_wanted']} samples labelled by "
-            f"{', '.join(review['reviewers'])}, {review['agreed']} as the judge has them: "
+            f"{names}, {review['agreed']} as the judge has them: "
             f"{review['corrected_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent, "
             f"{review['judge_rate']:.0%} by the judge"
         )
@@ -260,7 +266,8 @@ def agreement_lines(found: Sequence[Agreement]) -> Iterator[str]:
         kappa = "undefined" if one.kappa is None else f"{one.kappa:.2f}"
         if one.interval is not None:
             kappa += f" [{one.interval[0]:.2f} to {one.interval[1]:.2f}]"
-        yield f"{one.first} and {one.second}: {one.agreed} of {one.n} labels the same, κ {kappa}"
+        names = in_a_line(f"{one.first} and {one.second}")
+        yield f"{names}: {one.agreed} of {one.n} labels the same, κ {kappa}"
 
 
 def _methods(results: Sequence[Result]) -> Iterator[str]:

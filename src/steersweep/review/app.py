@@ -1,16 +1,22 @@
 """A page on this machine alone, on which people label samples by keyboard.
 
 Served by the standard library on 127.0.0.1. Responses are data: the page shows them as text, and
-nothing but its own script runs. Other sites in the same browser can neither read nor post: requests
-need this address as their host, and posts the page's token.
+nothing but its own script runs. Other users of the machine and other sites in the same browser can
+neither read nor label: every request needs this address as its host, and the key that only the
+printed address has. The page moves the key from its address into the tab's own storage and sends it
+as a header; a cookie would reach every server on this machine, whatever its port.
 """
 
 from __future__ import annotations
 
+import contextlib
+import html
 import json
+import os
 import secrets
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from steersweep.errors import InputError
+from steersweep.errors import InputError, SteersweepError
 from steersweep.experiment.reviews import (
     LABELS,
     Item,
@@ -42,6 +48,11 @@ class ReviewServer(ThreadingHTTPServer):
         port: 0 for any free one.
         blind: hide the names of model, method and condition.
 
+    Attributes:
+        key: 256 random bits; every request must have it.
+        address: of the server, without the key.
+        url: what a person opens: the address with the key.
+
     Raises:
         InputError: the port is taken.
     """
@@ -54,12 +65,13 @@ class ReviewServer(ThreadingHTTPServer):
         self.folder = folder
         self.items = list(items)
         self.blind = blind
-        self.token = secrets.token_urlsafe(24)
+        self.key = secrets.token_urlsafe(32)
         try:
             super().__init__((_ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
             raise InputError(f"--port {port}: cannot be used: {error}") from error
-        self.url = f"http://{_ADDRESS}:{self.server_address[1]}/"
+        self.address = f"http://{_ADDRESS}:{self.server_address[1]}/"
+        self.url = f"{self.address}?key={self.key}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A closed tab is no error; anything else is shown as usual."""
@@ -91,12 +103,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         where = urlsplit(self.path)
+        asked = parse_qs(where.query)
         if not self._for_us():
             return
         if where.path == "/":
-            self._send(HTTPStatus.OK, _page(self.server.token), "text/html")
+            # A tab that is loaded again has its key in its storage: the page itself holds nothing.
+            known = self._is_key(asked.get("key", [""])[0])
+            self._page(HTTPStatus.OK if known else HTTPStatus.FORBIDDEN)
+        elif not self._has_key():
+            return
         elif where.path == "/state":
-            reviewer = parse_qs(where.query).get("reviewer", [""])[0]
+            reviewer = asked.get("reviewer", [""])[0]
             self._json(HTTPStatus.OK, self.server.state(reviewer.strip()))
         else:
             self._json(HTTPStatus.NOT_FOUND, {"error": "no such page"})
@@ -109,16 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = self.rfile.read(length)
-        if not self._for_us():
-            return
-        if not secrets.compare_digest(self.headers.get("X-Token", ""), self.server.token):
-            self._json(HTTPStatus.FORBIDDEN, {"error": "reload the page"})
+        if not (self._for_us() and self._has_key()):
             return
         try:
             self._json(HTTPStatus.OK, self._act(urlsplit(self.path).path, json.loads(body)))
         except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
-        except OSError as error:
+        except (SteersweepError, OSError) as error:
             self._json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": f"not saved: {error}"})
 
     def _act(self, path: str, sent: dict[str, Any]) -> dict[str, Any]:
@@ -142,10 +156,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(HTTPStatus.FORBIDDEN, {"error": "wrong host"})
         return False
 
+    def _has_key(self) -> bool:
+        if self._is_key(self.headers.get("X-Key", "")):
+            return True
+        error = "this page has no key: open the address that steersweep review printed"
+        self._json(HTTPStatus.FORBIDDEN, {"error": error})
+        return False
+
+    def _is_key(self, sent: str) -> bool:
+        return secrets.compare_digest(sent.encode("utf-8", "replace"), self.server.key.encode())
+
+    def _page(self, status: HTTPStatus) -> None:
+        page = (resources.files("steersweep.review") / "page.html").read_text("utf-8")
+        labels = json.dumps([label for label in LABELS if label != "skip"])
+        nonce = secrets.token_urlsafe(16)
+        text = page.replace("{{nonce}}", nonce).replace("{{labels}}", labels)
+        self._send(status, text, "text/html", f"'nonce-{nonce}'")
+
     def _json(self, status: HTTPStatus, value: Any) -> None:
         self._send(status, json.dumps(value), "application/json")
 
-    def _send(self, status: HTTPStatus, text: str, kind: str) -> None:
+    def _send(self, status: HTTPStatus, text: str, kind: str, own: str = "'none'") -> None:
         body = text.encode("utf-8", errors="backslashreplace")
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
@@ -153,10 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header(
             "Content-Security-Policy",
             f"default-src 'none'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-            f"style-src 'nonce-{self.server.token}'; script-src 'nonce-{self.server.token}'",
+            f"style-src {own}; script-src {own}; frame-ancestors 'none'",
         )
         self.end_headers()
         self.wfile.write(body)
@@ -165,7 +198,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal is for people."""
 
 
-def _page(token: str) -> str:
-    page = (resources.files("steersweep.review") / "page.html").read_text("utf-8")
-    labels = json.dumps([label for label in LABELS if label != "skip"])
-    return page.replace("{{token}}", token).replace("{{labels}}", labels)
+@contextlib.contextmanager
+def private_page(url: str) -> Iterator[str]:
+    """The address of a file that leads to `url` and that only this user can read.
+
+    A browser's command line can be seen by everybody on the machine, so the key must not be in it.
+    """
+    handle, name = tempfile.mkstemp(prefix="steersweep-review-", suffix=".html")  # private
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(f'<meta http-equiv="refresh" content="0; url={html.escape(url)}">\n')
+        yield Path(name).as_uri()
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,62 +17,18 @@ from steersweep.chat_model import ChatModel
 from steersweep.directions.dim import dim_directions
 from steersweep.directions.direction import Direction
 from steersweep.directions.edits import Edit, ablation, addition, run_edits
+from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.errors import InputError
-from steersweep.kv_cache import make_cache
 from steersweep.parity import PROBES, TOLERANCES, compare_readers
 from steersweep.prompts.prompts import load_extraction_set
+from steersweep.regime import regime_of
+from steersweep.smoke.basics import cache, ending, padding, template, weights
+from steersweep.smoke.passes import STRENGTH, intervention_of, push_of, tolerance_of
 from steersweep.steering import Intervention, Row, generate
 
-_STRENGTH = 0.3  # of the residual norm
 _NEW_TOKENS = 24
-_INT8 = 0.05
-# Lengths at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
-_PADDED_TO = (1, 33)
-
 
 Look = Callable[[ChatModel], tuple[bool, str]]
-
-
-def _template(chat: ChatModel) -> tuple[bool, str]:
-    """One BOS at most, and the rendered prompt with its special tokens for a person to see."""
-    ids = chat.prompt_ids(PROBES[0])
-    shown = "".join(chat.tokenizer.convert_ids_to_tokens(ids))
-    bos = chat.tokenizer.bos_token_id
-    doubled = bos is not None and ids.count(bos) > 1
-    return doubled, f"{'two BOS tokens: ' if doubled else ''}{shown!r}"
-
-
-def _ending(chat: ChatModel) -> tuple[bool, str]:
-    """The token that the template puts after an answer must end generation."""
-    ending = answer_ending(chat)
-    names = ", ".join(map(repr, chat.tokenizer.convert_ids_to_tokens(sorted(chat.eos_ids))))
-    if not chat.eos_ids:
-        return True, "no token ends an answer"
-    if ending is None:
-        return False, f"{names}; the template does not show how an answer ends"
-    shown = repr(chat.tokenizer.convert_ids_to_tokens([ending])[0])
-    if ending not in chat.eos_ids:
-        return True, f"the template ends an answer with {shown}, but only {names} end generation"
-    return False, names
-
-
-def answer_ending(chat: ChatModel) -> int | None:
-    """The token after an answer in the chat template, None where the template shows none."""
-    answer = "Certainly so"
-    ids = [
-        int(token)
-        for token in chat.tokenizer.apply_chat_template(
-            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}],
-            tokenize=True,
-            return_dict=False,
-        )
-    ]
-    # The answer's own tokens may differ with what stands around it; look for their text.
-    for end in range(len(ids), 0, -1):
-        if answer in chat.tokenizer.decode(ids[:end], skip_special_tokens=False):
-            continue
-        return ids[end + 1] if end + 1 < len(ids) else None
-    return None
 
 
 def _layers(chat: ChatModel) -> tuple[bool, str]:
@@ -114,25 +71,6 @@ def _readers(chat: ChatModel) -> tuple[bool, str]:
     return any(not parity.equal for parity in found), f"{'; '.join(said)}; {limit}"
 
 
-def _padding(chat: ChatModel) -> tuple[bool, str]:
-    """A prompt alone and in a batch with longer ones, steered and not, has the same logits."""
-    longest = chat.prompt_ids(PROBES[1])
-    short = chat.prompt_ids(PROBES[0])
-    tolerance = _tolerance(chat)
-    worst, where = 0.0, ""
-    for remainder in _PADDED_TO:
-        width = len(longest) + (remainder - len(longest)) % 32
-        wide = [*longest, *longest * (width // len(longest) + 1)][:width]
-        for steered in (False, True):
-            alone = _steered_states(chat, [short], steered)
-            batch = _steered_states(chat, [wide, short], steered)[1:]
-            difference = float((alone - batch).abs().max() / alone.abs().max().clamp(min=1e-9))
-            if not difference <= worst:
-                worst = difference
-                where = f"padded to {width}, {'steered' if steered else 'unsteered'}"
-    return not worst <= tolerance, f"{worst:.1e} {where}; tolerance {tolerance:g}"
-
-
 def _steering(chat: ChatModel) -> tuple[bool, str]:
     """What reads activations sees a vector added after a layer there, not before, and to the end.
 
@@ -141,7 +79,7 @@ def _steering(chat: ChatModel) -> tuple[bool, str]:
     layer = (chat.n_layers - 1) // 2
     prompts = [chat.prompt_ids(text) for text in PROBES]
     plain = residuals(chat, prompts)[:, 0]
-    push = _push(chat)
+    push = push_of(chat)
 
     def add(_layer: int, hidden: Tensor) -> Tensor:
         return hidden + push.to(hidden.device, hidden.dtype)
@@ -152,7 +90,7 @@ def _steering(chat: ChatModel) -> tuple[bool, str]:
     before = float((steered[:, :layer] - plain[:, :layer]).abs().max()) if layer else 0.0
     added = steered[:, layer] - plain[:, layer] - push.cpu().float()
     after = float((steered[:, -1] - plain[:, -1]).abs().max())
-    tolerance = _tolerance(chat) * size
+    tolerance = tolerance_of(chat) * size
     wrong = before > tolerance or float(added.abs().max()) > tolerance or after <= tolerance
     return wrong, (
         f"layers before {layer} change by {before:.1e}, its output differs from the push by "
@@ -165,11 +103,20 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
 
     And what hooks read before the addition stays what it was: nothing is edited in place.
     """
+    regime = regime_of(chat)
+    if not regime.shares:
+        return False, "rows do not share a batch"
     short, long = (chat.prompt_ids(text) for text in PROBES)
-    step = _intervention(chat)
+    if not regime.pads:  # then rows of a batch are equally long
+        count = min(len(short), len(long) - 1)
+        short, long = short[-count:], long[: count + 1]
+    step = intervention_of(chat)
     half = replace(step, multiplier=step.multiplier / 2)
     # All in one pass; and rows that share prompts, which resume from the unsteered streams.
-    together = [Row(short, step), Row(long, step), Row(long[1:])]
+    other = long[1:]
+    if not regime.pads:
+        long = long[:-1]
+    together = [Row(short, step), Row(long, step), Row(other)]
     resumed = [Row(short, step), Row(long, step), Row(long, half)]
     found = dict.fromkeys(("padding", "its own tokens", "a neighbour"), 0.0)
     largest = 0.0
@@ -205,14 +152,21 @@ def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
     # The first pass of all prompts has them unsteered, or all rows before the addition.
     prompts = [*dict.fromkeys(tuple(row.prompt_ids) for row in rows)]
     of_row = [prompts.index(tuple(row.prompt_ids)) for row in rows]
-    clean = next(hidden for hidden in seen["before"] if len(hidden) == len(prompts))[of_row].float()
+    clean = next(
+        hidden[of_row] if len(hidden) == len(prompts) else hidden
+        for hidden in seen["before"]
+        if len(hidden) in (len(prompts), len(rows))
+    ).float()
     steered = seen["after"][-1].float()
     mask = chat.pad([row.prompt_ids for row in rows]).attention_mask[:, :, None].float()
     push = torch.zeros((len(rows), 1, chat.d_model), device=steered.device)
     for index, row in enumerate(rows):
         if row.intervention is not None:
             push[index] = row.intervention.vector * row.intervention.multiplier
-    apart: Tensor = (steered - clean - push * mask).abs().amax(-1)
+    # Some networks leave out positions whose logits nobody wants.
+    missing = clean.shape[1] - steered.shape[1]
+    differences = steered - (clean + push * mask)[:, missing:]
+    apart: Tensor = torch.nn.functional.pad(differences.abs().amax(-1), (missing, 0))
     return apart, float(steered.abs().max())
 
 
@@ -224,7 +178,7 @@ def _edits(chat: ChatModel) -> tuple[bool, str]:
     follow the attention and the MLP, or where the embedding is tied.
     """
     prompts = [chat.prompt_ids(text) for text in PROBES]
-    push, middle = _push(chat).float(), (chat.n_layers - 1) // 2
+    push, middle = push_of(chat).float(), (chat.n_layers - 1) // 2
     edits = [ablation(None, push), addition(middle, push), ablation(middle, push, -push)]
     layers = range(chat.n_layers)
     worst = dict.fromkeys(("states", "logits"), 0.0)
@@ -244,7 +198,7 @@ def _edits(chat: ChatModel) -> tuple[bool, str]:
                     size = plain.float().abs().amax(-1, keepdim=True)
                     apart = ((fast.float() - plain.float()).abs() / size).nan_to_num(torch.inf)
                     worst[name] = max(worst[name], float(apart.max()))
-    tolerance = _tolerance(chat)
+    tolerance = tolerance_of(chat)
     said = ", ".join(f"{name} {difference:.1e}" for name, difference in worst.items())
     return not max(worst.values()) <= tolerance, f"{said}; tolerance {tolerance:g}"
 
@@ -260,13 +214,14 @@ def _edited_alone(chat: ChatModel, ids: list[int], edit: Edit) -> tuple[Tensor, 
     def read(layer: int, hidden: Tensor) -> None:
         states[layer - 1] = hidden[0, -1]
 
-    everywhere = edit.layer is None
     inputs = range(chat.n_layers) if edit.layer is None else [edit.layer]
     with ExitStack() as stack:
         stack.enter_context(chat.layer_hooks(change, inputs, "resid_pre"))
         stack.enter_context(chat.layer_hooks(read, range(1, chat.n_layers), "resid_pre"))
-        for site in ("attn_out", "mlp_out") if everywhere else ():
-            stack.enter_context(chat.layer_hooks(change, range(chat.n_layers), site))
+        if edit.layer is None:
+            sites = ablation_sites_of(chat)
+            ablate = partial(change, 0)
+            stack.enter_context(sites.edited(chat, ablate, range(chat.n_layers)))
         stack.enter_context(chat.final_states(lambda final: read(chat.n_layers, final[:, None])))
         batch = chat.pad([ids])
         logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
@@ -286,7 +241,7 @@ def _greedy(chat: ChatModel) -> tuple[bool, str]:
         batch = chat.pad([[*ids, *answer[:step]]])
         logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[0, -1]
         best = float(logits.max())
-        tie = _tolerance(chat) * float(logits.abs().max())
+        tie = tolerance_of(chat) * float(logits.abs().max())
         taken = [answer[step]] if step < len(answer) else sorted(chat.eos_ids)
         if max(float(logits[token]) for token in taken) < best - tie:
             return True, f"{shown}, apart from token {step} on"
@@ -298,43 +253,22 @@ def _greedy(chat: ChatModel) -> tuple[bool, str]:
 def _generation(chat: ChatModel) -> tuple[bool, str]:
     """One steered answer; logits that are not finite end it with an error."""
     direction = _direction(chat)
-    push = Intervention(
-        direction.vector, _STRENGTH * direction.residual_norm, start=direction.layer
-    )
+    push = Intervention(direction.vector, STRENGTH * direction.residual_norm, start=direction.layer)
     started = time.monotonic()
     ids = chat.prompt_ids(PROBES[1])
     answer = generate(chat, [Row(ids, push)], max_new_tokens=_NEW_TOKENS)[0]
     took = time.monotonic() - started
-    return False, f"{answer.text!r} ({took:.1f} s, strength {_STRENGTH})"
-
-
-def _cache(chat: ChatModel) -> tuple[bool, str]:
-    """A position computed from the key-value cache is the one computed from all tokens."""
-    ids = chat.prompt_ids(PROBES[1])
-    batch = chat.pad([ids])
-    whole = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, -1].float()
-    cache = make_cache(chat.model.config.get_text_config(), len(ids))
-    chat.logits(
-        batch.input_ids[:, :-1],
-        batch.attention_mask[:, :-1],
-        batch.position_ids[:, :-1],
-        cache=cache,
-    )
-    last = chat.logits(
-        batch.input_ids[:, -1:], batch.attention_mask, batch.position_ids[:, -1:], cache=cache
-    )[:, -1].float()
-    difference = float((whole - last).abs().max() / whole.abs().max().clamp(min=1e-9))
-    tolerance = _tolerance(chat)
-    return not difference <= tolerance, f"{difference:.1e}; tolerance {tolerance:g}"
+    return False, f"{answer.text!r} ({took:.1f} s, strength {STRENGTH})"
 
 
 LOOKS: dict[str, Look] = {
-    "template": _template,
-    "ending": _ending,
+    "template": template,
+    "ending": ending,
+    "weights": weights,
     "layers": _layers,
     "readers": _readers,
-    "padding": _padding,
-    "cache": _cache,
+    "padding": padding,
+    "cache": cache,
     "extraction": _extraction,
     "steering": _steering,
     "rows": _rows,
@@ -344,39 +278,6 @@ LOOKS: dict[str, Look] = {
 }
 
 
-def _tolerance(chat: ChatModel) -> float:
-    """Largest relative difference of two ways to compute the same.
-
-    LLM.int8() rounds activations, and keeps columns in 16 bits by what it sees in the whole batch:
-    a row's numbers depend a little on its neighbours.
-    """
-    return _INT8 if chat.precision == "int8" else 20 * TOLERANCES[chat.dtype]
-
-
 def _direction(chat: ChatModel) -> Direction:
     prompts = load_extraction_set("extract-dim-5")
     return dim_directions(chat, prompts, layers=[chat.n_layers // 2])[0]
-
-
-def _push(chat: ChatModel) -> Tensor:
-    """A fixed vector of the residual stream's own size, `[d_model]`."""
-    noise = torch.randn(chat.d_model, generator=torch.Generator().manual_seed(0))
-    states = residuals(chat, [chat.prompt_ids(PROBES[0])])[0, 0, chat.n_layers // 2]
-    push: Tensor = (noise / noise.norm() * states.norm() * _STRENGTH).to(chat.dtype)
-    return push
-
-
-def _intervention(chat: ChatModel) -> Intervention:
-    """That vector, added from the middle of the model on; a layer follows where it starts."""
-    push = _push(chat).float()
-    length = float(push.norm())
-    return Intervention(push / length, length, start=(chat.n_layers - 1) // 2)
-
-
-def _steered_states(chat: ChatModel, prompts: list[list[int]], steered: bool) -> Tensor:
-    """Final states after each prompt, `[row, d_model]`, in the first step of `generate`."""
-    found: list[Tensor] = []
-    step = _intervention(chat) if steered else None
-    with chat.final_states(lambda states: found.append(states.float().cpu())):
-        generate(chat, [Row(ids, step) for ids in prompts], max_new_tokens=1)
-    return found[0]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from steersweep.atomic import write_json
 from steersweep.errors import InputError
 from steersweep.redaction import redact
+from steersweep.store import RunStore
 from steersweep.tracking.record import TrackedRun
 
 TRACKERS = ("none", "wandb", "trackio")
 FOLDER = "tracking"
+_STATE = f"{FOLDER}/state.json"
 
 
 class Tracker(Protocol):
@@ -46,17 +46,16 @@ class Tracking:
     """
 
     def __init__(self, folder: Path, tracker: Tracker, on_line: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._path = folder / FOLDER / "state.json"
         self._tracker = tracker
         self._say = on_line
-        state = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
+        self._store = RunStore(folder)
+        state = self._store.get_once(_STATE) or {}
         self._known: dict[str, dict[str, Any]] = state.get(tracker.name, {})
 
     def tell(self, runs: Sequence[TrackedRun]) -> int:
         """Record what is new or changed, and begin to send it; returns how many runs."""
         told = 0
-        begun = str(json.loads((self._folder / "run.json").read_text("utf-8"))["created"])
+        begun = self._begun()
         for run in runs:
             identity = run.run_id(begun)
             if self._known.get(identity, {}).get("digest") == run.digest:
@@ -92,9 +91,18 @@ class Tracking:
         if new:
             self._save()
 
+    def _begun(self) -> str:
+        held = RunStore(self._store.folder, repairs=False).get_once("run.json")
+        if held is None:
+            raise InputError(
+                f"{self._store.folder}: says nowhere when the run began (run.json is gone or "
+                f"damaged); run the same command again to write it again"
+            )
+        return str(held["created"])
+
     def _save(self) -> None:
-        held = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
-        write_json(self._path, held | {self._tracker.name: self._known})
+        held = self._store.get_once(_STATE) or {}
+        self._store.put_current(_STATE, held | {self._tracker.name: self._known})
 
     def _tried(self, what: str, do: Callable[[], Any]) -> bool:
         try:

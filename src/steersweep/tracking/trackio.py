@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from steersweep.atomic import write_json
+from steersweep.printing import safe_name
 from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
 
 
@@ -51,7 +52,7 @@ class TrackioTracker:
                 *run.files.items(),
                 ("result", [str(result.relative_to(self._folder))]),
             ):
-                artifact = trackio.Artifact(f"{run.name}-{kind}", type=kind)
+                artifact = trackio.Artifact(safe_name(f"{run.name}-{kind}"), type=kind)
                 paths = [self._folder / name for name in names]
                 paths = [path for path in paths if path.exists()]
                 for path in paths:

@@ -15,6 +15,7 @@ from typing import Any
 
 from steersweep.atomic import write_json
 from steersweep.errors import SteersweepError
+from steersweep.printing import safe_name
 from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
 
 
@@ -77,7 +78,7 @@ class WandbTracker:
     def _log_files(self, sink: Any, run: TrackedRun, kind: str, paths: list[Path]) -> None:
         import wandb
 
-        artifact = wandb.Artifact(f"{run.name}-{kind}", type=kind)
+        artifact = wandb.Artifact(safe_name(f"{run.name}-{kind}"), type=kind)
         for path in paths:
             if path.exists():
                 artifact.add_file(str(path), name=path.name)

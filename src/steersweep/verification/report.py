@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from steersweep.printing import markdown
+
 
 def render_markdown(
     result: dict[str, Any], results_file: str, sign_off: dict[str, Any] | None
@@ -19,11 +21,12 @@ def render_markdown(
 
     environment = Environment(
         loader=PackageLoader("steersweep", "verification"),
-        autoescape=False,  # Markdown of our own text and numbers
+        autoescape=False,  # Markdown of our own text and numbers, apart from what `md` escapes
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["md"] = markdown
     environment.filters["percent"] = lambda rate: f"{rate:.0%}"
     environment.filters["difference"] = shown_difference
     return environment.get_template("report.md.j2").render(

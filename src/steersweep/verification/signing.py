@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from steersweep.atomic import write_text
 from steersweep.errors import InputError
+from steersweep.experiment.result_files import newest_result_files, read_result_file
 from steersweep.gates import sign
 from steersweep.verification.report import render_markdown
 from steersweep.verification.verify import GATE, REPORT_NAME
@@ -21,18 +21,14 @@ def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any
     """
     from steersweep import provenance
 
-    files = sorted((folder / "results").glob("v3_cosmic_verification_*.json"))
+    files = newest_result_files(folder, "v3_cosmic_verification_*.json")
     if not files:
         raise InputError(
             f"{folder}: holds no COSMIC verification; run `steersweep verify cosmic --out {folder}`"
         )
     newest = files[-1]
-    try:
-        result = json.loads(newest.read_text("utf-8"))[0]
-        passed = bool(result["passed"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{newest}: not a verification result: {error}") from error
-    if not passed:
+    result = read_result_file(newest)[0]
+    if not result["passed"]:
         raise InputError(f"{newest}: did not pass, so it cannot be signed; see {REPORT_NAME}")
     signature = sign(folder, GATE, by=by, note=note, evidence=newest, time=provenance.utc_now())
     write_text(folder / REPORT_NAME, render_markdown(result, newest.name, signature))

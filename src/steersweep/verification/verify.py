@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_json, write_text
+from steersweep.atomic import write_text
 from steersweep.errors import SteersweepError
+from steersweep.experiment.result_files import write_result_file
 from steersweep.experiment.runner import RunJob, SweepOutcome, run_sweep
 from steersweep.experiment.sweep import SweepSettings, make_settings
 from steersweep.statistics import wilson
@@ -117,8 +118,7 @@ def verify_cosmic(
         "provenance": provenance.facts(torch.device("cpu")),
     }
     stamp = created.replace("-", "").replace(":", "")
-    path = out / "results" / f"v3_cosmic_verification_{stamp}.json"
-    write_json(path, [result])
+    path = write_result_file(out, f"v3_cosmic_verification_{stamp}", [result])
     write_text(out / REPORT_NAME, render_markdown(result, path.name, None))
     return result, path
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
+
+from steersweep.atomic import write_bytes
+from steersweep.printing import in_a_line
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one column, two columns
 FORMATS = ("png", "svg")
@@ -49,6 +52,7 @@ def drawing() -> Iterator[None]:
     matplotlib.use("Agg")
     rc: Any = {
         "font.size": 8,
+        "text.parse_math": False,  # a name with dollar signs is only a name
         "axes.titlesize": 8.5,
         "axes.labelsize": 8,
         "legend.fontsize": 7.5,
@@ -74,7 +78,9 @@ def save(figure: Any, stem: Path) -> Path:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not for every format
     for suffix in FORMATS:
-        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"))
+        drawn = BytesIO()  # so that a full disk leaves no half of a figure
+        figure.savefig(drawn, format=suffix)
+        write_bytes(stem.with_name(f"{stem.name}.{suffix}"), drawn.getvalue())
     return stem.with_name(f"{stem.name}.png")
 
 
@@ -127,5 +133,5 @@ def percent_axis(axis: Any, which: str = "y") -> None:
 
 
 def short(model: str) -> str:
-    """A model's name without its namespace."""
-    return model.rsplit("/", 1)[-1].removeprefix("lab:")
+    """A model's name without its namespace, as figures and pages can show it."""
+    return in_a_line(model.rsplit("/", 1)[-1].removeprefix("lab:"))

@@ -1,0 +1,153 @@
+"""Digests that show whether a file of a run folder is as it was written.
+
+JSON files end in a field `digest`: the SHA-256, in hexadecimal, of the file's name in the run
+folder, a line feed, and every byte before the line of that field. In a list of objects it is the
+last field of the last object. The name is part of it, so that one file in place of another shows.
+
+`plan.yaml` begins with a comment that holds the digest of its name, a line feed, and all that
+follows the comment. Safetensors files hold the digest of their metadata and tensors in `digest` of
+the metadata; a direction's file is named by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIELD = "digest"
+_HEX = 64
+_COMMENT = b"# digest: "
+# How a file goes on after the digest, by its first character.
+_BEFORE = {b"{": b'\n "digest": "', b"[": b'\n  "digest": "'}
+_AFTER = {b"{": b'"\n}\n', b"[": b'"\n }\n]\n'}
+
+
+class Damaged(Exception):
+    """A file is not what was written; the message says in what way."""
+
+
+def seal(name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> bytes:
+    """JSON of an object, or of a list of objects, with its digest.
+
+    Args:
+        name: the file's path relative to the run folder.
+        value: no `digest` in it; a list ends in an object with fields. Lone surrogates, which a
+            model may produce, are escaped.
+
+    Raises:
+        ValueError: NaN or infinity in it, which other programs cannot read; an empty list.
+    """
+    last = value if isinstance(value, Mapping) else value[-1] if value else {}
+    if FIELD in last or (last is not value and not last):
+        raise ValueError(f"{name}: cannot hold a digest: nothing to add it to, or one is there")
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    data = text.encode("utf-8", errors="backslashreplace")
+    kind = data[:1]
+    body = data.removesuffix(b"\n }\n]" if kind == b"[" else b"}").removesuffix(b"\n")
+    if last:
+        body += b","
+    return body + _BEFORE[kind] + _hex(name, body) + _AFTER[kind]
+
+
+def unseal(name: str, data: bytes) -> Any:
+    """What `seal` was given.
+
+    Raises:
+        Damaged: the file is not as it was written.
+    """
+    check(name, data)
+    value = json.loads(data)
+    del (value if isinstance(value, dict) else value[-1])[FIELD]
+    return value
+
+
+def check(name: str, data: bytes) -> None:
+    """See that a sealed JSON file is as it was written, without reading it.
+
+    Raises:
+        Damaged: it is not.
+    """
+    kind = data[:1]
+    if kind not in _BEFORE:
+        raise Damaged("empty, or no JSON object" if data.strip() else "empty")
+    before, after = _BEFORE[kind], _AFTER[kind]
+    end = len(data) - len(after)
+    body = data[: max(0, end - _HEX - len(before))]
+    if data[len(body) :] != before + _hex(name, body) + after:
+        written = data[len(body) : end - _HEX] == before and data[end:] == after
+        raise Damaged("its digest is wrong" if written else "its digest is missing")
+
+
+def seal_text(name: str, text: str) -> bytes:
+    """A text with the digest in a comment on its first line."""
+    data = text.encode("utf-8", errors="backslashreplace")
+    return _COMMENT + _hex(name, data) + b"\n" + data
+
+
+def unseal_text(name: str, data: bytes) -> str:
+    """What `seal_text` was given.
+
+    Raises:
+        Damaged: the file is not as it was written.
+    """
+    first, _, rest = data.partition(b"\n")
+    if first != _COMMENT + _hex(name, rest):
+        is_there = first.startswith(_COMMENT)
+        raise Damaged("its digest is wrong" if is_there else "its digest is missing")
+    return rest.decode("utf-8")
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """Digest of tensors, by name, type, shape and bytes, and of facts about them."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode())
+    for name, tensor in sorted(tensors.items()):
+        described = [name, str(tensor.dtype), list(tensor.shape)]
+        digest.update(b"\n" + json.dumps(described).encode() + b"\n")
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def seal_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """A safetensors file; each fact is JSON in its metadata, beside the digest."""
+    from safetensors.torch import save
+
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {name: json.dumps(value, allow_nan=False) for name, value in facts.items()}
+    return save(whole, metadata=metadata | {FIELD: tensors_digest(whole, facts)})
+
+
+def unseal_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts that `seal_tensors` was given.
+
+    Raises:
+        Damaged: no safetensors file, or not as it was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+        written = metadata.pop(FIELD, None)
+        facts = {name: json.loads(value) for name, value in metadata.items()}
+        found = tensors_digest(tensors, facts)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"no whole safetensors file ({error})") from error
+    if written != found:
+        raise Damaged("its digest is wrong" if written else "its digest is missing")
+    return tensors, facts
+
+
+def _hex(name: str, body: bytes) -> bytes:
+    digest = hashlib.sha256(name.encode() + b"\n")
+    digest.update(body)
+    return digest.hexdigest().encode()

@@ -1,0 +1,293 @@
+"""What every run looks at first: template, ending, weights, padding, cache.
+
+Each look returns whether it found trouble, and what it saw or what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from steersweep.chat_model import ChatModel
+from steersweep.judging.thinking import split_thinking
+from steersweep.parity import PROBES
+from steersweep.regime import regime_of
+from steersweep.smoke.passes import intervention_of, is_apart, relative, steered_states
+from steersweep.turns import ANSWER
+
+# Lengths at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
+_PADDED_TO = (1, 33)
+_CACHED_STEPS = 3
+# Texts that templates and tokenizers lose part of: of several lines, with markup, quotes, a list
+# of parts in their place, long ones.
+TEXTS = (
+    *PROBES,
+    "Name two rivers.\n\n1. One in <b>France</b> & one in 'Peru'.\n2. Say \"which\" {is} longer.",
+    "Please sum this up. " + " ".join(f"Line {n} says that it is line {n}." for n in range(12)),
+)
+
+
+# -- template --------------------------------------------------------------------------------------
+
+
+def template(chat: ChatModel) -> tuple[bool, str]:
+    """The rendered prompt holds the user's text, whole, and leads up to an answer."""
+    ids = chat.prompt_ids(PROBES[0])
+    shown = repr("".join(chat.tokenizer.convert_ids_to_tokens(ids)))
+    bos = chat.tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        return True, f"two BOS tokens: {shown}"
+    for text in TEXTS:
+        if lost := _lost(chat, text):
+            return True, lost
+    if gap := _gap(chat):
+        return True, (
+            f"the prompt ends before the answer begins: the template puts {gap!r} before an "
+            f"answer, but not where it is asked to lead up to one (add_generation_prompt); give "
+            f"the model a chat template that does"
+        )
+    return False, shown
+
+
+def _lost(chat: ChatModel, text: str) -> str:
+    """What is said of a text that does not reach the model as it is, or ""."""
+    rendered = chat.renderer.rendered(text)
+    advice = "give the model a chat template that takes a message's content as a text"
+    if text not in rendered:
+        seen = f"the rendered prompt lacks the user's text {_short(text)}: {_short(rendered)}"
+        return f"{seen}; {advice}"
+    if rendered.strip() == text:
+        return f"the template puts nothing around the user's text {_short(text)}; {advice}"
+    if " " in text and rendered.count(text) > 1:
+        return f"the rendered prompt holds the user's text more than once: {_short(rendered)}"
+    return _lost_in_tokens(chat, text)
+
+
+def _lost_in_tokens(chat: ChatModel, text: str) -> str:
+    ids = chat.prompt_ids(text)
+    unknown = chat.tokenizer.unk_token_id
+    if unknown is not None and unknown in ids:
+        return (
+            f"the tokenizer does not know a part of {_short(text)}; are its files those of this "
+            f"model?"
+        )
+    # As the tokenizer gives any text back: it may write spaces in another way.
+    plain = chat.tokenizer.decode(chat.token_ids(text), skip_special_tokens=False).strip()
+    if plain not in chat.tokenizer.decode(ids, skip_special_tokens=False):
+        return f"the token ids of the prompt lack the user's text {_short(text)}"
+    highest = chat.model.get_input_embeddings().weight.shape[0]
+    if max(ids) >= highest:
+        return (
+            f"the tokenizer gives token {max(ids)}, but the model has {highest} embeddings; are "
+            f"the tokenizer's files those of this model?"
+        )
+    return ""
+
+
+def _gap(chat: ChatModel) -> str:
+    """What the template puts between the end of a prompt and an answer, reasoning aside, or "".
+
+    Where the template does not react to being asked for an answer's beginning.
+    """
+    question = PROBES[0]
+    asked, plain = (chat.renderer.conversation(question, opened=wanted) for wanted in (True, False))
+    if asked != plain:
+        return ""
+    try:
+        whole = chat.renderer.conversation(question, ANSWER)
+    except Exception:  # a template may refuse a conversation that ends in an answer
+        return ""
+    before = whole.partition(ANSWER)[0]
+    if not before.startswith(asked.rstrip()):
+        return ""
+    gap = before[len(asked.rstrip()) :]
+    return "" if split_thinking(gap).answer.strip() == "" else gap
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+# -- ending ----------------------------------------------------------------------------------------
+
+
+def ending(chat: ChatModel) -> tuple[bool, str]:
+    """The token that the template puts after an answer must end generation."""
+    if not chat.eos_ids:
+        return True, "no token ends an answer; name one in eos_token_id of generation_config.json"
+    names = _names(chat, chat.eos_ids)
+    end = chat.turn_end
+    if end is None:
+        return False, f"{names}; the template does not show how an answer ends"
+    if end.token is None:
+        return True, (
+            f"the template ends an answer with the text {_short(end.text)}, which is no control "
+            f"token of this tokenizer, so nothing ends an answer there; add it to the tokenizer, "
+            f"or use the chat template that the model was trained with"
+        )
+    if end.token not in chat.eos_ids:
+        shown = _names(chat, [end.token])
+        return True, f"the template ends an answer with {shown}, but only {names} end generation"
+    beyond = [token for token in chat.eos_ids if token >= chat.vocab_size]
+    if len(beyond) == len(chat.eos_ids):
+        return True, f"{names} lie beyond the vocabulary of {chat.vocab_size}, so no answer ends"
+    return False, ending_note(chat) or names
+
+
+def ending_note(chat: ChatModel) -> str:
+    """What to say where the template's ending was not among those of the model's files, or ""."""
+    end = chat.turn_end
+    if end is None or end.token is None or end.token in chat.declared_eos_ids:
+        return ""
+    declared = _names(chat, chat.declared_eos_ids) or "nothing"
+    return (
+        f"answers end at {_names(chat, [end.token])} too, by which the chat template ends a turn; "
+        f"the model's files name only {declared}"
+    )
+
+
+def _names(chat: ChatModel, ids: frozenset[int] | list[int]) -> str:
+    return ", ".join(map(repr, chat.tokenizer.convert_ids_to_tokens(sorted(ids))))
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def weights(chat: ChatModel) -> tuple[bool, str]:
+    """Finite, not constant, and an answer depends on the prompt."""
+    bad = list(_bad_tensors(chat))
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        return True, f"{', '.join(bad[:3])}{more}: the weights are damaged; get the files again"
+    prompts = [chat.prompt_ids(text) for text in PROBES]
+    if same := _untrained(chat, sorted({token for ids in prompts for token in ids})):
+        return True, same
+    batches = [chat.pad([ids]) for ids in prompts]
+    logits = torch.stack(
+        [chat.logits(b.input_ids, b.attention_mask, b.position_ids)[0, -1].float() for b in batches]
+    )
+    if not bool(logits.isfinite().all()):
+        hint = "; float16 overflows on this model, use bf16" if chat.precision == "fp16" else ""
+        return True, f"logits are NaN or infinite in {chat.precision}{hint}"
+    spread = float(logits.std(-1).min() / logits.abs().max().clamp(min=1e-9))
+    apart = relative(logits[0], logits[1])
+    if spread < 1e-4:
+        return True, "every next token is equally likely: the output layer is not trained"
+    if apart < 1e-4:
+        return True, "the next token is the same whatever is asked: the model is not trained"
+    return False, f"finite; two questions differ by {apart:.2g} in their logits"
+
+
+def _bad_tensors(chat: ChatModel) -> Iterator[str]:
+    """Tensors with numbers that are none, and matrices of one number."""
+    named = [
+        (name, tensor)
+        for name, tensor in (*chat.model.named_parameters(), *chat.model.named_buffers())
+        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+    ]
+    # One look at the device for all of them: each would wait for a GPU.
+    extremes = torch.stack([torch.stack(_extremes(tensor)).float() for _, tensor in named])
+    for (name, tensor), (low, high) in zip(named, extremes.tolist(), strict=True):
+        is_matrix = tensor.ndim >= 2 and min(tensor.shape[-2:]) > 1 and "bias" not in name
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        if math.isnan(low) or (is_parameter and math.isinf(high - low)):  # masks hold infinities
+            yield f"{name} holds NaN or infinite numbers"
+        elif is_matrix and is_parameter and low == high:
+            yield f"{name} is {low + 0.0:g} everywhere"
+
+
+def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    found = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
+    return found.min, found.max
+
+
+def _untrained(chat: ChatModel, tokens: list[int]) -> str:
+    """What is said of tokens of every prompt that the model cannot tell apart, or ""."""
+    embeddings = chat.model.get_input_embeddings()
+    # The row of the padding token is 0 until a model is trained on it.
+    tokens = [token for token in tokens if token != getattr(embeddings, "padding_idx", None)]
+    rows = embeddings.weight[torch.tensor(tokens, device=chat.device)].float()
+    if bool((rows == rows[:1]).all()):
+        return "all tokens have the same embedding: the embeddings are not trained"
+    names = chat.tokenizer.convert_ids_to_tokens(tokens)
+    nothing = [name for name, row in zip(names, rows, strict=True) if not bool(row.any())]
+    if nothing:
+        return f"the embedding of {', '.join(map(repr, nothing[:3]))} is 0: it was never trained"
+    seen: dict[bytes, str] = {}
+    for name, row in zip(names, rows.cpu(), strict=True):
+        twin = seen.setdefault(row.numpy().tobytes(), name)
+        if twin != name:
+            return f"{twin!r} and {name!r} have the same embedding: they were never trained"
+    return ""
+
+
+# -- padding and cache -----------------------------------------------------------------------------
+
+
+def padding(chat: ChatModel) -> tuple[bool, str]:
+    """A prompt alone and in a batch with longer ones, steered and not, has the same states."""
+    if not regime_of(chat).pads:
+        return False, "only prompts of equal length share a batch: padding would change this model"
+    longest = chat.prompt_ids(PROBES[1])
+    short = chat.prompt_ids(PROBES[0])
+    plain = steered_states(chat, [short], None)
+    fault = 0.0
+    found: list[tuple[float, str]] = []
+    for step, name in ((None, "unsteered"), (intervention_of(chat), "steered")):
+        alone = plain if step is None else steered_states(chat, [short], step)
+        for remainder in _PADDED_TO:
+            width = len(longest) + (remainder - len(longest)) % 32
+            wide = [*longest, *longest * (width // len(longest) + 1)][:width]
+            batch = steered_states(chat, [wide, short], step)[1:]
+            found.append((relative(batch, alone), f"padded to {width}, {name}"))
+            if step is None:
+                fault = max(fault, relative(_unmasked(chat, wide, short), plain))
+    worst, where = max(found)
+    said = f"{worst:.1e} {where}; padding that is not hidden changes {fault:.1e}"
+    return is_apart(chat, worst, fault), said
+
+
+@torch.inference_mode()
+def _unmasked(chat: ChatModel, wide: list[int], short: list[int]) -> Tensor:
+    """The short prompt's final state where its padding is attended to, `[1, d_model]`."""
+    batch = chat.pad([wide, short])
+    positions = torch.arange(batch.input_ids.shape[1], device=chat.device).expand_as(
+        batch.input_ids
+    )
+    found: list[Tensor] = []
+    with chat.final_states(found.append):
+        chat.logits(batch.input_ids, torch.ones_like(batch.attention_mask), positions)
+    return found[0][1:]
+
+
+@torch.inference_mode()
+def cache(chat: ChatModel) -> tuple[bool, str]:
+    """Positions computed one by one from the cache are those computed from all tokens at once."""
+    ids = chat.prompt_ids(PROBES[1])
+    batch = chat.pad([ids])
+    width, first = len(ids), len(ids) - _CACHED_STEPS
+    whole = chat.logits(
+        batch.input_ids, batch.attention_mask, batch.position_ids, keep=_CACHED_STEPS
+    )
+    held = regime_of(chat).cache(chat, width)
+    chat.logits(
+        batch.input_ids[:, :first],
+        batch.attention_mask[:, :first],
+        batch.position_ids[:, :first],
+        cache=held,
+    )
+    worst = fault = 0.0
+    for step, at in enumerate(range(first, width)):
+        here = slice(at, at + 1)
+        tokens, positions = batch.input_ids[:, here], batch.position_ids[:, here]
+        mask = batch.attention_mask[:, : at + 1]
+        found = chat.logits(tokens, mask, positions, cache=held)
+        # What a cache that has forgotten everything gives.
+        alone = chat.logits(tokens, mask[:, -1:], positions)
+        worst = max(worst, relative(found[:, 0], whole[:, step]))
+        fault = max(fault, relative(alone[:, 0], whole[:, step]))
+    return is_apart(chat, worst, fault), f"{worst:.1e}; an empty cache changes {fault:.1e}"

@@ -1,0 +1,129 @@
+"""The checks that every run of a model makes first, once per model: in a run folder, or for a user.
+
+What was found is kept under a name that holds all it rests on, so that other weights, another
+template, precision or library is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from steersweep import provenance
+from steersweep.chat_model import ChatModel
+from steersweep.conditions import content_key
+from steersweep.errors import InputError, SteersweepError
+from steersweep.parity import PROBES
+from steersweep.smoke.basics import ending_note
+from steersweep.smoke.smoke import Check, check_model
+from steersweep.user_cache import keep, kept
+
+BASICS = ("template", "ending", "weights", "padding", "cache")
+# Raised when a check sees something else than before, so that models are looked at again.
+VERSION = 1
+# What is wrong with the model's files, as opposed to how they run here.
+_OF_FILES = frozenset(BASICS[:3])
+
+Found = Sequence[dict[str, Any]]
+
+
+def checks_name(chat: ChatModel, only: Collection[str] | None) -> str:
+    """Under what the checks of a model are kept, a relative path."""
+    facts = provenance.facts(chat.device)
+    rests_on = {
+        "fingerprint": chat.fingerprint,
+        "precision": chat.precision,
+        "device": chat.device.type,
+        "prompt": chat.prompt_ids(PROBES[0]),
+        "ends": [sorted(chat.declared_eos_ids), sorted(chat.eos_ids)],
+        "versions": [VERSION, *(facts[name] for name in ("steersweep", "torch", "transformers"))],
+        "checks": sorted(only) if only is not None else "all",
+    }
+    return f"checks-{content_key(rests_on)}.json"
+
+
+def make_checks(chat: ChatModel, only: Collection[str] | None) -> list[dict[str, Any]]:
+    """Every check, or those in `only`, as plain data."""
+    checks: list[Check] = []
+    check_model(chat, checks.append, only=only)
+    return [asdict(check) for check in checks]
+
+
+def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> tuple[str, ...]:
+    """What a user should know of a model that may be run.
+
+    Args:
+        chat: the model.
+        found: its checks.
+        accept_mismatch: go on where some failed; these are in what is returned.
+
+    Raises:
+        InputError: a check failed that is about the model's files; the message says which, what it
+            saw and what to do.
+        SteersweepError: another one did.
+    """
+    wrong = [check for check in found if not check["passed"]]
+    if wrong and wrong[0]["name"] == "template":
+        del wrong[1:]  # what follows from prompts that are not whole
+    said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
+    if wrong and not accept_mismatch:
+        kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
+        raise kind(
+            f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "
+            f"accept_mismatch, on the command line --accept-mismatch, goes on all the same)"
+        )
+    notes = [f"goes on although incompatible: {said}"] if wrong else []
+    if note := ending_note(chat):
+        notes.append(note)
+    if chat.opened_thought:
+        notes.append(
+            f"the chat template opens the model's reasoning ({chat.opened_thought.strip()}): only "
+            f"what follows it is judged, and an answer needs room for both in max_new_tokens"
+        )
+    return tuple(notes)
+
+
+def check_for_user(chat: ChatModel, *, accept_mismatch: bool = False) -> tuple[str, ...]:
+    """The basic checks, made once for this user and model; see `require`."""
+    name = f"checks/{checks_name(chat, BASICS)}"
+    held = kept(name)
+    found = held if _is_whole(held) else None
+    if found is None:
+        found = make_checks(chat, BASICS)
+        keep(name, found)
+    return require(chat, found, accept_mismatch=accept_mismatch)
+
+
+def check_for_run(
+    chat: ChatModel,
+    get: Callable[[str], Any],
+    put: Callable[[str, Any], Any],
+    *,
+    every: bool,
+    accept_mismatch: bool,
+) -> tuple[str, ...]:
+    """The basic checks and that readers agree, or every check, once in a run folder.
+
+    Args:
+        chat: the model.
+        get: reads what a run folder holds under a name.
+        put: keeps it there.
+        every: see `Job.smoke`.
+        accept_mismatch: see `require`.
+    """
+    only = None if every else (*BASICS, "readers")
+    name = f"extraction/{checks_name(chat, only)}"
+    held = get(name) or put(name, {"checks": make_checks(chat, only)})
+    return require(chat, held["checks"], accept_mismatch=accept_mismatch)
+
+
+def _is_whole(held: Any) -> bool:
+    """Whether this is what `make_checks` gives: the cache belongs to the user, who may edit it."""
+    return isinstance(held, list) and [
+        check.get("name")
+        for check in held
+        if isinstance(check, dict)
+        and isinstance(check.get("passed"), bool)
+        and isinstance(check.get("seen"), str)
+    ] == list(BASICS)

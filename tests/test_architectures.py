@@ -1,0 +1,244 @@
+"""Rows of every kind of cache against plain transformers, and ablation against what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import lab, random_model
+from steersweep import ChatModel, InputError, Row, generate, residuals
+from steersweep.directions.cosmic import VARIANTS
+from steersweep.directions.cosmic_scoring import what_ablation_leaves
+from steersweep.directions.edits import ablation, run_edits
+from steersweep.directions.everywhere import ablation_sites_of
+from steersweep.judging.fluency import response_nll
+from steersweep.kv_cache import keep_rows, make_cache
+from steersweep.model_source import ModelSource
+from steersweep.regime import Regime, regime_of
+from steersweep.verification.architectures import (
+    CHECKS,
+    ArchitectureResult,
+    Found,
+    as_table,
+    verify_architectures,
+)
+from steersweep.verification.tiny_models import ARCHITECTURES, build
+
+# One of every kind of cache and of every way a batch may be run.
+_KINDS = (
+    "llama",
+    "mistral",
+    "llama4_text",
+    "gemma4_text",
+    "deepseek_v3",
+    "bloom",
+    "granitemoeshared",
+    "qwen3_next",
+    "granitemoehybrid",
+    "falcon_h1",
+    "lfm2",
+    "recurrent_gemma",
+)
+# Nothing of these is computed: what they need is not there for a batch.
+_REFUSED = {
+    "gemma3n_text": "one residual stream",
+    "falcon_mamba": "takes no key-value cache",
+    "mamba": "takes no key-value cache",
+    "mamba2": "takes no key-value cache",
+    "minimax": "cache of its own",
+    "mllama": "do not run once for a text alone",
+    "rwkv": "takes no key-value cache",
+    "xlstm": "decoder layers",
+}
+
+
+def tiny(name: str) -> ChatModel:
+    return ChatModel(build(name), lab("qwen-7b").tokenizer, source=ModelSource(name, "."))
+
+
+def verdicts(name: str) -> dict[str, str]:
+    return {check: found.verdict for check, found in verify_architectures([name])[0].checks.items()}
+
+
+@pytest.mark.parametrize("name", _KINDS)
+def test_texts_directions_and_likelihoods_are_the_plain_ones(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "steersweep.verification.architectures.CHECKS",
+        ("texts", "directions", "likelihood", "ablation"),
+    )
+    assert set(verdicts(name).values()) == {"right"}
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "mamba", "minimax"])
+def test_what_cannot_be_run_is_refused_before_anything_is_computed(name: str) -> None:
+    chat = tiny(name)
+    ids = [5, 6, 7, 8]
+    asked: tuple[Callable[[], Any], ...] = (
+        lambda: generate(chat, [Row(ids)], max_new_tokens=2),
+        lambda: residuals(chat, [ids]),
+        lambda: response_nll(chat, [ids], [[9, 10]]),
+        lambda: list(run_edits(chat, [ids], [ablation(None, torch.ones(64))], read_layers=[0])),
+    )
+    for ask in asked:
+        with pytest.raises(InputError, match=f"{name}.*{_REFUSED[name]}"):
+            ask()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_right_or_refused(name: str) -> None:
+    found = verify_architectures([name])[0]
+    expected = "refused" if name in _REFUSED else "right"
+    assert {check.verdict for check in found.checks.values()} == {expected}, found.checks
+
+
+def test_models_with_states_never_see_padding() -> None:
+    chat = tiny("qwen3_next")
+    assert not regime_of(chat).pads
+    masks: list[Tensor] = []
+    handle = chat.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    prompts = [list(range(5, 5 + length)) for length in (4, 9, 4, 17)]
+    try:
+        generate(chat, [Row(ids) for ids in prompts], max_new_tokens=3)
+        residuals(chat, prompts)
+        response_nll(chat, prompts, [[9, 10], [11], [12, 13, 14], [15]])
+        list(run_edits(chat, prompts, [ablation(None, torch.ones(64))], read_layers=[1]))
+    finally:
+        handle.remove()
+    assert masks
+    assert all(bool(mask.all()) for mask in masks)
+
+
+def test_a_cache_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were rows to leave a cache wrongly, no way of keeping them would pass unless they stay."""
+
+    def keep_others(cache: Any, rows: Tensor) -> None:
+        for layer in cache.layers:
+            layer.reorder_cache(rows.flip(0))
+
+    monkeypatch.setattr("steersweep.decoding.keep_rows", keep_others)
+    regime = regime_of(tiny("qwen3_next"))
+    assert not regime.leaves
+
+
+def test_a_model_that_none_of_the_ways_suits_is_refused() -> None:
+    chat = random_model("GPT2LMHeadModel", n_layer=2, n_embd=32, n_head=4, n_positions=256)
+    forward = chat.model.forward
+
+    def noisy(*args: Any, use_cache: bool = False, **kwargs: Any) -> Any:
+        output = forward(*args, use_cache=use_cache, **kwargs)
+        if use_cache:  # wrong whenever there is a cache
+            output.logits = output.logits.flip(-1)
+        return output
+
+    chat.model.forward = noisy
+    with pytest.raises(InputError, match="GPT2LMHeadModel: their logits differ"):
+        generate(chat, [Row([5, 6, 7])], max_new_tokens=2)
+
+
+def test_a_look_at_a_model_does_not_see_others_hooks() -> None:
+    chat = tiny("llama")
+    with chat.layer_hooks(lambda _layer, hidden: hidden * 2, [1]):
+        hooked = regime_of(chat)
+    assert hooked == regime_of(tiny("llama"))
+
+
+def test_plain_attention_takes_the_fast_way(family: ChatModel) -> None:
+    assert regime_of(family) == Regime()
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "falcon_h1", "gemma4_text"])
+def test_every_kind_of_layer_keeps_the_rows_it_is_told(name: str) -> None:
+    chat = tiny(name)
+    config = chat.model.config.get_text_config()
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]])
+    mask = torch.ones_like(tokens)
+    cache, fewer = (make_cache(config, 6, buffered=False) for _ in range(2))
+    positions = torch.arange(4).expand(3, -1)
+    chat.logits(tokens, mask, positions, cache=cache)
+    chat.logits(tokens[[0, 2]], mask[:2], positions[:2], cache=fewer)
+    keep_rows(cache, torch.tensor([0, 2]))
+    following = torch.tensor([[20], [21]])
+    step = torch.ones((2, 5), dtype=torch.long), torch.full((2, 1), 4)
+    torch.testing.assert_close(
+        chat.logits(following, *step, cache=cache), chat.logits(following, *step, cache=fewer)
+    )
+
+
+# -- ablation ------------------------------------------------------------------------------------
+
+
+def test_every_writer_is_found() -> None:
+    def names(name: str) -> set[str]:
+        chat = tiny(name)
+        parts = {id(part): name for name, part in chat.layers[1].named_modules()}
+        return {parts[id(part)] for part in ablation_sites_of(chat).writers[1]}
+
+    assert names("granitemoeshared") == {"self_attn", "block_sparse_moe", "shared_mlp"}
+    assert names("falcon_h1") == {"self_attn", "mamba", "feed_forward"}
+    assert names("olmo2") == {
+        "self_attn",
+        "mlp",
+        "post_attention_layernorm",
+        "post_feedforward_layernorm",
+    }
+    assert names("bloom") == {"self_attention", "mlp"}
+
+
+def test_where_the_official_code_leaves_something_it_is_said() -> None:
+    """Norms after attention and MLP bring some back; the official code's places are kept."""
+    gemma, rules = tiny("gemma2"), VARIANTS["cosmic"]
+    assert not ablation_sites_of(gemma).complete
+    (note,) = what_ablation_leaves(gemma, rules)
+    assert "as in the official code" in note
+    assert what_ablation_leaves(gemma, VARIANTS["cosmic-affine"]) == ()
+    assert what_ablation_leaves(tiny("llama"), rules) == ()
+
+
+def test_what_a_layers_own_code_writes_is_found_at_its_output_or_refused() -> None:
+    bias = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    at_end = tiny("qwen3")
+    plain = at_end.layers[2].forward
+    at_end.layers[2].forward = lambda *args, **kwargs: plain(*args, **kwargs) + bias
+    sites = ablation_sites_of(at_end)
+    assert sites.outputs
+    assert sites.left <= 1e-6
+
+    between = tiny("qwen3")
+    layer = between.layers[2]
+
+    def forward(hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), **kwargs)
+        hidden: Tensor = hidden_states + attended + bias  # what the MLP reads through its norm
+        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+    layer.forward = forward
+    with pytest.raises(InputError, match=r"qwen3: .* before post_attention_layernorm of layer 2"):
+        what_ablation_leaves(between, VARIANTS["cosmic"])
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def test_the_table_says_what_is_refused_and_why() -> None:
+    checks = dict.fromkeys(CHECKS, Found("right"))
+    wrong = {**checks, "texts": Found("wrong", "3 of 16 texts differ")}
+    refused = dict.fromkeys(CHECKS, Found("refused", "b: no cache"))
+    results = [ArchitectureResult("a", "dense", wrong), ArchitectureResult("b", "states", refused)]
+    table = as_table(results)
+    assert "| a | dense | **WRONG** | right |" in table
+    assert table.count("b: no cache") == 1
+    assert [result.wrong for result in results] == [True, False]
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    with pytest.raises(InputError, match="architecture lama: not known here"):
+        verify_architectures(["lama"])

@@ -1,0 +1,648 @@
+"""Loading stops at weights that are not what the folder says; wrappers answer as they should."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from hub_server import Hub, serving
+from steersweep import ChatModel, InputError, Row, generate
+from steersweep.architectures import auto_class
+from steersweep.lab.models import lab_model
+from steersweep.memory import memory_model
+from steersweep.model_source import find_model
+from steersweep.precision import check_usable, resolve_precision
+from steersweep.quantization import METHODS, is_quantized
+from test_hub import NAME, steersweep
+
+Tensors = dict[str, torch.Tensor]
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+PROMPTS = ("How do I bake a cake?", "Hi", "What is the capital of France, and who lives there now?")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model of three layers, four heads and an output layer of its own."""
+    return small(tmp_path / "model")
+
+
+def small(where: Path, **changes: Any) -> Path:
+    shape = {
+        "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
+        "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.15,
+    }  # fmt: skip
+    config = transformers.LlamaConfig(**{**shape, **changes})
+    torch.manual_seed(0)
+    return saved(transformers.LlamaForCausalLM(config), where)
+
+
+def saved(network: Any, where: Path) -> Path:
+    network.save_pretrained(where)
+    for name in TOKENIZER:
+        shutil.copy(lab_model("qwen-7b").folder / name, where)
+    return where
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], Tensors | None]) -> None:
+    """Change the tensors in a folder, in place or for others."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(tensors) or tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def configure(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        ChatModel.load(str(folder), device="cpu")
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message
+
+
+def renamed(old: str, new: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {name.replace(old, new): value for name, value in tensors.items()}
+
+
+def without(part: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {name: value for name, value in tensors.items() if part not in name}
+
+
+def added(name: str, *shape: int) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {**tensors, name: torch.ones(shape)}
+
+
+WEIGHTS: list[tuple[Callable[[Tensors], Tensors], dict[str, Any], list[str]]] = [
+    (
+        lambda tensors: {f"base_model.model.{name}": value for name, value in tensors.items()},
+        {},
+        ["base_model.model.", "was not merged"],
+    ),
+    (renamed("_proj.weight", "_proj.base_layer.weight"), {}, ["base_layer", "was not merged"]),
+    (
+        lambda tensors: {f"module.{name}": value for name, value in tensors.items()},
+        {},
+        ["begin with 'module.'"],
+    ),
+    (
+        without("layers.2."),
+        {},
+        ["9 tensors that the model needs", "num_hidden_layers 3, and the files hold 2 whole"],
+    ),
+    (lambda tensors: tensors, {"num_hidden_layers": 2}, ["layers.2.", "the files hold 3"]),
+    (without("layers.1.mlp.up_proj"), {}, ["1 tensor that the model needs is not", "up_proj"]),
+    (without("lm_head"), {}, ["lm_head.weight", "tie_word_embeddings"]),
+    (without("embed_tokens"), {}, ["model.embed_tokens.weight"]),
+    (lambda tensors: tensors, {"vocab_size": 1000}, ["vocab_size 1000", "1024 rows"]),
+    (lambda tensors: tensors, {"num_attention_heads": 8}, ["q_proj", "its widths"]),
+    (lambda tensors: tensors, {"hidden_size": 64}, ["its widths"]),
+    (added("score.weight", 2, 32), {}, ["score.weight", "another task"]),
+    (added("model.layers.0.self_attn.q_proj.bias", 32), {}, ["q_proj.bias", "no place"]),
+    (renamed("q_proj.weight", "q_proj.qweight"), {}, ["qweight", "quantization_config"]),
+]
+
+
+@pytest.mark.parametrize(("change", "config", "said"), WEIGHTS)
+def test_tensors_that_do_not_fit_stop_the_load_and_are_named_with_the_cause(
+    folder: Path,
+    change: Callable[[Tensors], Tensors],
+    config: dict[str, Any],
+    said: list[str],
+) -> None:
+    rewrite(folder, change)
+    configure(folder, **config)
+    message = refusal(folder)
+    for part in said:
+        assert part in message
+
+
+def test_what_is_tied_or_spare_by_design_does_not_stop_a_load(tmp_path: Path) -> None:
+    tied = small(tmp_path / "tied", tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(tied / "model.safetensors")
+    before = logits(ChatModel.load(str(tied), device="cpu"))
+
+    def spare(tensors: Tensors) -> Tensors:
+        ahead = {f"model.layers.3.{name}.weight": torch.ones(32) for name in ("enorm", "eh_proj")}
+        inside = {"model.layers.3.mlp.up_proj.weight": torch.ones(64, 32)}
+        old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+        return {**tensors, **ahead, **inside, **old, "mtp.fc.weight": torch.ones(2, 2)}
+
+    rewrite(tied, spare)
+    assert torch.equal(logits(ChatModel.load(str(tied), device="cpu")), before)
+
+
+def logits(chat: ChatModel) -> torch.Tensor:
+    batch = chat.pad([chat.prompt_ids(text) for text in PROMPTS])
+    return chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"num_attention_heads": 5}, "attention heads"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"model_type": "none_such"}, "none_such"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_one_line(
+    folder: Path, config: dict[str, Any], said: str
+) -> None:
+    configure(folder, **config)
+    assert said in refusal(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", "", '{"model_type": 3}', "{}"])
+def test_a_config_that_is_none_is_one_line(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    refusal(folder)
+
+
+# -- weight files ----------------------------------------------------------------------------------
+
+
+def sharded(folder: Path) -> tuple[Path, Path, Path]:
+    """The folder's weights in two parts with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = [folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    halves = (names[: len(names) // 2], names[len(names) // 2 :])
+    for part, half in zip(parts, halves, strict=True):
+        save_file({name: tensors[name] for name in half}, part, {"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    weight_map = {n: p.name for p, half in zip(parts, halves, strict=True) for n in half}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return parts[0], parts[1], index
+
+
+def test_parts_of_weights_load_with_their_index_and_only_if_all_agree(
+    folder: Path, tmp_path: Path
+) -> None:
+    whole = logits(ChatModel.load(str(folder), device="cpu"))
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    first, second, index = sharded(folder)
+    assert torch.equal(logits(ChatModel.load(str(folder), device="cpu")), whole)
+    content = index.read_text()
+    index.unlink()
+    assert "index.json, which says what the parts are, is not there" in refusal(folder)
+    facts = json.loads(content)
+    facts["weight_map"]["model.extra"] = first.name
+    index.write_text(json.dumps(facts))
+    assert "names model.extra, which none of its files holds" in refusal(folder)
+    index.write_text(content)
+    tensors = load_file(second)
+    save_file({**tensors, **load_file(first)}, second, {"format": "pt"})
+    assert f"and so does {first.name}" in refusal(folder)
+    save_file(tensors, second, {"format": "pt"})
+    shutil.copy(copy / "model.safetensors", folder)
+    assert "only one of both is the model" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pytorch_model.bin", "pytorch_model.bin (PyTorch pickle)"),
+        ("pytorch_model-00001-of-00002.bin", "loading pickles can run code"),
+        ("model.pth", "use_safetensors=False"),
+        ("tf_model.h5", "TensorFlow"),
+        ("flax_model.msgpack", "Flax"),
+        ("small-q4.gguf", "GGUF"),
+        ("consolidated.safetensors", "consolidated.safetensors"),
+        ("model.fp16.safetensors", "rename it"),
+        ("training_args.bin", "holds no weights"),
+        ("shard-00000-model-00001-of-00001.safetensors", "distributed checkpoint"),
+        ("modules.json", "embedding model"),
+    ],
+)
+def test_weights_in_another_form_are_named_with_what_to_do(
+    folder: Path, name: str, said: str
+) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    assert said in refusal(folder)
+
+
+def test_no_pickle_is_opened(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    trap = b"cos\nsystem\n(S'touch " + str(folder / "ran").encode() + b"'\ntR."
+    (folder / "pytorch_model.bin").write_bytes(trap)
+    refusal(folder)
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.uint8])
+def test_coded_weights_without_a_quantization_config_are_refused(
+    folder: Path, dtype: torch.dtype
+) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewrite(folder, lambda tensors: {**tensors, name: tensors[name].to(dtype)})
+    assert f"{name} is stored as" in refusal(folder)
+
+
+def test_a_quantization_config_beside_full_weights_is_refused(folder: Path) -> None:
+    configure(folder, quantization_config={"quant_method": "fp8"})
+    assert "hold ordinary numbers" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(float("nan"), "NaN or infinite"), (float("inf"), "NaN or infinite")]
+)
+def test_weights_that_are_no_numbers_are_named(folder: Path, value: float, said: str) -> None:
+    def spoil(tensors: Tensors) -> None:
+        tensors["model.layers.2.mlp.down_proj.weight"][3, 5] = value
+
+    rewrite(folder, spoil)
+    assert f"model.layers.2.mlp.down_proj.weight holds {said}" in refusal(folder)
+
+
+def test_a_matrix_of_zeros_is_named_and_a_bias_of_zeros_is_none(tmp_path: Path) -> None:
+    folder = small(tmp_path / "model", attention_bias=True)  # biases begin as zeros
+    ChatModel.load(str(folder), device="cpu")
+    rewrite(folder, lambda tensors: {**tensors, "lm_head.weight": torch.zeros(1024, 32)})
+    assert "lm_head.weight holds nothing but zeros" in refusal(folder)
+
+
+# -- adapters --------------------------------------------------------------------------------------
+
+
+def adapter(folder: Path) -> None:
+    facts = {"peft_type": "LORA", "base_model_name_or_path": "maker/base", "r": 4}
+    (folder / "adapter_config.json").write_text(json.dumps(facts))
+    save_file({"base_model.model.x": torch.ones(1)}, folder / "adapter_model.safetensors")
+
+
+def test_an_adapter_is_refused_beside_a_model_and_alone_with_its_base(folder: Path) -> None:
+    adapter(folder)
+    assert "(a LORA adapter of maker/base) lies beside a model's weights" in refusal(folder)
+    (folder / "model.safetensors").unlink()
+    assert "holds a LORA adapter of maker/base" in refusal(folder)
+    (folder / "config.json").unlink()
+    message = refusal(folder)
+    assert "holds a LORA adapter of maker/base" in message
+    assert "merge_and_unload" in message
+
+
+@pytest.mark.parametrize("has_model", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_an_adapter_on_the_hub_is_refused_before_a_download(
+    tmp_path: Path, has_model: bool
+) -> None:
+    model = small(tmp_path / "model")
+    adapter(model)
+    if not has_model:
+        (model / "model.safetensors").unlink()
+        (model / "config.json").unlink()
+    with serving(Hub({NAME: model})) as hub:
+        done = steersweep(hub, tmp_path, "extract", NAME, "--layer", "0.5", "-o", "x.safetensors")
+        assert done.returncode == 2, done.stderr
+        assert "LORA adapter of maker/base" in done.stderr
+        assert not any(path.endswith("model.safetensors") for _, path, _ in hub.requests)
+
+
+@pytest.mark.slow
+def test_weights_of_the_hub_that_do_not_fit_are_refused_alike(tmp_path: Path) -> None:
+    model = small(tmp_path / "model")
+    rewrite(model, without("layers.2."))
+    with serving(Hub({NAME: model})) as hub:
+        done = steersweep(hub, tmp_path, "extract", NAME, "--layer", "0.5", "-o", "x.safetensors")
+    assert done.returncode == 2, done.stderr
+    assert "the files hold 2 whole layers" in done.stderr
+
+
+# -- kinds of models -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (transformers.T5Config(), "encoder-decoder"),
+        (transformers.BartConfig(), "encoder-decoder"),
+        (transformers.BertConfig(), "reads in both directions"),
+        (transformers.ViTConfig(), "no class in transformers that continues text"),
+        (transformers.WhisperConfig(), "encoder-decoder"),
+        (
+            transformers.LlamaConfig(architectures=["LlamaForSequenceClassification"]),
+            "a LlamaForSequenceClassification",
+        ),
+        (transformers.MllamaConfig(), "cross-attention"),
+        (transformers.DiffusionGemmaConfig(), "diffusion"),
+    ],
+)
+def test_models_of_other_kinds_are_refused_by_name(config: Any, said: str) -> None:
+    with pytest.raises(InputError, match="this/model") as caught:
+        auto_class(config, "this/model")
+    assert said in str(caught.value)
+
+
+TEXT = {
+    "vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16, "initializer_range": 0.15,
+    "max_position_embeddings": 512, "eos_token_id": [1, 2], "pad_token_id": 2, "bos_token_id": None,
+}  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+SEES = {
+    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "image_size": 28, "patch_size": 14,
+}  # fmt: skip
+QWEN_SEES = {
+    "depth": 1, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 32,
+    "patch_size": 14,
+}  # fmt: skip
+WRAPPERS: dict[str, dict[str, Any]] = {
+    "Mistral3": {
+        "text_config": {**TEXT, "model_type": "mistral", "sliding_window": None},
+        "vision_config": {**SEES, "model_type": "pixtral", "head_dim": 16},
+        "image_token_index": 1000,
+    },
+    "Qwen2VL": {
+        "text_config": {**TEXT, "rope_parameters": ROPE},
+        "vision_config": {
+            "depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 1,
+        },
+    },
+    "Qwen3VL": {
+        "text_config": {**TEXT, "rope_parameters": {**ROPE, "mrope_interleaved": True}},
+        "vision_config": {
+            **QWEN_SEES, "deepstack_visual_indexes": [0], "num_position_embeddings": 16,
+        },
+    },
+    "Idefics3": {
+        "text_config": {**TEXT, "model_type": "llama"},
+        "vision_config": SEES,
+        "image_token_id": 1000,
+        "scale_factor": 1,
+    },
+    "Llama4": {
+        "text_config": {**TEXT, "intermediate_size_mlp": 96, "num_local_experts": 2},
+        "vision_config": {
+            **SEES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32,
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_the_text_part_of_a_wrapper_answers_as_the_wrapper_does(kind: str, tmp_path: Path) -> None:
+    """Rows of one padded batch against plain generation one by one, twice: no state is left."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**WRAPPERS[kind])
+    made = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    made.generation_config = transformers.GenerationConfig(eos_token_id=[1, 2], pad_token_id=2)
+    chat = ChatModel.load(str(saved(made, tmp_path / "model")), device="cpu")
+    plain = type(made).from_pretrained(tmp_path / "model").eval()
+    expected = []
+    for text in PROMPTS:
+        ids = torch.tensor([chat.prompt_ids(text)])
+        mask = torch.ones_like(ids)
+        answer = plain.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12
+        )
+        expected.append(chat.decode(answer[0, ids.shape[1] :].tolist()))
+    rows = [Row(chat.prompt_ids(text)) for text in PROMPTS]
+    for _ in range(2):
+        assert [answer.text for answer in generate(chat, rows, max_new_tokens=12)] == expected
+    assert chat.n_layers == 3
+    counted = memory_model(chat.source.config())
+    assert counted.parameters == sum(p.numel() for p in chat.model.parameters())
+
+
+def test_a_wrapper_needs_its_text_weights_and_no_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.Mistral3Config(**WRAPPERS["Mistral3"])
+    folder = saved(transformers.Mistral3ForConditionalGeneration(config), tmp_path / "model")
+    before = logits(ChatModel.load(str(folder), device="cpu"))
+    names = list(load_file(folder / "model.safetensors"))
+    assert any("vision_tower" in name for name in names)
+    rewrite(folder, without("vision_tower"))
+    assert torch.equal(logits(ChatModel.load(str(folder), device="cpu")), before)
+    rewrite(folder, without("layers.2.self_attn.o_proj"))
+    assert "language_model.layers.2.self_attn.o_proj.weight" in refusal(folder)
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pad", [-1, 1024, 99_999])
+def test_padding_ids_beyond_the_embedding_change_nothing(
+    folder: Path, tmp_path: Path, pad: int
+) -> None:
+    chat = ChatModel.load(str(folder), device="cpu")
+    expected = [a.text for a in generate(chat, [Row(chat.prompt_ids(t)) for t in PROMPTS])]
+    configure(folder, pad_token_id=pad)
+    generation = {"eos_token_id": [1, 5000], "pad_token_id": pad}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    other = ChatModel.load(str(folder), device="cpu")
+    assert 0 <= other.pad_id < 1024
+    assert all(0 <= token < 1024 for token in other.eos_ids)
+    rows = [Row(other.prompt_ids(text)) for text in PROMPTS]
+    assert [answer.text for answer in generate(other, rows)] == expected
+    assert memory_model(find_model(str(folder)).config()).vocab_size == 1024
+
+
+def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused_by_token(folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens(
+        {"pad_token": "[PAD]"}
+    )  # as training scripts do, never in a prompt
+    tokenizer.save_pretrained(folder)
+    chat = ChatModel.load(str(folder), device="cpu")
+    assert 0 <= chat.pad_id < 1024
+    with pytest.raises(InputError, match=r"'\[PAD\]', token 1024"):
+        chat.pad([[5, 1024]])
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(folder)
+    assert "'<new>' with id 1025" in refusal(folder)
+
+
+# -- quantized checkpoints -------------------------------------------------------------------------
+
+
+def labelled(device: str = "cpu", **facts: Any) -> str:
+    return resolve_precision("auto", transformers.LlamaConfig(quantization_config=facts), device)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq-int4"),
+        ({"quant_method": "gptq", "bits": 3}, "gptq-int3"),
+        ({"quant_method": "awq", "bits": 4}, "awq-int4"),
+        ({"quant_method": "awq", "w_bit": 4}, "awq-int4"),
+        ({"quant_method": "auto-round", "bits": 2}, "auto-round-int2"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb-int8"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+            "bnb-nf4",
+        ),
+        ({"load_in_4bit": True}, "bnb-fp4"),
+        ({"quant_method": "mxfp4"}, "mxfp4-as-fp32"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8-as-fp32"),
+        ({"quant_method": "fbgemm_fp8"}, "fbgemm-fp8"),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+            },
+            "compressed-tensors-int4",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "group_0": {"weights": {"num_bits": 8, "type": "float"}},
+                    "group_1": {"weights": {"num_bits": 4, "type": "int"}},
+                },
+            },
+            "compressed-tensors-fp8-int4",
+        ),
+        (
+            {
+                "quant_method": "torchao",
+                "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}},
+            },
+            "torchao-int4",
+        ),
+        (
+            {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}},
+            "hqq-int4",
+        ),
+        ({"quant_method": "bitnet"}, "bitnet"),
+        ({"quant_method": "eetq", "weights": "int8"}, "eetq-int8"),
+        ({"quant_method": "quanto", "weights": "float8"}, "quanto-fp8"),
+        ({"quant_method": "aqlm"}, "aqlm"),
+        ({"quant_method": "vptq"}, "vptq"),
+        ({"quant_method": "spqr", "bits": 3}, "spqr-int3"),
+        ({"quant_method": "higgs", "bits": 4}, "higgs-int4"),
+    ],
+)
+def test_a_quantized_checkpoint_is_called_what_it_is_and_what_it_runs_as(
+    facts: dict[str, Any], expected: str
+) -> None:
+    assert labelled(**facts) == expected
+    assert is_quantized(expected) == ("-as-" not in expected)
+
+
+@pytest.mark.parametrize("method", ["modelopt", "nvfp4", "int8", "none of these", ""])
+def test_an_unknown_method_is_refused_by_name(method: str) -> None:
+    with pytest.raises(InputError, match=f"quant_method is {method!r}"):
+        labelled(quant_method=method)
+    with pytest.raises(InputError, match="names no quant_method"):
+        labelled(group_size=64, bits=4)
+
+
+@pytest.mark.parametrize(
+    "method", sorted(name for name, needs in METHODS.items() if needs.modules or needs.on_gpu_only)
+)
+def test_a_method_that_cannot_run_here_says_what_it_needs(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
+    config = transformers.LlamaConfig(quantization_config={"quant_method": method})
+    with pytest.raises(InputError, match=r"needs .*pip install"):
+        check_usable(resolve_precision("auto", config, "cpu"), config, "cpu")
+
+
+def test_every_method_that_transformers_loads_is_known() -> None:
+    """A new one in a new transformers shows here."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    names = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
+    # No checkpoints: a file of its own, and one that is only made as it is loaded.
+    assert names - {"gguf", "nvfp4"} == set(METHODS)
+
+
+def test_mxfp4_runs_as_full_numbers_here_and_is_labelled_so(tmp_path: Path) -> None:
+    """Four bits are e2m1, two in a byte, low ones first; 32 of them share a power of two."""
+    shape = {**TEXT, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = transformers.GptOssConfig(
+        **shape, num_local_experts=2, num_experts_per_tok=1, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = transformers.GptOssForCausalLM(config)
+    values = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = torch.cat([values, -values])
+    packed: Tensors = {}
+    for number, layer in enumerate(network.model.layers):
+        for name in ("gate_up_proj", "down_proj"):
+            weights = getattr(layer.mlp.experts, name)  # [expert, in, out]
+            experts, width, out = weights.shape
+            codes = torch.randint(0, 16, (experts, out, width // 32, 32))
+            scales = torch.randint(122, 126, (experts, out, width // 32))
+            numbers = values[codes] * 2.0 ** (scales[..., None] - 127)
+            weights.data = numbers.reshape(experts, out, width).transpose(1, 2).contiguous()
+            key = f"model.layers.{number}.mlp.experts.{name}"
+            pairs = codes.view(experts, out, width // 32, 16, 2)
+            packed[f"{key}_blocks"] = (pairs[..., 0] | pairs[..., 1] << 4).to(torch.uint8)
+            packed[f"{key}_scales"] = scales.to(torch.uint8)
+    full = ChatModel.load(str(saved(network, tmp_path / "full")), device="cpu")
+    folder = Path(shutil.copytree(tmp_path / "full", tmp_path / "mxfp4"))
+    rewrite(
+        folder,
+        lambda tensors: {
+            **{n: t for n, t in tensors.items() if not n.endswith(("gate_up_proj", "down_proj"))},
+            **packed,
+        },
+    )
+    configure(folder, quantization_config={"quant_method": "mxfp4"})
+    chat = ChatModel.load(str(folder), device="cpu")
+    assert chat.precision == "mxfp4-as-fp32"
+    assert {p.dtype for p in chat.model.parameters()} == {torch.float32}
+    assert torch.allclose(logits(chat), logits(full), atol=1e-5)
+
+
+def test_fp8_runs_as_full_numbers_here_and_is_labelled_so(folder: Path) -> None:
+    def coded(tensors: Tensors) -> Tensors:
+        found: Tensors = {}
+        for name, weights in tensors.items():
+            if "_proj" not in name:
+                found[name] = weights
+                continue
+            found[name] = (weights * 64).to(torch.float8_e4m3fn)
+            found[f"{name}_scale_inv"] = torch.full((1, 1), 1 / 64)
+        return found
+
+    def decoded(tensors: Tensors) -> Tensors:
+        return {
+            name: (t * 64).to(torch.float8_e4m3fn).float() / 64 if "_proj" in name else t
+            for name, t in tensors.items()
+        }
+
+    original = load_file(folder / "model.safetensors")
+    rewrite(folder, decoded)
+    full = logits(ChatModel.load(str(folder), device="cpu"))
+    save_file(coded(original), folder / "model.safetensors", {"format": "pt"})
+    assert "is stored as F8_E4M3" in refusal(folder)
+    configure(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    chat = ChatModel.load(str(folder), device="cpu")
+    assert chat.precision == "fp8-as-fp32"
+    assert torch.allclose(logits(chat), full, atol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "stored"), [("int8", "bnb-int8"), ("int4", "bnb-nf4")])
+def test_a_checkpoint_that_bitsandbytes_saved_runs_as_it_did(
+    tmp_path: Path, asked: str, stored: str
+) -> None:
+    folder = small(tmp_path / "model", hidden_size=64)
+    made = ChatModel.load(str(folder), precision=asked, device="cpu")
+    saved(made.model, tmp_path / "saved")
+    chat = ChatModel.load(str(tmp_path / "saved"), device="cpu")
+    assert chat.precision == stored
+    assert torch.allclose(logits(chat), logits(made), atol=1e-4)
+    with pytest.raises(InputError, match=f"already quantized \\({stored}\\)"):
+        ChatModel.load(str(tmp_path / "saved"), precision=asked, device="cpu")

@@ -1,0 +1,1 @@
+"""The product under attack: kills, failed writes, damage, hostile input."""

@@ -1,0 +1,1 @@
+"""What every kind of attack shares: commands in forked processes, finished runs, verdicts."""
