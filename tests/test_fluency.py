@@ -12,6 +12,7 @@ import torch
 from conftest import bloom, gpt2, lab
 from steersweep import ChatModel
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
+from steersweep.regime import Regime
 
 PROMPTS = ("How do I bake a cake?", "Hi", "Tell me about the printing press, please.")
 
@@ -45,7 +46,7 @@ def test_a_batch_gives_what_each_response_has_alone(
     """Lengths from one token to beyond the lab models' windows; prompts and answers repeat."""
     chat = MODELS[name]()
     if cache == "of another kind":  # as of models whose layers keep a state
-        monkeypatch.setattr("steersweep.judging.fluency.can_be_filled", lambda _cache: False)
+        monkeypatch.setattr(chat, "regime", Regime(pads=False, continues=False))
     rng = random.Random(0)
     prompts, responses = [], []
     for text in PROMPTS * 3:
