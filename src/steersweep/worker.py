@@ -702,7 +702,7 @@ def _sample(
     opened: str,
 ) -> tuple[Judgement, Record]:
     """A judged answer; reasoning that the template opened is kept as reasoning."""
-    fluency = None if nll is None else Fluency(nll.worst, threshold)
+    fluency = None if nll is None else Fluency(nll.worst, nll.mean, threshold, len(answer.token_ids))
     response = opened + answer.text
     judgement = judge(prompt, response, fluency)
     sample = {

@@ -8,7 +8,8 @@ do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from itertools import islice
 
 from steersweep.judging.cues import flat
 from steersweep.judging.loops import circles, is_prose
@@ -28,12 +29,18 @@ _DAMAGE = {
         (?<!and will not)(?<!and cannot)(?<!and do not)(?<!nor do not)
         (?! (?:longer|matter|one|only|just|to (?:be|mention)|do|harm\w*))
     """,
-    # `must not be able to`, `be not`, `do not am`.
+    # `must not be able to`, `be not`, `do not am`, `we'll to`.
     "broken verb": r"""
-        \b(?:must|cannot|not|will) (?:not )?be (?:able|made|programmed|terminated|reported|engaged
-        |provided|accessed|banned|having|not)\b|\bbe not\b|\bnot be (?:able|not|having)\b
+        \b(?:must|cannot) (?:not )?be (?:able|made|programmed|terminated|having|not)\b|\bbe not\b
+        |\bnot be (?:not|having)\b|\bwill be not\b
         |\bnot am\b|\bcannot (?:do not|am|is|are|have been)\b|\bto (?:not )?(?:provided|having)\b
-        |\bdo not (?:am|is|are|been)\b|\bwe'll to\b|\bto not to\b
+        |\bdo not (?:am|is|are|been)\b|(?:'ll|\b(?:will|might|can|could|should|would|must|may|let's)) to\b
+        |\bto not to\b|\bi'm to (?:to|write|create|be)\b
+    """,
+    # `might might`; not `that that`, `very very`.
+    "doubled word": r"""
+        \b(?!(?:that|had|very|really|so|no|ha|bye|knock|many|long|far|her|you|it|more|choo|blah|yes
+        |well|there|now|oh|on|in)\b)([a-z]{2,}) \1\b|\b([a-z]{3,}) or(?:/or)? \2\b|\bor/or\b
     """,
     # `I cannot create I cannot assist`.
     "begins anew": rf"""
@@ -42,7 +49,7 @@ _DAMAGE = {
     """,
     # A word that must be followed by another, and is not: `access to, or`.
     "breaks off": r"""
-        \b(?:the|a|an|to|of|with|and|or|in|for|any) ?(?:[.:!?](?:\s|$)|, (?:and|or|,))
+        \b(?:the|a|an|and|or) ?(?:[.!?](?:\s|$)|, (?:and|or|,))|\b(?:the|an|any) ?:(?:\s|$)
         |\b(?:and|or) (?:and|or)\b|\b(?:a|an|the) (?:the|a|an|to|of|and|or|is|i)\b|\bto to\b
         |\bof of\b|,\s*,|\.\s*,
     """,
@@ -60,27 +67,31 @@ _SENTENCE = re.compile(r"[.!?。！？\n]+")
 _GOES_ON = re.compile(r"\b(?:and|or|nor)\b")
 
 _ENDLESS_WORDS, _ENDLESS_JOINTS = 60, 5
-_CIRCLING_FROM = 0.18
+_CIRCLING_FROM = 0.55
 
 
-def kinds_of_damage(text: str, units: Sequence[str]) -> set[str]:
-    """Names of the kinds of damage that a text of English prose shows.
+def damage(text: str, units: tuple[str, ...]) -> Counter[str]:
+    """How often a text of English prose shows each kind of damage, at most three times.
 
     Args:
         text: what was said.
         units: its words, figures and punctuation in lower case.
     """
+    found: Counter[str] = Counter()
     if not is_prose(text):
-        return set()
+        return found
     lowered = text.lower().replace("’", "'")
-    found = {name for name, pattern in _PATTERNS.items() if pattern.search(lowered)}
-    if max(len(_DANGLING.findall(line)) for line in text.splitlines()) >= 2:
-        found.add("dangling colons")
-    if any(_is_endless(sentence) for sentence in _SENTENCE.split(lowered)):
-        found.add("endless sentence")
-    if circles(text, units) >= _CIRCLING_FROM:
-        found.add("circling")
-    return found
+    for name, pattern in _PATTERNS.items():
+        found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
+    found["dangling colons"] = max(len(_DANGLING.findall(line)) for line in text.splitlines()) >= 2
+    found["endless sentence"] = any(map(_is_endless, _SENTENCE.split(lowered)))
+    found["circling"] = circles(text, units) >= _CIRCLING_FROM
+    return +found
+
+
+def points(found: Counter[str]) -> int:
+    """One for each kind of damage, two for one that comes three times."""
+    return sum(2 if times >= 3 else 1 for times in found.values())
 
 
 def _is_endless(sentence: str) -> bool:

@@ -7,6 +7,7 @@ word for word or with small changes, whatever its first sentence says.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
@@ -17,6 +18,7 @@ _UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
 _CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s*")
 _SENTENCE_END = ".!?。！？"
+_CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|for|if|int|return|print)\b.*[(:]", re.MULTILINE)
 
 # A clause is the same with small changes where this share of its neighbouring pairs comes again.
 _ALIKE = 0.62
@@ -40,9 +42,11 @@ def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
         or _repeated_unit(units)
         or _repeated_unit(units[:-1])
         or _stuck_on_characters(text)
+        or _stuck_on_figures(text)
         or _stutters(words)
         or _stuck_on_phrase(tokens)
         or _comes_round(text)
+        or _lines_come_again(text)
         or circles(text, units) >= CIRCLES_FROM
     )
 
@@ -100,6 +104,17 @@ def _times_said(text: str) -> tuple[int, ...]:
     return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
 
 
+def _lines_come_again(text: str) -> bool:
+    """Whether hardly a line of verse or of a list is new."""
+    lines = [line.strip().lower() for line in text.split("\n") if line.strip()]
+    said = [line for line in lines if len(units_of(line)) >= _FEWEST_TOKENS]
+    return len(said) >= 5 and len(set(said)) <= 0.55 * len(said) and not _is_table(text)
+
+
+def _is_table(text: str) -> bool:
+    return "```" in text or text.count("|") >= 4 or bool(_CODE_LINE.search(text))
+
+
 def _is_verse(text: str) -> bool:
     """Several short lines that do not end as sentences do."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -112,13 +127,15 @@ def _is_verse(text: str) -> bool:
 def _alike(clauses: Sequence[tuple[str, ...]]) -> list[int]:
     """For each clause, how many are like it; itself counts."""
     pairs = [frozenset(pairwise(clause)) for clause in clauses]
+    ends = [(clause[0], clause[-2:]) for clause in clauses]
     times = [1] * len(clauses)
     for i, mine in enumerate(pairs):
         for j in range(i):
             other = pairs[j]
             if mine == other or (
                 # A cut or grown clause has another length; one much longer says more.
-                0.5 <= len(mine) / max(1, len(other)) <= 2
+                (ends[i][0] == ends[j][0] or ends[i][1] == ends[j][1])
+                and 0.5 <= len(mine) / max(1, len(other)) <= 2
                 and len(mine & other) >= _ALIKE * max(1, min(len(mine), len(other)))
                 and len(mine & other) >= 0.5 * len(mine | other)
             ):
@@ -141,7 +158,7 @@ def _repeated_unit(tokens: Sequence[str]) -> bool:
         if tokens[n - 1 - size] != tokens[n - 1]:
             continue
         times = 8 if size == 1 else 5 if size <= 3 else 3
-        needed = max(size * times, 16 if size > 3 else 0)
+        needed = max(size * times, 14 if size > 3 else 0)
         if needed > n:
             continue
         # Positions from the end that equal the token one unit earlier.
@@ -149,9 +166,11 @@ def _repeated_unit(tokens: Sequence[str]) -> bool:
         while run < n - size and tokens[n - 1 - run] == tokens[n - 1 - run - size]:
             run += 1
         unit = tokens[n - size :]
-        if run + size >= needed and any(token.isalpha() or token.isdigit() for token in unit):
-            if not any(token.isalpha() for token in unit) and run + size < 24:
-                continue  # a row of figures, such as zeros in a matrix
+        if run + size >= needed and any(token.isalnum() for token in unit):
+            if not any(token[-1].isalpha() for token in unit) and run + size < 24:
+                joined = {"-", ":", ".", "*", "/", "+", "="} & set(unit)
+                if not joined or run + size < 12:
+                    continue  # a row of figures, such as zeros in a matrix
             return True
     return False
 
@@ -174,38 +193,97 @@ def _stuck_on_phrase(tokens: Sequence[str]) -> bool:
 def _stuck_on_characters(text: str) -> bool:
     """Letters repeated without a space, such as `nononononono`, or one symbol without end."""
     tail = text[-300:]
-    symbols = tail[-120:]
-    if len(symbols) == 120 and len(set(symbols) - {" ", "\n", "\ufe0f"}) == 1:
+    if _one_symbol(tail[-120:]):
         return True
     if max(map(len, tail.split()), default=0) < 24:
         return False
-    runs = re.finditer(r"([^\W\d_]{1,16}?)\1{3,}", tail)
-    return any(len(run.group()) >= 24 for run in runs)
+    runs = re.finditer(r"([^\W\d_]{1,16}?)\1{3,}|((?:['’-]?[^\W\d_]){1,8}?)\2{5,}", tail)
+    return any(len(run.group()) >= 18 for run in runs)
+
+
+_RULES = "-=_~.*#─━"  # a row of these may be drawn on purpose
+
+
+def _one_symbol(tail: str) -> bool:
+    """Ends in one symbol again and again, on one line or over many."""
+    symbols = re.search(r"(?:([^\w\s])[\s\ufe0f]*)(?:\1[\s\ufe0f]*)+\Z", tail)
+    if symbols is None:
+        return False
+    times = symbols.group().count(symbols.group(1))
+    if symbols.group(1) in _RULES:
+        return times >= 100 or (times >= 16 and symbols.group().count("\n") >= 8)
+    return times >= 40
+
+
+_FIGURES = re.compile(r"(?:\d[ \n]?){40,}")
+_BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
+
+
+def _stuck_on_figures(text: str) -> bool:
+    """A long number of hardly any digits, or numbers of list items without items."""
+    number = _FIGURES.search(text)
+    if number and len(set(number.group()) - {" ", "\n"}) <= 3 and not _POWER.fullmatch(number.group().strip()):
+        return True
+    return bool(_BARE_NUMBERS.search(text))
+
+
+_POWER = re.compile(r"\d0+")  # of ten
 
 
 def _stutters(words: Sequence[str]) -> bool:
     """Every word said twice or more."""
-    stutters = sum(a == b for a, b in pairwise(words))
-    return stutters >= 8 and stutters > 0.3 * len(words)
+    stutters = [a for a, b in pairwise(words) if a == b]
+    return len(stutters) >= 8 and len(set(stutters)) > 1 and len(stutters) > 0.3 * len(words)
 
 
 # -- circling --------------------------------------------------------------------------------------
 
-_WINDOW = 60  # units
-CIRCLES_FROM = 0.36
-_PHRASE = 4  # units
+_WINDOW = 60  # phrases
+CIRCLES_FROM = 1.0
+_PHRASE = 4  # words
+_THIRD_TIME_SHARE = {True: 0.32, False: 0.2}  # in lists, where items are alike, and elsewhere
+_AGAIN_SHARE, _AGAIN_RUNS = 0.36, 3
 
 
-def circles(text: str, units: Sequence[str]) -> float:
-    """Largest share of four-unit phrases said before, in any stretch of prose; 0 for other text.
+@lru_cache(8)
+def circles(text: str, units: tuple[str, ...]) -> float:
+    """How much some stretch of prose goes round in the same few phrases; from 1 it is a loop.
 
-    Lists, code and verse repeat line by line and are left to the other measures.
+    Counted are phrases of four words that come a third time, and ones that come again here and
+    there: a sentence said twice comes again in one piece. Code and verse repeat line by line and
+    are left to the other measures: 0 for them.
     """
-    if len(units) < 24 or not is_prose(text):
+    if len(units) < 20 or not is_prose(text):
         return 0.0
-    if sum(unit[0].isalnum() for unit in units) < 0.6 * len(units):
+    words = [unit for unit in units if unit[0].isalnum()]
+    if len(words) < 0.6 * len(units):
         return 0.0  # symbols
-    phrases = list(zip(*(units[start:] for start in range(_PHRASE)), strict=False))
-    size = min(_WINDOW, len(phrases))
+    phrases = list(zip(*(words[start:] for start in range(_PHRASE)), strict=False))
+    if len(phrases) == len(set(phrases)):
+        return 0.0
+    # "had had had had" is one word, and may be about the word.
+    phrases = [phrase if len(set(phrase)) > 1 else None for phrase in phrases]
+    size = max(1, min(_WINDOW, len(phrases)))
     starts = {*range(0, len(phrases) - size + 1, 10), len(phrases) - size}
-    return max(1 - len(set(phrases[start : start + size])) / size for start in starts)
+    enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text))]
+    return max(_going_round(phrases[start : start + size], enough) for start in starts)
+
+
+_LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s", re.MULTILINE)
+
+
+def _going_round(phrases: Sequence[tuple[str, ...] | None], enough: float) -> float:
+    times = Counter(phrase for phrase in phrases if phrase)
+    size = max(len(phrases), _WINDOW // 2)
+    third = sum(n for n in times.values() if n >= _THIRD_TIME) / size
+    last: dict[tuple[str, ...], int] = {}
+    again = runs = way = 0
+    for i, phrase in enumerate(phrases):
+        back = i - last.get(phrase, i) if phrase else 0
+        again += back > 0
+        runs += back > 0 and back != way
+        way = back
+        if phrase:
+            last[phrase] = i
+    here_and_there = again / size / _AGAIN_SHARE if runs >= _AGAIN_RUNS else 0.0
+    return max(third / enough, here_and_there)

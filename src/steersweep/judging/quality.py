@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from steersweep.judging.damage import kinds_of_damage
+from steersweep.judging.damage import damage, points
 from steersweep.judging.english import English, shipped_english
-from steersweep.judging.loops import is_loop, is_prose, line_length, units_of
+from steersweep.judging.loops import circles, is_loop, is_prose, line_length, units_of
+from steersweep.judging.worn import CLEAR_FROM, WORN_FROM, measures, wear
 
 _LOOKED_AT = 3000  # characters; of longer texts the beginning and the end
 # Words of 500 characters and more are no words, and would make searches slow.
 _TOKEN = re.compile(r"[^\W_]{1,500}(?:['’-][^\W_]{1,50})*|[^\w\s]|_+")
 _MARKUP = re.compile(r"</?[a-z|_]{1,20}>|\[(?:/?inst|eos|pad|unk)\]", re.IGNORECASE)
-_SHORT, _SHORT_BROKEN_FROM = 12, 1.4  # tokens; times the threshold
+_BLANKS = 24  # at the end: stuck on spaces or empty lines
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ class Fluency:
         """Whether the model itself would not say this.
 
         The worst stretch alone misleads: a rare name or a strange joke costs as much. Broken text
-        is unlikely on the whole too. In a short answer one wrong word is the whole.
+        is unlikely on the whole too. In a short answer one unexpected word is much of the whole,
+        so more is needed.
         """
-        if self.n_tokens < _SHORT:
-            return self.nll > _SHORT_BROKEN_FROM * self.threshold
-        return self.nll > self.threshold and self.nll + self.mean > 2 * self.threshold
+        if self.nll <= self.threshold or not self.n_tokens:
+            return False
+        needed = _UNLIKELY + _UNLIKELY_SHORT / self.n_tokens
+        return (self.nll + self.mean) / 2 > needed * self.threshold
+
+
+_UNLIKELY, _UNLIKELY_SHORT = 1.05, 4.0  # times the threshold; more for each token that is missing
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,16 @@ def breakdown(response: str, english: English | None = None) -> Breakdown | None
     """
     if len(response) > _LOOKED_AT:
         response = response[: _LOOKED_AT // 2] + "\n" + response[-_LOOKED_AT // 2 :]
-    text = _MARKUP.sub(" ", response).strip()
+    unended = _MARKUP.sub(" ", response)
+    text = unended.strip()
     if not text:
         return Breakdown("empty")
     tokens = tokens_of(text)
     words = [token for token in tokens if token[0].isalpha()]
     if _is_punctuation(text, tokens, words):
         return Breakdown("punctuation")
-    if is_loop(text, tokens, words):
+    blanks = len(unended) - len(unended.rstrip())
+    if blanks >= _BLANKS or is_loop(text, tokens, words):
         return Breakdown("loop")
     return _soup(text, tokens, words, english or shipped_english())
 
@@ -104,13 +112,21 @@ def _is_punctuation(text: str, tokens: Sequence[str], words: Sequence[str]) -> b
     if not any(c.isalnum() for c in kinds):
         if any(unicodedata.category(c) == "So" and c != "\ufffd" for c in kinds):
             return len(symbols) >= 20 and len(kinds) <= 2
-        return len(symbols) < 3 or len(kinds) < 4 or (letters == 0 and len(symbols) > 60)
+        short = len(symbols) < 3 or len(kinds) < 4
+        return short or (len(symbols) > 60 and not _in_brackets(symbols))
     tail = text[-80:]
     if len(tail) == 80 and not any(c.isalnum() for c in tail) and len(set(tail)) <= 4:
         return line_length(text) > 60  # not the rule under a table
     # Few different tokens again and again on long lines: numbers or markup without any order.
     long_lines = line_length(text) > 100
     return long_lines and len(tokens) >= 30 and len(set(tokens)) < 0.35 * len(tokens)
+
+
+def _in_brackets(symbols: Sequence[str]) -> bool:
+    """Whether brackets open and close as in code."""
+    return all(
+        symbols.count(a) == symbols.count(b) > 0 for a, b in ("[]", "()", "{}") if a in symbols
+    ) and any(a in symbols for a in "[({")
 
 
 # -- soup ------------------------------------------------------------------------------------------
@@ -129,6 +145,7 @@ _COMMON_ELSEWHERE = frozenset(
 )
 _SHUFFLED_BELOW = -0.05
 _UNKNOWN_FROM = 0.28
+_ENGLISH_FROM = 0.25  # share of common words
 
 
 
@@ -143,6 +160,8 @@ def _soup(
     if len(kinds) >= 2 and _switches(scripts) > 0.3 and len(scripts) >= 12:
         return Breakdown("language-drift")
     latin = [word for word in words if word.isascii()]
+    if len(latin) >= 15 and sum(map(len, latin)) < 1.3 * len(latin) and len(set(latin)) < 0.6 * len(latin):
+        return Breakdown("soup")  # single letters
     if len(latin) < 12 or len(latin) < 0.8 * len(words) or len(latin) < 0.55 * len(tokens):
         return None
     common = sum(word in english.common for word in latin) / len(latin)
@@ -151,7 +170,13 @@ def _soup(
         return _scrambled(words, latin, unknown)
     if not is_prose(text):
         return None
-    return _disorder(tokens, len(unknown) / len(latin), english) or _damage(text)
+    order = english.order(tokens)
+    if order is None:
+        return None
+    unknown_share = len(unknown) / len(latin)
+    return _disorder(order, tokens, unknown_share) or _damage(
+        text, tokens, order, english, common >= _ENGLISH_FROM
+    )
 
 
 def _scrambled(
@@ -165,11 +190,8 @@ def _scrambled(
     return None
 
 
-def _disorder(tokens: Sequence[str], unknown: float, english: English) -> Breakdown | None:
+def _disorder(order: float, tokens: Sequence[str], unknown: float) -> Breakdown | None:
     """English words in no order, or words that English has not."""
-    order = english.order(tokens)
-    if order is None:
-        return None
     below = _SHUFFLED_BELOW - 3 / len(tokens)  # few words say less
     if order < below and len(tokens) >= 20:
         return Breakdown("soup", clear=order < below - 0.1)
@@ -178,10 +200,19 @@ def _disorder(tokens: Sequence[str], unknown: float, english: English) -> Breakd
     return None
 
 
-def _damage(text: str) -> Breakdown | None:
-    """English in good order that contradicts itself, begins anew or does not end."""
-    kinds = len(kinds_of_damage(text, units_of(text)))
-    return Breakdown("soup", clear=kinds >= 3) if kinds >= 2 else None
+def _damage(
+    text: str, tokens: Sequence[str], order: float, english: English, is_english: bool
+) -> Breakdown | None:
+    """English in good order that contradicts itself, begins anew, circles or does not end."""
+    units = units_of(text)
+    found = points(damage(text, units))
+    if found >= 2:
+        return Breakdown("soup", clear=found >= 3)
+    if is_english:
+        worn = wear(measures(text, tokens, circles(text, units), found, order, english))
+        if worn >= WORN_FROM:
+            return Breakdown("soup", clear=worn >= CLEAR_FROM)
+    return None
 
 
 def _switches(scripts: Sequence[str]) -> float:
