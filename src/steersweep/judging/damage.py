@@ -53,6 +53,8 @@ _DAMAGE = {
         |\b(?:and|or) (?:and|or)\b|\b(?:a|an|the) (?:the|a|an|to|of|and|or|is|i)\b|\bto to\b
         |\bof of\b|,\s*,|\.\s*,
     """,
+    # `a violent爆发`.
+    "another script": r"[a-z][\u0400-\u04ff\u0600-\u06ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]",
     # An assistant asks its user to go away.
     "turns on the user": r"""
         \bplease (?:stop\b|do not (?:engage|provide|access|report|have|attempt|contact|use|post))

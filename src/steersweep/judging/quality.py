@@ -208,7 +208,7 @@ def _damage(
     found = points(damage(text, units))
     if found >= 2:
         return Breakdown("soup", clear=found >= 3)
-    if is_english:
+    if is_english and sum(token[0].isalpha() for token in tokens) >= 20:
         worn = wear(measures(text, tokens, circles(text, units), found, order, english))
         if worn >= WORN_FROM:
             return Breakdown("soup", clear=worn >= CLEAR_FROM)
