@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import islice
+from collections.abc import Sequence
+from itertools import islice, pairwise
 
 from steersweep.judging.cues import flat
-from steersweep.judging.loops import circles, is_prose
 
 _ASKED_OF_ME = r"(?:provid|assist|report|promot|discuss|teach|support|generat|creat|explain)"
 _STATEMENT = r"(?:i cannot|i can|i do not|i'm|i am|i must|i will|i have)"
@@ -29,29 +29,10 @@ _DAMAGE = {
         (?<!and will not)(?<!and cannot)(?<!and do not)(?<!nor do not)
         (?! (?:longer|matter|one|only|just|to (?:be|mention)|do|harm\w*))
     """,
-    # `must not be able to`, `be not`, `do not am`, `we'll to`.
-    "broken verb": r"""
-        \b(?:must|cannot) (?:not )?be (?:able|made|programmed|terminated|having|not)\b|\bbe not\b
-        |\bnot be (?:not|having)\b|\bwill be not\b
-        |\bnot am\b|\bcannot (?:do not|am|is|are|have been)\b|\bto (?:not )?(?:provided|having)\b
-        |\bdo not (?:am|is|are|been)\b|(?:'ll|\b(?:will|might|can|could|should|would|must|may|let's)) to\b
-        |\bto not to\b|\bi'm to (?:to|write|create|be)\b
-    """,
-    # `might might`; not `that that`, `very very`.
-    "doubled word": r"""
-        \b(?!(?:that|had|very|really|so|no|ha|bye|knock|many|long|far|her|you|it|more|choo|blah|yes
-        |well|there|now|oh|on|in)\b)([a-z]{2,}) \1\b|\b([a-z]{3,}) or(?:/or)? \2\b|\bor/or\b
-    """,
     # `I cannot create I cannot assist`.
     "begins anew": rf"""
         \b{_STATEMENT} (?:\w+ ){{0,2}}(?:i cannot|i do not|i am|i must|i will|i'm|please|this:
         |no:)(?=[ ,.:])
-    """,
-    # A word that must be followed by another, and is not: `access to, or`.
-    "breaks off": r"""
-        \b(?:the|a|an|and|or) ?(?:[.!?](?:\s|$)|, (?:and|or|,))|\b(?:the|an|any) ?:(?:\s|$)
-        |\b(?:and|or) (?:and|or)\b|\b(?:a|an|the) (?:the|a|an|to|of|and|or|is|i)\b|\bto to\b
-        |\bof of\b|,\s*,|\.\s*,
     """,
     # `a violent爆发`.
     "another script": r"[a-z][\u0400-\u04ff\u0600-\u06ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]",
@@ -60,9 +41,38 @@ _DAMAGE = {
         \bplease (?:stop\b|do not (?:engage|provide|access|report|have|attempt|contact|use|post))
     """,
 }
-
-
 _PATTERNS = {name: re.compile(flat(text)) for name, text in _DAMAGE.items()}
+# Most texts have none of these, and need not be searched; none are named for another script.
+_ONLY_WITH: dict[str, tuple[str, ...]] = {
+    "wrong person": (" me",),
+    "contradiction": ("not ", "n't ", "unable to "),
+    "begins anew": ("i cannot", "i do not", "i am", "i must", "i will", "i'm", "please", "this:", "no:"),
+    "another script": (),
+    "turns on the user": ("please ",),
+}  # fmt: skip
+# `must not be able to`, `be not`, `do not am`, `we'll to`.
+_BROKEN_VERBS = (
+    *(f" {a}{b}be {c} " for a in ("must ", "cannot ") for b in ("", "not ")
+      for c in ("able", "made", "programmed", "terminated", "having", "not")),
+    *(f"{a} to " for a in ("'ll", " will", " might", " can", " could", " should", " would", " must",
+                           " may", " let's", " to not", " i'm to")),
+    *(f" do not {a} " for a in ("am", "is", "are", "been")),
+    *(f" cannot {a} " for a in ("do not", "am", "is", "are", "have been")),
+    " be not ", " be having ", " not am ", " to provided ", " to having ", " i'm to write ", " i'm to create ",
+)  # fmt: skip
+# A word that must be followed by another, and is not: `access to the.`; `and or`, `a the`.
+_ARTICLES, _JOINTS = ("the", "a", "an"), ("and", "or")
+_BREAKS_OFF = frozenset(
+    {(word, stop) for word in ("the", "an", *_JOINTS) for stop in ".!?"}
+    | {(a, b) for a in _JOINTS for b in _JOINTS}
+    | {(a, b) for a in _ARTICLES for b in (*_ARTICLES, *_JOINTS, "to", "of", "is", "i")}
+    | {("the", ":"), ("an", ":"), ("any", ":"), (",", ",")}
+)
+# Words that English does say twice.
+_SAID_TWICE = frozenset(
+    "that had very really so no ha bye knock many long far her you it more choo blah yes well there "
+    "now oh on in".split()
+)
 # A colon in the middle of a line, before no list: `I do not have: this: access:`.
 _DANGLING = re.compile(r"(?<=[a-z\d%]): (?=[a-z\d])")
 _SENTENCE = re.compile(r"[.!?。！？\n]+")
@@ -72,23 +82,42 @@ _ENDLESS_WORDS, _ENDLESS_JOINTS = 60, 5
 _CIRCLING_FROM = 0.55
 
 
-def damage(text: str, units: tuple[str, ...]) -> Counter[str]:
+def damage(text: str, tokens: Sequence[str], circling: float) -> Counter[str]:
     """How often a text of English prose shows each kind of damage, at most three times.
 
     Args:
         text: what was said.
-        units: its words, figures and punctuation in lower case.
+        tokens: its words, figures and punctuation in lower case.
+        circling: see `loops.circles`.
     """
     found: Counter[str] = Counter()
-    if not is_prose(text):
-        return found
     lowered = text.lower().replace("’", "'")
     for name, pattern in _PATTERNS.items():
-        found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
-    found["dangling colons"] = max(len(_DANGLING.findall(line)) for line in text.splitlines()) >= 2
-    found["endless sentence"] = any(map(_is_endless, _SENTENCE.split(lowered)))
-    found["circling"] = circles(text, units) >= _CIRCLING_FROM
+        words = _ONLY_WITH[name]
+        if any(map(lowered.__contains__, words)) or (not words and not lowered.isascii()):
+            found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
+    found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
+    found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
+    found["doubled word"] = _doubled(tokens)
+    found["dangling colons"] = text.count(": ") >= 2 and any(
+        len(_DANGLING.findall(line)) >= 2 for line in text.splitlines()
+    )
+    joints = tokens.count("and") + tokens.count("or") + tokens.count("nor")
+    found["endless sentence"] = joints >= _ENDLESS_JOINTS and any(
+        map(_is_endless, _SENTENCE.split(lowered))
+    )
+    found["circling"] = circling >= _CIRCLING_FROM
     return +found
+
+
+def _doubled(tokens: Sequence[str]) -> int:
+    """Different words said twice running, as in `might might`, or with `or` in between."""
+    runs = [a for a, b in pairwise(tokens) if a == b and len(a) > 1 and a not in _SAID_TWICE]
+    twice = len({a for a in runs if a.isalpha()})
+    if "or" in tokens:
+        after = zip(tokens, tokens[1:], tokens[2:], strict=False)
+        twice += sum(b == "or" and a == c for a, b, c in after)
+    return twice
 
 
 def points(found: Counter[str]) -> int:

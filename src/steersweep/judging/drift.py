@@ -32,8 +32,13 @@ _FUNCTION_WORDS = {
     "Indonesian": "yang dan di untuk dengan ini dari pada adalah tidak saya bagaimana apa dapat atau",
     "Vietnamese": "là và của một các cho không được có trong những tôi bạn với để",
 }  # fmt: skip
+_ENGLISH = frozenset(
+    "the and of is are was with for that this you your to it i'm cannot can't".split()
+)
 # What prompts in English begin with.
-_ENGLISH_FIRST = frozenset("describe write tell give list explain name what how why who where".split())
+_ENGLISH_FIRST = frozenset(
+    "describe write tell give list explain name what how why who where".split()
+)
 _LANGUAGES_OF: dict[str, tuple[str, ...]] = {}
 for _name, _words in _FUNCTION_WORDS.items():
     for _word in _words.split():
@@ -78,19 +83,26 @@ def drift(prompt: str, response: str) -> Drift | None:
     Quotations and asides in another script are no drift, and neither is anything where the prompt
     is about languages or empty.
     """
-    asked = language_of(prompt)
+    asked = language_of(prompt[:_LOOKED_AT])
     if asked is None or _ABOUT_LANGUAGE.search(prompt[:_LOOKED_AT]):
         return None
     if asked in _FUNCTION_WORDS and not _FOREIGN.search(prompt) and _is_mixed(response):
         return "mixed"
+    if asked == "English" and _plainly_english(response):
+        return None
     said = language_of(response)
     return "whole" if said is not None and said != asked else None
+
+
+def _plainly_english(response: str) -> bool:
+    """Three words that English has, and hardly another language, at the beginning."""
+    return len(_ENGLISH.intersection(response[:240].lower().split())) >= 3
 
 
 def _is_mixed(response: str) -> bool:
     """Latin script with stretches of another, outside of quotations."""
     text = response[:_LOOKED_AT]
-    if not _FOREIGN.search(text):
+    if text.isascii() or not _FOREIGN.search(text):
         return False
     text = _ASIDE.sub(" ", text)
     foreign = len(_FOREIGN.findall(text)) * _SIGN_WEIGHT
@@ -104,8 +116,8 @@ def _is_mixed(response: str) -> bool:
 def language_of(text: str) -> str | None:
     """Name of a text's language or script, or None where a few words do not show it."""
     text = text[:_LOOKED_AT]
-    latin = len(_LATIN.findall(text))
-    if _FOREIGN.search(text):
+    if not text.isascii() and _FOREIGN.search(text):
+        latin = len(_LATIN.findall(text))
         counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPT.items()}
         if sum(counts.values()) * _SIGN_WEIGHT > 2 * latin:
             if counts["Japanese"] > 0.1 * counts["Chinese"]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from steersweep.judging.drift import drift
 from steersweep.judging.loops import repeats_once
-from steersweep.judging.quality import Breakdown, Fluency, breakdown
+from steersweep.judging.quality import Breakdown, Fluency, breakdown, looked_at
 from steersweep.judging.refusal import (
     ARDITI_MARKERS,
     KEYWORDS_V3,
@@ -87,7 +87,7 @@ class TextJudge:
             mode = "language-drift"
         garbled = mode is not None
         near = 0.3 < refusal.score < 0.7 or (broken is not None and not broken.clear)
-        near = near or (not garbled and repeats_once(response))
+        near = near or (not garbled and repeats_once(looked_at(response)[0]))
         near = near or drifted is not None
         # Inside a loop every word is likely.
         disagree = fluency is not None and unlikely != garbled and mode not in ("loop", "empty")

@@ -34,15 +34,17 @@ def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
         tokens: its words, figures and punctuation in lower case.
         words: its words.
     """
-    # The last word may be cut off, which would hide a loop.
+    if _stuck_on_characters(text) or (not _DIGITS.isdisjoint(text) and _stuck_on_figures(text)):
+        return True
     units = units_of(text)
+    if not _phrases_come_again(units):
+        return False
+    # The last word may be cut off, which would hide a loop.
     return bool(
         _repeated_unit(tokens)
         or _repeated_unit(tokens[:-1])
         or _repeated_unit(units)
         or _repeated_unit(units[:-1])
-        or _stuck_on_characters(text)
-        or _stuck_on_figures(text)
         or _stutters(words)
         or _stuck_on_phrase(tokens)
         or _comes_round(text)
@@ -56,7 +58,7 @@ def repeats_once(text: str) -> bool:
     return max(_times_said(text), default=0) == 2
 
 
-@lru_cache(8)
+@lru_cache(64)
 def units_of(text: str) -> tuple[str, ...]:
     """Words, figures and punctuation in lower case; hyphens part words, and so do signs."""
     return tuple(_UNIT.findall(text.lower().replace("’", "'")))
@@ -88,7 +90,7 @@ def _times_said(text: str) -> tuple[int, ...]:
     Lines of verse, code and tables do not count. Items of a list count where the same one comes
     again at once: a recipe has many like ones, and a timetable the same ones again.
     """
-    if "```" in text or text.count("|") >= 4:
+    if "```" in text or text.count("|") >= 4 or not _phrases_come_again(units_of(text)):
         return ()
     clauses: list[tuple[str, ...]] = []
     items: list[tuple[str, ...]] = []
@@ -104,9 +106,17 @@ def _times_said(text: str) -> tuple[int, ...]:
     return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
 
 
+@lru_cache(8)
+def _phrases_come_again(units: tuple[str, ...]) -> bool:
+    """Whether three units in a row come again, more than once: the least that a repeat shows."""
+    return len(units) - 2 - len(set(zip(units, units[1:], units[2:], strict=False))) >= 3
+
+
 def _lines_come_again(text: str) -> bool:
     """Whether hardly a line of verse or of a list is new."""
     lines = [line.strip().lower() for line in text.split("\n") if line.strip()]
+    if len(lines) < 5 or len(set(lines)) > 0.7 * len(lines):
+        return False
     said = [line for line in lines if len(units_of(line)) >= _FEWEST_TOKENS]
     return len(said) >= 5 and len(set(said)) <= 0.55 * len(said) and not _is_table(text)
 
@@ -206,15 +216,17 @@ _RULES = "-=_~.*#─━"  # a row of these may be drawn on purpose
 
 def _one_symbol(tail: str) -> bool:
     """Ends in one symbol again and again, on one line or over many."""
-    symbols = re.search(r"(?:([^\w\s])[\s\ufe0f]*)(?:\1[\s\ufe0f]*)+\Z", tail)
-    if symbols is None:
+    signs = "".join(tail.replace("\ufe0f", "").split())
+    symbol = signs[-1:]
+    if symbol.isalnum():
         return False
-    times = symbols.group().count(symbols.group(1))
-    if symbols.group(1) in _RULES:
-        return times >= 100 or (times >= 16 and symbols.group().count("\n") >= 8)
+    times = len(signs) - len(signs.rstrip(symbol))
+    if symbol in _RULES:
+        return times >= 100 or (times >= 16 and tail.count("\n") >= 8)
     return times >= 40
 
 
+_DIGITS = frozenset("0123456789")
 _FIGURES = re.compile(r"(?:\d[ \n]?){40,}")
 _BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
 
@@ -222,7 +234,11 @@ _BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
 def _stuck_on_figures(text: str) -> bool:
     """A long number of hardly any digits, or numbers of list items without items."""
     number = _FIGURES.search(text)
-    if number and len(set(number.group()) - {" ", "\n"}) <= 3 and not _POWER.fullmatch(number.group().strip()):
+    if (
+        number
+        and len(set(number.group()) - {" ", "\n"}) <= 3
+        and not _POWER.fullmatch(number.group().strip())
+    ):
         return True
     return bool(_BARE_NUMBERS.search(text))
 
@@ -241,6 +257,7 @@ def _stutters(words: Sequence[str]) -> bool:
 _WINDOW = 60  # phrases
 CIRCLES_FROM = 1.0
 _PHRASE = 4  # words
+_FEWEST_AGAIN = 5  # phrases
 _THIRD_TIME_SHARE = {True: 0.32, False: 0.2}  # in lists, where items are alike, and elsewhere
 _AGAIN_SHARE, _AGAIN_RUNS = 0.36, 3
 
@@ -253,13 +270,13 @@ def circles(text: str, units: tuple[str, ...]) -> float:
     there: a sentence said twice comes again in one piece. Code and verse repeat line by line and
     are left to the other measures: 0 for them.
     """
-    if len(units) < 20 or not is_prose(text):
+    if len(units) < 20 or not is_prose(text) or not _phrases_come_again(units):
         return 0.0
     words = [unit for unit in units if unit[0].isalnum()]
     if len(words) < 0.6 * len(units):
         return 0.0  # symbols
     phrases = list(zip(*(words[start:] for start in range(_PHRASE)), strict=False))
-    if len(phrases) == len(set(phrases)):
+    if len(phrases) - len(set(phrases)) < _FEWEST_AGAIN:
         return 0.0
     # "had had had had" is one word, and may be about the word.
     phrases = [phrase if len(set(phrase)) > 1 else None for phrase in phrases]

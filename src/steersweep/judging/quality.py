@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from steersweep.judging.damage import damage, points
 from steersweep.judging.english import English, shipped_english
-from steersweep.judging.loops import circles, is_loop, is_prose, line_length, units_of
-from steersweep.judging.worn import CLEAR_FROM, WORN_FROM, measures, wear
+from steersweep.judging.loops import is_loop, line_length
+from steersweep.judging.prose import is_soup, prose_of
+from steersweep.judging.worn import Wear, shipped_wear
 
-_LOOKED_AT = 3000  # characters; of longer texts the beginning and the end
+_LOOKED_AT = 1200  # characters; of longer texts the beginning and the end
 # Words of 500 characters and more are no words, and would make searches slow.
 _TOKEN = re.compile(r"[^\W_]{1,500}(?:['’-][^\W_]{1,50})*|[^\w\s]|_+")
 _MARKUP = re.compile(r"</?[a-z|_]{1,20}>|\[(?:/?inst|eos|pad|unk)\]", re.IGNORECASE)
@@ -71,32 +71,40 @@ class Breakdown:
     clear: bool = True
 
 
-def breakdown(response: str, english: English | None = None) -> Breakdown | None:
+def breakdown(
+    response: str, english: English | None = None, wear: Wear | None = None
+) -> Breakdown | None:
     """How a text is broken, or None if it is fluent as far as the text alone can show.
 
     Args:
         response: the text.
         english: what is known of English; the package's own by default.
+        wear: how worn prose is told; the package's own by default.
     """
-    if len(response) > _LOOKED_AT:
-        response = response[: _LOOKED_AT // 2] + "\n" + response[-_LOOKED_AT // 2 :]
-    unended = _MARKUP.sub(" ", response)
-    text = unended.strip()
+    text, blanks = looked_at(response)
     if not text:
         return Breakdown("empty")
     tokens = tokens_of(text)
     words = [token for token in tokens if token[0].isalpha()]
     if _is_punctuation(text, tokens, words):
         return Breakdown("punctuation")
-    blanks = len(unended) - len(unended.rstrip())
     if blanks >= _BLANKS or is_loop(text, tokens, words):
         return Breakdown("loop")
-    return _soup(text, tokens, words, english or shipped_english())
+    return _soup(text, tokens, words, english or shipped_english(), wear or shipped_wear())
+
+
+@lru_cache(8)
+def looked_at(response: str) -> tuple[str, int]:
+    """A response without markup, its middle left out if it is long; blanks at its end."""
+    if len(response) > _LOOKED_AT:
+        response = response[: _LOOKED_AT // 2] + "\n" + response[-_LOOKED_AT // 2 :]
+    plain = _MARKUP.sub(" ", response)
+    return plain.strip(), len(plain) - len(plain.rstrip())
 
 
 def tokens_of(text: str) -> list[str]:
     """Words, figures and punctuation of the beginning of a text, in lower case."""
-    return [token.lower().replace("’", "'") for token in _TOKEN.findall(text[:_LOOKED_AT])]
+    return _TOKEN.findall(text[: _LOOKED_AT + 1].lower().replace("’", "'"))
 
 
 # -- no words --------------------------------------------------------------------------------------
@@ -143,75 +151,43 @@ _COMMON_ELSEWHERE = frozenset(
     "yang dan di untuk dengan ini dari pada wa ya na kwa ni katika ka ke o te i he "
     "az és hogy nem egy si nu ca cu pe este în".split()
 )
-_SHUFFLED_BELOW = -0.05
-_UNKNOWN_FROM = 0.28
-_ENGLISH_FROM = 0.25  # share of common words
-
+_SPELT_FROM = 15  # words
+_NO_ENGLISH = 0.12  # share of common words
 
 
 def _soup(
-    text: str, tokens: Sequence[str], words: Sequence[str], english: English
+    text: str, tokens: Sequence[str], words: Sequence[str], english: English, wear: Wear
 ) -> Breakdown | None:
     """Words that are none, or that follow each other as in no text."""
-    scripts = [script for word in words if (script := _script(word))]
+    scripts = [] if text.isascii() else [s for word in words if (s := _script(word))]
     kinds = set(scripts)
     if len(kinds) >= 4 or (len(kinds) == 3 and _switches(scripts) > 0.3):
         return Breakdown("soup")
     if len(kinds) >= 2 and _switches(scripts) > 0.3 and len(scripts) >= 12:
         return Breakdown("language-drift")
-    latin = [word for word in words if word.isascii()]
-    if len(latin) >= 15 and sum(map(len, latin)) < 1.3 * len(latin) and len(set(latin)) < 0.6 * len(latin):
-        return Breakdown("soup")  # single letters
-    if len(latin) < 12 or len(latin) < 0.8 * len(words) or len(latin) < 0.55 * len(tokens):
+    if len(words) >= _SPELT_FROM and text.isascii() and _is_spelt_out(words):
+        return Breakdown("soup")
+    prose = prose_of(text, tokens, english)
+    if prose is None:
         return None
-    common = sum(word in english.common for word in latin) / len(latin)
-    unknown = [word for word in latin if not english.knows(word)]
-    if common < 0.12:
-        return _scrambled(words, latin, unknown)
-    if not is_prose(text):
-        return None
-    order = english.order(tokens)
-    if order is None:
-        return None
-    unknown_share = len(unknown) / len(latin)
-    return _disorder(order, tokens, unknown_share) or _damage(
-        text, tokens, order, english, common >= _ENGLISH_FROM
-    )
+    if prose.common < _NO_ENGLISH:
+        return _scrambled(words, prose.words, english)
+    clear = is_soup(prose, wear)
+    return None if clear is None else Breakdown("soup", clear)
 
 
-def _scrambled(
-    words: Sequence[str], latin: Sequence[str], unknown: Sequence[str]
-) -> Breakdown | None:
+def _is_spelt_out(words: Sequence[str]) -> bool:
+    """Single letters, few of them different."""
+    return sum(map(len, words)) < 1.3 * len(words) and len(set(words)) < 0.6 * len(words)
+
+
+def _scrambled(words: Sequence[str], latin: Sequence[str], english: English) -> Breakdown | None:
     """Words of no language that is known here, with letters in an odd order."""
+    unknown = [word for word in latin if not english.knows(word)]
     elsewhere = sum(word in _COMMON_ELSEWHERE for word in words) / len(words)
     odd = sum(_odd_spelling(word) for word in unknown) / len(latin)
     if len(unknown) > 0.5 * len(latin) and elsewhere < 0.2 and odd > 0.12:
         return Breakdown("soup", clear=odd > 0.25)
-    return None
-
-
-def _disorder(order: float, tokens: Sequence[str], unknown: float) -> Breakdown | None:
-    """English words in no order, or words that English has not."""
-    below = _SHUFFLED_BELOW - 3 / len(tokens)  # few words say less
-    if order < below and len(tokens) >= 20:
-        return Breakdown("soup", clear=order < below - 0.1)
-    if unknown > _UNKNOWN_FROM and order < 0.15 and len(tokens) >= 18:
-        return Breakdown("soup", clear=unknown > _UNKNOWN_FROM + 0.1)
-    return None
-
-
-def _damage(
-    text: str, tokens: Sequence[str], order: float, english: English, is_english: bool
-) -> Breakdown | None:
-    """English in good order that contradicts itself, begins anew, circles or does not end."""
-    units = units_of(text)
-    found = points(damage(text, units))
-    if found >= 2:
-        return Breakdown("soup", clear=found >= 3)
-    if is_english and sum(token[0].isalpha() for token in tokens) >= 20:
-        worn = wear(measures(text, tokens, circles(text, units), found, order, english))
-        if worn >= WORN_FROM:
-            return Breakdown("soup", clear=worn >= CLEAR_FROM)
     return None
 
 

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from operator import mul
+from typing import Any
 
 from steersweep.judging.english import English
 
-_NEGATION = re.compile(r"\b(?:not|no|nor|never|cannot)\b|n't\b")
-_JOINT = re.compile(r"\b(?:or|and)\b")
+_NEGATIONS = frozenset(("not", "no", "nor", "never", "cannot"))
 _SENTENCE = re.compile(r"[.!?\n]+")
-_QUOTES = re.compile(r"[\"“”]")
+_QUOTES = '"“”'
 _LONG_SENTENCE = 35  # words
 _FEWEST_WORDS = 15
 WORN_FROM, CLEAR_FROM = 1.5, 3.0  # log-odds
@@ -30,37 +31,41 @@ MEASURES = (
 
 
 def measures(
-    text: str, tokens: Sequence[str], circling: float, damage: int, order: float, english: English
+    text: str,
+    words: Sequence[str],
+    circling: float,
+    damage: int,
+    order: float,
+    unknown: float,
+    english: English,
 ) -> list[float]:
     """What the regression looks at, in the order of `MEASURES`.
 
     Args:
         text: what was said.
-        tokens: its words, figures and punctuation in lower case.
+        words: its words in lower case.
         circling: see `loops.circles`.
         damage: see `damage.points`.
         order: see `English.order`.
-        english: which words are known.
+        unknown: share of words that English has not.
+        english: which words are common.
     """
-    words = [token for token in tokens if token[0].isalpha()]
     n = max(1, len(words))
-    lowered = text.lower()
     times = Counter(word for word in words if len(word) > 4 or word not in english.common)
     longest = max((part.count(" ") for part in _SENTENCE.split(text)), default=0)
-    latin = [word for word in words if word.isascii()]
-    unknown = sum(not english.knows(word) for word in latin) / max(1, len(latin))
+    negations = sum(word in _NEGATIONS or word.endswith("n't") for word in words)
     return [
         min(2.0, circling),
         min(4.0, float(damage)),
         _repeated(words, 25),
         _repeated(words, 40),
         max(times.values(), default=0) / n,
-        10 * len(_NEGATION.findall(lowered)) / n,
-        10 * len(_JOINT.findall(lowered)) / n,
+        10 * negations / n,
+        10 * (words.count("and") + words.count("or")) / n,
         max(0, longest - _LONG_SENTENCE) / 20,
         unknown,
         order,
-        5 * len(_QUOTES.findall(text)) / n,
+        5 * sum(map(text.count, _QUOTES)) / n,
         5 * text.count(":") / n,
     ]
 
@@ -74,14 +79,20 @@ def _repeated(words: Sequence[str], size: int) -> float:
     return 1 - min(len(set(words[start : start + size])) for start in starts) / size
 
 
-def wear(values: Sequence[float]) -> float:
-    """Log-odds that a text with these measures is broken."""
-    intercept, weights = _fitted()
-    return intercept + sum(w * value for w, value in zip(weights, values, strict=True))
+class Wear:
+    """A fitted logistic regression over `MEASURES`."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._intercept = float(data["intercept"])
+        self._weights = [float(data["weights"][name]) for name in MEASURES]
+
+    def __call__(self, values: Sequence[float]) -> float:
+        """Log-odds that a text with these measures is broken."""
+        return self._intercept + sum(map(mul, self._weights, values))
 
 
 @cache
-def _fitted() -> tuple[float, list[float]]:
+def shipped_wear() -> Wear:
+    """The regression as the package has it."""
     text = (resources.files("steersweep.judging") / "worn.json").read_text("utf-8")
-    fitted = json.loads(text)
-    return fitted["intercept"], [fitted["weights"][name] for name in MEASURES]
+    return Wear(json.loads(text))
