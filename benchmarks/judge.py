@@ -1,11 +1,12 @@
 """How often the judge is right, and the fit of its weights.
 
-    python benchmarks/judge.py DATA            # tables: models, sources and prompts left out, others
+    python benchmarks/judge.py DATA            # tables: models, sources, prompts left out, others
     python benchmarks/judge.py DATA --write    # fit on all of DATA, write the judge's data files
 
 DATA is a folder of JSON lines with `prompt`, `response`, `label`, `quality`, `model`, `note`:
-people's labels of real responses. `DATA/../real`, if it is there, has answers of steered models with
-likelihoods (`nll`, `nll_worst`, `n_tokens`, `stance`, `quality`). Needs scikit-learn (`pip install -e .[fit]`).
+people's labels of real responses. `DATA/../real`, if it is there, has answers of steered models
+with likelihoods (`nll`, `nll_worst`, `n_tokens`, `stance`, `quality`). Needs scikit-learn
+(`pip install -e .[fit]`).
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ _PATTERNS = {name: re.compile(flat(text)) for name, text in _DAMAGE.items()}
 _ONLY_WITH: dict[str, tuple[str, ...]] = {
     "wrong person": (" me",),
     "contradiction": ("not ", "n't ", "unable to "),
-    "begins anew": ("i cannot", "i do not", "i am", "i must", "i will", "i'm", "please", "this:", "no:"),
+    "begins anew": ("i cannot", "i do not", "i am", "i must", "i will", "i'm", "please", "this:",
+                    "no:"),
     "another script": (),
     "turns on the user": ("please ",),
 }  # fmt: skip
@@ -58,7 +59,8 @@ _BROKEN_VERBS = (
                            " may", " let's", " to not", " i'm to")),
     *(f" do not {a} " for a in ("am", "is", "are", "been")),
     *(f" cannot {a} " for a in ("do not", "am", "is", "are", "have been")),
-    " be not ", " be having ", " not am ", " to provided ", " to having ", " i'm to write ", " i'm to create ",
+    " be not ", " be having ", " not am ", " to provided ", " to having ",
+    " i'm to write ", " i'm to create ",
 )  # fmt: skip
 # A word that must be followed by another, and is not: `access to the.`; `and or`, `a the`.
 _ARTICLES, _JOINTS = ("the", "a", "an"), ("and", "or")
@@ -70,8 +72,8 @@ _BREAKS_OFF = frozenset(
 )
 # Words that English does say twice.
 _SAID_TWICE = frozenset(
-    "that had very really so no ha bye knock many long far her you it more choo blah yes well there "
-    "now oh on in".split()
+    "that had very really so no ha bye knock many long far her you it more choo blah yes well "
+    "there now oh on in".split()
 )
 # A colon in the middle of a line, before no list: `I do not have: this: access:`.
 _DANGLING = re.compile(r"(?<=[a-z\d%]): (?=[a-z\d])")

@@ -12,26 +12,42 @@ Drift = Literal["whole", "mixed"]
 _LOOKED_AT = 1200  # characters
 # Words that hardly another language of these has.
 _FUNCTION_WORDS = {
-    "English": "the and of is are was with for that this you your what how why who when which do does "
-    "can could would should have has it my tell give write describe explain from about but not "
-    "they there i'm i",
-    "German": "der das und ist nicht ein eine ich sie mit für auf den dem wie warum wer kann von zu im "
-    "auch werden wird sind einen einer aber oder mir bitte über wenn dass",
-    "French": "le les des et est une je vous pour dans pas que qui au ce cette sur avec comment pourquoi "
-    "mais ou du ne moi être sont leur",
-    "Spanish": "el los las es una por con para del pero cómo qué lo está son como más puede no se su "
-    "yo un escribe cuál",
-    "Italian": "il gli della che è un per non sono con di come perché del le una anche più questo nel "
-    "alla mi scrivi",
-    "Portuguese": "o os as e é um uma para não com do da em que como mais por dos são você eu se ao escreva",
-    "Dutch": "het een van ik je niet dat met voor op zijn is maar hoe wat waarom kan aan ook naar wordt "
-    "deze bij om mijn",
-    "Swedish": "och att det är som på inte jag en för med av till den kan hur vad om har",
-    "Polish": "nie się jest na że jak dla czy są przez jako oraz",
-    "Turkish": "bir ve bu için ile nasıl çok olarak gibi daha değil",
-    "Indonesian": "yang dan di untuk dengan ini dari pada adalah tidak saya bagaimana apa dapat atau",
-    "Vietnamese": "là và của một các cho không được có trong những tôi bạn với để",
-}  # fmt: skip
+    "English": (
+        "the and of is are was with for that this you your what how why who when which "
+        "do does can could would should have has it my tell give write describe explain "
+        "from about but not they there i'm i"
+    ),
+    "German": (
+        "der das und ist nicht ein eine ich sie mit für auf den dem wie warum wer kann "
+        "von zu im auch werden wird sind einen einer aber oder mir bitte über wenn dass"
+    ),
+    "French": (
+        "le les des et est une je vous pour dans pas que qui au ce cette sur avec "
+        "comment pourquoi mais ou du ne moi être sont leur"
+    ),
+    "Spanish": (
+        "el los las es una por con para del pero cómo qué lo está son como más puede no "
+        "se su yo un escribe cuál"
+    ),
+    "Italian": (
+        "il gli della che è un per non sono con di come perché del le una anche più "
+        "questo nel alla mi scrivi"
+    ),
+    "Portuguese": (
+        "o os as e é um uma para não com do da em que como mais por dos são você eu se ao escreva"
+    ),
+    "Dutch": (
+        "het een van ik je niet dat met voor op zijn is maar hoe wat waarom kan aan ook "
+        "naar wordt deze bij om mijn"
+    ),
+    "Swedish": ("och att det är som på inte jag en för med av till den kan hur vad om har"),
+    "Polish": ("nie się jest na że jak dla czy są przez jako oraz"),
+    "Turkish": ("bir ve bu için ile nasıl çok olarak gibi daha değil"),
+    "Indonesian": (
+        "yang dan di untuk dengan ini dari pada adalah tidak saya bagaimana apa dapat atau"
+    ),
+    "Vietnamese": ("là và của một các cho không được có trong những tôi bạn với để"),
+}
 _ENGLISH = frozenset(
     "the and of is are was with for that this you your to it i'm cannot can't".split()
 )
@@ -66,11 +82,12 @@ _ASIDE = re.compile(
 # A prompt that is about languages may be answered in any.
 _ABOUT_LANGUAGE = re.compile(
     r"\b(?:translat\w*|languages?|pronounc\w*|haiku|kanji|hello|greet\w*|words? for|say\b.{0,40}\bin"
-    r"|(?:in|to|into|from) (?:english|german|french|spanish|italian|portuguese|dutch|russian|chinese|mandarin"
-    r"|japanese|korean|arabic|hindi|greek|hebrew|latin|turkish|polish|swedish|thai|vietnamese)"
-    r"|(?:chinese|japanese|korean|russian|arabic|hindi|greek|hebrew|thai) \w+"
-    r"|übersetz\w*|auf (?:englisch|deutsch|französisch|spanisch)|tradu\w+|en (?:inglés|anglais|español)"
-    r"|vertaal|in het (?:engels|duits))\b|перевед|翻译|翻譯|翻訳|英語|英文|번역|영어|ترجم|अनुवाद",
+    r"|(?:in|to|into|from) (?:english|german|french|spanish|italian|portuguese|dutch|russian|chinese"
+    r"|mandarin|japanese|korean|arabic|hindi|greek|hebrew|latin|turkish|polish|swedish|thai"
+    r"|vietnamese)|(?:chinese|japanese|korean|russian|arabic|hindi|greek|hebrew|thai) \w+"
+    r"|übersetz\w*|auf (?:englisch|deutsch|französisch|spanisch)|tradu\w+"
+    r"|en (?:inglés|anglais|español)|vertaal|in het (?:engels|duits))\b"
+    r"|перевед|翻译|翻譯|翻訳|英語|英文|번역|영어|ترجم|अनुवाद",
     re.IGNORECASE,
 )
 _MIXED_FROM, _MIXED_TO, _MIXED_SIGNS = 0.08, 0.6, 6  # more of another script is that language
@@ -126,10 +143,9 @@ def language_of(text: str) -> str | None:
     words = [word.lower() for word in _WORD.findall(text)]
     different = set(words)  # a loop says one word without end
     hits = Counter(name for word in different for name in _LANGUAGES_OF.get(word, ()))
-    ranked = hits.most_common(2)
-    if ranked and ranked[0][1] >= max(2, 0.12 * len(different)):
-        if len(ranked) == 1 or ranked[1][1] <= 0.6 * ranked[0][1]:
-            return ranked[0][0]
+    (best, most), (_, second) = [*hits.most_common(2), ("", 0), ("", 0)][:2]
+    if most >= max(2, 0.12 * len(different)) and second <= 0.6 * most:
+        return best
     if words and words[0] in _ENGLISH_FIRST and text.isascii():
         return "English"
     return None

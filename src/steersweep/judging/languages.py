@@ -12,6 +12,7 @@ import re
 from functools import cache
 from importlib import resources
 
+ELSEWHERE = ", another language"  # ends the names of these cues
 _SCRIPTS = {
     "Latin": re.compile(r"[a-z\u00c0-\u024f]"),
     "Greek": re.compile(r"[\u0370-\u03ff]"),
@@ -23,10 +24,9 @@ _SCRIPTS = {
     "Chinese, Japanese": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
     "Korean": re.compile(r"[\uac00-\ud7af]"),
 }
+_AT_FIRST = 8  # characters
 # After an apology, this begins a refusal.
-_BUT = (
-    "(?:aber|jedoch|doch|mais|pero|ma|mas|porém|maar|но|однако|但|ですが|ますが|지만|만|لكن|पर|लेकिन)"
-)
+_BUT = "(?:aber|jedoch|doch|mais|pero|ma|mas|porém|maar|но|однако|但|ですが|ますが|지만|만|لكن|पर|लेकिन)"
 
 
 @cache
@@ -40,12 +40,23 @@ def foreign_cues(scripts: frozenset[str]) -> dict[str, re.Pattern[str]]:
     for cue, groups in _wordings().items():
         parts = [part for group in groups.values() for part in group if _scripts_in(part) & scripts]
         if parts:
-            patterns[f"{cue}, another language"] = re.compile("|".join(parts), re.MULTILINE)
-    sorry = patterns.get("apology, another language")
+            patterns[cue + ELSEWHERE] = re.compile("|".join(parts), re.MULTILINE)
+    sorry = patterns.get("apology" + ELSEWHERE)
     if sorry is not None:
         but = rf"(?:{sorry.pattern}).{{0,40}}(?:, ?|\b){_BUT}"
-        patterns["apology but, another language"] = re.compile(but)
+        patterns["apology but" + ELSEWHERE] = re.compile(but)
     return patterns
+
+
+def is_sorry_not_to(sentence: str) -> bool:
+    """Whether a sentence begins with an apology, and what the speaker does not do follows."""
+    cues = foreign_cues(scripts_of(sentence))
+    wanted = [cues.get(name + ELSEWHERE) for name in ("apology", "speaker negated")]
+    sorry, negated = (pattern and pattern.search(sentence) for pattern in wanted)
+    unclear = cues.get("does not understand" + ELSEWHERE)
+    if not sorry or not negated or (unclear and unclear.search(sentence)):
+        return False
+    return sorry.start() <= _AT_FIRST and negated.end() > sorry.end()
 
 
 def scripts_of(text: str) -> frozenset[str]:

@@ -275,11 +275,11 @@ def circles(text: str, units: tuple[str, ...]) -> float:
     words = [unit for unit in units if unit[0].isalnum()]
     if len(words) < 0.6 * len(units):
         return 0.0  # symbols
-    phrases = list(zip(*(words[start:] for start in range(_PHRASE)), strict=False))
-    if len(phrases) - len(set(phrases)) < _FEWEST_AGAIN:
+    every = list(zip(*(words[start:] for start in range(_PHRASE)), strict=False))
+    if len(every) - len(set(every)) < _FEWEST_AGAIN:
         return 0.0
     # "had had had had" is one word, and may be about the word.
-    phrases = [phrase if len(set(phrase)) > 1 else None for phrase in phrases]
+    phrases = [phrase if len(set(phrase)) > 1 else None for phrase in every]
     size = max(1, min(_WINDOW, len(phrases)))
     starts = {*range(0, len(phrases) - size + 1, 10), len(phrases) - size}
     enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text))]

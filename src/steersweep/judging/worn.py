@@ -7,6 +7,7 @@ texts were read. It finds what no single measure does, in answers of models it h
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -84,11 +85,11 @@ class Wear:
 
     def __init__(self, data: dict[str, Any]) -> None:
         self._intercept = float(data["intercept"])
-        self._weights = [float(data["weights"][name]) for name in MEASURES]
+        self._weights: list[float] = [float(data["weights"][name]) for name in MEASURES]
 
     def __call__(self, values: Sequence[float]) -> float:
         """Log-odds that a text with these measures is broken."""
-        return self._intercept + sum(map(mul, self._weights, values))
+        return math.fsum((self._intercept, *map(mul, self._weights, values)))
 
 
 @cache
