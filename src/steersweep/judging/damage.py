@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice, pairwise
+from itertools import compress, islice, pairwise
+from operator import eq
 
 from steersweep.judging.cues import flat
 
@@ -20,7 +21,8 @@ _DAMAGE = {
     # `I cannot provide me`, `I do not have access to me`.
     "wrong person": rf"""
         \b(?:{_ASKED_OF_ME}(?:e|es|ing)?|access to|cooperat\w+ with|engag\w+ (?:in|with)) me\b
-        (?! (?:with|if|as|when|so|in \w+ing))
+        (?! (?:with|if|as|when|so|in \w+ing))|\bi (?:cannot|can't|do not|must not|will not
+        |am unable to|am not able to) (?:\w+ )?(?:provide|give|help|assist|support|offer) me\b
     """,
     # `I cannot not`, `do not provide no`; not `cannot and will not`.
     "contradiction": r"""
@@ -52,15 +54,16 @@ _ONLY_WITH: dict[str, tuple[str, ...]] = {
     "turns on the user": ("please ",),
 }  # fmt: skip
 # `must not be able to`, `be not`, `do not am`, `we'll to`.
+_BROKEN_BE = re.compile(
+    r" (?:must|cannot) (?:not )?be (?:able|made|programmed|terminated|having|not) "
+    r"| (?:do not|cannot) (?:am|is|are|been|have been|do not) "
+)
+_MAY_BREAK_BE = ("must be", "must not be", "cannot ", "do not ")
 _BROKEN_VERBS = (
-    *(f" {a}{b}be {c} " for a in ("must ", "cannot ") for b in ("", "not ")
-      for c in ("able", "made", "programmed", "terminated", "having", "not")),
     *(f"{a} to " for a in ("'ll", " will", " might", " can", " could", " should", " would", " must",
                            " may", " let's", " to not", " i'm to")),
-    *(f" do not {a} " for a in ("am", "is", "are", "been")),
-    *(f" cannot {a} " for a in ("do not", "am", "is", "are", "have been")),
-    " be not ", " be having ", " not am ", " to provided ", " to having ",
-    " i'm to write ", " i'm to create ",
+    " be not ", " be having ", " not am ", " to provided ", " to having ", " i'm to write ",
+    " i'm to create ",
 )  # fmt: skip
 # A word that must be followed by another, and is not: `access to the.`; `and or`, `a the`.
 _ARTICLES, _JOINTS = ("the", "a", "an"), ("and", "or")
@@ -99,6 +102,8 @@ def damage(text: str, tokens: Sequence[str], circling: float) -> Counter[str]:
         if any(map(lowered.__contains__, words)) or (not words and not lowered.isascii()):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
     found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
+    if any(map(lowered.__contains__, _MAY_BREAK_BE)):
+        found["broken verb"] += len(_BROKEN_BE.findall(lowered))
     found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
     found["doubled word"] = _doubled(tokens)
     found["dangling colons"] = text.count(": ") >= 2 and any(
@@ -114,12 +119,12 @@ def damage(text: str, tokens: Sequence[str], circling: float) -> Counter[str]:
 
 def _doubled(tokens: Sequence[str]) -> int:
     """Different words said twice running, as in `might might`, or with `or` in between."""
-    runs = [a for a, b in pairwise(tokens) if a == b and len(a) > 1 and a not in _SAID_TWICE]
-    twice = len({a for a in runs if a.isalpha()})
+    twice = {a for a in compress(tokens, map(eq, tokens, tokens[1:])) if a not in _SAID_TWICE}
+    found = sum(len(word) > 1 and word.isalpha() for word in twice)
     if "or" in tokens:
         after = zip(tokens, tokens[1:], tokens[2:], strict=False)
-        twice += sum(b == "or" and a == c for a, b, c in after)
-    return twice
+        found += sum(b == "or" and a == c for a, b, c in after)
+    return found
 
 
 def points(found: Counter[str]) -> int:

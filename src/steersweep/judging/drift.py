@@ -81,9 +81,10 @@ _ASIDE = re.compile(
 )
 # A prompt that is about languages may be answered in any.
 _ABOUT_LANGUAGE = re.compile(
-    r"\b(?:translat\w*|languages?|pronounc\w*|haiku|kanji|hello|greet\w*|words? for|say\b.{0,40}\bin"
-    r"|(?:in|to|into|from) (?:english|german|french|spanish|italian|portuguese|dutch|russian|chinese"
-    r"|mandarin|japanese|korean|arabic|hindi|greek|hebrew|latin|turkish|polish|swedish|thai"
+    r"\b(?:translat\w*|languages?|pronounc\w*|haiku|kanji|hello|greet\w*|words? for"
+    r"|say\b.{0,40}\bin"
+    r"|(?:in|to|into|from) (?:english|german|french|spanish|italian|portuguese|dutch|russian"
+    r"|chinese|mandarin|japanese|korean|arabic|hindi|greek|hebrew|latin|turkish|polish|swedish|thai"
     r"|vietnamese)|(?:chinese|japanese|korean|russian|arabic|hindi|greek|hebrew|thai) \w+"
     r"|übersetz\w*|auf (?:englisch|deutsch|französisch|spanisch)|tradu\w+"
     r"|en (?:inglés|anglais|español)|vertaal|in het (?:engels|duits))\b"

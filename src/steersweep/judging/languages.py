@@ -26,7 +26,10 @@ _SCRIPTS = {
 }
 _AT_FIRST = 8  # characters
 # After an apology, this begins a refusal.
-_BUT = "(?:aber|jedoch|doch|mais|pero|ma|mas|porém|maar|но|однако|但|ですが|ますが|지만|만|لكن|पर|लेकिन)"
+_BUT = (
+    "(?:aber|jedoch|doch|mais|pero|ma|mas|porém|maar|но|однако"
+    "|但|ですが|ますが|지만|만|لكن|पर|लेकिन)"
+)
 
 
 @cache

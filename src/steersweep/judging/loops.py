@@ -21,7 +21,10 @@ _SENTENCE_END = ".!?。！？"
 _CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|for|if|int|return|print)\b.*[(:]", re.MULTILINE)
 
 # A clause is the same with small changes where this share of its neighbouring pairs comes again.
-_ALIKE = 0.62
+_ALIKE = 0.6
+_ALIKE_OF_BOTH = 0.33
+_REPEAT = 7  # words that are said again
+_FEWEST_AGAIN = 5  # phrases, in any repeat
 _FEWEST_TOKENS = 4  # of a clause that is looked at
 _THIRD_TIME = 3
 
@@ -54,8 +57,15 @@ def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
 
 
 def repeats_once(text: str) -> bool:
-    """Whether a sentence is said a second time, and no more: odd, but not yet a loop."""
-    return max(_times_said(text), default=0) == 2
+    """Whether prose says something a second time, and no more: odd, but not yet a loop."""
+    units = units_of(text)
+    if not _phrases_come_again(units):
+        return False
+    if max(_times_said(text), default=0) == 2:
+        return True
+    words = [unit for unit in units if unit[0].isalnum()]
+    phrases = list(zip(*(words[start:] for start in range(_REPEAT)), strict=False))
+    return is_prose(text) and len(set(phrases)) < len(phrases)
 
 
 @lru_cache(64)
@@ -108,8 +118,10 @@ def _times_said(text: str) -> tuple[int, ...]:
 
 @lru_cache(8)
 def _phrases_come_again(units: tuple[str, ...]) -> bool:
-    """Whether three units in a row come again, more than once: the least that a repeat shows."""
-    return len(units) - 2 - len(set(zip(units, units[1:], units[2:], strict=False))) >= 3
+    """Whether three units in a row come again, as often as in the shortest repeat."""
+    return (
+        len(units) - 2 - len(set(zip(units, units[1:], units[2:], strict=False))) >= _FEWEST_AGAIN
+    )
 
 
 def _lines_come_again(text: str) -> bool:
@@ -147,7 +159,7 @@ def _alike(clauses: Sequence[tuple[str, ...]]) -> list[int]:
                 (ends[i][0] == ends[j][0] or ends[i][1] == ends[j][1])
                 and 0.5 <= len(mine) / max(1, len(other)) <= 2
                 and len(mine & other) >= _ALIKE * max(1, min(len(mine), len(other)))
-                and len(mine & other) >= 0.5 * len(mine | other)
+                and len(mine & other) >= _ALIKE_OF_BOTH * len(mine | other)
             ):
                 times[i] += 1
                 times[j] += 1
@@ -257,7 +269,6 @@ def _stutters(words: Sequence[str]) -> bool:
 _WINDOW = 60  # phrases
 CIRCLES_FROM = 1.0
 _PHRASE = 4  # words
-_FEWEST_AGAIN = 5  # phrases
 _THIRD_TIME_SHARE = {True: 0.32, False: 0.2}  # in lists, where items are alike, and elsewhere
 _AGAIN_SHARE, _AGAIN_RUNS = 0.36, 3
 
@@ -270,7 +281,7 @@ def circles(text: str, units: tuple[str, ...]) -> float:
     there: a sentence said twice comes again in one piece. Code and verse repeat line by line and
     are left to the other measures: 0 for them.
     """
-    if len(units) < 20 or not is_prose(text) or not _phrases_come_again(units):
+    if len(units) < 20 or not _phrases_come_again(units) or not is_prose(text):
         return 0.0
     words = [unit for unit in units if unit[0].isalnum()]
     if len(words) < 0.6 * len(units):

@@ -15,7 +15,7 @@ _FEWEST_WORDS = 12
 _SHUFFLED_BELOW = -0.05
 _UNKNOWN_FROM = 0.28
 _FEWEST_WORN = 20  # words
-_FRESH = 0.72  # share of words that are new
+_FRESH = 0.68  # share of words that are new
 ENGLISH_FROM = 0.25  # share of common words
 
 

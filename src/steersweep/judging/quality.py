@@ -112,6 +112,8 @@ def tokens_of(text: str) -> list[str]:
 
 def _is_punctuation(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
     """Hardly a word: symbols or numbers in no order. Tables, sums and emoji are spared."""
+    if sum(map(len, words)) >= 0.3 * len(text):
+        return False
     letters = sum(map(str.isalpha, text))
     if words and letters >= 0.3 * (len(text) - text.count(" ") - text.count("\n")):
         return False
