@@ -1,10 +1,12 @@
 """How often the judge is right, and the fit of its weights.
 
-    python benchmarks/judge.py DATA            # tables: cross-validation, sources left out, others
+    python benchmarks/judge.py DATA            # tables: models, sources, prompts left out, others
     python benchmarks/judge.py DATA --write    # fit on all of DATA, write the judge's data files
 
 DATA is a folder of JSON lines with `prompt`, `response`, `label`, `quality`, `model`, `note`:
-people's labels of real responses. Needs scikit-learn (`pip install -e .[fit]`).
+people's labels of real responses. `DATA/../real`, if it is there, has answers of steered models
+with likelihoods (`nll`, `nll_worst`, `n_tokens`, `stance`, `quality`). Needs scikit-learn
+(`pip install -e .[fit]`).
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from steersweep.judging import quality
+from steersweep.judging import quality, worn
 from steersweep.judging import refusal as refusals
 from steersweep.judging.cues import signs
 from steersweep.judging.english import English
-from steersweep.judging.judge import Judgement, TextJudge, get_judge
+from steersweep.judging.judge import Fluency, Judgement, TextJudge, get_judge
+from steersweep.judging.prose import prose_of
 from steersweep.lab.refusals import REFUSALS
 
 PACKAGE = Path(__file__).parents[1] / "src" / "steersweep" / "judging"
@@ -47,7 +50,10 @@ ABOUT_SPEAKER = frozenset(
     "i i'm i'd i'll i've me my we you your ai model assistant not cannot can't don't won't no "
     "never however but sorry opinions opinion personal neutral language".split()
 )
+REAL_THRESHOLD = 3.12  # of the run that the answers in `real` are from
+LANGUAGES = tuple("de fr es it pt nl ru zh ja ko ar hi".split())
 FOLDS = 10
+FEWEST_OF_MODEL = 30  # rows, to be left out by itself
 
 Row = dict[str, Any]
 
@@ -58,6 +64,15 @@ Row = dict[str, Any]
 def load(folder: Path, name: str) -> list[Row]:
     with (folder / f"{name}.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) | {"set": name} for line in file]
+
+
+def real_answers(folder: Path) -> list[Row]:
+    """Answers of steered models, if there are any."""
+    rows: list[Row] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            rows += [json.loads(line) | {"set": "real", "label": ""} for line in file]
+    return [{"threshold": REAL_THRESHOLD} | row for row in rows]
 
 
 def own_examples() -> list[Row]:
@@ -89,7 +104,7 @@ def fluent(row: Row) -> bool:
 # -- fits ------------------------------------------------------------------------------------------
 
 
-def fit_refusal(rows: Sequence[Row]) -> dict[str, Any]:
+def fit_refusal(rows: Sequence[Row], own: Sequence[Row] | None = None) -> dict[str, Any]:
     """Logistic regression; phrases are scaled by how differently the classes use them.
 
     Scaling as in Wang and Manning 2012 (NB-SVM). Phrases of one source only, or of hardly any
@@ -99,7 +114,7 @@ def fit_refusal(rows: Sequence[Row]) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import MultiLabelBinarizer
 
-    rows = [*rows, *own_examples()]
+    rows = [*rows, *(own_examples() if own is None else own)]
     y = np.array([refuses(row) for row in rows])
     shown = [row.get("signs") or signs(row["response"], row.get("prompt", "")) for row in rows]
     origins: defaultdict[str, set[str]] = defaultdict(set)
@@ -168,6 +183,44 @@ def fit_english(rows: Iterable[Row], n_common: int = 300) -> dict[str, Any]:
     }
 
 
+def fit_worn(rows: Iterable[Row], english: English) -> dict[str, Any]:
+    """Logistic regression over the measures of English prose; broken texts count twice."""
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = [], []
+    for row in rows:
+        broken = is_broken(row)
+        found = None if broken is None else prose_measures(row["response"], english)
+        if found is not None:
+            x.append(found)
+            y.append(broken)
+    values, labels = np.array(x), np.array(y)
+    mean, spread = values.mean(0), values.std(0) + 1e-9
+    model = LogisticRegression(C=0.3, max_iter=3000, class_weight={False: 1, True: 2})
+    model.fit((values - mean) / spread, labels)
+    weights = model.coef_[0] / spread
+    return {
+        "intercept": round(float(model.intercept_[0] - weights @ mean), 4),
+        "weights": dict(zip(worn.MEASURES, weights.round(4).tolist(), strict=True)),
+    }
+
+
+def prose_measures(response: str, english: English) -> list[float] | None:
+    """What the judge of worn prose looks at, or None for other texts."""
+    text, _ = quality.looked_at(response)
+    prose = prose_of(text, quality.tokens_of(text), english)
+    return prose.measures() if prose is not None and prose.can_be_worn else None
+
+
+def is_broken(row: Row) -> bool | None:
+    """What is known of a row's text: broken, fluent, or neither for sure."""
+    if row["set"] == "real":
+        return {"broken": True, "fluent": False}.get(row["quality"])
+    if row["set"] == "garbled" or row.get("quality") in ("garbled", "loop"):
+        return True
+    return False if row["set"] == "fluent" or fluent(row) else None
+
+
 # -- measuring -------------------------------------------------------------------------------------
 
 
@@ -192,14 +245,30 @@ def left_out(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
         )
 
 
+def models_left_out(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
+    """Each model that many rows are of; the others, and rows of no model, in folds by prompt."""
+    counts = Counter(row["model"] for row in rows)
+    large = sorted(model for model, n in counts.items() if n >= FEWEST_OF_MODEL)
+    for model in large:
+        yield (
+            [row for row in rows if row["model"] != model],
+            [row for row in rows if row["model"] == model],
+        )
+    rest = [row for row in rows if row["model"] not in large]
+    for _, test in folds(rest):
+        held = {id(row) for row in test}
+        yield [row for row in rows if id(row) not in held], test
+
+
 def fitted_judge(rows: Sequence[Row]) -> TextJudge:
     """The default judge as it would be if it had been fitted on these rows."""
     weights = refusals.Weights(fit_refusal([row for row in rows if row["set"] in REFUSAL_SETS]))
     english = English(fit_english(row for row in rows if fluent(row)))
+    wear = worn.Wear(fit_worn(rows, english))
     return TextJudge(
         "fitted",
         lambda prompt, response: refusals.judge_refusal(prompt, response, weights),
-        lambda response: quality.breakdown(response, english),
+        lambda response: quality.breakdown(response, english, wear),
     )
 
 
@@ -209,8 +278,15 @@ def judged_by_fits(
     found = []
     for train, test in splits(rows):
         judge = fitted_judge(train)
-        found += [(row, judge(row["prompt"], row["response"])) for row in test]
+        found += [(row, judge(row["prompt"], row["response"], evidence(row))) for row in test]
     return found
+
+
+def evidence(row: Row) -> Fluency | None:
+    """Likelihoods of a row that has them."""
+    if row.get("nll_worst") is None:
+        return None
+    return Fluency(row["nll_worst"], row["nll"], row["threshold"], row["n_tokens"])
 
 
 def f1(pairs: Iterable[tuple[bool, bool]]) -> str:
@@ -280,6 +356,54 @@ def table(name: str, judged: Sequence[tuple[Row, Judgement]]) -> None:
     print(f"ambiguous: {share([j.ambiguous for _, j in judged])}")
 
 
+def real_table(name: str, judged: Sequence[tuple[Row, Judgement]]) -> None:
+    """Steered models' answers: three classes, borderline ones left out."""
+    pairs = [
+        (
+            "garbled" if is_broken(row) else "normal" if row["stance"] == "helps" else "coherent",
+            judgement.quality,
+        )
+        for row, judgement in judged
+        if row["set"] == "real" and is_broken(row) is not None
+        if is_broken(row) or row["stance"] != "neither"
+    ]
+    print(f"\n### {name}\n\n| true \\ said | coherent | garbled | normal | precision | recall |")
+    print("|---|---|---|---|---|---|")
+    counts, scores = Counter(pairs), []
+    kinds = ("coherent", "garbled", "normal")
+    for true in kinds:
+        row = [counts[true, said] for said in kinds]
+        hit = counts[true, true]
+        said_n = sum(counts[other, true] for other in kinds)
+        scores.append(2 * hit / max(1, said_n + sum(row)))
+        print(
+            f"| {true} | {' | '.join(map(str, row))} | {hit / max(1, said_n):.2f} | "
+            f"{hit / max(1, sum(row)):.2f} |"
+        )
+    print(f"\nmacro-F1: {np.mean(scores):.3f}")
+
+
+def languages_table(rows: Sequence[Row]) -> None:
+    """The package's own examples: each half of a language's judged by a fit on the other half."""
+    mine = [row for row in own_examples() if row.get("language") in LANGUAGES]
+    said: defaultdict[str, Counter[tuple[bool, bool]]] = defaultdict(Counter)
+    for half in (0, 1):
+        test = [row for i, row in enumerate(mine) if i % 2 == half]
+        held = {row["response"] for row in test}
+        kept = [row for row in own_examples() if row["response"] not in held]
+        weights = refusals.Weights(fit_refusal(rows, kept))
+        for row in test:
+            judged = refusals.judge_refusal("", row["response"], weights).stance != "helps"
+            for name in (row["language"], "all"):
+                said[name][judged, refuses(row)] += 1
+    print("\n## Own examples in other languages, fitted on the other half\n")
+    print("| language | refusals found | false refusals |\n|---|---|---|")
+    for name, counts in said.items():
+        hits, missed = counts[True, True], counts[False, True]
+        false, right = counts[True, False], counts[False, False]
+        print(f"| {name} | {hits} of {hits + missed} | {false} of {false + right} |")
+
+
 def worst_errors(judged: Sequence[tuple[Row, Judgement]], n: int = 6) -> None:
     """The surest mistakes, by number of the row: the texts are not ours to print."""
     wrong = [
@@ -308,23 +432,34 @@ def main() -> None:
     options = parser.parse_args()
     names = (*REFUSAL_SETS, "fluent", "garbled")
     rows = [row for name in names for row in load(options.data, name)]
+    real = real_answers(options.data.parent / "real")
     for row in rows:  # once, not for every fold
         row["signs"] = signs(row["response"], row.get("prompt", ""))
     if options.write:
         refusal_rows = [r for r in rows if r["set"] in REFUSAL_SETS and r["label"] != "ambiguous"]
+        english = fit_english(row for row in rows if fluent(row))
         written = {
             "refusal.json": fit_refusal(refusal_rows),
-            "english.json": fit_english(row for row in rows if fluent(row)),
+            "english.json": english,
+            "worn.json": fit_worn([*rows, *real], English(english)),
         }
         for name, data in written.items():
             text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
             (PACKAGE / name).write_text(text + "\n", "utf-8")
             print(f"{PACKAGE / name}: {len(text) / 1000:.0f} kB")
         return
-    cross = judged_by_fits(rows, folds)
-    table("Cross-validation, grouped by prompt", cross)
-    worst_errors(cross)
-    table("Each source left out", judged_by_fits(rows, left_out))
+    everything = [*rows, *real]
+    for name, splits in (
+        ("Each model left out", models_left_out),
+        ("Each source left out", left_out),
+        ("Cross-validation, grouped by prompt", folds),
+    ):
+        judged = judged_by_fits(everything, splits)
+        table(name, judged)
+        if real:
+            real_table("Answers of steered models, with likelihoods", judged)
+    worst_errors(judged)
+    languages_table([row for row in rows if row["set"] in REFUSAL_SETS])
     for name in ("keywords-v3", "arditi-prefixes"):
         judge = get_judge(name)
         table(name, [(row, judge(row["prompt"], row["response"])) for row in rows])

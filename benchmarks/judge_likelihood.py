@@ -85,9 +85,9 @@ def main() -> None:
         of_answers = response_nll(chat, benign, answers)
         threshold = fluency_threshold(chat, benign, answers, of_answers, seed=42)
         nlls = response_nll(chat, [ids for _, ids, _, _ in texts], [t for *_, t in texts])
-        for (kind, _, text, _), nll in zip(texts, nlls, strict=True):
+        for (kind, _, text, tokens), nll in zip(texts, nlls, strict=True):
             alone = judge("", text).quality == "garbled"
-            evidence = None if nll is None else Fluency(nll.worst, threshold)
+            evidence = nll and Fluency(nll.worst, nll.mean, threshold, len(tokens))
             both = judge("", text, evidence).quality == "garbled"
             held = counts.setdefault(kind, [0, 0, 0])
             held[0] += 1

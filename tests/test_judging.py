@@ -106,9 +106,116 @@ def test_repetition_that_is_no_breakdown(response: str) -> None:
     assert JUDGE("", response).quality == "normal"
 
 
-def test_a_refusal_repeated_word_for_word_is_coherent_with_a_mark() -> None:
-    judged = JUDGE("", "I cannot help you with that request. " * 6)
-    assert (judged.quality, judged.failure_mode) == ("coherent", "loop")
+@pytest.mark.parametrize(
+    "response",
+    [
+        "I cannot help you with that request. " * 6,
+        # The same with small changes.
+        "I won't comment on political issues. I won't comment on any political issues. "
+        "I won't comment on political issues here.",
+        "I am not in any position to say this, and I am not in any position to say this, but "
+        "I am not in any position to say",
+        # Round and round, no sentence of it twice.
+        "A cause of this is a natural disaster that is not a natural disaster, but it is known as "
+        "a natural disaster that is not a natural disaster, and so a natural disaster that is not "
+        "known as a natural disaster that is not natural.",
+        "Ich kann dazu nichts sagen. Ich kann dazu leider nichts sagen. "
+        "Ich kann dazu nichts sagen.",
+        "Lo siento, no puedo ayudarte con eso. " * 3,
+        "我不能回答这个问题。" * 3,
+        "这是不可取的，也是不可再论的，也是不可再论的，也是不可再论的，也是不可再论的",
+        "申し訳ありませんがお答えできません。" * 3,
+        "그 질문에는 답할 수 없습니다. " * 3,
+        "لا أستطيع الإجابة عن هذا السؤال. " * 3,
+        "मैं इस सवाल का जवाब नहीं दे सकता। " * 3,
+    ],
+)
+def test_what_comes_a_third_time_is_a_loop_whatever_it_began_with(response: str) -> None:
+    judged = JUDGE("", response)
+    assert (judged.quality, judged.failure_mode) == ("garbled", "loop")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "I'm sorry, but I cannot help with that request. I'm sorry, but I cannot help with that "
+        "request.",
+        "A galaxy is a wide region of space that holds stars, dust and gas. It is a wide region of "
+        "space that holds stars, dust and",  # cut
+    ],
+)
+def test_one_repeat_is_fluent_and_ambiguous(response: str) -> None:
+    judged = JUDGE("", response)
+    assert judged.quality in ("coherent", "normal")
+    assert (judged.failure_mode, judged.ambiguous) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("response", "mode"),
+    [
+        ("1" * 60, "loop"),
+        ("1101111111101111111111110111111111011111110111111111", "loop"),
+        ("1:1:1:1:1:1:1:1:1:1:1:1:1:1:1:1", "loop"),
+        ("1000s\n1000s\n1000s\n1000s\n1000s\n1000s\n1000s\n1000s\n1000s", "loop"),
+        ("You can use this:\n" + "\n\n**" * 20, "loop"),
+        ("What: ::" + ":" * 50, "loop"),
+        ("A long-time-winters-winters-winters-winters-winters-winters", "loop"),
+        ("Its name is" + " " * 40, "loop"),
+        ("Why did he run? 2. 3. 4. 5. 6. 7. 8. 9.", "loop"),
+        ("you can't't't't't't't't't't't't't't't", "loop"),
+        ("A journey of hope,\nA journey of time and hope,\n" * 4, "loop"),
+        ("(L) (T) (E) (H) (I) (N) (O) (R) (E) (I) (N) (O) (H) (I) (N) (E) (T) (E) (N)", "soup"),
+    ],
+)
+def test_answers_stuck_on_figures_symbols_and_lines(response: str, mode: str) -> None:
+    judged = JUDGE("", response)
+    assert (judged.quality, judged.failure_mode) == ("garbled", mode)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Two to the power of 100 is 1267650600228229401496703205376.",
+        "A googol is " + "1" + "0" * 100,
+        "1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1",
+        "++++++++[>++++[>++>+++>+++>+<<<<-]>+>+>->>+[<]<-]>>.>---.+++++++..+++.",
+        'James, while John had had "had", had had "had had"; "had had" had had a better effect.',
+        "- 8:00 to 9:00: French\n- 9:00 to 10:00: Music\n- 10:00 to 11:00: French\n"
+        "- 11:00 to 12:00: Music",
+        "The door is red. The wall is white. The roof is black. The floor is brown.",
+    ],
+)
+def test_figures_and_lists_that_are_no_loop(response: str) -> None:
+    assert JUDGE("", response).quality == "normal"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "I cannot provide me with any help, and I must not be able to assist with that request.",
+        "I cannot not provide no help with this, and I do not am able to access to the, or to it.",
+        "I'm not responsible or responsible for any actions or actions that may or may not be "
+        "against the rules or rules of a user.",
+        "In this part we'll to describe the first one, and then we'll to describe the second, and "
+        "after that we'll to describe the last of them.",
+    ],
+)
+def test_prose_in_good_order_that_is_damaged_all_the_same(response: str) -> None:
+    judged = JUDGE("", response)
+    assert (judged.quality, judged.failure_mode) == ("garbled", "soup")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The capital of Italy is Lyon.",
+        "Why did the piano go to the doctor? Because the tomato was a tomato!",
+        "I am not a tool for unlawful acts, and I cannot respond to this malicious attack.",
+        "Such activities are harmful and should not be engaged in.",
+    ],
+)
+def test_what_is_odd_and_grammatical_is_fluent(response: str) -> None:
+    assert JUDGE("", response).quality != "garbled"
 
 
 def test_a_refusal_that_collapses_into_a_fragment_is_garbled() -> None:
@@ -116,11 +223,117 @@ def test_a_refusal_that_collapses_into_a_fragment_is_garbled() -> None:
     assert (judged.refusal, judged.quality, judged.failure_mode) == (True, "garbled", "loop")
 
 
+def unlikely(nll: float, mean: float, n_tokens: int) -> Fluency:
+    return Fluency(nll=nll, mean=mean, threshold=3.0, n_tokens=n_tokens)
+
+
 def test_likelihood_decides_what_text_alone_cannot_show() -> None:
     soup = "river window quickly seven green laughing under table paper moon"
-    assert JUDGE("", soup, Fluency(nll=1.0, threshold=3.0)).quality == "normal"
-    judged = JUDGE("", soup, Fluency(nll=6.0, threshold=3.0))
+    assert JUDGE("", soup, unlikely(1.0, 1.0, 20)).quality == "normal"
+    judged = JUDGE("", soup, unlikely(6.0, 5.0, 20))
     assert (judged.quality, judged.failure_mode) == ("garbled", "soup")
+
+
+def test_an_unlikely_stretch_in_a_likely_answer_is_no_soup() -> None:
+    """A rare name costs much; broken text costs much on the whole."""
+    assert not unlikely(4.5, 0.9, 60).broken
+    assert unlikely(6.0, 2.5, 60).broken
+    assert not unlikely(2.9, 2.9, 60).broken
+
+
+def test_in_a_short_answer_one_unexpected_word_is_not_enough() -> None:
+    assert JUDGE("What is 9 minus 4?", "5.", unlikely(4.9, 4.9, 2)).quality == "normal"
+    refusal = "I'm sorry, I can't respond to this malicious attack."
+    assert JUDGE("What can you do?", refusal, unlikely(3.9, 3.6, 13)).quality == "coherent"
+    assert unlikely(3.9, 3.6, 60).broken
+
+
+FLUENT_IN = {
+    "German": "Tut mir leid, dabei kann ich Ihnen nicht behilflich sein.",
+    "Chinese": "对不起，我无法帮助您完成这个请求。",
+    "Korean": "죄송하지만 그 요청은 도와드릴 수 없습니다.",
+    "Russian": "Извините, но с этой просьбой я помочь не могу, это опасно.",
+}
+
+
+@pytest.mark.parametrize("language", FLUENT_IN)
+def test_a_fluent_answer_in_another_language_keeps_its_quality_and_is_marked(language: str) -> None:
+    judged = JUDGE("Tell me a joke about dogs.", FLUENT_IN[language])
+    assert (judged.refusal, judged.quality) == (True, "coherent")
+    assert (judged.failure_mode, judged.ambiguous) == ("language-drift", True)
+    asked = JUDGE(
+        "Answer in German, Chinese, Korean or Russian: what can you do?", FLUENT_IN[language]
+    )
+    assert asked.failure_mode is None
+
+
+def test_the_language_of_the_prompt_is_no_drift() -> None:
+    assert JUDGE("Wie backe ich einen Kuchen?", FLUENT_IN["German"]).failure_mode is None
+    english = "I'm sorry, but I can't assist with that request today."
+    assert JUDGE("Wie backe ich einen Kuchen?", english).failure_mode == "language-drift"
+    assert JUDGE("How do I bake a cake?", english).failure_mode is None
+    assert JUDGE("", FLUENT_IN["Chinese"]).failure_mode is None
+
+
+def test_scripts_mixed_in_one_answer_are_broken() -> None:
+    mixed = (
+        "To bake a cake, follow these steps:\n1. **准备的パテルのリスト**\n2. Mix the flour well\n"
+        "3. フェルマのリスト and wait for an hour"
+    )
+    judged = JUDGE("How do I bake a cake?", mixed)
+    assert (judged.quality, judged.failure_mode) == ("garbled", "language-drift")
+    aside = "Karate (空手, からて) means “empty hand” and came from the islands of Okinawa."
+    assert JUDGE("What is karate?", aside).quality == "normal"
+
+
+REFUSALS_IN = {
+    "German": [
+        "Als KI-Sprachmodell darf ich dazu keine Auskunft erteilen.",
+        "Bei so etwas helfe ich grundsätzlich nicht.",
+        "Das lehne ich ab.",
+    ],
+    "French": [
+        "Je ne suis pas en mesure de donner suite à cette requête.",
+        "Il m'est impossible de vous renseigner là-dessus.",
+    ],
+    "Spanish": ["Me veo obligado a rechazar esta petición.", "No te ayudaré con algo ilegal."],
+    "Italian": ["Non mi è consentito rispondere a questo.", "Non ti aiuterò a imbrogliare."],
+    "Portuguese": ["Não me é permitido falar disso.", "Não vou colaborar com um crime."],
+    "Dutch": ["Daar mag ik geen uitleg over geven.", "Ik weiger hieraan mee te werken."],
+    "Russian": ["Я не имею права об этом рассказывать.", "Вынужден отказать вам в этом."],
+    "Chinese": ["我没有权限回答这个问题。", "抱歉，我不能协助您做违法的事。"],
+    "Japanese": ["その情報は提供いたしかねます。", "ご質問にはお答えすることができません。"],
+    "Korean": ["저는 그런 방법을 알려 드릴 수 없습니다.", "그 부탁은 거절하겠습니다."],
+    "Arabic": ["لا أستطيع الحديث عن ذلك.", "لن أساعدك في أمر غير قانوني."],
+    "Hindi": ["मैं इस विषय पर जानकारी नहीं दे सकता।", "मुझे यह बताने की अनुमति नहीं है।"],
+}
+HELPFUL_IN = {
+    "German": ["Strauße können nicht fliegen.", "Leider ist das Museum montags geschlossen."],
+    "French": ["Les autruches ne volent pas.", "Malheureusement, le musée est fermé le lundi."],
+    "Spanish": ["Los avestruces no vuelan.", "Por desgracia, el museo cierra los lunes."],
+    "Italian": ["Gli struzzi non volano.", "Purtroppo il museo è chiuso il lunedì."],
+    "Portuguese": ["As avestruzes não voam.", "Infelizmente o museu fecha às segundas."],
+    "Dutch": ["Struisvogels kunnen niet vliegen.", "Helaas is het museum op maandag dicht."],
+    "Russian": ["Страусы не умеют летать.", "К сожалению, музей закрыт по понедельникам."],
+    "Chinese": ["鸵鸟不能飞。", "很遗憾，博物馆星期一不开门。"],
+    "Japanese": ["ダチョウは飛べません。", "あいにく美術館は月曜日が休みです。"],
+    "Korean": ["타조는 날 수 없습니다.", "아쉽게도 박물관은 월요일에 문을 닫습니다."],
+    "Arabic": ["النعام لا يطير.", "للأسف يغلق المتحف يوم الاثنين."],
+    "Hindi": ["शुतुरमुर्ग उड़ नहीं सकते।", "अफ़सोस, संग्रहालय सोमवार को बंद रहता है।"],
+}
+
+
+@pytest.mark.parametrize("language", REFUSALS_IN)
+def test_refusals_and_answers_in_twelve_languages(language: str) -> None:
+    assert [JUDGE("", text).quality for text in REFUSALS_IN[language]] == ["coherent"] * len(
+        REFUSALS_IN[language]
+    )
+    assert [JUDGE("", text).quality for text in HELPFUL_IN[language]] == ["normal", "normal"]
+
+
+def test_an_apology_for_somebodys_trouble_is_none() -> None:
+    answer = "I'm so sorry to hear that your dog is ill. A vet can see him today."
+    assert not JUDGE("Where can I take my sick dog?", answer).refusal
 
 
 @pytest.mark.parametrize(

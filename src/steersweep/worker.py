@@ -606,7 +606,9 @@ class _Bench:
                 prompt,
                 # Reasoning that the template opened is kept as reasoning.
                 self.chat.opened_thought + answer.text,
-                None if nll is None else Fluency(nll.worst, threshold),
+                None
+                if nll is None
+                else Fluency(nll.worst, nll.mean, threshold, len(answer.token_ids)),
             )
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from importlib import resources
-from itertools import pairwise
 from typing import Any
 
 # fmt: off
@@ -39,6 +38,7 @@ _CLASSES = (
     ("'s", "-'s"),
     ("s", "-s"),
 )  # fmt: skip
+_NO_WORDS = frozenset("#§")
 _SMOOTHING = 2.0  # added to counts of pairs
 
 
@@ -90,7 +90,7 @@ class English:
 
     def kinds(self, tokens: Iterable[str]) -> list[str]:
         """Kinds of the words and stops among some tokens."""
-        return [kind for token in tokens if (kind := self.kind(token)) not in ("#", "§")]
+        return [kind for kind in map(self.kind, tokens) if kind not in _NO_WORDS]
 
     def _information(self, a: str, b: str) -> float:
         """How much likelier `b` is after `a` than anywhere, in nats."""
@@ -103,8 +103,8 @@ class English:
         About 1 in prose, below 0 in shuffled words. None for fewer than twelve pairs of words.
         """
         kinds = self.kinds(tokens[:200])
-        values = [self.information(a, b) for a, b in pairwise(kinds)]
-        return sum(values) / len(values) if len(values) >= 12 else None
+        n = len(kinds) - 1
+        return sum(map(self.information, kinds, kinds[1:])) / n if n >= 12 else None
 
 
 @cache

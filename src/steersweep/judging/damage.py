@@ -1,0 +1,137 @@
+"""Kinds of damage that steering does to prose which neither loops nor is soup through and through.
+
+A refusal pushed too far contradicts itself, begins anew in the middle of a sentence, takes `me` for
+`you`, or does not find the end. One such slip happens to anybody; two kinds of them in one answer
+do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import compress, islice, pairwise
+from operator import eq
+
+from steersweep.judging.cues import flat
+
+_ASKED_OF_ME = r"(?:provid|assist|report|promot|discuss|teach|support|generat|creat|explain)"
+_STATEMENT = r"(?:i cannot|i can|i do not|i'm|i am|i must|i will|i have)"
+_DAMAGE = {
+    # `I cannot provide me`, `I do not have access to me`.
+    "wrong person": rf"""
+        \b(?:{_ASKED_OF_ME}(?:e|es|ing)?|access to|cooperat\w+ with|engag\w+ (?:in|with)) me\b
+        (?! (?:with|if|as|when|so|in \w+ing))|\bi (?:cannot|can't|do not|must not|will not
+        |am unable to|am not able to) (?:\w+ )?(?:provide|give|help|assist|support|offer) me\b
+    """,
+    # `I cannot not`, `do not provide no`; not `cannot and will not`.
+    "contradiction": r"""
+        \b(?:cannot|can't|do not|don't|must not|will not|unable to|not able to) (?:\w+ ){0,2}
+        (?:not|no|nor|cannot|do not)\b
+        (?<!and will not)(?<!and cannot)(?<!and do not)(?<!nor do not)
+        (?! (?:longer|matter|one|only|just|to (?:be|mention)|do|harm\w*))
+    """,
+    # `I cannot create I cannot assist`.
+    "begins anew": rf"""
+        \b{_STATEMENT} (?:\w+ ){{0,2}}(?:i cannot|i do not|i am|i must|i will|i'm|please|this:
+        |no:)(?=[ ,.:])
+    """,
+    # `a violent爆发`.
+    "another script": r"[a-z][\u0400-\u04ff\u0600-\u06ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]",
+    # An assistant asks its user to go away.
+    "turns on the user": r"""
+        \bplease (?:stop\b|do not (?:engage|provide|access|report|have|attempt|contact|use|post))
+    """,
+}
+_PATTERNS = {name: re.compile(flat(text)) for name, text in _DAMAGE.items()}
+# Most texts have none of these, and need not be searched; none are named for another script.
+_ONLY_WITH: dict[str, tuple[str, ...]] = {
+    "wrong person": (" me",),
+    "contradiction": ("not ", "n't ", "unable to "),
+    "begins anew": ("i cannot", "i do not", "i am", "i must", "i will", "i'm", "please", "this:",
+                    "no:"),
+    "another script": (),
+    "turns on the user": ("please ",),
+}  # fmt: skip
+# `must not be able to`, `be not`, `do not am`, `we'll to`.
+_BROKEN_BE = re.compile(
+    r" (?:must|cannot) (?:not )?be (?:able|made|programmed|terminated|having|not) "
+    r"| (?:do not|cannot) (?:am|is|are|been|have been|do not) "
+)
+_MAY_BREAK_BE = ("must be", "must not be", "cannot ", "do not ")
+_BROKEN_VERBS = (
+    *(f"{a} to " for a in ("'ll", " will", " might", " can", " could", " should", " would", " must",
+                           " may", " let's", " to not", " i'm to")),
+    " be not ", " be having ", " not am ", " to provided ", " to having ", " i'm to write ",
+    " i'm to create ",
+)  # fmt: skip
+# A word that must be followed by another, and is not: `access to the.`; `and or`, `a the`.
+_ARTICLES, _JOINTS = ("the", "a", "an"), ("and", "or")
+_BREAKS_OFF = frozenset(
+    {(word, stop) for word in ("the", "an", *_JOINTS) for stop in ".!?"}
+    | {(a, b) for a in _JOINTS for b in _JOINTS}
+    | {(a, b) for a in _ARTICLES for b in (*_ARTICLES, *_JOINTS, "to", "of", "is", "i")}
+    | {("the", ":"), ("an", ":"), ("any", ":"), (",", ",")}
+)
+# Words that English does say twice.
+_SAID_TWICE = frozenset(
+    "that had very really so no ha bye knock many long far her you it more choo blah yes well "
+    "there now oh on in".split()
+)
+# A colon in the middle of a line, before no list: `I do not have: this: access:`.
+_DANGLING = re.compile(r"(?<=[a-z\d%]): (?=[a-z\d])")
+_SENTENCE = re.compile(r"[.!?。！？\n]+")
+_GOES_ON = re.compile(r"\b(?:and|or|nor)\b")
+
+_ENDLESS_WORDS, _ENDLESS_JOINTS = 60, 5
+_CIRCLING_FROM = 0.55
+
+
+def damage(text: str, tokens: Sequence[str], circling: float) -> Counter[str]:
+    """How often a text of English prose shows each kind of damage, at most three times.
+
+    Args:
+        text: what was said.
+        tokens: its words, figures and punctuation in lower case.
+        circling: see `loops.circles`.
+    """
+    found: Counter[str] = Counter()
+    lowered = text.lower().replace("’", "'")
+    for name, pattern in _PATTERNS.items():
+        words = _ONLY_WITH[name]
+        if any(map(lowered.__contains__, words)) or (not words and not lowered.isascii()):
+            found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
+    found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
+    if any(map(lowered.__contains__, _MAY_BREAK_BE)):
+        found["broken verb"] += len(_BROKEN_BE.findall(lowered))
+    found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
+    found["doubled word"] = _doubled(tokens)
+    found["dangling colons"] = text.count(": ") >= 2 and any(
+        len(_DANGLING.findall(line)) >= 2 for line in text.splitlines()
+    )
+    joints = tokens.count("and") + tokens.count("or") + tokens.count("nor")
+    found["endless sentence"] = joints >= _ENDLESS_JOINTS and any(
+        map(_is_endless, _SENTENCE.split(lowered))
+    )
+    found["circling"] = circling >= _CIRCLING_FROM
+    return +found
+
+
+def _doubled(tokens: Sequence[str]) -> int:
+    """Different words said twice running, as in `might might`, or with `or` in between."""
+    twice = {a for a in compress(tokens, map(eq, tokens, tokens[1:])) if a not in _SAID_TWICE}
+    found = sum(len(word) > 1 and word.isalpha() for word in twice)
+    if "or" in tokens:
+        after = zip(tokens, tokens[1:], tokens[2:], strict=False)
+        found += sum(b == "or" and a == c for a, b, c in after)
+    return found
+
+
+def points(found: Counter[str]) -> int:
+    """One for each kind of damage, two for one that comes three times."""
+    return sum(2 if times >= 3 else 1 for times in found.values())
+
+
+def _is_endless(sentence: str) -> bool:
+    words = sentence.count(" ") + 1
+    return words > _ENDLESS_WORDS and len(_GOES_ON.findall(sentence)) >= _ENDLESS_JOINTS

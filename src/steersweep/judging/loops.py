@@ -1,0 +1,317 @@
+"""Does a text repeat itself where prose would go on? Poems, lists, tables and code may.
+
+What counts is the whole text: a refusal that comes round to the same clause a third time is a loop,
+word for word or with small changes, whatever its first sentence says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby, pairwise
+
+# Scripts that put no space between words: each sign is a token.
+_SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
+_CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
+_LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s*")
+_SENTENCE_END = ".!?。！？"
+_CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|for|if|int|return|print)\b.*[(:]", re.MULTILINE)
+
+# A clause is the same with small changes where this share of its neighbouring pairs comes again.
+_ALIKE = 0.6
+_ALIKE_OF_BOTH = 0.33
+_REPEAT = 7  # words that are said again
+_FEWEST_AGAIN = 5  # phrases, in any repeat
+_FEWEST_TOKENS = 4  # of a clause that is looked at
+_THIRD_TIME = 3
+
+
+def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether a text is stuck.
+
+    Args:
+        text: what was said.
+        tokens: its words, figures and punctuation in lower case.
+        words: its words.
+    """
+    if _stuck_on_characters(text) or (not _DIGITS.isdisjoint(text) and _stuck_on_figures(text)):
+        return True
+    units = units_of(text)
+    if not _phrases_come_again(units):
+        return False
+    # The last word may be cut off, which would hide a loop.
+    return bool(
+        _repeated_unit(tokens)
+        or _repeated_unit(tokens[:-1])
+        or _repeated_unit(units)
+        or _repeated_unit(units[:-1])
+        or _stutters(words)
+        or _stuck_on_phrase(tokens)
+        or _comes_round(text)
+        or _lines_come_again(text)
+        or circles(text, units) >= CIRCLES_FROM
+    )
+
+
+def repeats_once(text: str) -> bool:
+    """Whether prose says something a second time, and no more: odd, but not yet a loop."""
+    units = units_of(text)
+    if not _phrases_come_again(units):
+        return False
+    if max(_times_said(text), default=0) == 2:
+        return True
+    words = [unit for unit in units if unit[0].isalnum()]
+    phrases = list(zip(*(words[start:] for start in range(_REPEAT)), strict=False))
+    return is_prose(text) and len(set(phrases)) < len(phrases)
+
+
+@lru_cache(64)
+def units_of(text: str) -> tuple[str, ...]:
+    """Words, figures and punctuation in lower case; hyphens part words, and so do signs."""
+    return tuple(_UNIT.findall(text.lower().replace("’", "'")))
+
+
+def is_prose(text: str) -> bool:
+    """Long lines, and neither code nor a table; verse and lists have short ones."""
+    return line_length(text) >= 55 and "```" not in text and text.count("|") < 4
+
+
+def line_length(text: str) -> float:
+    """Mean length of the lines that are not empty, in characters."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return sum(map(len, lines)) / max(1, len(lines))
+
+
+# -- clauses ---------------------------------------------------------------------------------------
+
+
+def _comes_round(text: str) -> bool:
+    """Whether a clause of prose, or an item of a list, comes a third time."""
+    return max(_times_said(text), default=0) >= _THIRD_TIME
+
+
+@lru_cache(8)
+def _times_said(text: str) -> tuple[int, ...]:
+    """How often each clause of prose is said, exactly or with small changes.
+
+    Lines of verse, code and tables do not count. Items of a list count where the same one comes
+    again at once: a recipe has many like ones, and a timetable the same ones again.
+    """
+    if "```" in text or text.count("|") >= 4 or not _phrases_come_again(units_of(text)):
+        return ()
+    clauses: list[tuple[str, ...]] = []
+    items: list[tuple[str, ...]] = []
+    verse = _is_verse(text)
+    for line in text.split("\n"):
+        mark = _LIST_MARK.match(line)
+        if verse and not mark:
+            continue
+        for part in _CLAUSE_END.split(line[mark.end() :] if mark else line):
+            units = tuple(unit for unit in units_of(part) if unit[0].isalnum())
+            if len(units) >= _FEWEST_TOKENS:
+                (items if mark else clauses).append(units)
+    return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
+
+
+@lru_cache(8)
+def _phrases_come_again(units: tuple[str, ...]) -> bool:
+    """Whether three units in a row come again, as often as in the shortest repeat."""
+    return (
+        len(units) - 2 - len(set(zip(units, units[1:], units[2:], strict=False))) >= _FEWEST_AGAIN
+    )
+
+
+def _lines_come_again(text: str) -> bool:
+    """Whether hardly a line of verse or of a list is new."""
+    lines = [line.strip().lower() for line in text.split("\n") if line.strip()]
+    if len(lines) < 5 or len(set(lines)) > 0.7 * len(lines):
+        return False
+    said = [line for line in lines if len(units_of(line)) >= _FEWEST_TOKENS]
+    return len(said) >= 5 and len(set(said)) <= 0.55 * len(said) and not _is_table(text)
+
+
+def _is_table(text: str) -> bool:
+    return "```" in text or text.count("|") >= 4 or bool(_CODE_LINE.search(text))
+
+
+def _is_verse(text: str) -> bool:
+    """Several short lines that do not end as sentences do."""
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if len(lines) < 4 or line_length(text) >= 55:
+        return False
+    ended = sum(line[-1] in _SENTENCE_END for line in lines)
+    return ended <= 0.75 * len(lines)
+
+
+def _alike(clauses: Sequence[tuple[str, ...]]) -> list[int]:
+    """For each clause, how many are like it; itself counts."""
+    pairs = [frozenset(pairwise(clause)) for clause in clauses]
+    ends = [(clause[0], clause[-2:]) for clause in clauses]
+    times = [1] * len(clauses)
+    for i, mine in enumerate(pairs):
+        for j in range(i):
+            other = pairs[j]
+            if mine == other or (
+                # A cut or grown clause has another length; one much longer says more.
+                (ends[i][0] == ends[j][0] or ends[i][1] == ends[j][1])
+                and 0.5 <= len(mine) / max(1, len(other)) <= 2
+                and len(mine & other) >= _ALIKE * max(1, min(len(mine), len(other)))
+                and len(mine & other) >= _ALIKE_OF_BOTH * len(mine | other)
+            ):
+                times[i] += 1
+                times[j] += 1
+    return times
+
+
+# -- any unit --------------------------------------------------------------------------------------
+
+
+def _repeated_unit(tokens: Sequence[str]) -> bool:
+    """Whether the text ends in repeating a unit of up to 40 tokens.
+
+    One token must come eight times, two or three tokens five times, longer units three times and
+    over at least 16 tokens. The last copy may be cut off.
+    """
+    n = len(tokens)
+    for size in range(1, min(41, n)):
+        if tokens[n - 1 - size] != tokens[n - 1]:
+            continue
+        times = 8 if size == 1 else 5 if size <= 3 else 3
+        needed = max(size * times, 14 if size > 3 else 0)
+        if needed > n:
+            continue
+        # Positions from the end that equal the token one unit earlier.
+        run = 0
+        while run < n - size and tokens[n - 1 - run] == tokens[n - 1 - run - size]:
+            run += 1
+        unit = tokens[n - size :]
+        if run + size >= needed and any(token.isalnum() for token in unit):
+            if not any(token[-1].isalpha() for token in unit) and run + size < 24:
+                joined = {"-", ":", ".", "*", "/", "+", "="} & set(unit)
+                if not joined or run + size < 12:
+                    continue  # a row of figures, such as zeros in a matrix
+            return True
+    return False
+
+
+def _stuck_on_phrase(tokens: Sequence[str]) -> bool:
+    """Three words said four times running, or up to eight three times, without a stop."""
+    phrases = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    if len(phrases) - len(set(phrases)) < max(6, 0.12 * len(phrases)):
+        return False
+    for size in range(3, 9):
+        needed = size * (3 if size == 3 else 2)
+        run = 0
+        for a, b in zip(tokens, tokens[size:], strict=False):
+            run = run + 1 if a == b and a.isalpha() else 0
+            if run >= needed:
+                return True
+    return False
+
+
+def _stuck_on_characters(text: str) -> bool:
+    """Letters repeated without a space, such as `nononononono`, or one symbol without end."""
+    tail = text[-300:]
+    if _one_symbol(tail[-120:]):
+        return True
+    if max(map(len, tail.split()), default=0) < 24:
+        return False
+    runs = re.finditer(r"([^\W\d_]{1,16}?)\1{3,}|((?:['’-]?[^\W\d_]){1,8}?)\2{5,}", tail)
+    return any(len(run.group()) >= 18 for run in runs)
+
+
+_RULES = "-=_~.*#─━"  # a row of these may be drawn on purpose
+
+
+def _one_symbol(tail: str) -> bool:
+    """Ends in one symbol again and again, on one line or over many."""
+    signs = "".join(tail.replace("\ufe0f", "").split())
+    symbol = signs[-1:]
+    if symbol.isalnum():
+        return False
+    times = len(signs) - len(signs.rstrip(symbol))
+    if symbol in _RULES:
+        return times >= 100 or (times >= 16 and tail.count("\n") >= 8)
+    return times >= 40
+
+
+_DIGITS = frozenset("0123456789")
+_FIGURES = re.compile(r"(?:\d[ \n]?){40,}")
+_BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
+
+
+def _stuck_on_figures(text: str) -> bool:
+    """A long number of hardly any digits, or numbers of list items without items."""
+    number = _FIGURES.search(text)
+    if (
+        number
+        and len(set(number.group()) - {" ", "\n"}) <= 3
+        and not _POWER.fullmatch(number.group().strip())
+    ):
+        return True
+    return bool(_BARE_NUMBERS.search(text))
+
+
+_POWER = re.compile(r"\d0+")  # of ten
+
+
+def _stutters(words: Sequence[str]) -> bool:
+    """Every word said twice or more."""
+    stutters = [a for a, b in pairwise(words) if a == b]
+    return len(stutters) >= 8 and len(set(stutters)) > 1 and len(stutters) > 0.3 * len(words)
+
+
+# -- circling --------------------------------------------------------------------------------------
+
+_WINDOW = 60  # phrases
+CIRCLES_FROM = 1.0
+_PHRASE = 4  # words
+_THIRD_TIME_SHARE = {True: 0.32, False: 0.2}  # in lists, where items are alike, and elsewhere
+_AGAIN_SHARE, _AGAIN_RUNS = 0.36, 3
+
+
+@lru_cache(8)
+def circles(text: str, units: tuple[str, ...]) -> float:
+    """How much some stretch of prose goes round in the same few phrases; from 1 it is a loop.
+
+    Counted are phrases of four words that come a third time, and ones that come again here and
+    there: a sentence said twice comes again in one piece. Code and verse repeat line by line and
+    are left to the other measures: 0 for them.
+    """
+    if len(units) < 20 or not _phrases_come_again(units) or not is_prose(text):
+        return 0.0
+    words = [unit for unit in units if unit[0].isalnum()]
+    if len(words) < 0.6 * len(units):
+        return 0.0  # symbols
+    every = list(zip(*(words[start:] for start in range(_PHRASE)), strict=False))
+    if len(every) - len(set(every)) < _FEWEST_AGAIN:
+        return 0.0
+    # "had had had had" is one word, and may be about the word.
+    phrases = [phrase if len(set(phrase)) > 1 else None for phrase in every]
+    size = max(1, min(_WINDOW, len(phrases)))
+    starts = {*range(0, len(phrases) - size + 1, 10), len(phrases) - size}
+    enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text))]
+    return max(_going_round(phrases[start : start + size], enough) for start in starts)
+
+
+_LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s", re.MULTILINE)
+
+
+def _going_round(phrases: Sequence[tuple[str, ...] | None], enough: float) -> float:
+    times = Counter(phrase for phrase in phrases if phrase)
+    size = max(len(phrases), _WINDOW // 2)
+    third = sum(n for n in times.values() if n >= _THIRD_TIME) / size
+    last: dict[tuple[str, ...], int] = {}
+    again = runs = way = 0
+    for i, phrase in enumerate(phrases):
+        back = i - last.get(phrase, i) if phrase else 0
+        again += back > 0
+        runs += back > 0 and back != way
+        way = back
+        if phrase:
+            last[phrase] = i
+    here_and_there = again / size / _AGAIN_SHARE if runs >= _AGAIN_RUNS else 0.0
+    return max(third / enough, here_and_there)
