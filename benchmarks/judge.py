@@ -369,7 +369,8 @@ def real_table(name: str, judged: Sequence[tuple[Row, Judgement]]) -> None:
     ]
     print(f"\n### {name}\n\n| true \\ said | coherent | garbled | normal | precision | recall |")
     print("|---|---|---|---|---|---|")
-    counts, scores = Counter(pairs), []
+    counts: Counter[tuple[str, str]] = Counter(pairs)
+    scores = []
     kinds = ("coherent", "garbled", "normal")
     for true in kinds:
         row = [counts[true, said] for said in kinds]

@@ -46,7 +46,7 @@ def answer(row: Row) -> Answer:
     threshold: float | None = row.get("threshold", THRESHOLDS.get(row["model"]))
     fluency = None
     if worst is not None and threshold is not None:
-        fluency = Fluency(worst, threshold)
+        fluency = Fluency(worst, row["nll"], threshold, row["n_tokens"])
     return Answer(row["prompt"], row["response"], fluency)
 
 

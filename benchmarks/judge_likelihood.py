@@ -87,7 +87,9 @@ def main() -> None:
         nlls = response_nll(chat, [ids for _, ids, _, _ in texts], [t for *_, t in texts])
         for (kind, _, text, tokens), nll in zip(texts, nlls, strict=True):
             alone = judge("", text).quality == "garbled"
-            evidence = nll and Fluency(nll.worst, nll.mean, threshold, len(tokens))
+            evidence = None
+            if nll is not None:
+                evidence = Fluency(nll.worst, nll.mean, threshold, len(tokens))
             both = judge("", text, evidence).quality == "garbled"
             held = counts.setdefault(kind, [0, 0, 0])
             held[0] += 1

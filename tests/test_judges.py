@@ -747,4 +747,4 @@ def test_the_terminal_says_it_too(finished: Path) -> None:
     )
     result["verdict"]["judge_error"] = None
     (line,) = judge_error_lines([result])
-    assert line.endswith("how often default@3 errs is unknown")
+    assert line.endswith("errs is unknown")

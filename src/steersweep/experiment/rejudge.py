@@ -201,7 +201,9 @@ def _answer(cell: Result, index: int) -> Answer:
     sample = cell["samples"][index]
     worst, threshold = sample.get("nll_worst"), cell.get("fluency_threshold")
     limit = math.inf if threshold is None else float(threshold)
-    fluency = None if worst is None else Fluency(float(worst), limit)
+    fluency = None
+    if worst is not None:
+        fluency = Fluency(float(worst), float(sample["nll"]), limit, int(sample["n_tokens"]))
     return Answer(sample["prompt"], sample["response"], fluency)
 
 
