@@ -422,7 +422,8 @@ def speed(rows: Sequence[Row]) -> None:
     started = time.process_time()
     for row in rows:
         judge(row["prompt"], row["response"])
-    print(f"\nspeed, one thread, by processor time: {len(rows) / (time.process_time() - started):.0f} responses/s")
+    spent = time.process_time() - started
+    print(f"\nspeed, one thread: {len(rows) / spent:.0f} responses a second of processor time")
 
 
 def main() -> None:
