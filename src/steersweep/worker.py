@@ -702,7 +702,8 @@ def _sample(
     opened: str,
 ) -> tuple[Judgement, Record]:
     """A judged answer; reasoning that the template opened is kept as reasoning."""
-    fluency = None if nll is None else Fluency(nll.worst, nll.mean, threshold, len(answer.token_ids))
+    n_tokens = len(answer.token_ids)
+    fluency = None if nll is None else Fluency(nll.worst, nll.mean, threshold, n_tokens)
     response = opened + answer.text
     judgement = judge(prompt, response, fluency)
     sample = {
@@ -712,6 +713,6 @@ def _sample(
         "finish_reason": answer.finish_reason,
         "nll": None if nll is None else nll.mean,
         "nll_worst": None if nll is None else nll.worst,
-        "n_tokens": len(answer.token_ids),
+        "n_tokens": n_tokens,
     }
     return judgement, sample
