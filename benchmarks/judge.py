@@ -141,7 +141,7 @@ def fit_refusal(rows: Sequence[Row], own: Sequence[Row] | None = None) -> dict[s
     helped = 1 + np.asarray(used[~y].sum(0)).ravel()
     ratio = 0.5 * np.log((refused / refused.sum()) / (helped / helped.sum()))
     ratio[[sign[0] == "@" for sign in kept]] = 1
-    model = LogisticRegression(C=0.1, max_iter=5000)
+    model = LogisticRegression(C=0.3, max_iter=5000)
     model.fit(x @ diags(ratio), y, sample_weight=row_weights)
     weights = (model.coef_[0] * ratio).round(3).tolist()
     return {
@@ -420,10 +420,11 @@ def worst_errors(judged: Sequence[tuple[Row, Judgement]], n: int = 6) -> None:
 def speed(rows: Sequence[Row]) -> None:
     judge = get_judge()
     judge("", rows[0]["response"])
-    started = time.perf_counter()
+    started = time.process_time()
     for row in rows:
         judge(row["prompt"], row["response"])
-    print(f"\nspeed, one thread: {len(rows) / (time.perf_counter() - started):.0f} responses/s")
+    spent = time.process_time() - started
+    print(f"\nspeed, one thread: {len(rows) / spent:.0f} responses a second of processor time")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from steersweep import cli
-from steersweep.cli import failures, models
+from steersweep.cli import failures, judging
 from steersweep.experiment.plan import load_plan
 
 PLAN = yaml.safe_dump(dict(load_plan("v3").data), sort_keys=False)
@@ -203,7 +203,7 @@ def test_what_was_noticed_about_a_prompt_file_is_said(end: End) -> None:
 
 def raising(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Let a command of the real application do something else."""
-    (command,) = [c for c in cli.app.registered_commands if c.callback is models.judge]
+    (command,) = [c for c in cli.app.registered_commands if c.callback is judging.judge]
 
     def judge(source: Path, target: Path) -> None:
         assert source != target

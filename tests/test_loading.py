@@ -440,7 +440,13 @@ WRAPPERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", WRAPPERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if index % 4 == 0 else pytest.param(kind, marks=pytest.mark.slow)
+        for index, kind in enumerate(WRAPPERS)
+    ],
+)
 def test_the_text_part_of_a_wrapper_answers_as_the_wrapper_does(kind: str, tmp_path: Path) -> None:
     """Rows of one padded batch against plain generation one by one, twice: no state is left."""
     torch.manual_seed(0)

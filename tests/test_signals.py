@@ -34,7 +34,7 @@ def end(process: subprocess.Popen[str], ready: Path, pattern: str, number: int) 
     return process.communicate(timeout=120)[1]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [SIGNALS[0], pytest.param(SIGNALS[1], marks=pytest.mark.slow)])
 def test_a_sweep_ends_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-7b", "--quiet"]
@@ -53,7 +53,7 @@ def test_a_sweep_ends_and_goes_on(tmp_path: Path, number: signal.Signals) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [pytest.param(SIGNALS[0], marks=pytest.mark.slow), SIGNALS[1]])
 def test_a_study_settles_what_it_reserved(tmp_path: Path, number: signal.Signals) -> None:
     plan, out = tmp_path / "plan.yaml", tmp_path / "run"
     plan.write_text(yaml.safe_dump(SMALL | {"prices": {"local": 3600}}))

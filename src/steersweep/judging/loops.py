@@ -23,7 +23,7 @@ _CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|for|if|int|return|print)\b.*[(:]"
 # A clause is the same with small changes where this share of its neighbouring pairs comes again.
 _ALIKE = 0.6
 _ALIKE_OF_BOTH = 0.33
-_REPEAT = 7  # words that are said again
+_REPEAT = 10  # words that are said again
 _FEWEST_AGAIN = 5  # phrases, in any repeat
 _FEWEST_TOKENS = 4  # of a clause that is looked at
 _THIRD_TIME = 3
