@@ -680,5 +680,5 @@ def _sample(
         "finish_reason": answer.finish_reason,
         "nll": None if nll is None else nll.mean,
         "nll_worst": None if nll is None else nll.worst,
-        "n_tokens": n_tokens,
+        "n_tokens": len(answer.token_ids),
     }
