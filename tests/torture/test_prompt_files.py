@@ -88,7 +88,7 @@ FILES: dict[str, tuple[str, bytes, bool | None, list[str] | None]] = {
     "lines-that-differ": (
         "p.jsonl",
         b'{"prompt": "Name a river."}\n{"question": "b"}\n',
-        None,
+        True,
         None,
     ),
     "csv-open-quote": ("p.csv", b'prompt\n"Name a river.\n', True, None),
