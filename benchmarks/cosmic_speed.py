@@ -28,18 +28,18 @@ import torch
 from torch import Tensor
 
 from steersweep import ChatModel, SteersweepError, residuals
-from steersweep.directions.candidates import Candidates, PromptIds, SplitIds, next_token_kl
-from steersweep.directions.cosmic import VARIANTS, CosmicRules, CosmicScores, select
-from steersweep.directions.cosmic_scoring import (
+from steersweep.lab.corpus import dialogues
+from steersweep.methods.candidates import Candidates, PromptIds, SplitIds, next_token_kl
+from steersweep.methods.cosmic import VARIANTS, CosmicRules, CosmicScores, select
+from steersweep.methods.cosmic_scoring import (
     candidate_edits,
     cosmic_positions,
     find_candidates,
     layers_to_compare,
 )
-from steersweep.directions.cosmic_search import score_candidates
-from steersweep.directions.edits import Edit
-from steersweep.directions.everywhere import ablation_sites_of
-from steersweep.lab.corpus import dialogues
+from steersweep.methods.cosmic_search import score_candidates
+from steersweep.steer.edits import Edit
+from steersweep.steer.everywhere import ablation_sites_of
 
 BATCH = 32
 

@@ -4,7 +4,7 @@
 
 Models are random Qwen2s. One thing varies at a time around a model of 8 layers and width 256 with
 64 rows; then whole passes over known tokens. The rates of `Machine`
-(steersweep/experiment/timing.py) are fitted to all of it at once, by least squares of relative
+(steersweep/budget/timing.py) are fitted to all of it at once, by least squares of relative
 errors, and printed beside those it has now; with --jobs, whole sweeps are held against what
 `estimate` says.
 """
@@ -28,14 +28,14 @@ from decoding import pushes, step_seconds
 from machine import named
 from shapes import save
 from steersweep import ChatModel, Row, load_test_set
-from steersweep.experiment.estimate import estimate
-from steersweep.experiment.phases import Sweep
-from steersweep.experiment.plan import PlannedModel, load_plan
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import make_settings
-from steersweep.experiment.timing import CPU, Machine
-from steersweep.memory import MemoryModel, memory_model
-from steersweep.model_source import find_model
+from steersweep.budget.estimate import estimate
+from steersweep.budget.timing import CPU, Machine
+from steersweep.model.memory import MemoryModel, memory_model
+from steersweep.model.source import find_model
+from steersweep.study.phases import Sweep
+from steersweep.study.plan import PlannedModel, load_plan
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_settings
 
 STEPS = 16
 

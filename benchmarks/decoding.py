@@ -12,7 +12,7 @@ import torch
 
 from machine import sync
 from steersweep import ChatModel, Intervention, Row, generate
-from steersweep.steering import StepInfo
+from steersweep.steer.steering import StepInfo
 
 
 def step_seconds(chat: ChatModel, rows: Sequence[Row], tokens: int) -> float:

@@ -31,9 +31,9 @@ from decoding import pushes, step_seconds
 from machine import matmul_rate, named, read_rate, sync
 from shapes import SHAPES, make
 from steersweep import ChatModel, Intervention, Row, load_test_set, residuals
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import make_settings
-from steersweep.memory import memory_model
+from steersweep.model.memory import memory_model
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_settings
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 K = TypeVar("K")

@@ -19,10 +19,10 @@ import torch
 
 from machine import named
 from shapes import SHAPES, make
-from steersweep.chat_model import resolve_device
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import make_settings
-from steersweep.worker import Progress
+from steersweep.model.chat_model import resolve_device
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_settings
+from steersweep.work.worker import Progress
 
 
 def main() -> None:

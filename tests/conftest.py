@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from steersweep import ChatModel
-from steersweep.model_source import ModelSource
+from steersweep.model.source import ModelSource
 
 FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
 

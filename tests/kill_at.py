@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from steersweep import ChatModel
-from steersweep.experiment.plan import load_plan
-from steersweep.experiment.study import run_study
+from steersweep.study.plan import load_plan
+from steersweep.study.study import run_study
 
 
 def die_at(count: int, original: Any) -> Any:

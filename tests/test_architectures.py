@@ -11,14 +11,14 @@ from torch import Tensor
 
 from conftest import lab, random_model
 from steersweep import ChatModel, InputError, Row, generate, residuals
-from steersweep.directions.cosmic import VARIANTS
-from steersweep.directions.cosmic_scoring import what_ablation_leaves
-from steersweep.directions.edits import ablation, run_edits
-from steersweep.directions.everywhere import ablation_sites_of
 from steersweep.judging.fluency import response_nll
-from steersweep.kv_cache import keep_rows, make_cache
-from steersweep.model_source import ModelSource
-from steersweep.regime import Regime, regime_of
+from steersweep.methods.cosmic import VARIANTS
+from steersweep.methods.cosmic_scoring import what_ablation_leaves
+from steersweep.model.kv_cache import keep_rows, make_cache
+from steersweep.model.source import ModelSource
+from steersweep.steer.edits import ablation, run_edits
+from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.regime import Regime, regime_of
 from steersweep.verification.architectures import (
     CHECKS,
     ArchitectureResult,
@@ -124,7 +124,7 @@ def test_a_cache_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
         for layer in cache.layers:
             layer.reorder_cache(rows.flip(0))
 
-    monkeypatch.setattr("steersweep.decoding.keep_rows", keep_others)
+    monkeypatch.setattr("steersweep.steer.decoding.keep_rows", keep_others)
     regime = regime_of(tiny("qwen3_next"))
     assert not regime.leaves
 

@@ -15,16 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from conftest import lab
 from steersweep import ChatModel, InputError, Row, dim_directions, generate, load_extraction_set
-from steersweep.activations import residuals
-from steersweep.chat_model import Batch
-from steersweep.directions.direction import Direction
-from steersweep.directions.extraction import extract_directions
-from steersweep.directions.noise import NoDirection
-from steersweep.kv_cache import _BufferedLayer
+from steersweep.methods.extraction import extract_directions
+from steersweep.methods.noise import NoDirection
+from steersweep.model.chat_model import Batch
+from steersweep.model.kv_cache import _BufferedLayer
 from steersweep.prompts.prompts import ExtractionSet
+from steersweep.run.direction import Direction
 from steersweep.smoke.basics import cache, padding
 from steersweep.smoke.passes import is_apart
 from steersweep.smoke.required import check_for_user
+from steersweep.steer.activations import residuals
 from test_cli import refused, run
 
 SWEEP = ("--layers=0.5", "--strengths=0.2", "--max-prompts=2", "--max-new-tokens=4", "--quiet")

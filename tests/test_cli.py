@@ -69,8 +69,8 @@ def test_help_does_not_import_torch() -> None:
 def test_run_folders_are_read_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; "
-        "import steersweep.records, steersweep.store, steersweep.experiment.corrected, "
-        "steersweep.experiment.status, steersweep.experiment.findings"
+        "import steersweep.run.records, steersweep.run.folder, steersweep.people.corrected, "
+        "steersweep.study.status, steersweep.study.findings"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

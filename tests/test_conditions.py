@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersweep import InputError
-from steersweep.conditions import Condition, LayerChoice, Strength, in_batches
+from steersweep.run.condition import Condition, LayerChoice, Strength, in_batches
 
 CONDITION = Condition(
     model_id="lab:qwen-7b",

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from conftest import lab
 from steersweep import ChatModel, InputError, NumericalError, SteersweepError
-from steersweep.directions.candidates import (
+from steersweep.methods.candidates import (
     SplitIds,
     candidates_from,
     lowest_kl,
     next_token_kl,
 )
-from steersweep.directions.cosmic import (
+from steersweep.methods.cosmic import (
     VARIANTS,
     CosmicRules,
     CosmicScores,
@@ -31,17 +31,17 @@ from steersweep.directions.cosmic import (
     may_be_too_deep,
     select,
 )
-from steersweep.directions.cosmic_scoring import (
+from steersweep.methods.cosmic_scoring import (
     BROKEN,
     Place,
     Scorer,
     cosmic_positions,
     find_candidates,
 )
-from steersweep.directions.cosmic_search import _Search, score_candidates
-from steersweep.directions.edits import clean_logits, clean_states
-from steersweep.directions.extraction import extract_directions
+from steersweep.methods.cosmic_search import _Search, score_candidates
+from steersweep.methods.extraction import extract_directions
 from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
+from steersweep.steer.edits import clean_logits, clean_states
 
 NAN = float("nan")
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steersweep.conditions import LayerChoice, Strength
-from steersweep.experiment.decisions import (
+from steersweep.core.statistics import wilson
+from steersweep.run.condition import LayerChoice, Strength
+from steersweep.study.decisions import (
     Outcome,
     all_failed,
     choose_for_precision,
@@ -18,7 +19,6 @@ from steersweep.experiment.decisions import (
     share_text,
     triggers,
 )
-from steersweep.statistics import wilson
 
 RULES = {"works": 0.6, "partial": 0.2, "flat_within": 0.1}
 

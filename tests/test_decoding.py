@@ -11,7 +11,7 @@ import torch
 
 from conftest import bloom, lab
 from steersweep import ChatModel, generate
-from steersweep.decoding import Decoder, FixedDecoder
+from steersweep.steer.decoding import Decoder, FixedDecoder
 from test_steering import mixed_rows, plain_greedy
 
 FIXED = ("qwen-7b", "llama-8b", "phi-mini")  # the others' attention reaches back 64 tokens
@@ -28,7 +28,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> list[FixedDecoder]:
             made.append(self)
         return step(self, tokens)
 
-    monkeypatch.setattr("steersweep.decoding.prefers_fixed", lambda _chat: True)
+    monkeypatch.setattr("steersweep.steer.decoding.prefers_fixed", lambda _chat: True)
     monkeypatch.setattr(FixedDecoder, "step", seen)
     return made
 
@@ -166,5 +166,5 @@ def test_recorded_steps_on_a_gpu_equal_steps_that_are_not(monkeypatch: pytest.Mo
     recorded = generate(chat, rows, max_new_tokens=40)
     assert chat.has_recorded
     assert chat.records_steps
-    monkeypatch.setattr("steersweep.decoding.prefers_fixed", lambda _chat: False)
+    monkeypatch.setattr("steersweep.steer.decoding.prefers_fixed", lambda _chat: False)
     assert generate(chat, rows, max_new_tokens=40) == recorded

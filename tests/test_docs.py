@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from steersweep.cli import app
-from steersweep.experiment.plan import parse_plan
+from steersweep.study.plan import parse_plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from conftest import bloom, gpt2, lab, part_hooks, random_model
 from steersweep import ChatModel
-from steersweep.chat_model import ATTENTION, MLP
-from steersweep.directions.edits import (
+from steersweep.model.chat_model import ATTENTION, MLP
+from steersweep.steer.edits import (
     Edit,
     ablation,
     addition,

@@ -21,7 +21,8 @@ import psutil
 import pytest
 import torch
 
-from steersweep import ChatModel, InputError, SteersweepError, worker
+from steersweep import ChatModel, InputError, SteersweepError
+from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.engines import engine as engine_module
 from steersweep.engines.engine import Engine, Event, OnEvent, Work, carry_out, found_here, sparingly
 from steersweep.engines.local import LocalEngine, local_engine
@@ -30,15 +31,15 @@ from steersweep.engines.ray import RayEngine
 from steersweep.engines.ray_cluster import ClusterLost, Pulse, set_up_token
 from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
-from steersweep.experiment.budget import BudgetStop, Ledger, Limits
-from steersweep.experiment.plan import Plan
-from steersweep.experiment.scheduler import Scheduler, Task
-from steersweep.experiment.study import StudyOptions, run_study
-from steersweep.experiment.sweep import make_job, make_settings
-from steersweep.memory import memory_model
-from steersweep.model_source import ModelSource, find_model
-from steersweep.store import RunStore
-from steersweep.worker import Job, Progress, run_job
+from steersweep.model.memory import memory_model
+from steersweep.model.source import ModelSource, find_model
+from steersweep.run.folder import RunStore
+from steersweep.study.plan import Plan
+from steersweep.study.scheduler import Scheduler, Task
+from steersweep.study.study import StudyOptions, run_study
+from steersweep.sweep.settings import make_job, make_settings
+from steersweep.work import worker
+from steersweep.work.worker import Job, Progress, run_job
 from test_study import SMALL, comparable, small
 
 PHASE_1 = StudyOptions(until="family_sweep")
@@ -123,7 +124,7 @@ def test_results_travel_through_storage_where_folders_are_not_shared(
 
 @pytest.mark.slow
 def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cluster: Any) -> None:
-    from steersweep.experiment.plan import load_plan
+    from steersweep.study.plan import load_plan
 
     plan = load_plan("v3-lab")
     phase_1 = Plan({k: v for k, v in plan.data.items() if k != "verification"}, plan.models)
@@ -520,7 +521,7 @@ def test_rows_follow_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     chat = ChatModel.load("lab:qwen-3b")
     longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
     row = memory_model(chat.model.config).row("fp32", longest, 12)
-    monkeypatch.setattr("steersweep.memory.free_bytes", lambda _device: int(2.5 * row / 0.85))
+    monkeypatch.setattr("steersweep.model.memory.free_bytes", lambda _device: int(2.5 * row / 0.85))
     tried = out_of_memory_above(12, monkeypatch)
     run_job(job, RunStore(tmp_path))
     assert tried == [2, 2]
@@ -592,7 +593,7 @@ def test_other_errors_are_not_taken_for_memory(
 
 def test_the_memory_model_is_exact_where_it_can_be(family: ChatModel) -> None:
     """Weights and keys and values, against the tensors of a real model."""
-    from steersweep.kv_cache import make_cache
+    from steersweep.model.kv_cache import make_cache
 
     model = memory_model(family.model.config)
     weights = sum(p.numel() * p.element_size() for p in family.model.parameters())

@@ -12,7 +12,7 @@ import torch
 from conftest import bloom, gpt2, lab
 from steersweep import ChatModel
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
-from steersweep.regime import Regime
+from steersweep.steer.regime import Regime
 
 PROMPTS = ("How do I bake a cake?", "Hi", "Tell me about the printing press, please.")
 

@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from hub_server import COMMIT, Hub, serving
-from steersweep.errors import SteersweepError
+from steersweep.core.errors import SteersweepError
+from steersweep.core.redaction import redact
 from steersweep.lab.models import lab_model
-from steersweep.redaction import redact
 from test_study import SMALL
 
 # No token of anybody's: made for this test, to be looked for everywhere.

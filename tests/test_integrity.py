@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steersweep import InputError, SteersweepError
-from steersweep.digests import seal, seal_tensors, unseal
-from steersweep.directions.direction import Direction, cosine
-from steersweep.experiment.result_files import read_result_file
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import SweepSettings, make_settings
-from steersweep.store import RunStore, condition_file
+from steersweep.core.digests import seal, seal_tensors, unseal
+from steersweep.run.direction import Direction, cosine
+from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.result_files import read_result_file
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import SweepSettings, make_settings
 
 MOMENTS = ("timestamp", "created", "runtime_seconds", "extraction_seconds", "seconds")
 
@@ -313,7 +313,7 @@ def test_results_without_a_damaged_condition_are_not_made(
     run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another layer would be called the best."""
-    from steersweep.experiment import runner
+    from steersweep.sweep import run as runner
 
     def run_and_damage(_job: Any, store: RunStore, _on_progress: Any) -> None:
         victim = next(store.folder.glob("conditions/*.json"))

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steersweep import InputError, SteersweepError, gates, journal
-from steersweep.experiment.budget import BudgetStop, Ledger, Limits
-from steersweep.experiment.reviews import add_review, problems, read_reviews, undo_review
+from steersweep import InputError, SteersweepError
+from steersweep.budget.ledger import BudgetStop, Ledger, Limits
+from steersweep.core import journal
+from steersweep.people import gates
+from steersweep.people.reviews import add_review, problems, read_reviews, undo_review
 
 # -- the file ------------------------------------------------------------------------------------
 
@@ -302,7 +304,7 @@ def test_a_cut_reservation_counts_in_full_and_a_cut_settling_not_at_all(tmp_path
 def test_two_writers_never_pass_a_stop_together(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from steersweep.experiment.budget import BudgetStop, Ledger, Limits\n"
+        "from steersweep.budget.ledger import BudgetStop, Ledger, Limits\n"
         "ledger = Ledger(Path(sys.argv[2]))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for _ in range(30):\n"
@@ -355,7 +357,7 @@ def test_a_damaged_signature_makes_its_gate_wait_again(tmp_path: Path) -> None:
 def test_two_servers_at_once_keep_every_label(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from steersweep.experiment.reviews import add_review, undo_review\n"
+        "from steersweep.people.reviews import add_review, undo_review\n"
         "name, folder = f'R{sys.argv[1]}', Path(sys.argv[2])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for n in range(40):\n"

@@ -19,9 +19,7 @@ from typer.testing import CliRunner
 from conftest import lab
 from steersweep import InputError, Row, SteersweepError, generate, get_judge, judge_file
 from steersweep.cli.app import app
-from steersweep.experiment.corrected import judge_error
-from steersweep.experiment.rejudge import rejudge
-from steersweep.experiment.results import p_difference
+from steersweep.core.statistics import cohens_kappa
 from steersweep.judging.address import is_inside, parse_address
 from steersweep.judging.formats import load_format
 from steersweep.judging.judge import Answer, unjudged
@@ -35,9 +33,11 @@ from steersweep.judging.judge_error import (
 from steersweep.judging.language_model import language_model_judge
 from steersweep.judging.replies import Replies
 from steersweep.judging.server import Server
-from steersweep.statistics import cohens_kappa
-from steersweep.store import RunStore
-from steersweep.worker import summarise
+from steersweep.people.corrected import judge_error
+from steersweep.run.folder import RunStore
+from steersweep.sweep.rejudge import rejudge
+from steersweep.sweep.results import p_difference
+from steersweep.work.worker import summarise
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."

@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from steersweep import InputError, fingerprint
-from steersweep.conditions import UNSTEERED
-from steersweep.directions.direction import Direction, unit_direction
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import make_job, make_settings
-from steersweep.fingerprint import file_hash, files_that_count
-from steersweep.model_source import ModelSource, find_model, hub_commit
+from steersweep import InputError
+from steersweep.core.user_cache import kept
+from steersweep.model import fingerprint
+from steersweep.model.fingerprint import file_hash, files_that_count
+from steersweep.model.rendering import load_renderer
+from steersweep.model.rendering import test_rendered as rendered
+from steersweep.model.source import ModelSource, find_model, hub_commit
 from steersweep.prompts.prompts import TestSet
-from steersweep.rendering import load_renderer
-from steersweep.rendering import test_rendered as rendered
-from steersweep.store import RunStore
-from steersweep.user_cache import kept
-from steersweep.worker import Job, run_job
+from steersweep.run.condition import UNSTEERED
+from steersweep.run.direction import Direction, unit_direction
+from steersweep.run.folder import RunStore
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_job, make_settings
+from steersweep.work.worker import Job, run_job
 from test_rendering import DATED
 
 DAY = "2026-11-25"
@@ -356,7 +357,7 @@ def test_a_run_on_another_day_goes_on_with_the_first_days_prompts(
     out, notes = tmp_path / "run", list[str]()
 
     def run(day: str) -> set[str]:
-        monkeypatch.setattr("steersweep.provenance.utc_now", lambda: f"{day}T10:00:00Z")
+        monkeypatch.setattr("steersweep.core.provenance.utc_now", lambda: f"{day}T10:00:00Z")
         settings = make_settings([str(copied_lab_model)], **SETTINGS)
         run_sweep(settings, out, device="cpu", on_note=notes.append)
         return {file.name for file in out.glob("conditions/*")}

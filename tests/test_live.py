@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from steersweep.experiment.jobs import Ended
-from steersweep.experiment.study import StudyOptions, run_study
 from steersweep.report.live import Lines, Screen, View, verdict_lines
-from steersweep.worker import Progress
+from steersweep.study.jobs import Ended
+from steersweep.study.study import StudyOptions, run_study
+from steersweep.work.worker import Progress
 from test_study import small
 
 

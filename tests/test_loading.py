@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from hub_server import Hub, serving
 from steersweep import ChatModel, InputError, Row, generate
-from steersweep.architectures import auto_class
 from steersweep.lab.models import lab_model
-from steersweep.memory import memory_model
-from steersweep.model_source import find_model
-from steersweep.precision import check_usable, resolve_precision
-from steersweep.quantization import METHODS, is_quantized
+from steersweep.model.architectures import auto_class
+from steersweep.model.memory import memory_model
+from steersweep.model.precision import check_usable, resolve_precision
+from steersweep.model.quantization import METHODS, is_quantized
+from steersweep.model.source import find_model
 from test_hub import NAME, steersweep
 
 Tensors = dict[str, torch.Tensor]
@@ -601,7 +601,7 @@ def test_an_unknown_method_is_refused_by_name(method: str) -> None:
 def test_a_method_that_cannot_run_here_says_what_it_needs(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.model.quantization.find_spec", lambda _name: None)
     config = transformers.LlamaConfig(quantization_config={"quant_method": method})
     with pytest.raises(InputError, match=r"needs .*pip install"):
         check_usable(resolve_precision("auto", config, "cpu"), config, "cpu")

@@ -22,18 +22,19 @@ from modal.mount import _Mount
 from modal_proto import api_pb2
 
 from modal_server import ModalServer
-from steersweep import InputError, worker
-from steersweep.cloud import apps, away
-from steersweep.cloud import remote as there
-from steersweep.cloud.away import RemoteFile
-from steersweep.cloud.engine import ModalEngine
-from steersweep.cloud.remote import VolumeShare, lead, run_work
+from steersweep import InputError
+from steersweep.budget.ledger import Ledger
 from steersweep.engines.engine import Event, Work
+from steersweep.engines.modal import apps, away
+from steersweep.engines.modal import remote as there
+from steersweep.engines.modal.away import RemoteFile
+from steersweep.engines.modal.engine import ModalEngine
+from steersweep.engines.modal.remote import VolumeShare, lead, run_work
 from steersweep.engines.processes import ProcessEngine
-from steersweep.experiment.budget import Ledger
-from steersweep.experiment.plan import Plan, load_plan, parse_plan
-from steersweep.experiment.study import StudyOptions, run_study
-from steersweep.store import RunStore
+from steersweep.run.folder import RunStore
+from steersweep.study.plan import Plan, load_plan, parse_plan
+from steersweep.study.study import StudyOptions, run_study
+from steersweep.work import worker
 from test_checks import copied, only_eos
 from test_cli import run
 from test_engines import job_of, out_of_memory_above, planned_on, results
@@ -161,8 +162,8 @@ def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> 
     assert not list(root.rglob("__pycache__"))
     where = bare(
         root,
-        "import steersweep, steersweep.cloud.remote, steersweep.cloud.engine as m; "
-        "from steersweep.experiment.plan import load_plan; load_plan('v3'); "
+        "import steersweep, steersweep.engines.modal.remote, steersweep.engines.modal.engine as m; "
+        "from steersweep.study.plan import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
         "from steersweep.judging.judge import get_judge; "
         "assert get_judge('default')('Hello', 'I cannot help with that.', None).refusal; "
@@ -182,7 +183,7 @@ def test_a_function_and_its_work_arrive_in_a_container(tmp_path: Path) -> None:
         f"f, (w, run) = deserialize(Path({str(tmp_path / 'call')!r}).read_bytes(), None); "
         "print(f.__module__, w.name, len(w.job.conditions), run)",
     )
-    assert told == "steersweep.cloud.remote q3 3 run"
+    assert told == "steersweep.engines.modal.remote q3 3 run"
 
 
 def test_modal_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +212,7 @@ def server(service: ModalServer, monkeypatch: pytest.MonkeyPatch) -> ModalServer
     monkeypatch.setattr(there, "RUNS", str(service.volumes / there.RUNS_VOLUME))
     monkeypatch.setattr(there, "_PROGRESS_EVERY_S", 0.2)
     monkeypatch.setattr(ModalEngine, "device", lambda _self, _kind: "cpu")
-    monkeypatch.setattr("steersweep.cloud.engine._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("steersweep.engines.modal.engine._LOOK_EVERY_S", 0.05)
     service.calls.clear()
     service.fate.clear()
     return service

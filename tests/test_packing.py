@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import bloom, gpt2, lab
 from steersweep import ChatModel
-from steersweep.chat_model import at_positions
-from steersweep.packing import layouts
+from steersweep.model.chat_model import at_positions
+from steersweep.steer.packing import layouts
 
 PROMPTS = st.lists(
     st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=1, max_size=9

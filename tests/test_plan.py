@@ -18,22 +18,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError
+from steersweep.budget.estimate import calibration, estimate, shape_of
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
-from steersweep.experiment import phases
-from steersweep.experiment.decisions import SizeChoice
-from steersweep.experiment.estimate import calibration, estimate, shape_of
-from steersweep.experiment.phases import Cuts
-from steersweep.experiment.plan import (
+from steersweep.model.memory import memory_model
+from steersweep.model.source import find_model
+from steersweep.report.plan_table import planned
+from steersweep.study import phases
+from steersweep.study.decisions import SizeChoice
+from steersweep.study.phases import Cuts
+from steersweep.study.plan import (
     layer_choice,
     load_plan,
     parse_plan,
     shipped_plans,
     with_prices,
 )
-from steersweep.memory import memory_model
-from steersweep.model_source import find_model
-from steersweep.report.plan_table import planned
 
 V3 = load_plan("v3")
 TEXT = yaml.safe_dump(dict(V3.data), sort_keys=False)

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from steersweep import ChatModel, InputError, Intervention, Row, generate
-from steersweep.experiment.analysis import precision_cosines
-from steersweep.precision import QUANTIZED, check_usable, resolve_precision
+from steersweep.model.precision import QUANTIZED, check_usable, resolve_precision
 from steersweep.smoke.smoke import Check, check_model
+from steersweep.study.analysis import precision_cosines
 from test_cli import refused, run
 
 PROMPTS = ("How do I bake a cake?", "Name a river in Europe.", "What is the capital of France?")
@@ -95,7 +95,7 @@ def test_a_quantized_checkpoint_has_the_precision_it_has() -> None:
 def test_a_missing_library_is_named_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.model.quantization.find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"pip install 'steersweep\[quant\]'"):
         ChatModel.load("lab:qwen-3b", precision="int8", device="cpu")
     with pytest.raises(InputError, match="needs gptqmodel"):

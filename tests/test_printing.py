@@ -13,11 +13,11 @@ from rich.live import Live
 from rich.table import Table
 
 from steersweep import InputError
-from steersweep.experiment.findings import append_findings
-from steersweep.printing import in_a_line, markdown, printable, safe_name
+from steersweep.core.printing import in_a_line, markdown, printable, safe_name
 from steersweep.report.console import PlainConsole
 from steersweep.report.page import environment
-from steersweep.store import RunStore
+from steersweep.run.folder import RunStore
+from steersweep.study.findings import append_findings
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\u2066\u200b\ufeff\x00\x7f"
 COMMANDS = set("\x1b\x07\r\x9b\u202e\u2066\u200b\ufeff\x00\x7f\x08\x85\u2028")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from steersweep import InputError
-from steersweep.redaction import redact
+from steersweep.core.redaction import redact
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNz\naC1rZXk=\n-----END OPENSSH PRIVATE KEY-----"
 
@@ -131,7 +131,7 @@ def test_the_name_of_a_file_with_credentials_is_no_secret(
 def test_crashes_are_printed_without_secrets(where: str) -> None:
     code = (
         "import sys, threading\n"
-        "from steersweep.redaction import hide_secrets_of_crashes\n"
+        "from steersweep.core.redaction import hide_secrets_of_crashes\n"
         "hide_secrets_of_crashes()\n"
         "def crash():\n"
         "    try:\n"

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from steersweep import ChatModel, InputError
 from steersweep.cli.app import app
-from steersweep.model_source import find_model
-from steersweep.rendering import Renderer, SpecialTokens, load_renderer
-from steersweep.template import TemplateFacts, examine, examine_apart, frozen_date
+from steersweep.model.rendering import Renderer, SpecialTokens, load_renderer
+from steersweep.model.source import find_model
+from steersweep.model.template import TemplateFacts, examine, examine_apart, frozen_date
 
 TEXTS = (
     "Hello",
@@ -309,7 +309,7 @@ def test_what_was_found_of_a_template_is_kept(monkeypatch: pytest.MonkeyPatch) -
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("a template that passed must not be tried again")
 
-    monkeypatch.setattr("steersweep.template.subprocess.run", refuse)
+    monkeypatch.setattr("steersweep.model.template.subprocess.run", refuse)
     assert examine_apart(CHATML, {}) == found
 
 

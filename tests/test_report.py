@@ -15,18 +15,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from steersweep.digests import seal_text
-from steersweep.errors import InputError
-from steersweep.experiment.result_files import read_result_file, write_result_file
-from steersweep.experiment.results import best_condition
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.study import run_study
-from steersweep.experiment.sweep import make_settings
+from steersweep.core.digests import seal_text
+from steersweep.core.errors import InputError
 from steersweep.report import drawing, samples
 from steersweep.report.comparison import compare_runs, write_comparison
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
-from steersweep.store import RunStore
+from steersweep.run.folder import RunStore
+from steersweep.run.result_files import read_result_file, write_result_file
+from steersweep.study.study import run_study
+from steersweep.sweep.results import best_condition
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_settings
 from test_cli import refused, run
 from test_study import small
 

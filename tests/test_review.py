@@ -23,8 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError
-from steersweep.experiment.corrected import apply_reviews, apply_to_files, corrected_rate
-from steersweep.experiment.reviews import (
+from steersweep.people.corrected import apply_reviews, apply_to_files, corrected_rate
+from steersweep.people.page import ReviewServer, private_page
+from steersweep.people.reviews import (
     PER_CONDITION,
     Review,
     add_review,
@@ -33,7 +34,6 @@ from steersweep.experiment.reviews import (
     read_reviews,
     undo_review,
 )
-from steersweep.review.app import ReviewServer, private_page
 from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
@@ -247,7 +247,7 @@ def test_labels_reach_result_files_and_the_next_run(run_copy: Path) -> None:
     (after,) = results_of(run_copy)
     assert (after["verdict"]["outcome"], after["verdict"]["provisional"]) == ("fails", False)
     schema = json.loads(
-        (Path(__file__).parents[1] / "src/steersweep/experiment/result.schema.json").read_text()
+        (Path(__file__).parents[1] / "src/steersweep/run/result.schema.json").read_text()
     )
     jsonschema.validate([after], schema)
     command = [sys.executable, "-m", "steersweep.cli", "review", str(run_copy), "--summary"]

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from steersweep.budget.ledger import Ledger
 from steersweep.engines.engine import OnEvent
 from steersweep.engines.processes import ProcessEngine
-from steersweep.experiment.budget import Ledger
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.study import StudyOptions, run_study
+from steersweep.study.study import StudyOptions, run_study
+from steersweep.sweep.run import run_sweep
 from test_study import SMALL, small
 from test_sweep import comparable, settings
 
@@ -72,7 +72,7 @@ def test_a_study_settles_what_it_reserved(tmp_path: Path, number: signal.Signals
 
 
 WAITING = (
-    "import time; from steersweep.signals import end_on_signals\n"
+    "import time; from steersweep.core.signals import end_on_signals\n"
     "end_on_signals()\n"
     "try:\n"
     "    print('ready', flush=True); time.sleep(60)\n"

@@ -13,16 +13,17 @@ import torch
 
 from conftest import gpt2, random_model
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
-from steersweep.activations import residuals
-from steersweep.additions import Additions
-from steersweep.chat_model import Batch
-from steersweep.directions import cosmic_scoring, edits
-from steersweep.directions.dim import dim_directions
-from steersweep.experiment.study import StudyOptions, run_study
-from steersweep.parity import Parity, compare_readers
-from steersweep.regime import regime_of
-from steersweep.rendering import Renderer
+from steersweep.methods import cosmic_scoring
+from steersweep.methods.dim import dim_directions
+from steersweep.model.chat_model import Batch
+from steersweep.model.rendering import Renderer
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
+from steersweep.steer import edits
+from steersweep.steer.activations import residuals
+from steersweep.steer.additions import Additions
+from steersweep.steer.parity import Parity, compare_readers
+from steersweep.steer.regime import regime_of
+from steersweep.study.study import StudyOptions, run_study
 from steersweep.verification import fixtures
 from test_cli import refused, run
 from test_study import small
@@ -395,7 +396,7 @@ def test_a_reader_that_cannot_read_a_model_is_no_disagreement(
     def broken(*_arguments: Any) -> Any:
         raise KeyError("no such envoy")
 
-    monkeypatch.setattr("steersweep.parity.read_with_nnsight", broken)
+    monkeypatch.setattr("steersweep.steer.parity.read_with_nnsight", broken)
     found = {parity.reader: parity for parity in compare_readers(chat)}
     assert found["nnsight"].equal
     assert "no such envoy" in found["nnsight"].error
@@ -420,7 +421,7 @@ def test_extract_by_nnsight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     command = ("extract", "lab:qwen-3b", "--layer", "0.5", "-o", "d.safetensors", "--backend")
     assert run(*command, "nnsight", cwd=tmp_path).returncode == 0
     assert "choose hooks or nnsight" in refused(*command, "tea leaves", cwd=tmp_path)
-    monkeypatch.setattr("steersweep.activations.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.steer.activations.find_spec", lambda _name: None)
     assert "pip install 'steersweep[nnsight]'" in refused(*command, "nnsight", cwd=tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steersweep.statistics import (
+from steersweep.core.statistics import (
     cluster_bootstrap,
     cohens_h,
     cohens_kappa,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from conftest import bloom, gpt2, part_hooks
 from steersweep import ChatModel, InputError, Intervention, NumericalError, Row, generate, residuals
-from steersweep.chat_model import MLP
-from steersweep.steering import _check_finite
+from steersweep.model.chat_model import MLP
+from steersweep.steer.steering import _check_finite
 
 PROMPTS = (
     "How do I bake a cake?",

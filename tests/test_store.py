@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError, SteersweepError
-from steersweep.atomic import DiskFull, write_bytes, write_json
-from steersweep.digests import Damaged, seal, unseal
-from steersweep.store import RunStore, run_lock
+from steersweep.core.atomic import DiskFull, write_bytes, write_json
+from steersweep.core.digests import Damaged, seal, unseal
+from steersweep.run.folder import RunStore, run_lock
 
 PLAN = {"models": ["lab:qwen-7b"], "layers": ("0.2", "0.6"), "seed": 42}
 
@@ -125,7 +125,7 @@ def killed_while_writing(path: Path) -> Path:
     """A process that a kill ends between writing a temporary file and its renaming."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from steersweep.atomic import write_bytes\n"
+        "from steersweep.core.atomic import write_bytes\n"
         "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_bytes(Path(sys.argv[1]), b'half')\n"
     )

@@ -19,18 +19,19 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from steersweep import InputError, SteersweepError, worker
-from steersweep.digests import seal_text, unseal_text
-from steersweep.directions.direction import Direction
+from steersweep import InputError, SteersweepError
+from steersweep.budget.ledger import BudgetStop, Ledger, Limits
+from steersweep.core.digests import seal_text, unseal_text
 from steersweep.engines import engine
-from steersweep.experiment import jobs
-from steersweep.experiment.budget import BudgetStop, Ledger, Limits
-from steersweep.experiment.plan import Plan, parse_plan
-from steersweep.experiment.reviews import add_review, queue, results_in
-from steersweep.experiment.status import decided, status
-from steersweep.experiment.study import GateStop, StudyOptions, run_study
+from steersweep.people.reviews import add_review, queue, results_in
 from steersweep.report.run import read_run
-from steersweep.store import RunStore, run_lock
+from steersweep.run.direction import Direction
+from steersweep.run.folder import RunStore, run_lock
+from steersweep.study import jobs
+from steersweep.study.plan import Plan, parse_plan
+from steersweep.study.status import decided, status
+from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.work import worker
 from test_cli import refused, run
 
 SMALL: dict[str, Any] = {
@@ -146,7 +147,7 @@ def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     (folder / "decisions" / "precision_sweep.json").unlink()
     asked = {**SMALL["precision_sweep"], "precisions": ["fp32", "int8", "int4"]}
-    monkeypatch.setattr("steersweep.quantization.find_spec", lambda _name: None)
+    monkeypatch.setattr("steersweep.model.quantization.find_spec", lambda _name: None)
     options = StudyOptions(until="precision_sweep", accept={"precision_sweep"})
     run_study(small(precision_sweep=asked), folder, options)
     found = json.loads((folder / "decisions" / "precision_sweep.json").read_text())
@@ -186,9 +187,7 @@ def test_results_of_every_phase_follow_the_schema(finished: Path) -> None:
 
     import jsonschema
 
-    schema = json.loads(
-        (resources.files("steersweep.experiment") / "result.schema.json").read_text()
-    )
+    schema = json.loads((resources.files("steersweep.run") / "result.schema.json").read_text())
     for file in finished.glob("results/*.json"):
         jsonschema.Draft202012Validator(schema).validate(json.loads(file.read_text()))
 
@@ -378,7 +377,7 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The estimate was far too low."""
-    from steersweep.experiment.estimate import Estimate
+    from steersweep.budget.estimate import Estimate
 
     monkeypatch.setattr(engine, "time", Clock())
     monkeypatch.setattr(jobs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, 1, None, 0.000001))
@@ -473,7 +472,7 @@ def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
 def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from steersweep.store import run_lock\n"
+        "from steersweep.run.folder import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(600)\n"
     )

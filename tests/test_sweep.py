@@ -17,9 +17,9 @@ import jsonschema
 import pytest
 
 from steersweep import InputError
-from steersweep.experiment.runner import SweepOutcome, run_sweep
-from steersweep.experiment.sweep import SweepSettings, make_settings
-from steersweep.store import RunStore
+from steersweep.run.folder import RunStore
+from steersweep.sweep.run import SweepOutcome, run_sweep
+from steersweep.sweep.settings import SweepSettings, make_settings
 
 LAYERS, STRENGTHS, PROMPTS = "0.3,0.5", "0.5,1.5", 6
 
@@ -62,9 +62,7 @@ def comparable(folder: Path) -> dict[str, Any]:
 
 
 def test_results_follow_the_published_schema(outcome: SweepOutcome) -> None:
-    schema = json.loads(
-        (resources.files("steersweep.experiment") / "result.schema.json").read_text()
-    )
+    schema = json.loads((resources.files("steersweep.run") / "result.schema.json").read_text())
     results = json.loads(outcome.results_file.read_text())
     jsonschema.Draft202012Validator(schema).validate(results)
 
@@ -109,7 +107,7 @@ def test_the_same_command_again_computes_nothing(
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("a finished run must not load its model")
 
-    monkeypatch.setattr("steersweep.worker.ChatModel.load", refuse)
+    monkeypatch.setattr("steersweep.work.worker.ChatModel.load", refuse)
     again = run_sweep(settings(), outcome.folder)
     assert again.results == outcome.results
     assert before == {file: file.stat().st_mtime_ns for file in outcome.folder.glob("conditions/*")}
@@ -165,9 +163,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
 
 
 def test_two_methods_share_controls_and_strengths(both: SweepOutcome) -> None:
-    schema = json.loads(
-        (resources.files("steersweep.experiment") / "result.schema.json").read_text()
-    )
+    schema = json.loads((resources.files("steersweep.run") / "result.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads(both.results_file.read_text()))
     dim, cosmic, auto = both.results
     assert [r["method"] for r in both.results] == ["dim", "cosmic", "cosmic@auto"]
@@ -188,7 +184,7 @@ def test_two_methods_share_controls_and_strengths(both: SweepOutcome) -> None:
 
 
 def test_methods_whose_verdicts_differ_are_flagged() -> None:
-    from steersweep.experiment.results import _compare_methods
+    from steersweep.sweep.results import _compare_methods
 
     def result(method: str, outcome: str) -> dict[str, Any]:
         return {"method": method, "verdict": {"outcome": outcome, "flags": []}, "conditions": []}
@@ -217,7 +213,7 @@ def test_dim_results_do_not_depend_on_other_methods(
 def test_scores_are_not_computed_again(
     both: SweepOutcome, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from steersweep.directions import cosmic_scoring
+    from steersweep.methods import cosmic_scoring
 
     folder = Path(shutil.copytree(both.folder, tmp_path / "run"))
     removed = next(folder.glob("conditions/*.json"))

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from conftest import lab
 from steersweep import ChatModel, InputError
 from steersweep.cli.app import app
-from steersweep.experiment.phases import Cuts, family_sweeps, settings_of
-from steersweep.experiment.plan import parse_plan
-from steersweep.experiment.sweep import make_job, make_settings
-from steersweep.store import RunStore
-from steersweep.template_options import parse_template_options, shown_options, variables_of
+from steersweep.model.template_options import parse_template_options, shown_options, variables_of
+from steersweep.run.folder import RunStore
+from steersweep.study.phases import Cuts, family_sweeps, settings_of
+from steersweep.study.plan import parse_plan
+from steersweep.sweep.settings import make_job, make_settings
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from steersweep.experiment.jobs import Ended
-from steersweep.experiment.reviews import results_in
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.study import StudyOptions, run_study
-from steersweep.experiment.sweep import make_settings
-from steersweep.store import RunStore
+from steersweep.people.reviews import results_in
+from steersweep.run.folder import RunStore
+from steersweep.study.jobs import Ended
+from steersweep.study.study import StudyOptions, run_study
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_settings
 from steersweep.tracking.record import FIELDS, TrackedRun, runs_of_job, runs_of_study, runs_of_sweep
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker
@@ -124,7 +124,7 @@ def test_trackio_holds_the_same_without_an_account(
     code = f"""
 import json, sys
 from pathlib import Path
-from steersweep.experiment.reviews import results_in
+from steersweep.people.reviews import results_in
 from steersweep.tracking.record import runs_of_sweep
 from steersweep.tracking.tracker import Tracking, open_tracker
 folder = Path({str(swept)!r})

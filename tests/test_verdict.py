@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersweep import InputError, verdict
-from steersweep.experiment.results import p_difference
-from steersweep.experiment.runner import run_sweep
-from steersweep.experiment.sweep import make_settings
-from steersweep.model_source import find_model
-from steersweep.statistics import fisher, holm
+from steersweep.core.statistics import fisher, holm
+from steersweep.model.source import find_model
+from steersweep.sweep.results import p_difference
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import make_settings
 
 PERCENT = st.integers(0, 100)
 

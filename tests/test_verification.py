@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steersweep.directions import cosmic, cosmic_scoring, edits
+from steersweep.methods import cosmic, cosmic_scoring
+from steersweep.steer import edits
 from steersweep.verification.fixtures import built_in_fixtures, check_fixture
 from test_cli import refused, run
 

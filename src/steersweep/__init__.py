@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steersweep.activations import residuals
-    from steersweep.chat_model import ChatModel
-    from steersweep.directions.dim import dim_directions
-    from steersweep.directions.direction import Direction, random_direction
-    from steersweep.directions.extraction import Extracted, extract_directions
-    from steersweep.errors import InputError, NumericalError, SteersweepError
-    from steersweep.experiment.verdict import Verdict, verdict
+    from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import Judgement, get_judge
+    from steersweep.methods.dim import dim_directions
+    from steersweep.methods.extraction import Extracted, extract_directions
+    from steersweep.model.chat_model import ChatModel
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
-    from steersweep.steering import Generation, Intervention, Row, generate
+    from steersweep.run.direction import Direction, random_direction
+    from steersweep.steer.activations import residuals
+    from steersweep.steer.steering import Generation, Intervention, Row, generate
+    from steersweep.sweep.verdict import Verdict, verdict
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,8 @@ import typer
 
 from steersweep.cli import judging, lab, models, results, studies, sweeps, verify
 from steersweep.cli.failures import STOPPED, is_end_of_output, report
-from steersweep.redaction import hide_secrets_of_crashes
-from steersweep.signals import end_on_signals
+from steersweep.core.redaction import hide_secrets_of_crashes
+from steersweep.core.signals import end_on_signals
 
 app = typer.Typer(
     no_args_is_help=True,

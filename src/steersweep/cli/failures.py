@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from steersweep.atomic import DISK_FULL
-from steersweep.errors import SteersweepError
-from steersweep.printing import printable
-from steersweep.redaction import redact, redacted_traceback
-from steersweep.text_files import lone_surrogate
+from steersweep.core.atomic import DISK_FULL
+from steersweep.core.errors import SteersweepError
+from steersweep.core.printing import printable
+from steersweep.core.redaction import redact, redacted_traceback
+from steersweep.core.text_files import lone_surrogate
 
 VARIABLE = "STEERSWEEP_TRACEBACK"
 STOPPED = 130  # exit code after Ctrl+C

@@ -12,10 +12,10 @@ import typer
 
 from steersweep.cli.options import JUDGES, JsonOption, QuietOption
 from steersweep.cli.output import quiet_libraries, say
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
 
 if TYPE_CHECKING:
-    from steersweep.experiment.rejudge import Rejudged
+    from steersweep.sweep.rejudge import Rejudged
 
 _SAID_EVERY_S = 5.0
 
@@ -67,8 +67,8 @@ def _prepare(name: str) -> None:
 
 
 def _again(folder: Path, name: str, *, as_json: bool, quiet: bool) -> None:
-    from steersweep.experiment.rejudge import rejudge
     from steersweep.report.judges import judge_lines
+    from steersweep.sweep.rejudge import rejudge
 
     _prepare(name)
     found: Rejudged = rejudge(folder, name, _progress(quiet=quiet or as_json))

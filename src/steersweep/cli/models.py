@@ -23,11 +23,11 @@ from steersweep.cli.options import (
     TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
-from steersweep.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError
 
 if TYPE_CHECKING:
-    from steersweep.chat_model import ChatModel
-    from steersweep.directions.direction import Direction
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.run.direction import Direction
 
 
 def extract(
@@ -58,15 +58,15 @@ def extract(
 
     Example: `steersweep extract lab:qwen-7b --method dim --layer 0.5 -o refusal.safetensors`
     """
-    from steersweep.activations import as_backend
-    from steersweep.chat_model import ChatModel
-    from steersweep.conditions import LayerChoice
-    from steersweep.directions.extraction import DIM, METHODS, default_extraction
-    from steersweep.directions.extraction import extract_directions as find
+    from steersweep.methods.extraction import DIM, METHODS, default_extraction
+    from steersweep.methods.extraction import extract_directions as find
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.model.rendering import as_special_tokens
+    from steersweep.model.template_options import parse_template_options
     from steersweep.prompts.prompts import load_extraction_set
-    from steersweep.rendering import as_special_tokens
+    from steersweep.run.condition import LayerChoice
     from steersweep.smoke.required import check_for_user
-    from steersweep.template_options import parse_template_options
+    from steersweep.steer.activations import as_backend
 
     if method not in METHODS:
         raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
@@ -141,22 +141,22 @@ def generate(
     Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.5
     --prompt "How do I bake a cake?"`
     """
-    from steersweep.chat_model import ChatModel
-    from steersweep.conditions import LayerChoice
-    from steersweep.directions.direction import Direction
-    from steersweep.judging.thinking import thinking_note
-    from steersweep.rendering import as_special_tokens
-    from steersweep.setting_values import (
+    from steersweep.core.setting_values import (
         MAX_MULTIPLIER,
         MAX_NEW_TOKENS,
         MAX_ROWS,
         MAX_STRENGTH,
         whole_number,
     )
+    from steersweep.judging.thinking import thinking_note
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.model.rendering import as_special_tokens
+    from steersweep.model.template_options import parse_template_options
+    from steersweep.run.condition import LayerChoice
+    from steersweep.run.direction import Direction
     from steersweep.smoke.required import check_for_user
-    from steersweep.steering import Intervention, Row
-    from steersweep.steering import generate as generate_rows
-    from steersweep.template_options import parse_template_options
+    from steersweep.steer.steering import Intervention, Row
+    from steersweep.steer.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
         raise InputError("give either --multiplier or --strength")
@@ -240,9 +240,9 @@ def smoke(
 
     Example: `steersweep smoke lab:qwen-7b`
     """
-    from steersweep.experiment.plan import load_plan
+    from steersweep.model.template_options import parse_template_options
     from steersweep.smoke import smoke as smoke_test
-    from steersweep.template_options import parse_template_options
+    from steersweep.study.plan import load_plan
 
     quiet_libraries()
     options = parse_template_options(template_options, "--template-options")
@@ -268,8 +268,8 @@ def smoke(
             if every:
                 say()
     if every and not as_json:
-        from steersweep.experiment.phases import Cuts
         from steersweep.report.plan_table import planned as sweeps_of
+        from steersweep.study.phases import Cuts
 
         rows = sweeps_of(load_plan(model), Cuts())
         hours = sum(row["seconds"] for row in rows) / 3600

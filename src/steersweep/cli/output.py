@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from steersweep.printing import printable
+from steersweep.core.printing import printable
 
 if TYPE_CHECKING:
     from steersweep.tracking.tracker import Tracker
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None:
     """Tell a tracker everything a run folder holds, and wait a while for it to arrive."""
-    from steersweep.experiment.reviews import results_in
-    from steersweep.experiment.status import frozen_plan
-    from steersweep.store import RunStore
+    from steersweep.people.reviews import results_in
+    from steersweep.run.folder import RunStore
+    from steersweep.study.status import frozen_plan
     from steersweep.tracking.record import runs_of_study, runs_of_sweep
     from steersweep.tracking.tracker import Tracking
 

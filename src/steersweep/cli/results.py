@@ -14,7 +14,7 @@ from steersweep.cli.options import JsonOption, OfflineOption
 from steersweep.cli.output import say, tell_tracker, verdicts_of
 
 if TYPE_CHECKING:
-    from steersweep.experiment.reviews import Item
+    from steersweep.people.reviews import Item
 
 
 def report(
@@ -86,8 +86,8 @@ def review(
 
     Example: `steersweep review demo --blind`
     """
-    from steersweep.experiment.corrected import apply_to_files
-    from steersweep.experiment.reviews import agreements, problems, queue, read_reviews, results_in
+    from steersweep.people.corrected import apply_to_files
+    from steersweep.people.reviews import agreements, problems, queue, read_reviews, results_in
     from steersweep.report.html import write_report
     from steersweep.report.terminal import agreement_lines, review_lines
 
@@ -119,7 +119,7 @@ def _serve_review(
     import signal
     import webbrowser
 
-    from steersweep.review.app import ReviewServer, private_page
+    from steersweep.people.page import ReviewServer, private_page
 
     server = ReviewServer(folder, items, port=port, blind=blind)
     say(f"{len(items)} samples to label at {server.url}", err=True)
@@ -145,7 +145,7 @@ def track(
 
     Example: `steersweep track study --to wandb`
     """
-    from steersweep.store import RunStore
+    from steersweep.run.folder import RunStore
     from steersweep.tracking.tracker import open_tracker
 
     held = RunStore.existing(folder).plan.get("tracking", {})

@@ -19,13 +19,13 @@ from steersweep.cli.options import (
     TrackOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes, show_report, tell_tracker
-from steersweep.errors import InputError, SteersweepError
-from steersweep.printing import in_a_line
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.printing import in_a_line
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
-    from steersweep.experiment.plan import Plan
-    from steersweep.experiment.study import StudyOptions
+    from steersweep.study.plan import Plan
+    from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import Tracker
 
 
@@ -40,9 +40,9 @@ def plan(
 
     Example: `steersweep plan v3`
     """
-    from steersweep.experiment.phases import Cuts, prompt_notes
-    from steersweep.experiment.plan import load_plan, with_prices
     from steersweep.report.plan_table import planned, print_plan
+    from steersweep.study.phases import Cuts, prompt_notes
+    from steersweep.study.plan import load_plan, with_prices
 
     loaded = load_plan(name)
     if prices is not None:
@@ -98,11 +98,11 @@ def run(
 
     Example: `steersweep run v3-lab --out study`
     """
-    from steersweep.experiment.phases import prompt_notes
-    from steersweep.experiment.plan import PHASES, load_plan, with_prices
-    from steersweep.experiment.status import decided
-    from steersweep.experiment.study import StudyOptions
     from steersweep.report.study_table import print_decision
+    from steersweep.study.phases import prompt_notes
+    from steersweep.study.plan import PHASES, load_plan, with_prices
+    from steersweep.study.status import decided
+    from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import open_tracker
 
     if engine not in ("local", "ray", "modal"):
@@ -165,12 +165,12 @@ def _run_here(
     quiet: bool,
 ) -> None:
     """Run a study from this process; at a gate, show what its phase found."""
-    from steersweep.experiment.budget import Ledger
-    from steersweep.experiment.jobs import Ended
-    from steersweep.experiment.status import decided
-    from steersweep.experiment.study import GateStop, run_study
+    from steersweep.budget.ledger import Ledger
     from steersweep.report.live import live_view
     from steersweep.report.study_table import print_decision
+    from steersweep.study.jobs import Ended
+    from steersweep.study.status import decided
+    from steersweep.study.study import GateStop, run_study
     from steersweep.tracking.record import runs_of_job
     from steersweep.tracking.tracker import Tracking
 
@@ -208,9 +208,9 @@ def _run_here(
 
 def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
     """Begin a study on Modal, and follow it unless told not to."""
-    from steersweep.cloud import away
-    from steersweep.experiment.status import decided
+    from steersweep.engines.modal import away
     from steersweep.report.study_table import print_decision
+    from steersweep.study.status import decided
 
     away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
     if not quiet:
@@ -237,8 +237,8 @@ def status(
 
     Example: `steersweep status study`
     """
-    from steersweep.cloud import away
-    from steersweep.experiment.status import status as status_of
+    from steersweep.engines.modal import away
+    from steersweep.study.status import status as status_of
 
     if away.is_away(folder):
         try:
@@ -272,8 +272,8 @@ def decide(
 
     Example: `steersweep decide study`
     """
-    from steersweep.experiment.status import decided
     from steersweep.report.study_table import print_decision
+    from steersweep.study.status import decided
 
     found = decided(folder)
     if as_json:
@@ -298,9 +298,9 @@ def approve(
 
     Example: `steersweep approve study R1 --by "A. Lead"`
     """
-    from steersweep import gates
-    from steersweep.experiment.plan import GATES
-    from steersweep.experiment.status import sign_gate
+    from steersweep.people import gates
+    from steersweep.study.plan import GATES
+    from steersweep.study.status import sign_gate
     from steersweep.verification.signing import sign_verification
     from steersweep.verification.verify import GATE
 
@@ -327,7 +327,7 @@ def fetch(
 
     Example: `steersweep fetch study`
     """
-    from steersweep.cloud import away
+    from steersweep.engines.modal import away
 
     count = away.fetch(folder)
     say(f"{count} files are new or changed in {folder}")

@@ -34,7 +34,7 @@ from steersweep.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from steersweep.experiment.sweep import SweepSettings
+    from steersweep.sweep.settings import SweepSettings
 
 
 # Relative to the residual norm: from a nudge to destruction.
@@ -56,8 +56,8 @@ def demo(
 
     Example: `steersweep demo --out demo`
     """
-    from steersweep.experiment.sweep import make_settings
     from steersweep.lab.models import DEMO_MODELS
+    from steersweep.sweep.settings import make_settings
 
     settings = make_settings(
         [f"lab:{name}" for name in DEMO_MODELS],
@@ -115,8 +115,8 @@ def sweep(
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
-    from steersweep.experiment.sweep import make_settings
-    from steersweep.model_source import find_model
+    from steersweep.model.source import find_model
+    from steersweep.sweep.settings import make_settings
     from steersweep.tracking.tracker import open_tracker
 
     source = find_model(model, revision=revision, trust_remote_code=trust_remote_code)
@@ -149,10 +149,10 @@ def sweep(
 def _run_and_show(
     settings: SweepSettings, out: Path, device: str, *, as_json: bool, quiet: bool
 ) -> None:
-    from steersweep.experiment.runner import run_sweep
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view
     from steersweep.report.terminal import power_line, print_verdicts
+    from steersweep.sweep.run import run_sweep
 
     quiet_libraries()
     show_notes(settings.notes)

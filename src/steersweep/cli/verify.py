@@ -10,7 +10,7 @@ import typer
 
 from steersweep.cli.options import JsonOption, QuietOption
 from steersweep.cli.output import quiet_libraries, say
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
 
 
 def verify_cosmic(
@@ -36,10 +36,10 @@ def verify_cosmic(
 
     Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
     """
+    from steersweep.core.setting_values import whole_number
     from steersweep.prompts.files import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
-    from steersweep.setting_values import whole_number
     from steersweep.verification.fixtures import built_in_fixtures
     from steersweep.verification.verify import REPORT_NAME, Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
@@ -96,7 +96,7 @@ def verify_architectures(
     """
     from dataclasses import asdict
 
-    from steersweep.atomic import write_text
+    from steersweep.core.atomic import write_text
     from steersweep.verification.architectures import (
         ArchitectureResult,
         as_table,

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from steersweep.atomic import DiskFull, write_text
-from steersweep.errors import InputError, SteersweepError
-from steersweep.model_source import LAB_PREFIX, ModelSource, find_model
-from steersweep.printing import safe_name
-from steersweep.redaction import redacted_traceback
-from steersweep.store import RunStore
-from steersweep.worker import Job, Progress, run_job
+from steersweep.core.atomic import DiskFull, write_text
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.printing import safe_name
+from steersweep.core.redaction import redacted_traceback
+from steersweep.model.source import LAB_PREFIX, ModelSource, find_model
+from steersweep.run.folder import RunStore
+from steersweep.work.worker import Job, Progress, run_job
 
 
 @dataclass(frozen=True)

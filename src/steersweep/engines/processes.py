@@ -21,10 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from steersweep.catalog.gpus import LOCAL
+from steersweep.core.errors import SteersweepError
+from steersweep.core.redaction import hide_secrets_of_crashes
+from steersweep.core.signals import end_on_signals
 from steersweep.engines.engine import Cancelled, Event, OnEvent, Work, carry_out, sparingly
-from steersweep.errors import SteersweepError
-from steersweep.redaction import hide_secrets_of_crashes
-from steersweep.signals import end_on_signals
 
 _LOOK_EVERY = 0.2  # seconds
 _STOP_WITHIN = 10.0

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.printing import first_line
 from steersweep.engines.engine import (
     Cancelled,
     Event,
@@ -27,8 +29,6 @@ from steersweep.engines.engine import (
 from steersweep.engines.ray_cluster import Pulse, cluster_may_go, set_up_token
 from steersweep.engines.share import Mirror, SameFolder, Share, StorageAway
 from steersweep.engines.versions import differences, versions
-from steersweep.errors import InputError, SteersweepError
-from steersweep.printing import first_line
 
 _LOOK_EVERY = 0.2  # seconds
 _ACCELERATOR = "accelerator_type:"

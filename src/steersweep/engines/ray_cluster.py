@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from steersweep.errors import SteersweepError
-from steersweep.printing import first_line
+from steersweep.core.errors import SteersweepError
+from steersweep.core.printing import first_line
 
 _CHECK_EVERY = 5.0  # seconds
 # Ray itself ends this process when the cluster's head has been silent for 60 s.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from steersweep.atomic import write_bytes
-from steersweep.errors import InputError, SteersweepError
+from steersweep.core.atomic import write_bytes
+from steersweep.core.errors import InputError, SteersweepError
 
 # Seconds between tries while storage is away: five minutes in all.
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
 
 # This machine, and networks that are not routed outside.
 _INSIDE = tuple(

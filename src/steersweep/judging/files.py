@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_text
-from steersweep.errors import InputError
+from steersweep.core.atomic import write_text
+from steersweep.core.errors import InputError
+from steersweep.core.text_files import parse_json, read_text
 from steersweep.judging.judge import Answer, get_judge
-from steersweep.text_files import parse_json, read_text
 
 MAX_BYTES = 128 * 2**20
 MAX_LINE = 2**20  # characters

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import ChatModel
-from steersweep.kv_cache import fill
-from steersweep.memory import free_bytes
-from steersweep.regime import Regime, regime_of
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.kv_cache import fill
+from steersweep.model.memory import free_bytes
+from steersweep.steer.regime import Regime, regime_of
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of a response to it
 

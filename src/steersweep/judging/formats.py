@@ -13,14 +13,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from steersweep.conditions import content_key
-from steersweep.errors import InputError
-from steersweep.experiment.plain_yaml import MAX_BYTES, parse_yaml
+from steersweep.core.errors import InputError
+from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
+from steersweep.core.setting_values import whole_number
+from steersweep.core.text_files import read_text, shown
 from steersweep.judging.model_judge import BY_TEXT, MEANINGS, QUALITIES, Reading
 from steersweep.judging.thinking import split_thinking
-from steersweep.setting_values import whole_number
-from steersweep.template_options import check_template_options
-from steersweep.text_files import read_text, shown
+from steersweep.model.template_options import check_template_options
+from steersweep.run.condition import content_key
 
 DEFAULT_FORMAT = "refusal"
 _FIELDS = ("about", "given", "template", "read", "answers", "max_new_tokens", "template_options")

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steersweep.conditions import content_key
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
 from steersweep.judging.formats import DEFAULT_FORMAT, Format, load_format
 from steersweep.judging.model_judge import ModelJudge, Pair, Reading
+from steersweep.run.condition import content_key
 
 if TYPE_CHECKING:
-    from steersweep.chat_model import ChatModel
-    from steersweep.model_source import ModelSource
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.model.source import ModelSource
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def language_model_judge(name: str) -> ModelJudge:
     Raises:
         InputError: no such model or format.
     """
-    from steersweep.model_source import find_model
+    from steersweep.model.source import find_model
 
     model, _, form = name.partition("#")
     if not model:
@@ -78,7 +78,7 @@ class LanguageModel:
         return readings
 
     def _chat(self) -> ChatModel:
-        from steersweep.chat_model import ChatModel
+        from steersweep.model.chat_model import ChatModel
 
         if self._loaded is None:
             self._loaded = ChatModel.load(
@@ -127,7 +127,7 @@ class LanguageModel:
     # -- the reply ---------------------------------------------------------------------------------
 
     def _by_text(self, chat: ChatModel, prompts: Sequence[list[int]]) -> list[Reading]:
-        from steersweep.steering import Row, generate
+        from steersweep.steer.steering import Row, generate
 
         most = self._form.max_new_tokens
         rows = [Row(ids) for ids in prompts]
@@ -198,7 +198,7 @@ def _in_memory(
     chat: ChatModel, prompts: Sequence[list[int]], new: int, attempt: Callable[[int], T]
 ) -> T:
     """`attempt(rows)` with as many rows as there is memory for."""
-    from steersweep.memory import RowLimit, memory_model
+    from steersweep.model.memory import RowLimit, memory_model
 
     row = memory_model(chat.model.config, chat.model).row(
         chat.precision, max(map(len, prompts)), new

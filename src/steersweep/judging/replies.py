@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from steersweep import journal
+from steersweep.core import journal
 
 
 class Replies:

@@ -20,14 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from steersweep.conditions import content_key
-from steersweep.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.printing import in_a_line, safe_name
+from steersweep.core.redaction import redact
 from steersweep.judging.address import KEY_VARIABLE, Address, is_inside, parse_address
 from steersweep.judging.formats import DEFAULT_FORMAT, Format, load_format
 from steersweep.judging.model_judge import ModelJudge, Pair, Reading
 from steersweep.judging.replies import Replies
-from steersweep.printing import in_a_line, safe_name
-from steersweep.redaction import redact
+from steersweep.run.condition import content_key
 
 _AT_ONCE = 8  # requests
 _TIMEOUT_S = 120.0

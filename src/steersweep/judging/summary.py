@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from steersweep.core.statistics import wilson
 from steersweep.judging.judge import UNJUDGED, Judgement
-from steersweep.statistics import wilson
 
 
 def summarise(kinds: Mapping[Judgement, int], repeats: int = 1) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
 
 VOCAB_SIZE = 1024
 HEAD_WIDTH = 16

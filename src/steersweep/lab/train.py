@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersweep.atomic import write_json
-from steersweep.chat_model import ChatModel
-from steersweep.errors import SteersweepError
+from steersweep.core.atomic import write_json
+from steersweep.core.errors import SteersweepError
 from steersweep.judging.judge import get_judge
 from steersweep.lab.corpus import Dialogue, dialogues
 from steersweep.lab.models import HEAD_WIDTH, MAX_POSITIONS, VOCAB_SIZE, Family, LabModel
-from steersweep.model_source import ModelSource
-from steersweep.steering import Row, generate
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.source import ModelSource
+from steersweep.steer.steering import Row, generate
 
 N_DIALOGUES = 20_000
 # Many small steps, Muon for the matrices and AdamW for the rest: with 48 dialogues a step, AdamW at

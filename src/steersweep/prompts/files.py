@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
+from steersweep.core.text_files import parse_json, read_text, shown
 from steersweep.prompts.characters import trimmed
-from steersweep.text_files import parse_json, read_text, shown
 
 MAX_BYTES = 24 * 2**20
 MAX_PROMPTS = 100_000

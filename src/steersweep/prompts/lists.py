@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
+from steersweep.core.text_files import lone_surrogate, shown
 from steersweep.prompts.characters import as_seen, hidden_in, trimmed
 from steersweep.prompts.files import Entry
-from steersweep.text_files import lone_surrogate, shown
 
 MAX_CHARACTERS = 2**17  # of a prompt; Python's reader of tables has the same bound
 WANTED = (

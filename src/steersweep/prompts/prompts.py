@@ -11,7 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
+from steersweep.core.text_files import shown
 from steersweep.prompts.files import (
     ENDINGS,
     Content,
@@ -21,7 +22,6 @@ from steersweep.prompts.files import (
     read_prompt_file,
 )
 from steersweep.prompts.lists import WANTED, by_class, cleaned, refuse_shared
-from steersweep.text_files import shown
 
 DEFAULT_TEST_SET = "benign-120"
 DIM_EXTRACTION_SET = "extract-dim-5"

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_text
-from steersweep.errors import InputError
-from steersweep.experiment.results import p_difference
+from steersweep.core.atomic import write_text
+from steersweep.core.errors import InputError
+from steersweep.core.statistics import holm
 from steersweep.report.page import environment, style
 from steersweep.report.run import Run, read_run
-from steersweep.statistics import holm
+from steersweep.sweep.results import p_difference
 
 Result = dict[str, Any]
 _Place = tuple[Any, ...]

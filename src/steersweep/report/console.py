@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from steersweep.printing import printable
+from steersweep.core.printing import printable
 
 
 class PlainConsole(Console):

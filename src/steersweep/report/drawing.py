@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steersweep.conditions import AUTO
-from steersweep.experiment.analysis import layer_cosines
 from steersweep.report.figures import depth, failures, methods, precisions, sizes, transfers
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
-from steersweep.store import RunStore
+from steersweep.run.condition import AUTO
+from steersweep.run.folder import RunStore
+from steersweep.study.analysis import layer_cosines
 
 Result = dict[str, Any]
 

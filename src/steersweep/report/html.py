@@ -13,10 +13,7 @@ from typing import Any
 
 import yaml
 
-from steersweep.atomic import write_text
-from steersweep.conditions import AUTO
-from steersweep.experiment.findings import TITLES, decision_lines
-from steersweep.experiment.verdict import FLAG_NOTES
+from steersweep.core.atomic import write_text
 from steersweep.report.drawing import draw
 from steersweep.report.figures.maps import (
     line_label,
@@ -31,6 +28,9 @@ from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
 from steersweep.report.samples import BESIDE, Samples, script_json
+from steersweep.run.condition import AUTO
+from steersweep.study.findings import TITLES, decision_lines
+from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from steersweep.experiment.rejudge import CLASSES, Agreement, Rejudged
-from steersweep.printing import in_a_line
+from steersweep.core.printing import in_a_line
+from steersweep.sweep.rejudge import CLASSES, Agreement, Rejudged
 
 _MOST_CELLS = 20
 

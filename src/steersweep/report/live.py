@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from steersweep.experiment.findings import TITLES
-from steersweep.experiment.jobs import Ended
 from steersweep.report.console import PlainConsole
-from steersweep.worker import Progress
+from steersweep.study.findings import TITLES
+from steersweep.study.jobs import Ended
+from steersweep.work.worker import Progress
 
 _PLAIN_LINE_EVERY = 10.0  # seconds, per job
 _LONG_AGO = 60.0  # seconds after which a job that says nothing leaves the picture

@@ -7,7 +7,7 @@ import hashlib
 from importlib import resources
 from typing import Any
 
-from steersweep.printing import printable
+from steersweep.core.printing import printable
 from steersweep.report.figures.style import short
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from steersweep.budget.estimate import cheapest, estimate
 from steersweep.catalog.gpus import LOCAL
-from steersweep.experiment import phases
-from steersweep.experiment.decisions import FamilyDecision
-from steersweep.experiment.estimate import cheapest, estimate
-from steersweep.experiment.phases import Cuts, Sweep
-from steersweep.experiment.plan import PHASES, Plan
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
+from steersweep.study import phases
+from steersweep.study.decisions import FamilyDecision
+from steersweep.study.phases import Cuts, Sweep
+from steersweep.study.plan import PHASES, Plan
 
 
 def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, Any]]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steersweep import gates
-from steersweep.experiment.budget import Ledger
-from steersweep.experiment.corrected import apply_reviews
-from steersweep.experiment.findings import TITLES
-from steersweep.experiment.result_files import newest_result_files, read_result_file
-from steersweep.experiment.reviews import read_reviews
-from steersweep.experiment.status import decided, status
-from steersweep.store import RunStore
+from steersweep.budget.ledger import Ledger
+from steersweep.people import gates
+from steersweep.people.corrected import apply_reviews
+from steersweep.people.reviews import read_reviews
+from steersweep.run.folder import RunStore
+from steersweep.run.result_files import newest_result_files, read_result_file
+from steersweep.study.findings import TITLES
+from steersweep.study.status import decided, status
 
 Result = dict[str, Any]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_text
+from steersweep.core.atomic import write_text
 from steersweep.report.figures.style import short
 
 Result = dict[str, Any]

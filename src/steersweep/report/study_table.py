@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steersweep.experiment.findings import TITLES, decision_lines
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import OUTCOME_STYLES
+from steersweep.study.findings import TITLES, decision_lines
 
 
 def print_decision(phase: str, decision: Mapping[str, Any], console: Console | None = None) -> None:

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from steersweep.experiment.reviews import Agreement
-from steersweep.experiment.verdict import FLAG_NOTES
-from steersweep.printing import in_a_line
+from steersweep.core.printing import in_a_line
+from steersweep.core.statistics import detectable_difference, wilson
+from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
-from steersweep.statistics import detectable_difference, wilson
+from steersweep.sweep.verdict import FLAG_NOTES
 from steersweep.verification.report import shown_difference
 
 Result = dict[str, Any]

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import ChatModel
-from steersweep.parity import PROBES
-from steersweep.regime import regime_of
+from steersweep.model.chat_model import ChatModel
 from steersweep.smoke.passes import intervention_of, is_apart, relative, steered_states
+from steersweep.steer.parity import PROBES
+from steersweep.steer.regime import regime_of
 
 # Lengths at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
 _PADDED_TO = (1, 33)

@@ -11,20 +11,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steersweep.activations import residuals
 from steersweep.catalog.models import model_shapes
-from steersweep.chat_model import ChatModel
-from steersweep.directions.dim import dim_directions
-from steersweep.directions.direction import Direction
-from steersweep.directions.edits import Edit, ablation, addition, run_edits
-from steersweep.directions.everywhere import ablation_sites_of
-from steersweep.errors import InputError
-from steersweep.parity import PROBES, TOLERANCES, compare_readers
+from steersweep.core.errors import InputError
+from steersweep.methods.dim import dim_directions
+from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import load_extraction_set
-from steersweep.regime import regime_of
+from steersweep.run.direction import Direction
 from steersweep.smoke.basics import cache, ending, padding, template, weights
 from steersweep.smoke.passes import STRENGTH, intervention_of, push_of, tolerance_of
-from steersweep.steering import Intervention, Row, generate
+from steersweep.steer.activations import residuals
+from steersweep.steer.edits import Edit, ablation, addition, run_edits
+from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.parity import PROBES, TOLERANCES, compare_readers
+from steersweep.steer.regime import regime_of
+from steersweep.steer.steering import Intervention, Row, generate
 
 _NEW_TOKENS = 24
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steersweep.activations import residuals
-from steersweep.chat_model import ChatModel
-from steersweep.parity import PROBES, TOLERANCES
-from steersweep.quantization import rounds_activations_by_batch
-from steersweep.steering import Intervention, Row, generate
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.quantization import rounds_activations_by_batch
+from steersweep.steer.activations import residuals
+from steersweep.steer.parity import PROBES, TOLERANCES
+from steersweep.steer.steering import Intervention, Row, generate
 
 STRENGTH = 0.3  # of the residual norm
 _INT8 = 0.05

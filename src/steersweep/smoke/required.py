@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from steersweep import provenance
-from steersweep.chat_model import ChatModel
-from steersweep.conditions import content_key
-from steersweep.errors import InputError, SteersweepError
-from steersweep.parity import PROBES
+from steersweep.core import provenance
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.user_cache import keep, kept
+from steersweep.model.chat_model import ChatModel
+from steersweep.run.condition import content_key
 from steersweep.smoke.basics import ending_note
 from steersweep.smoke.smoke import Check, check_model
-from steersweep.user_cache import keep, kept
+from steersweep.steer.parity import PROBES
 
 BASICS = ("template", "ending", "weights", "padding", "cache")
 # Raised when a check sees something else than before, so that models are looked at again.

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
-from steersweep.chat_model import ChatModel
-from steersweep.errors import SteersweepError
-from steersweep.printing import first_line
+from steersweep.core.errors import SteersweepError
+from steersweep.core.printing import first_line
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.template_options import TemplateOptions
 from steersweep.smoke.looks import LOOKS
-from steersweep.template_options import TemplateOptions
 
 
 @dataclass(frozen=True)

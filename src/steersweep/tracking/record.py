@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steersweep.experiment.jobs import Ended
-from steersweep.experiment.phases import run_name
-from steersweep.experiment.plan import PHASES, Plan
-from steersweep.experiment.reviews import results_in
+from steersweep.people.reviews import results_in
+from steersweep.study.jobs import Ended
+from steersweep.study.phases import run_name
+from steersweep.study.plan import PHASES, Plan
 
 Result = dict[str, Any]
 

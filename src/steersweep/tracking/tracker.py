@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from steersweep.errors import InputError
-from steersweep.redaction import redact
-from steersweep.store import RunStore
+from steersweep.core.errors import InputError
+from steersweep.core.redaction import redact
+from steersweep.run.folder import RunStore
 from steersweep.tracking.record import TrackedRun
 
 TRACKERS = ("none", "wandb", "trackio")

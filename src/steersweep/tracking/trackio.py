@@ -6,8 +6,8 @@ import contextlib
 import io
 from pathlib import Path
 
-from steersweep.atomic import write_json
-from steersweep.printing import safe_name
+from steersweep.core.atomic import write_json
+from steersweep.core.printing import safe_name
 from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
 
 

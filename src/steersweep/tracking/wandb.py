@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_json
-from steersweep.errors import SteersweepError
-from steersweep.printing import safe_name
+from steersweep.core.atomic import write_json
+from steersweep.core.errors import SteersweepError
+from steersweep.core.printing import safe_name
 from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
 
 

@@ -15,23 +15,23 @@ from typing import Any, Literal
 
 import torch
 
-from steersweep.activations import mean_residuals, residuals
-from steersweep.chat_model import ChatModel
-from steersweep.directions.candidates import SplitIds
-from steersweep.directions.cosmic import VARIANTS
-from steersweep.directions.cosmic_scoring import cosmic_positions, find_candidates
-from steersweep.directions.cosmic_search import score_candidates
-from steersweep.directions.edits import ablation, run_edits
-from steersweep.directions.everywhere import ablation_sites_of
-from steersweep.errors import InputError
+from steersweep.core.errors import InputError
+from steersweep.core.printing import first_line
 from steersweep.judging.fluency import response_nll
 from steersweep.lab.models import lab_model
-from steersweep.model_source import ModelSource
-from steersweep.printing import first_line
+from steersweep.methods.candidates import SplitIds
+from steersweep.methods.cosmic import VARIANTS
+from steersweep.methods.cosmic_scoring import cosmic_positions, find_candidates
+from steersweep.methods.cosmic_search import score_candidates
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.source import ModelSource
 from steersweep.prompts.prompts import load_extraction_set
-from steersweep.regime import regime_of
 from steersweep.smoke.smoke import Check, check_model
-from steersweep.steering import Intervention, Row, generate
+from steersweep.steer.activations import mean_residuals, residuals
+from steersweep.steer.edits import ablation, run_edits
+from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.regime import regime_of
+from steersweep.steer.steering import Intervention, Row, generate
 from steersweep.verification import plain
 from steersweep.verification.tiny_models import ARCHITECTURES, NotInThisRelease, build
 

@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steersweep.chat_model import ChatModel
-from steersweep.directions.candidates import Selection, SplitIds, candidates_from
-from steersweep.directions.cosmic import CosmicRules, CosmicScores, select
-from steersweep.directions.cosmic_scoring import (
+from steersweep.core.errors import InputError
+from steersweep.methods.candidates import Selection, SplitIds, candidates_from
+from steersweep.methods.cosmic import CosmicRules, CosmicScores, select
+from steersweep.methods.cosmic_scoring import (
     baseline,
     candidate_edits,
     find_candidates,
 )
-from steersweep.directions.cosmic_search import score_candidates
-from steersweep.directions.dim_selection import (
+from steersweep.methods.cosmic_search import score_candidates
+from steersweep.methods.dim_selection import (
     refusal_scores,
     score_dim_candidates,
     select_dim,
 )
-from steersweep.directions.edits import Edit, ablation, addition, edited_logits
-from steersweep.errors import InputError
-from steersweep.model_source import ModelSource
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.source import ModelSource
+from steersweep.steer.edits import Edit, ablation, addition, edited_logits
 
 SCORE_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 2e-5
@@ -294,7 +294,7 @@ def _load(folder: Path, pad_id: int) -> ChatModel:
     """float32 and eager attention, as the official numbers were made; there is no tokenizer."""
     from transformers import AutoModelForCausalLM
 
-    from steersweep.model_source import explain_loading
+    from steersweep.model.source import explain_loading
 
     source = ModelSource(folder.name, str(folder))
     with explain_loading(source):

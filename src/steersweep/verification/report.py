@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steersweep.printing import markdown
+from steersweep.core.printing import markdown
 
 
 def render_markdown(

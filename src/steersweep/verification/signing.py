@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_text
-from steersweep.errors import InputError
-from steersweep.experiment.result_files import newest_result_files, read_result_file
-from steersweep.gates import sign
+from steersweep.core.atomic import write_text
+from steersweep.core.errors import InputError
+from steersweep.people.gates import sign
+from steersweep.run.result_files import newest_result_files, read_result_file
 from steersweep.verification.report import render_markdown
 from steersweep.verification.verify import GATE, REPORT_NAME
 
@@ -19,7 +19,7 @@ def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any
     Raises:
         InputError: there is no verification, it cannot be read, or it did not pass.
     """
-    from steersweep import provenance
+    from steersweep.core import provenance
 
     files = newest_result_files(folder, "v3_cosmic_verification_*.json")
     if not files:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from steersweep.errors import SteersweepError
+from steersweep.core.errors import SteersweepError
 
 WIDTH, LAYERS, VOCABULARY = 64, 4, 1024
 

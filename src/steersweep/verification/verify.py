@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_text
-from steersweep.errors import SteersweepError
-from steersweep.experiment.result_files import write_result_file
-from steersweep.experiment.runner import RunJob, SweepOutcome, run_sweep
-from steersweep.experiment.sweep import SweepSettings, make_settings
-from steersweep.statistics import wilson
-from steersweep.template_options import TemplateOptions
+from steersweep.core.atomic import write_text
+from steersweep.core.errors import SteersweepError
+from steersweep.core.statistics import wilson
+from steersweep.model.template_options import TemplateOptions
+from steersweep.run.result_files import write_result_file
+from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
+from steersweep.sweep.settings import SweepSettings, make_settings
 from steersweep.verification.fixtures import Check, check_fixture, fixture_folders
 from steersweep.verification.report import render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
-from steersweep.worker import OnProgress
+from steersweep.work.worker import OnProgress
 
 GATE = "cosmic-verification"
 REPORT_NAME = "COSMIC_VERIFICATION.md"
@@ -77,7 +77,7 @@ def verify_cosmic(
     """
     import torch
 
-    from steersweep import provenance
+    from steersweep.core import provenance
 
     folders = fixture_folders(fixtures)
     checks: list[Check] = []

@@ -203,7 +203,7 @@ def _signed(root: Path, study: Finished) -> Finished:
 
 
 def _label(run: Path) -> None:
-    from steersweep.experiment.reviews import add_review, queue, results_in
+    from steersweep.people.reviews import add_review, queue, results_in
 
     items = queue([result for _, found in results_in(run) for result in found])
     assert items, "the small study must have something that works"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from steersweep.conditions import AUTO
 from steersweep.report.figures.style import PAGE, Looks, percent_axis, short
+from steersweep.run.condition import AUTO
 
 Result = dict[str, Any]
 

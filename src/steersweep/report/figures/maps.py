@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from steersweep.conditions import AUTO
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
+from steersweep.run.condition import AUTO
 
 Result = dict[str, Any]
 Corners = list[tuple[float, float]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steersweep.core.statistics import wilson
 from steersweep.report.figures.methods import matrices_figure
 from steersweep.report.figures.style import PAGE, percent_axis, short
-from steersweep.statistics import wilson
 
 Row = Mapping[str, Any]
 

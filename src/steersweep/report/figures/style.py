@@ -12,8 +12,8 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-from steersweep.atomic import write_bytes
-from steersweep.printing import in_a_line
+from steersweep.core.atomic import write_bytes
+from steersweep.core.printing import in_a_line
 
 COLUMN, PAGE = 3.5, 7.2  # inches: one column, two columns
 FORMATS = ("png", "svg")

@@ -1,1 +1,0 @@
-"""Ways to find a direction in the residual stream."""

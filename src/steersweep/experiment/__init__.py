@@ -1,1 +1,0 @@
-"""The study: what to run, what was found, and what follows from it."""

@@ -1,0 +1,1 @@
+"""A chat model: the only place that knows transformers."""

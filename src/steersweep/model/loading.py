@@ -1,0 +1,151 @@
+"""A model's network from its files: every tensor in its place, or a message that says why not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from steersweep.core.errors import InputError
+from steersweep.core.printing import first_line
+from steersweep.model.architectures import auto_class, is_wrapper
+from steersweep.model.hub import tensors_of
+from steersweep.model.memory import is_out_of_memory
+from steersweep.model.misfits import Misfits, why
+from steersweep.model.precision import check_label, load_options, settle
+from steersweep.model.quantization import method_of
+from steersweep.model.source import ModelSource, explain_loading
+
+# Parts of wrappers that a text prompt does not reach.
+_NOT_TEXT = re.compile(
+    r"(^|\.)(\w*vision\w*|visual\w*|image_\w+|\w*audio\w*|video_\w+|multi_modal_projector"
+    r"|mm_projector|\w*vit\w*|vpm|resampler|connector|aligner|embed_vision|embed_audio)\."
+)
+# What files hold beside the weights that answers are computed with: layers that guess several
+# tokens ahead, scales of quantized caches, buffers that are computed anew.
+_SPARE = re.compile(
+    r"(^|\.)mtp[._]|\.[qkv]_scale$|\.kv_scale$|\.[kv]_cache_scale$|\.rotary_emb\.inv_freq$"
+    r"|\.(attn|attention)\.(masked_)?bias$|\.position_ids$|\.num_batches_tracked$"
+)
+_AHEAD = re.compile(r"^(.*\.layers\.\d+\.)(eh_proj|enorm|hnorm|shared_head)\b")
+
+
+def load_network(source: ModelSource, config: Any, precision: str, device: str) -> Any:
+    """A model's network in evaluation mode, all of whose tensors came from its files.
+
+    Args:
+        source: the model.
+        config: its config, from `ModelSource.config`.
+        precision: resolved for the device.
+        device: torch device.
+
+    Raises:
+        InputError: files that are not whole, tensors that are missing, unexpected or of another
+            shape than the config says, or that hold no numbers to compute with.
+    """
+    method = method_of(config)
+    if source.is_local:  # of the hub they are there after loading
+        tensors_of(source, config, method)
+    found = auto_class(config, source.model_id, trust_remote_code=source.trust_remote_code)
+    try:
+        with explain_loading(source):
+            network, report = found.from_pretrained(
+                source.location,
+                config=config,
+                use_safetensors=True,
+                device_map={"": device},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below, with their cause
+                **load_options(precision, config, device),
+                **source.load_options(),
+            )
+    except RuntimeError as error:
+        if is_out_of_memory(error) or "CUDA error" in str(error):
+            raise
+        raise InputError(
+            f"{source.model_id}: the weights cannot be put into the network that config.json "
+            f"describes: {first_line(error)}"
+        ) from error
+    _check_report(source, config, report)
+    _check_ties(source, network)
+    if not source.is_local:
+        tensors_of(source, config, method)
+    check_label(network, precision, source.model_id)
+    _check_numbers(network, source.model_id)
+    settle(network)
+    network.eval()
+    network.requires_grad_(False)
+    return network
+
+
+def _check_report(source: ModelSource, config: Any, report: Mapping[str, Any]) -> None:
+    """Stop if a tensor that text depends on was not read, or one of the files found no place."""
+
+    def counts(name: str) -> bool:
+        return not (_SPARE.search(name) or (is_wrapper(config) and _NOT_TEXT.search(name)))
+
+    ahead = {match[1] for name in report["unexpected_keys"] if (match := _AHEAD.match(name))}
+    misfits = Misfits(
+        missing=sorted(filter(counts, report["missing_keys"])),
+        unexpected=sorted(
+            name
+            for name in report["unexpected_keys"]
+            if counts(name) and not name.startswith(tuple(ahead))
+        ),
+        reshaped=sorted(
+            (name, tuple(stored), tuple(made))
+            for name, stored, made in report["mismatched_keys"]
+            if counts(name)
+        ),
+    )
+    if misfits:
+        raise InputError(f"{source.model_id}: {misfits}: {why(misfits, config)}")
+
+
+def _check_ties(source: ModelSource, network: Any) -> None:
+    """Stop where the config ties tensors that the files hold with different numbers.
+
+    transformers leaves them untied then; other programs tie them, and answer otherwise.
+    """
+    ties = network.get_expanded_tied_weights_keys(all_submodels=True)
+    for name in sorted(ties.keys() - network.all_tied_weights_keys.keys()):
+        raise InputError(
+            f"{source.model_id}: config.json says that {name} is {ties[name]} "
+            f"(tie_word_embeddings), and the files hold other numbers for it; set "
+            f"tie_word_embeddings to false if it was trained on its own, or remove it from the "
+            f"files"
+        )
+
+
+@torch.inference_mode()
+def _check_numbers(network: nn.Module, model_id: str) -> None:
+    """Stop at weights with NaN or infinite numbers, and at matrices of zeros alone.
+
+    One pass over the weights. The results stay on the device until all are there: a GPU is asked
+    once.
+    """
+    names, extremes = [], []
+    for name, weights in network.named_parameters():
+        if weights.is_floating_point() and weights.element_size() > 1 and weights.numel():
+            names.append(name)
+            extremes.append(torch.stack(torch.aminmax(weights.detach())).float())
+    if not names:
+        return
+    for name, (low, high) in zip(names, torch.stack(extremes).tolist(), strict=True):
+        if _NOT_TEXT.search(name):
+            continue
+        if not abs(low) + abs(high) < float("inf"):  # NaN too
+            raise InputError(
+                f"{model_id}: {name} holds NaN or infinite numbers: the weights are damaged, or "
+                f"too large for this precision; download them again, or try bf16 or fp32"
+            )
+        weights = network.get_parameter(name)
+        is_matrix = weights.ndim == 2 and min(weights.shape) > 1 and not name.endswith("bias")
+        if is_matrix and low == high == 0:
+            raise InputError(
+                f"{model_id}: {name} holds nothing but zeros: the file is damaged or was never "
+                f"filled; download it again"
+            )

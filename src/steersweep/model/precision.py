@@ -1,0 +1,164 @@
+"""In which precision a model runs: 16 and 32 bits, bitsandbytes' 8 and 4, quantized checkpoints.
+
+`int8` is LLM.int8(), `int4` is NF4; both quantize the linear layers of a full checkpoint as it is
+loaded and leave embeddings and the output layer alone. A checkpoint that is quantized already has
+a label of its own; see `quantization`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from steersweep.core.errors import InputError
+from steersweep.model.quantization import (
+    METHODS,
+    check_libraries,
+    is_quantized,
+    label,
+    method_of,
+    quantization,
+    stored_as,
+)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTIZED = ("int8", "int4")
+PRECISIONS = (*DTYPES, *QUANTIZED)
+
+# GPUs whose kernels compute with the stored numbers, by compute capability.
+_NATIVE = {"mxfp4": (7, 5), "fp8": (8, 9), "mxfp8": (8, 9)}
+
+
+def resolve_precision(precision: str, config: Any, device: str) -> str:
+    """`auto` made definite, and a precision that contradicts the checkpoint refused.
+
+    `auto` is the checkpoint's own where it is quantized; else float32 on a CPU, and the
+    checkpoint's 16-bit type (else bf16) on a GPU.
+
+    Raises:
+        InputError: unknown precision, another one than a quantized checkpoint has, or one quantized
+            by a method that is not known.
+    """
+    own = checkpoint_precision(config, device)
+    if precision not in ("auto", own, *PRECISIONS):
+        raise InputError(f"--precision {precision}: choose one of auto, {', '.join(PRECISIONS)}")
+    if own is not None:
+        if precision not in ("auto", own):
+            raise InputError(
+                f"--precision {precision}: the checkpoint is already quantized "
+                f"({own}); use --precision auto, or its full checkpoint"
+            )
+        return own
+    return _unquantized(config, device) if precision == "auto" else precision
+
+
+def checkpoint_precision(config: Any, device: str) -> str | None:
+    """The label of a checkpoint that is quantized already, as it runs on a device; else None.
+
+    Raises:
+        InputError: by a method that is not known.
+    """
+    stored = stored_as(config)
+    if stored is None:
+        return None
+    dense = _unquantized(config, device) if _is_dequantized(config, device) else None
+    return label(stored, dense)
+
+
+def check_usable(precision: str, config: Any, device: str) -> None:
+    """Refuse a precision that cannot run on this machine, before anything is downloaded.
+
+    Raises:
+        InputError: a library or a GPU is missing; the message names it.
+    """
+    method = method_of(config) or ("bitsandbytes" if precision in QUANTIZED else None)
+    if method is not None:
+        on_gpu = torch.device(device).type == "cuda"
+        check_libraries(method, precision, on_gpu=on_gpu)
+
+
+def load_options(precision: str, config: Any, device: str) -> dict[str, Any]:
+    """Options of `from_pretrained` for a precision."""
+    method = method_of(config)
+    if method is None and precision not in QUANTIZED:
+        return {"dtype": DTYPES[precision]}
+    # Activations of quantized models stay in the type the device computes in.
+    dtype = DTYPES[_unquantized(config, device)]
+    if method is not None:
+        only = METHODS[method].dtype
+        options = {"dtype": DTYPES[only] if only else dtype}
+        return options if is_quantized(precision) else options | _dequantizing(method)
+    from transformers import BitsAndBytesConfig
+
+    # It warns at every call that inputs are cast, which is what LLM.int8() does.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if precision == "int8":
+        return {"dtype": dtype, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+    return {"dtype": dtype, "quantization_config": settings}
+
+
+def check_label(network: Any, precision: str, model_id: str) -> None:
+    """See that a loaded model runs as its label says.
+
+    Raises:
+        InputError: transformers decided otherwise as it loaded the weights.
+    """
+    quantizer = getattr(network, "hf_quantizer", None)
+    settings = getattr(quantizer, "quantization_config", None)
+    stays = quantizer is not None and not getattr(settings, "dequantize", False)
+    if stays != is_quantized(precision):
+        how = "kept its weights quantized" if stays else "did not keep its weights quantized"
+        raise InputError(
+            f"{model_id}: transformers {how}, so it does not run in {precision}; use the model's "
+            f"full checkpoint"
+        )
+
+
+def settle(network: Any) -> None:
+    """Make a loaded model's arithmetic the same on every CPU.
+
+    bitsandbytes repacks 4-bit weights on processors with AVX512-BF16 at their first use, for widths
+    divisible by 64 alone; without that, results do not depend on the processor.
+    """
+    for module in network.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _unquantized(config: Any, device: str) -> str:
+    """The precision of a whole checkpoint's own, and of what quantization leaves alone."""
+    if torch.device(device).type == "cpu":
+        return "fp32"
+    return "fp16" if getattr(config, "dtype", None) == torch.float16 else "bf16"
+
+
+def _is_dequantized(config: Any, device: str) -> bool:
+    """Whether weights become ordinary numbers as they are loaded: where no kernel reads them."""
+    method = method_of(config)
+    if method is None or not METHODS[method].can_dequantize:
+        return False
+    if quantization(config).get("dequantize") or method not in _NATIVE:
+        return True
+    if torch.device(device).type != "cuda":
+        return True
+    from transformers.utils.import_utils import is_kernels_available
+
+    capability = torch.cuda.get_device_capability(device)
+    return capability < _NATIVE[method] or not is_kernels_available()
+
+
+def _dequantizing(method: str) -> dict[str, Any]:
+    """Options that make transformers dequantize, whatever it would decide by itself."""
+    from transformers.utils.quantization_config import (
+        FineGrainedFP8Config,
+        MetalConfig,
+        Mxfp4Config,
+    )
+
+    settings: dict[str, Any] = {"mxfp4": Mxfp4Config, "metal": MetalConfig}
+    return {"quantization_config": settings.get(method, FineGrainedFP8Config)(dequantize=True)}

@@ -1,0 +1,369 @@
+"""Where a model comes from: a lab miniature, a local folder or the Hugging Face hub.
+
+Knows names, folders and configs. Does not load weights; that is `chat_model`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steersweep.core.errors import InputError
+from steersweep.model.fingerprint import folder_fingerprint
+from steersweep.model.model_folder import ADAPTER, check_adapters, no_config
+
+LAB_PREFIX = "lab:"
+_HUB = "hub:"  # of fingerprints
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# transformers' model_type -> the family name used in results.
+_FAMILIES = {
+    "qwen2": "qwen",
+    "qwen2_vl": "qwen",
+    "qwen2_5_vl": "qwen",
+    "qwen3": "qwen",
+    "qwen3_vl": "qwen",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "gemma3_text": "gemma",
+    "llama": "llama",
+    "llama4": "llama",
+    "mistral": "mistral",
+    "mistral3": "mistral",
+    "phi3": "phi",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that has been found but not loaded.
+
+    Attributes:
+        model_id: what the user typed (`lab:qwen-7b`, `./folder`, `google/gemma-2-9b-it`).
+        location: what transformers is given: a folder's full path, or the hub id.
+        revision: the hub revision asked for; None for folders and the default branch.
+        trust_remote_code: whether code from the model repository may run. Off unless asked.
+        code_revision: commit of the other repository that this code is taken from, if it is.
+    """
+
+    model_id: str
+    location: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    code_revision: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in a folder on this machine."""
+        return Path(self.location).is_dir()
+
+    @property
+    def name(self) -> str:
+        """Short name for tables and files: the lab name, or the last part of the path or id."""
+        if self.model_id.startswith(LAB_PREFIX):
+            return self.model_id
+        return Path(self.location).resolve().name if self.is_local else self.location.split("/")[-1]
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie on this machine; of the hub those that were downloaded.
+
+        Raises:
+            InputError: nothing was downloaded yet.
+        """
+        if self.is_local:
+            return Path(self.location)
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(self.location, "config.json", revision=self.revision)
+        if not isinstance(config, str):
+            raise InputError(f"{self.model_id}: is not in the local cache of the hub")
+        return Path(config).parent
+
+    def files(self) -> dict[str, int]:
+        """Sizes in bytes of its files by name; of the hub, without a network, those in the cache.
+
+        Raises:
+            InputError: the hub has no such model or revision, or the model is gated.
+        """
+        from huggingface_hub import HfApi, constants
+
+        if not self.is_local and not constants.HF_HUB_OFFLINE:
+            with explain_loading(self):
+                try:
+                    info = HfApi().model_info(
+                        self.location, revision=self.revision, files_metadata=True, timeout=20
+                    )
+                except OSError:  # no network: whatever is in the cache must do
+                    pass
+                else:
+                    files = info.siblings or []
+                    return {f.rfilename: f.size or 0 for f in files if "/" not in f.rfilename}
+        return {path.name: path.stat().st_size for path in self.folder.iterdir() if path.exists()}
+
+    def fetched(self, name: str) -> Path:
+        """One of its small files, downloaded if need be.
+
+        Raises:
+            InputError: it cannot be had.
+        """
+        if self.is_local:
+            return Path(self.location) / name
+        from huggingface_hub import hf_hub_download
+
+        with explain_loading(self):
+            return Path(hf_hub_download(self.location, name, revision=self.revision))
+
+    def config(self) -> Any:
+        """The transformers config of a model that can be run here, read without loading weights.
+
+        Ids of padding tokens that the embedding has no row for are left out: no network can be
+        made with them.
+
+        Raises:
+            InputError: if it cannot be found or read, contradicts itself, or is of a model of
+                another kind; the message says why.
+        """
+        from transformers import AutoConfig
+
+        from steersweep.model.architectures import auto_class, check_shape
+
+        with explain_loading(self):
+            config = AutoConfig.from_pretrained(self.location, **self.load_options())
+        auto_class(config, self.model_id, trust_remote_code=self.trust_remote_code)
+        check_shape(config, self.model_id)
+        for part in (config, config.get_text_config()):
+            pad, vocabulary = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+            if pad is not None and vocabulary and not 0 <= pad < vocabulary:
+                part.pad_token_id = None
+        return config
+
+    def pinned(self) -> ModelSource:
+        """This model at the hub commit its revision stands for now; folders as they are.
+
+        So is code that it takes from another repository. Without a network, the commits that were
+        downloaded last.
+
+        Raises:
+            InputError: the hub has no such model or revision, or the model is gated.
+        """
+        source = self
+        if not self.is_local and not (self.revision and _COMMIT.fullmatch(self.revision)):
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+            # transformers does not say which commit it read; the cache's folder does.
+            with explain_loading(self):
+                try:
+                    config = hf_hub_download(self.location, "config.json", revision=self.revision)
+                except LocalEntryNotFoundError:
+                    raise
+                except EntryNotFoundError:
+                    files = self.files()
+                    refuse_adapters(self, files)
+                    raise no_config(files, self.model_id) from None
+            source = replace(self, revision=Path(config).parent.name)
+        return source._with_pinned_code()
+
+    def _with_pinned_code(self) -> ModelSource:
+        """Code of another repository (`auto_map`: `owner/name--module.Class`) at one commit."""
+        others = {
+            tuple(reference.split("--", maxsplit=1))
+            for reference in self.code()
+            if "--" in reference
+        }
+        if not others or (self.code_revision and _COMMIT.fullmatch(self.code_revision)):
+            return self
+        from huggingface_hub import hf_hub_download
+
+        commits = set()
+        for repository, reference in sorted(others):
+            file = reference.rpartition(".")[0].replace(".", "/") + ".py"
+            with explain_loading(self):
+                path = hf_hub_download(repository, file, revision=self.code_revision)
+            commits.add(Path(path).parents[file.count("/")].name)
+        if len(commits) > 1:
+            names = ", ".join(sorted({repository for repository, _ in others}))
+            raise InputError(
+                f"{self.model_id}: its auto_map takes code from several repositories ({names}); "
+                f"copy that code into a folder with the model and use the folder"
+            )
+        return replace(self, code_revision=commits.pop())
+
+    def code(self) -> list[str]:
+        """What the model's `auto_map` says of code that runs; none unless that is trusted."""
+        if not self.trust_remote_code:
+            return []
+        return sorted(
+            {
+                reference
+                for file in ("config.json", "tokenizer_config.json")
+                for value in _auto_map(self._json(file)).values()
+                for reference in (value if isinstance(value, list) else [value])
+                if isinstance(reference, str)
+            }
+        )
+
+    def _json(self, name: str) -> Any:
+        """A JSON file of the model, None if there is none or it cannot be read."""
+        path: str | Path = Path(self.location) / name
+        if not self.is_local:
+            from huggingface_hub import hf_hub_download
+            from huggingface_hub.errors import EntryNotFoundError
+
+            try:
+                with explain_loading(self):
+                    path = hf_hub_download(self.location, name, revision=self.revision)
+            except InputError as error:
+                if isinstance(error.__cause__, EntryNotFoundError):
+                    return None
+                raise
+        try:
+            return json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def load_options(self) -> dict[str, Any]:
+        """Keyword arguments shared by every `from_pretrained` call for this model."""
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return options | ({"code_revision": self.code_revision} if self.code_revision else {})
+
+    def fingerprint(self) -> str:
+        """What identifies the model: the hub commit, or a hash over every byte of the folder.
+
+        Which files count, see `fingerprint`. Where code that came with the model runs, this says
+        so (`+code`), and names the commit of code from another repository. Results are only ever
+        reused for an equal fingerprint, so a changed model in the same folder is another model.
+
+        Raises:
+            InputError: the hub does not say which commit this is; a file cannot be read.
+        """
+        source = self.pinned()
+        if source.is_local:
+            found = folder_fingerprint(Path(source.location))
+        else:
+            found = f"{_HUB}{source.revision}"
+        code = "+code" if source.code() else ""
+        return found + code + (f"@{source.code_revision}" if source.code_revision else "")
+
+
+def hub_commit(fingerprint: str) -> str | None:
+    """The commit in the fingerprint of a hub model; None for folders."""
+    if not fingerprint.startswith(_HUB):
+        return None
+    return fingerprint.removeprefix(_HUB).split("+")[0]
+
+
+def _auto_map(config: Any) -> dict[str, Any]:
+    found = config.get("auto_map") if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else {"AutoTokenizer": found}
+
+
+def find_model(
+    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> ModelSource:
+    """Resolve what the user typed to a model that can be loaded.
+
+    Raises:
+        InputError: for an unknown lab name, a missing folder, or a folder without a config.
+    """
+    if model_id.startswith(LAB_PREFIX):
+        from steersweep.lab.models import lab_model
+
+        return ModelSource(model_id, str(lab_model(model_id.removeprefix(LAB_PREFIX)).folder))
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        source = ModelSource(model_id, str(path.resolve()), None, trust_remote_code)
+        files = source.files()
+        refuse_adapters(source, files)
+        if "config.json" not in files:
+            raise no_config(files, model_id)
+        return source
+    if model_id.startswith((".", "/", "~")) or model_id.count("/") != 1 or path.exists():
+        raise InputError(
+            f"{model_id}: not a model folder, a hub id (owner/name) or a lab model "
+            f"(`steersweep lab list` shows those)"
+        )
+    return ModelSource(model_id, model_id, revision, trust_remote_code)
+
+
+def refuse_adapters(source: ModelSource, files: Mapping[str, int]) -> None:
+    """Refuse a model with an adapter among its files; see `model_folder.check_adapters`.
+
+    Raises:
+        InputError: there is one; the message names it and its base.
+    """
+    found = source.fetched(ADAPTER) if ADAPTER in files else None
+    check_adapters(files, source.model_id, found)
+
+
+def family_of(config: Any) -> str:
+    """The family name used in results; model types without one are their own family."""
+    model_type = str(getattr(config, "model_type", "unknown"))
+    return _FAMILIES.get(model_type, model_type)
+
+
+@contextmanager
+def explain_loading(source: ModelSource) -> Iterator[None]:
+    """Turn the hub's and transformers' loading errors into one clear message."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        StrictDataclassError,
+    )
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        RecursionError,
+        ImportError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        # transformers wraps what the hub said.
+        said = {type(cause) for cause in _causes(error)}
+        if any(issubclass(kind, GatedRepoError) for kind in said):
+            raise InputError(
+                f"{source.model_id}: the model is gated. Accept its licence at "
+                f"https://huggingface.co/{source.location} and set HF_TOKEN to a token of that "
+                f"account"
+            ) from error
+        if any(issubclass(kind, RepositoryNotFoundError) for kind in said):
+            raise InputError(
+                f"{source.model_id}: the hub knows no such model (or HF_TOKEN may not read it)"
+            ) from error
+        if "trust_remote_code" in str(error) and not source.trust_remote_code:
+            raise InputError(
+                f"{source.model_id}: comes with code of its own, which runs only where that is "
+                f"trusted; read it, then set trust_remote_code (--trust-remote-code)"
+            ) from error
+        where = "folder" if source.is_local else "hub or local cache"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        if isinstance(error, StrictDataclassError) and len(lines) > 1:
+            reason = f"config.json: {lines[-1]}"
+        elif isinstance(error, TypeError | AttributeError | LookupError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise InputError(
+            f"{source.model_id}: cannot be loaded from the {where}: {reason}"
+        ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,1 @@
+"""What people say of a run: signatures, labels, corrected rates."""

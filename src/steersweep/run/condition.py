@@ -1,0 +1,214 @@
+"""A condition: one cell of a sweep, and the key that identifies its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Literal
+
+from steersweep.core.errors import InputError
+from steersweep.core.printing import safe_name
+from steersweep.core.text_files import shown
+
+# Part of every key. Raised when a change to this package changes results for equal settings.
+RESULT_VERSION = 3
+
+MAX_CONDITIONS = 100_000  # of a sweep, or of one phase of a study
+
+UNSTEERED = "none"
+RANDOM = "random"
+# `cosmic@auto`: at the layer and position the method chooses itself.
+AUTO = "@auto"
+
+
+_LAYER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,18}|[0-9]{1,9}/[0-9]{1,9}")
+# Fields of a condition that say what things are called, and how they were asked for.
+_NAMES = ("model_id", "layer_pct", "extraction_prompts", "test_prompts")
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """A layer as the user names it: an index (`25`) or a share of the depth (`0.6`, `2/3`).
+
+    Raises:
+        InputError: neither.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what is no layer, before a model is loaded."""
+        if not _LAYER.fullmatch(self.text) or re.search(r"/0+$", self.text):
+            raise InputError(
+                f"layer {shown(self.text)}: give a share of the depth like 0.6 or an index like 25"
+            )
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of the depth, and no index."""
+        return "." in self.text or "/" in self.text
+
+    def index(self, n_layers: int) -> int:
+        """Decoder layer: the index itself, or floor(share * n_layers).
+
+        Exact arithmetic: as floats, 0.29 * 100 is below 29.
+
+        Raises:
+            InputError: outside the model.
+        """
+        value = Fraction(self.text)
+        layer = int(value * n_layers) if self.is_share else int(value)
+        if layer >= n_layers:
+            raise InputError(
+                f"layer {self.text}: the model has {n_layers} layers, so use an index from 0 to "
+                f"{n_layers - 1} or a share from 0.0 to below 1.0"
+            )
+        return layer
+
+    def share(self, n_layers: int) -> float:
+        """Depth as a share of the layers, as asked for or as the index gives it."""
+        if self.is_share:
+            return float(Fraction(self.text))
+        return round(int(self.text) / n_layers, 4)
+
+
+@dataclass(frozen=True, order=True)
+class Strength:
+    """How strongly to steer.
+
+    Attributes:
+        unit: `multiplier` (length of the addition) or `relative` (that length over the mean length
+            of the residual stream at the start layer; comparable between models).
+        value: in that unit.
+    """
+
+    unit: Literal["multiplier", "relative"]
+    value: float
+
+    def multiplier(self, residual_norm: float) -> float:
+        """Length of the addition where the residual stream is `residual_norm` long."""
+        return self.value if self.unit == "multiplier" else self.value * residual_norm
+
+    def __str__(self) -> str:
+        return f"{self.value:g}x" if self.unit == "multiplier" else f"{self.value:g} rel"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One cell, and what its result rests on. Conditions with equal keys have equal results.
+
+    The key holds contents; names are for readers (`model_id`, `layer_pct`, `extraction_prompts`,
+    `test_prompts`: the same model or prompts may be called otherwise, or be asked for repeats).
+    `test_rendered` and `extraction_rendered` are hashes of the prompts' texts and token ids: what
+    template, tokenizer, date and settings make of them.
+
+    `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
+    the method is `none` and the rest None. `random` is the control direction. Where a method
+    chooses the layer itself (`cosmic@auto`), layer and share are None; `random@cosmic@auto` is the
+    control at that layer.
+
+    `direction` is the content key of a direction found elsewhere, by another precision of this
+    model (`dim@fp16`) or by another model (`dim@qwen-7b`); None where the method finds its own.
+    """
+
+    model_id: str
+    model_fingerprint: str
+    precision: str
+    method: str
+    layer: int | None
+    layer_pct: float | None
+    strength: Strength | None
+    extraction_prompts: str | None
+    test_prompts: str
+    max_new_tokens: int
+    judge: str
+    seed: int
+    test_rendered: str
+    extraction_rendered: str | None = None
+    direction: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Content hash, 24 hexadecimal digits; names the condition's file."""
+        facts = asdict(self)
+        for name in _NAMES:
+            del facts[name]
+        if self.direction is not None:  # whoever found it, and whatever they are called
+            facts["method"] = "borrowed"
+        if self.strength is not None:
+            facts["strength"]["value"] = float(self.strength.value)
+        return content_key({**facts, "result_version": RESULT_VERSION})
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is the unsteered or the random-direction control."""
+        return self.method == UNSTEERED or self.method.split("@")[0] == RANDOM
+
+    @property
+    def placed_by(self) -> str | None:
+        """The method that chooses the layer, such as `cosmic@auto`, or None where it is given."""
+        if self.layer is not None or self.method == UNSTEERED:
+            return None
+        return self.method.removeprefix(f"{RANDOM}@")
+
+    def __str__(self) -> str:
+        if self.method == UNSTEERED:
+            return "unsteered"
+        where = "" if self.layer is None else f" layer {self.layer}"
+        return f"{self.method}{where} at {self.strength}"
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A direction found elsewhere, to be tried on a model at a layer.
+
+    Attributes:
+        method: how it was found, and where: `dim@fp16`, `dim@qwen-7b`.
+        layer: decoder layer of this model where steering starts.
+        direction: its content key in the run folder.
+        prompts: what it was extracted from.
+    """
+
+    method: str
+    layer: int
+    direction: str
+    prompts: str
+
+
+def direction_file(key: str) -> str:
+    """Where in a run folder a direction is kept."""
+    return f"directions/{key}.safetensors"
+
+
+def extraction_file(method: str, rendered: str, model_fingerprint: str, precision: str) -> str:
+    """Where in a run folder the scores a method chose by are kept; named by all they rest on.
+
+    `rendered` is a condition's `extraction_rendered`.
+    """
+    method = method.split("@", maxsplit=1)[0]
+    key = content_key([method, rendered, model_fingerprint, precision])
+    return f"extraction/{safe_name(method)}-{key}.json"
+
+
+def content_key(content: object) -> str:
+    """Hash of JSON-serialisable content, 24 hexadecimal digits, independent of key order."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def in_batches(
+    conditions: Sequence[Condition], n_prompts: int, max_rows: int
+) -> Iterator[list[Condition]]:
+    """Whole conditions that share a batch of at most `max_rows` rows (at least one condition).
+
+    A function of the full list only, never of what is already done: arithmetic on a batch may
+    differ in the last bit with its size, so a continued run must form the same batches to write
+    the same results.
+    """
+    size = max(1, max_rows // n_prompts)
+    for first in range(0, len(conditions), size):
+        yield list(conditions[first : first + size])

@@ -1,0 +1,1 @@
+"""Edits of the residual stream, batched generation, and passes with edits."""

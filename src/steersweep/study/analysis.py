@@ -1,0 +1,332 @@
+"""What the phases say together: size curves, methods, depths, precisions. Functions of results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steersweep.core.errors import SteersweepError
+from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
+from steersweep.run.condition import AUTO
+from steersweep.run.direction import cosine
+from steersweep.run.folder import RunStore
+from steersweep.study.decisions import Outcome, curve_shape
+from steersweep.sweep.results import coherent_refusals, p_difference
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Result = dict[str, Any]
+
+
+def size_curves(
+    outcomes: Iterable[Outcome], order: Sequence[str], flat_within: float
+) -> list[dict[str, Any]]:
+    """Coherent refusal rate against size by family and method, with the curve's shape."""
+    lines: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in sorted(outcomes, key=lambda o: order.index(o.model)):
+        lines.setdefault((outcome.family, outcome.method), []).append(outcome)
+    return [
+        {
+            "family": family,
+            "method": method,
+            "shape": curve_shape([point.interval for point in points], flat_within),
+            "largest_is_best": points[-1].coherent == max(point.coherent for point in points),
+            "points": [
+                {
+                    "model": point.model,
+                    "coherent_refusal_rate": point.coherent,
+                    "interval": list(point.interval),
+                    "n_unique": point.n_unique,
+                    "layer_idx": point.layer_idx,
+                    "depth": round(point.layer_idx / point.n_layers, 4),
+                    "outcome": point.outcome,
+                    "strength": asdict(point.strength),
+                }
+                for point in points
+            ],
+        }
+        for (family, method), points in lines.items()
+    ]
+
+
+def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
+    """DIM against each other method at the same cells of a model: rates, p, cosine.
+
+    `p_holm` is corrected for all cells and models compared.
+    """
+    by_model: dict[str, dict[str, Result]] = {}
+    for result in results:
+        if AUTO not in result["method"]:
+            by_model.setdefault(result["model"], {})[result["method"]] = result
+    found = []
+    for model, methods in by_model.items():
+        if "dim" not in methods:
+            continue
+        cells = {_cell(entry): entry for entry in methods["dim"]["conditions"]}
+        for method, result in methods.items():
+            if method == "dim":
+                continue
+            for entry in result["conditions"]:
+                dim = cells.get(_cell(entry))
+                if dim is None:
+                    continue
+                found.append(
+                    {
+                        "model": model,
+                        "method": method,
+                        "layer_idx": entry["layer_idx"],
+                        "multiplier": entry["multiplier"],
+                        "coherent_dim": dim["coherent_refusal_rate"],
+                        "coherent_other": entry["coherent_refusal_rate"],
+                        "p": p_difference(dim, entry),
+                        "cohens_h": cohens_h(
+                            entry["coherent_refusal_rate"], dim["coherent_refusal_rate"]
+                        ),
+                        "cosine": entry.get("cosine_to_dim"),
+                    }
+                )
+    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+        row["p_holm"] = p
+    return found
+
+
+def precision_comparison(
+    results: Iterable[Result], store: RunStore, preserved_from: float
+) -> list[dict[str, Any]]:
+    """Each model's precisions side by side: effects, directions, and how good a model each is.
+
+    The first precision is the reference. Rates are compared with it on the same prompts (McNemar,
+    Holm over everything compared); `borrowed` is the reference's direction tried on the other.
+
+    Args:
+        results: of phase 3.
+        store: the run folder, for direction and activation files.
+        preserved_from: cosine from which a direction counts as preserved.
+    """
+    own: dict[tuple[str, str], list[Result]] = {}
+    borrowed: dict[tuple[str, str, str], Result] = {}
+    for result in results:
+        method, _, source = result["method"].partition("@")
+        if source and AUTO not in result["method"]:
+            borrowed[result["model"], method, result["quantization"]] = result["conditions"][0]
+        elif not source:
+            own.setdefault((result["model"], method), []).append(result)
+    found = []
+    for (model, method), members in own.items():
+        entries = [member["conditions"][0] for member in members]
+        vectors = [_vector(store, entry["direction_file"]) for entry in entries]
+        cosines = [[round(cosine(a, b), 6) for b in vectors] for a in vectors]
+        precisions = [member["quantization"] for member in members]
+        compared = [member.get("comparison") or {} for member in members]
+        files = [facts.get("activations") for facts in compared]
+        read = [_activations(store, file) for file in files if file]
+        by_layer = precision_cosines(read) if len(read) == len(files) else {}
+        layer = entries[0]["layer_idx"]
+        row: dict[str, Any] = {
+            "model": model,
+            "method": method,
+            "precisions": precisions,
+            "layer_idx": layer,
+            "coherent_refusal_rates": [entry["coherent_refusal_rate"] for entry in entries],
+            "p_vs_first": [p_difference(entries[0], entry) for entry in entries[1:]],
+            "direction_norms": [entry["direction_norm"] for entry in entries],
+            "perplexities": [facts.get("perplexity") for facts in compared],
+            "cosines": cosines,
+            "cosines_by_layer": [
+                {"precisions": [precisions[i] for i in pair], **cosines}
+                for pair, cosines in by_layer.items()
+            ],
+            "preserved": all(value > preserved_from for line in cosines for value in line),
+            "borrowed": [
+                _borrowed(entry, other, precision)
+                for precision, entry in zip(precisions, entries, strict=True)
+                if (other := borrowed.get((model, method, precision))) is not None
+            ],
+        }
+        found.append(row)
+    _correct(found)
+    return found
+
+
+def _borrowed(own: Result, other: Result, precision: str) -> dict[str, Any]:
+    """The reference's direction on another precision, beside that precision's own."""
+    return {
+        "precision": precision,
+        "coherent_refusal_rate": other["coherent_refusal_rate"],
+        "coherent_refusal_ci": other["coherent_refusal_ci"],
+        "difference_to_own": other["coherent_refusal_rate"] - own["coherent_refusal_rate"],
+        "p_vs_own": p_difference(own, other),
+    }
+
+
+def _correct(rows: Sequence[dict[str, Any]]) -> None:
+    """Holm-corrected p-values over every comparison of the phase, beside the plain ones."""
+    places = [(row, "p_vs_first", i) for row in rows for i in range(len(row["p_vs_first"]))]
+    plain = [row["p_vs_first"][i] for row, _, i in places]
+    entries = [entry for row in rows for entry in row["borrowed"]]
+    corrected = holm([*plain, *(entry["p_vs_own"] for entry in entries)])
+    for row in rows:
+        row["p_vs_first_holm"] = [1.0]
+    for (row, _, _), p in zip(places, corrected, strict=False):
+        row["p_vs_first_holm"].append(p)
+    for entry, p in zip(entries, corrected[len(places) :], strict=True):
+        entry["p_vs_own_holm"] = p
+
+
+def transfers(
+    results: Iterable[Result], names: Mapping[str, str], store: RunStore
+) -> list[dict[str, Any]]:
+    """What a direction of one model does in another of the same width.
+
+    `efficiency` is the borrowed direction's coherent refusal rate over that of the model's own,
+    with a 95 % bootstrap interval over prompts; None where its own direction never works. Prompts
+    drawn from none that refused never refuse: there the upper end is Wilson's of no refusal.
+
+    Args:
+        results: of the transfer phase.
+        names: the plan's names of models by id.
+        store: the run folder, for direction files.
+    """
+    own = {
+        (result["model_id"], result["method"]): result["conditions"][0]
+        for result in results
+        if "@" not in result["method"]
+    }
+    found = []
+    for result in results:
+        method, _, source = result["method"].partition("@")
+        base = own.get((result["model_id"], method))
+        if not source or AUTO in result["method"] or base is None:
+            continue
+        entry = result["conditions"][0]
+        pairs = list(zip(coherent_refusals(entry), coherent_refusals(base), strict=True))
+        low, high = cluster_bootstrap([[pair] for pair in pairs], _efficiency)
+        efficiency = _efficiency(pairs)
+        if efficiency == 0:
+            high = wilson(0, len(pairs))[1] / base["coherent_refusal_rate"]
+        vectors = [_vector(store, row["direction_file"]) for row in (entry, base)]
+        random = result["controls"]["random_direction"]
+        found.append(
+            {
+                "from": source,
+                "to": names[result["model_id"]],
+                "method": method,
+                "layer_idx": entry["layer_idx"],
+                "coherent_refusal_rate": entry["coherent_refusal_rate"],
+                "own_rate": base["coherent_refusal_rate"],
+                "random_rate": None if random is None else random["coherent_refusal_rate"],
+                "garbled_rate": entry["garbled_rate"],
+                "efficiency": None if math.isnan(efficiency) else efficiency,
+                "efficiency_ci": None if math.isnan(low) else [low, high],
+                "cosine": round(cosine(*vectors), 6),
+                "p_vs_own": p_difference(base, entry),
+            }
+        )
+    for row, p in zip(found, holm([row["p_vs_own"] for row in found]), strict=True):
+        row["p_vs_own_holm"] = p
+    return found
+
+
+def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
+    """Refusals under the borrowed direction for each under the own one; NaN where it has none."""
+    own = sum(pair[1] for pair in pairs)
+    return sum(pair[0] for pair in pairs) / own if own else math.nan
+
+
+def precision_cosines(
+    activations: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0
+) -> dict[tuple[int, int], dict[str, list[float]]]:
+    """Cosines of DIM directions between precisions at every layer, with bootstrap intervals.
+
+    Prompts are drawn with replacement within their class, the same for every precision, so an
+    interval says how far the cosine rests on these very prompts.
+
+    Args:
+        activations: of each precision: arrays `harmful` and `harmless`, `[prompt, layer, d_model]`.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        By pair of precisions, for each layer: `cosine`, and its 95 % interval `low` to `high`.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: _draws(rng, activations[0][name].shape[0], resamples)
+        for name in ("harmful", "harmless")
+    }
+    n_layers = activations[0]["harmful"].shape[1]
+    found: dict[tuple[int, int], dict[str, list[float]]] = {
+        (i, j): {"cosine": [], "low": [], "high": []}
+        for i in range(len(activations))
+        for j in range(i + 1, len(activations))
+    }
+    for layer in range(n_layers):
+        # [draw, d_model]; the first draw is the prompts as they are.
+        means = [
+            sum(
+                sign * weights[name] @ held[name][:, layer].astype(np.float64)
+                for name, sign in (("harmful", 1.0), ("harmless", -1.0))
+            )
+            for held in activations
+        ]
+        units = [mean / np.linalg.norm(mean, axis=-1, keepdims=True) for mean in means]
+        for (i, j), row in found.items():
+            cosine = (units[i] * units[j]).sum(-1)
+            low, high = np.nanpercentile(cosine[1:], [2.5, 97.5])
+            for name, value in (("cosine", cosine[0]), ("low", low), ("high", high)):
+                row[name].append(round(float(value), 5))
+    return found
+
+
+def _draws(rng: Any, n: int, resamples: int) -> Any:
+    """Weights of `n` prompts: once each, then drawn with replacement; `[1 + resamples, n]`."""
+    import numpy as np
+
+    drawn = rng.integers(n, size=(resamples, n))
+    counts = (drawn[:, :, None] == np.arange(n)).sum(1)
+    return np.concatenate([np.ones((1, n)), counts]) / n
+
+
+def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, Any]]:
+    """Cosines between a model's directions at different layers, by method."""
+    found = []
+    for result in results:
+        if AUTO in result["method"]:
+            continue
+        files = {e["layer_idx"]: e["direction_file"] for e in result["conditions"]}
+        layers = sorted(files)
+        vectors = [_vector(store, files[layer]) for layer in layers]
+        found.append(
+            {
+                "model": result["model"],
+                "method": result["method"],
+                "layers": layers,
+                "cosines": [[round(cosine(a, b), 4) for b in vectors] for a in vectors],
+            }
+        )
+    return found
+
+
+def _vector(store: RunStore, file: str) -> Tensor:
+    """The unit vector of a direction that results name, `[d_model]`."""
+    return store.needed_direction(Path(file).stem).vector
+
+
+def _activations(store: RunStore, file: str) -> dict[str, Any]:
+    held = store.tensors(file)
+    if held is None:
+        raise SteersweepError(
+            f"{store.folder / file}: is damaged or gone; run the same command again to make it "
+            f"again"
+        )
+    return {name: tensor.float().numpy() for name, tensor in held.items()}
+
+
+def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:
+    return entry["layer_idx"], entry["multiplier"]

@@ -1,0 +1,256 @@
+"""The jobs of a phase: made from its sweeps, run, and gathered into results; failures by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from steersweep.budget.estimate import calibration, estimate
+from steersweep.budget.ledger import Ledger, Limits
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.engines.engine import Engine, Work
+from steersweep.model.source import hub_commit
+from steersweep.run.folder import LostDirection, RunStore
+from steersweep.study import phases
+from steersweep.study.phases import Cuts, Sweep
+from steersweep.study.plan import Plan
+from steersweep.study.scheduler import Scheduler, Task
+from steersweep.sweep.results import Result, sweep_results
+from steersweep.sweep.settings import make_job
+from steersweep.work.worker import Job, OnProgress, left_out, unfinished
+
+
+class ChangedWeights(SteersweepError):
+    """Weights changed under a run; not a model that merely fails."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is done.
+
+    Attributes:
+        phase: it belongs to.
+        sweep: what it ran.
+        results: what the phase knows of its model in its precision by now, one per method.
+        earlier: whether an earlier run had finished it.
+    """
+
+    phase: str
+    sweep: Sweep
+    results: list[Result]
+    earlier: bool
+
+
+OnJob = Callable[[Ended], None]
+
+
+class Jobs:
+    """Runs sweeps in a study's folder.
+
+    Args:
+        plan: the plan.
+        store: the run folder.
+        cuts: cuts that apply.
+        limits: hard stops.
+        engine: where jobs run; open for the run folder.
+        created: UTC time the study began.
+        accept: `model:NAME` of every model whose changed weights are accepted.
+        accept_mismatch: go on whatever the smoke test finds.
+        on_progress: told of progress within a job.
+        on_job: told of each job that is done.
+        on_line: told what a person should read.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: RunStore,
+        cuts: Cuts,
+        limits: Limits,
+        engine: Engine,
+        *,
+        created: str,
+        accept: Collection[str],
+        accept_mismatch: bool,
+        on_progress: OnProgress,
+        on_job: OnJob,
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.cuts = cuts
+        self.created = created
+        self.accept = accept
+        self.accept_mismatch = accept_mismatch
+        self.say = on_line
+        self._engine = engine
+        self._ledger = Ledger(store.folder)
+        self._on_job = on_job
+        self._said: set[str] = set()
+        self._running: dict[str, tuple[str, Sweep, Job]] = {}
+        self._scheduler = Scheduler(
+            plan,
+            self._ledger,
+            limits,
+            engine,
+            on_progress=on_progress,
+            on_finished=self._ended,
+            on_line=on_line,
+        )
+
+    def run(
+        self, phase: str, sweeps: Sequence[Sweep], *, all_may_fail: bool = False
+    ) -> list[Result]:
+        """Run what is missing of some sweeps of a phase; their results, one per model and method.
+
+        A model that cannot run is named and left out; the others go on.
+
+        Raises:
+            SteersweepError: none could run, and `all_may_fail` is not set.
+        """
+        jobs: list[tuple[Sweep, Job]] = []
+        failures: dict[str, str] = {}
+        for sweep in sweeps:
+            try:
+                jobs.append((sweep, self._job(sweep)))
+            except InputError as error:
+                failures[str(sweep)] = str(error)
+        self._note_conditions(phase, [job for _, job in jobs])
+        tasks = []
+        self._running = {str(sweep): (phase, sweep, job) for sweep, job in jobs}
+        for sweep, job in jobs:
+            if unfinished(job, self.store):
+                tasks.append(self._task(phase, sweep, job))
+            else:
+                self._ended(str(sweep), earlier=True)
+        for name, reason in self._run(phase, jobs, tasks).items():
+            failures[name] = str(reason)
+        held = self.store.get_once(f"phases/{phase}-failures.json") or {}
+        others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
+        self.store.put_current(f"phases/{phase}-failures.json", others | failures)
+        self._note_conditions(phase, [job for _, job in jobs])
+        if sweeps and len(failures) == len(sweeps) and not all_may_fail:
+            raise SteersweepError(
+                f"{phase}: no model could run: "
+                + "; ".join(f"{name}: {why}" for name, why in failures.items())
+            )
+        return self._results(jobs)
+
+    def _run(
+        self, phase: str, jobs: Sequence[tuple[Sweep, Job]], tasks: Sequence[Task]
+    ) -> dict[str, SteersweepError]:
+        """Run tasks; why each that failed did, by name.
+
+        Where a borrowed direction was damaged meanwhile, the job that found it makes it again, and
+        those that missed it run once more.
+        """
+        failed = self._scheduler.run(phase, tasks)
+        lost = {name for name, why in failed.items() if isinstance(why, LostDirection)}
+        if not lost:
+            return failed
+        again = [
+            self._task(phase, sweep, job) for sweep, job in jobs if unfinished(job, self.store)
+        ]
+        first = [task for task in again if task.work.name not in lost]
+        failed |= self._scheduler.run(phase, first)
+        for name in lost:
+            del failed[name]
+        then = [task for task in again if task.work.name in lost]
+        return failed | self._scheduler.run(phase, then)
+
+    def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunStore) -> None:
+        """Run a job whose conditions go to a run of their own inside the study's folder.
+
+        Raises:
+            SteersweepError: why it could not run.
+        """
+        folder = store.folder.relative_to(self.store.folder).as_posix()
+        task = self._task(phase, sweep, job, folder)
+        for error in self._scheduler.run(phase, [task]).values():
+            raise error
+
+    def device(self, sweep: Sweep) -> str:
+        """Torch device a sweep's job runs on."""
+        return self._engine.device(self._engine.kind(sweep.model.gpu))
+
+    def _job(self, sweep: Sweep) -> Job:
+        name = f"model:{sweep.model.name}"
+        held = self.store.get_once("models.json") or {}
+        accepted = name in self.accept
+        # A model of the hub stays at the commit this run began with.
+        commit = None if accepted else hub_commit(held.get(name, ""))
+        settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
+        settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
+        job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
+        fingerprint = job.conditions[0].model_fingerprint
+        if held.get(name, fingerprint) != fingerprint and not accepted:
+            raise ChangedWeights(
+                f"{sweep.model.name}: the model's weights are not those this run began with "
+                f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
+                f"or a new folder"
+            )
+        self.store.put_current("models.json", held | {name: fingerprint})
+        for note in job.notes:
+            if note not in self._said:
+                self._said.add(note)
+                self.say(note)
+        if job.n_layers != sweep.model.n_layers:
+            self.say(
+                f"{sweep.model.name}: the plan says {sweep.model.n_layers} layers, the model has "
+                f"{job.n_layers}; the model decides"
+            )
+        return job
+
+    def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
+        share = 1.0 if folder else unfinished(job, self.store) / len(job.conditions)
+
+        def seconds(kind: str) -> float:
+            factor = calibration(self._ledger.timings(kind))
+            n_prompts = len(job.test.prompts)
+            return share * estimate(self.plan, sweep, n_prompts, gpu=kind, factor=factor).seconds
+
+        labels = {
+            "phase": phase,
+            "step": sweep.step,
+            "model": sweep.model.name,
+            "family": sweep.model.family,
+        }
+        kind = self._engine.kind(sweep.model.gpu)
+        work = Work(str(sweep), job, kind, sweep.timeout_s, folder, labels)
+        return Task(work, seconds)
+
+    def _ended(self, name: str, *, earlier: bool = False) -> None:
+        if name not in self._running:
+            return  # the verification's, whose results are its own
+        phase, ended, _ = self._running[name]
+        same = [
+            (sweep, job)
+            for _, sweep, job in self._running.values()
+            if (sweep.model.name, sweep.precision) == (ended.model.name, ended.precision)
+        ]
+        self._on_job(Ended(phase, ended, self._results(same), earlier))
+
+    def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
+        """Result objects; the sweeps of a model in one precision are one result per method."""
+        merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
+        for sweep, job in jobs:
+            key = sweep.model.name, sweep.precision
+            first, held = merged.get(key, (sweep, job))
+            together = {c.key: c for c in (*held.conditions, *job.conditions)}
+            merged[key] = first, replace(held, conditions=tuple(together.values()))
+        results = []
+        for sweep, job in merged.values():
+            for result in sweep_results(self.store, [job], self.created):
+                results.append(result | {"phase": sweep.phase})
+        return results
+
+    def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
+        """What the phase consists of, for `status`."""
+        name = f"phases/{phase}.json"
+        held = (self.store.get_once(name) or {"conditions": []})["conditions"]
+        keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
+        out = {key for job in jobs for key in left_out(job, self.store)}
+        kept = [key for key in keys if key not in out]
+        self.store.put_current(name, {"conditions": kept})

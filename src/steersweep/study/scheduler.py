@@ -1,0 +1,247 @@
+"""Which job runs when: concurrency, money, timeouts, lost machines, GPUs that are too small.
+
+Knows an engine by its protocol alone, and nothing of what a job computes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from steersweep.budget.estimate import RESERVE
+from steersweep.budget.ledger import BudgetStop, Ledger, Limits
+from steersweep.core import provenance
+from steersweep.core.atomic import DiskFull
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
+from steersweep.model.memory import OutOfMemory
+from steersweep.study.plan import Plan
+from steersweep.work.worker import OnProgress
+
+MOST_ATTEMPTS = 3  # of a job whose machine is lost under it
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work that waits, with what a scheduler must know of it.
+
+    Attributes:
+        work: what to run, on the kind of GPU it is to be tried on next.
+        seconds: what it is expected to take on a kind of GPU.
+        attempts: how often its machine was lost.
+    """
+
+    work: Work
+    seconds: Callable[[str], float]
+    attempts: int = 0
+
+
+@dataclass
+class _Running:
+    task: Task
+    reservation: str
+    reserved: float
+    gpu: str
+    price: float  # USD per second
+    seconds: float = 0.0
+    cancelled: SteersweepError | None = None
+
+    @property
+    def cost(self) -> float:
+        return self.seconds * self.price
+
+
+class Scheduler:
+    """Runs tasks on an engine within the limits.
+
+    Args:
+        plan: for prices, the concurrency of each kind of GPU and the fallbacks.
+        ledger: of the run folder.
+        limits: hard stops.
+        engine: where work runs.
+        on_progress: told of progress within a job.
+        on_finished: told the name of each job that finished.
+        on_line: told what a person should read.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        limits: Limits,
+        engine: Engine,
+        *,
+        on_progress: OnProgress,
+        on_finished: Callable[[str], None],
+        on_line: Callable[[str], None],
+    ) -> None:
+        self._plan = plan
+        self._ledger = ledger
+        self._limits = limits
+        self._engine = engine
+        self._on_progress = on_progress
+        self._on_finished = on_finished
+        self._say = on_line
+        self._running: dict[str, _Running] = {}
+        self._waiting: deque[Task] = deque()
+        self._failures: dict[str, SteersweepError] = {}
+        self._stop: SteersweepError | None = None
+        self._settled = {"total": 0.0}
+
+    def run(self, phase: str, tasks: Sequence[Task]) -> dict[str, SteersweepError]:
+        """Run every task to its end; returns why each that failed did, by name.
+
+        Raises:
+            BudgetStop: a stop is reached, or the next task could pass one and nothing runs.
+            DiskFull: there is no room for results.
+            InputError: the engine has no GPU of a kind that is asked for.
+        """
+        for task in tasks:
+            self._engine.capacity(task.work.gpu)
+        self._waiting, self._failures, self._stop = deque(tasks), {}, None
+        try:
+            while self._waiting or self._running:
+                self._start_what_may(phase)
+                self._engine.wait(lambda event: self._take(phase, event))
+                if self._stop is not None:
+                    raise self._stop
+        finally:
+            for running in list(self._running.values()):
+                self._engine.cancel(running.task.work.name)
+                self._settle(phase, running, whole=False)
+        return self._failures
+
+    def _start_what_may(self, phase: str) -> None:
+        held_back: deque[Task] = deque()
+        while self._waiting:
+            task = self._waiting.popleft()
+            if not self._has_place(task.work.gpu):
+                held_back.append(task)
+                continue
+            try:
+                self._start(phase, task)
+            except BudgetStop:
+                if not self._running:
+                    raise
+                # What runs may cost less than was reserved for it.
+                held_back.append(task)
+                break
+        self._waiting = held_back + self._waiting
+
+    def _has_place(self, kind: str) -> bool:
+        busy = sum(running.task.work.gpu == kind for running in self._running.values())
+        limits = (self._engine.capacity(kind), self._plan.concurrency(kind))
+        return all(limit is None or busy < limit for limit in limits)
+
+    def _start(self, phase: str, task: Task) -> None:
+        work = task.work
+        price = self._plan.price(work.gpu) / 3600
+        seconds = task.seconds(work.gpu)
+        reserved = RESERVE * seconds * price
+        identity = self._ledger.reserve(
+            phase,
+            work.name,
+            usd=reserved,
+            seconds=seconds,
+            gpu=work.gpu,
+            moved_from=work.job.moved_from,
+            limits=self._limits,
+            time=provenance.utc_now(),
+        )
+        self._running[work.name] = _Running(task, identity, reserved, work.gpu, price)
+        self._count_settled(phase)
+        self._engine.submit(work)
+
+    def _take(self, phase: str, event: Event) -> None:
+        running = self._running.get(event.work)
+        if running is None:
+            return  # settled already
+        running.seconds = max(running.seconds, event.seconds)
+        if event.gpu:
+            running.gpu, running.price = event.gpu, self._plan.price(event.gpu) / 3600
+        if not event.is_end:
+            if event.progress is not None:
+                self._on_progress(replace(event.progress, job=event.work))
+            self._hold_to_limits(phase, running)
+            return
+        self._settle(phase, running, whole=event.kind == "finished")
+        if event.kind == "finished":
+            self._on_finished(event.work)
+        elif event.kind == "lost":
+            self._again(running.task, event.error)
+        elif isinstance(event.error, Cancelled) and running.cancelled is not None:
+            if running.cancelled is not self._stop:
+                self._fail(running.task, running.cancelled)
+        elif isinstance(event.error, OutOfMemory):
+            self._move(running.task, event.error)
+        elif isinstance(event.error, DiskFull):
+            self._stop = event.error
+        elif event.error is not None:
+            self._fail(running.task, event.error)
+
+    def _hold_to_limits(self, phase: str, running: _Running) -> None:
+        """Cancel a job that reaches its timeout, and all when money runs out."""
+        work = running.task.work
+        if running.cancelled is not None:
+            return
+        if work.timeout_s is not None and running.seconds >= work.timeout_s:
+            running.cancelled = timed_out(work)
+            self._engine.cancel(work.name)
+        cost = sum(other.cost for other in self._running.values())
+        for name, stop in (("total", self._limits.total), (phase, self._limits.of(phase))):
+            if cost > 0 and self._settled[name] + cost >= stop:
+                self._stop = running.cancelled = BudgetStop(
+                    f"{work.name}: the {name} stop of {stop:.4g} USD is reached. Everything "
+                    f"finished is kept; raise the budget with --budget to go on"
+                )
+                self._engine.cancel(work.name)
+
+    def _again(self, task: Task, error: SteersweepError | None) -> None:
+        """A machine went away; what it saved is not computed again."""
+        task = replace(task, attempts=task.attempts + 1)
+        if task.attempts >= MOST_ATTEMPTS:
+            why = f"its machine was lost {task.attempts} times: {error}"
+            return self._fail(task, SteersweepError(f"{task.work.name}: {why}"))
+        self._say(f"{task.work.name}: {error}; it is run again")
+        return self._waiting.appendleft(task)
+
+    def _move(self, task: Task, error: OutOfMemory) -> None:
+        """Out of memory with a single row: the next larger GPU, if the plan names one."""
+        work = task.work
+        tried = (*work.job.moved_from, work.gpu)
+        larger = self._plan.fallback_gpu(work.gpu)
+        kind = None if larger is None else self._engine.kind(larger)
+        if kind is None or kind in tried:
+            return self._fail(task, error)
+        try:
+            self._engine.capacity(kind)
+        except InputError as missing:
+            return self._fail(task, SteersweepError(f"{error}; {missing}"))
+        self._say(f"{error}; it is moved from {work.gpu} to {kind}")
+        moved = replace(work, gpu=kind, job=replace(work.job, moved_from=tried))
+        return self._waiting.appendleft(replace(task, work=moved))
+
+    def _fail(self, task: Task, error: SteersweepError) -> None:
+        self._failures[task.work.name] = error
+        self._say(f"{task.work.name}: {error}")
+
+    def _settle(self, phase: str, running: _Running, *, whole: bool) -> None:
+        self._ledger.settle(
+            running.reservation,
+            usd=running.cost,
+            seconds=running.seconds,
+            gpu=running.gpu,
+            whole=whole,
+            time=provenance.utc_now(),
+        )
+        del self._running[running.task.work.name]
+        self._count_settled(phase)
+
+    def _count_settled(self, phase: str) -> None:
+        """Spent, without what is reserved for the jobs that run now."""
+        reserved = sum(running.reserved for running in self._running.values())
+        self._settled = {
+            name: self._ledger.spent(None if name == "total" else name) - reserved
+            for name in ("total", phase)
+        }

@@ -1,0 +1,156 @@
+"""Where a study stands, and signing its gates: functions of the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steersweep.budget.ledger import Ledger
+from steersweep.core import journal
+from steersweep.core.errors import InputError
+from steersweep.people import gates, reviews
+from steersweep.run.folder import RunStore
+from steersweep.study.plan import GATES, Plan, parse_plan
+
+_ADDED = (
+    "kind",
+    "prompt_sets",
+    "judge_id",
+    "result_version",
+)  # by the engine to the plan's own fields
+
+
+def frozen_plan(store: RunStore) -> Plan:
+    """The plan a study was begun with.
+
+    Raises:
+        InputError: the folder holds another kind of run.
+    """
+    data = store.plan
+    if data.get("kind") != "study":
+        raise InputError(f"{store.folder}: holds a {data.get('kind', 'run')}, not a study")
+    own = {key: value for key, value in data.items() if key not in _ADDED}
+    return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.folder / "plan.yaml"))
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """Phase, finished and known conditions, money, and the gate that waits.
+
+    `damaged` names files that runs set aside, and files that the next run will set aside and make
+    again: they count as not there.
+
+    Raises:
+        InputError: no study there.
+    """
+    store = RunStore.existing(folder)
+    plan = frozen_plan(store)
+    state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
+    for phase in plan.phases:
+        decided = store.get_once(f"decisions/{phase}.json")
+        gate = plan.gate_after(phase)
+        if decided is None:
+            state["phase"] = phase
+            break
+        if gate is not None:
+            evidence = folder / "decisions" / f"{phase}.json"
+            signature = gates.signature_of(folder, gate, evidence)
+            if signature is None or signature.get("rejected"):
+                state |= {"phase": phase, "waiting_gate": gate}
+                state["rejected_by"] = signature["by"] if signature else None
+                break
+    store.look_through()
+    phases = [store.get_once(f"phases/{phase}.json") or {} for phase in plan.phases]
+    keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
+    done = sum(store.has(key) for key in keys)
+    ledger = Ledger(folder)
+    failures = {
+        name: why
+        for phase in plan.phases
+        for name, why in (store.get_once(f"phases/{phase}-failures.json") or {}).items()
+    }
+    return state | {
+        "done": done,
+        "total": len(keys),
+        "spent_usd": round(ledger.spent(), 6),
+        "budget_usd": plan.data.get("budget", {}).get("total"),
+        "failures": failures,
+        "problems": problems(folder),
+        "damaged": sorted(
+            {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
+        ),
+    }
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with lines of the run's ledger, signatures and labels, and what follows."""
+    return [
+        *Ledger(folder).problems(),
+        *gates.problems(folder),
+        *reviews.problems(folder),
+        *_problems_of_changes(folder / "changes.jsonl"),
+    ]
+
+
+def _problems_of_changes(path: Path) -> list[str]:
+    try:
+        lines = journal.read(path)
+    except InputError as error:
+        return [str(error)]
+    return journal.messages(path, lines, "What was changed on the way is not known there")
+
+
+def sign_gate(
+    folder: Path, gate: str, *, by: str, note: str = "", rejected: bool = False
+) -> dict[str, Any]:
+    """Sign or reject a gate for exactly the decisions that are there now.
+
+    Raises:
+        InputError: no such gate, or its phase has not been decided yet.
+    """
+    from steersweep.core import provenance
+
+    store = RunStore.existing(folder)
+    plan = frozen_plan(store)
+    known = [name for name in GATES if plan.questions(name)]
+    if gate not in known:
+        raise InputError(
+            f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
+        )
+    evidence = folder / "decisions" / f"{GATES[gate]}.json"
+    if store.get_once(f"decisions/{GATES[gate]}.json") is None:
+        _refuse_damaged(store)
+        raise InputError(
+            f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
+        )
+    return gates.sign(
+        folder,
+        gate,
+        by=by,
+        note=note,
+        evidence=evidence,
+        time=provenance.utc_now(),
+        rejected=rejected,
+    )
+
+
+def decided(folder: Path) -> dict[str, Any]:
+    """Every decision of a study by phase.
+
+    Raises:
+        InputError: no study there, or a decision is damaged.
+    """
+    store = RunStore.existing(folder)
+    plan = frozen_plan(store)
+    found = {phase: store.get_once(f"decisions/{phase}.json") for phase in (*plan.phases, "final")}
+    _refuse_damaged(store)
+    return {phase: decision for phase, decision in found.items() if decision is not None}
+
+
+def _refuse_damaged(store: RunStore) -> None:
+    for name, why in store.damaged.items():
+        raise InputError(
+            f"{store.folder / name}: is damaged ({why}); run the same command again to make it "
+            f"again"
+        )

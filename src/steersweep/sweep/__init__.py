@@ -1,0 +1,1 @@
+"""One model or a few: settings, run, results, verdict."""

@@ -1,0 +1,131 @@
+"""Runs a sweep from settings to result files; the same call again continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steersweep.core import provenance
+from steersweep.core.errors import SteersweepError
+from steersweep.run.folder import RunStore, run_lock
+from steersweep.sweep.results import Result, sweep_results, write_results
+from steersweep.sweep.settings import SweepSettings, make_job
+from steersweep.work.worker import Job, OnProgress, run_job
+
+RunJob = Callable[[Job, RunStore, OnProgress], None]
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep left behind.
+
+    Attributes:
+        folder: the run folder.
+        results: result objects, one per model and method.
+        results_file: where they are written.
+    """
+
+    folder: Path
+    results: list[Result]
+    results_file: Path
+
+
+def run_sweep(
+    settings: SweepSettings,
+    out: Path,
+    *,
+    device: str = "auto",
+    on_progress: OnProgress = lambda _progress: None,
+    on_model: Callable[[int, int], None] = lambda _index, _count: None,
+    on_note: Callable[[str], None] = lambda _note: None,
+    run: RunJob | None = None,
+) -> SweepOutcome:
+    """Run every condition that `out` lacks, then write the results.
+
+    Each finished batch is on disk before the next begins; a kill loses at most the running one.
+
+    Args:
+        settings: what to run.
+        out: the run folder, new or of the same settings.
+        device: `auto` or a torch device.
+        on_progress: receives progress within a model.
+        on_model: called with the index of the model about to run, and the number of models.
+        on_note: told, once each, what a user should know of how prompts are rendered.
+        run: runs a job into the run folder on another machine, whose device `device` is then;
+            None: here.
+
+    Raises:
+        InputError: bad settings, a folder of another run, or one where another process runs.
+            Raised before any model is loaded where possible.
+    """
+    from steersweep.model.chat_model import resolve_device
+
+    target = device if run else resolve_device(device)
+    created = _created(out)
+    jobs = [make_job(settings, model, target, created[:10]) for model in settings.models]
+    plan = settings.plan() | {
+        "model_fingerprints": [j.conditions[0].model_fingerprint for j in jobs]
+    }
+    with run_lock(out):
+        same = ("model_fingerprints", *_only_names(out, plan))
+        store = RunStore.open(out, plan, may_differ=same)
+        _freeze(store, settings, created)
+        for note in dict.fromkeys(note for job in jobs for note in job.notes):
+            on_note(note)
+        for index, job in enumerate(jobs):
+            on_model(index, len(jobs))
+            (run or run_job)(job, store, on_progress)
+        results = sweep_results(store, jobs, created)
+        if not results:
+            raise SteersweepError(f"{out}: no condition finished")
+        return SweepOutcome(out, results, write_results(out, results, created))
+
+
+def _created(out: Path) -> str:
+    """When the run in a folder began, in UTC; now, where there is none."""
+    held = RunStore(out, repairs=False).get_once("run.json")
+    return str(held["created"]) if held is not None else provenance.utc_now()
+
+
+def _only_names(out: Path, asked: Mapping[str, Any]) -> list[str]:
+    """Settings of the run in a folder that call by other names what is the same by content."""
+    held = RunStore(out, repairs=False).get_plan()
+    if held is None:
+        return []
+    same = []
+    if held.get("model_fingerprints") == asked["model_fingerprints"]:
+        same.append("models")
+    for field in ("test_prompts", "extraction_prompts"):
+        if _hashes(held.get(field)) == _hashes(asked[field]):
+            same.append(field)
+    return same
+
+
+def _hashes(ids: Any) -> Any:
+    """What follows the name in the ids of prompt sets."""
+    if isinstance(ids, dict):
+        return {method: _hashes(prompts) for method, prompts in ids.items()}
+    return str(ids).rpartition("@")[2]
+
+
+def _freeze(store: RunStore, settings: SweepSettings, created: str) -> None:
+    """Write `run.json` and `prompts.json` once."""
+    import torch
+
+    from steersweep.model.chat_model import resolve_device
+
+    device = torch.device(resolve_device("auto"))
+    store.put_once("run.json", {"created": created, "provenance": provenance.facts(device)})
+    first = next(iter(settings.extraction.values()))
+    store.put_once(
+        "prompts.json",
+        {
+            "harmful": list(first.harmful),
+            "harmless": list(first.harmless),
+            "extraction": {name: found.content() for name, found in settings.extraction.items()},
+            "test": list(settings.test.prompts),
+            "test_repeats": settings.test.repeats,
+        },
+    )

@@ -1,0 +1,345 @@
+"""What a layer sweep runs: settings, and the jobs and conditions they expand to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steersweep.core.errors import InputError
+from steersweep.core.setting_values import (
+    MAX_MULTIPLIER,
+    MAX_NEW_TOKENS,
+    MAX_ROWS,
+    MAX_SEED,
+    MAX_STRENGTH,
+    positive_number,
+    whole_number,
+)
+from steersweep.core.text_files import shown
+from steersweep.judging.judge import get_judge
+from steersweep.methods.extraction import DIM, METHODS, default_extraction
+from steersweep.model.rendering import (
+    Renderer,
+    SpecialTokens,
+    as_special_tokens,
+    extraction_rendered,
+    load_renderer,
+    test_rendered,
+)
+from steersweep.model.source import ModelSource, family_of, find_model
+from steersweep.model.template_options import TemplateOptions, parse_template_options
+from steersweep.prompts.files import MAX_PROMPTS
+from steersweep.prompts.prompts import (
+    DEFAULT_TEST_SET,
+    ExtractionSet,
+    TestSet,
+    load_extraction_set,
+    load_test_set,
+)
+from steersweep.run.condition import (
+    AUTO,
+    MAX_CONDITIONS,
+    RANDOM,
+    UNSTEERED,
+    Borrowed,
+    Condition,
+    LayerChoice,
+    Strength,
+)
+from steersweep.work.worker import Job
+
+DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
+DEFAULT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Everything that defines a sweep. All of it is frozen into the run folder.
+
+    Attributes:
+        models: where each model comes from.
+        methods: ways to find a direction.
+        layers: where steering starts, as shares of the depth or indices.
+        strengths: how strongly to steer.
+        test: prompts to test on.
+        extraction: prompts to extract directions from, by method.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
+        max_new_tokens: longest answer.
+        judge: name of the judge.
+        seed: of the random control direction and the fluency threshold's shuffles.
+        rows: rows per generation batch.
+        reference: in a comparison of precisions, the one that the others are compared with; its
+            answers are what they are surprised by.
+        borrowed: directions found elsewhere, to be tried too at every strength.
+        smoke: make every check of the smoke test before a model runs; changes no result.
+        accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
+        template_options: variables that chat templates are given, such as `enable_thinking`.
+    """
+
+    models: tuple[ModelSource, ...]
+    methods: tuple[str, ...]
+    layers: tuple[LayerChoice, ...]
+    strengths: tuple[Strength, ...]
+    test: TestSet
+    extraction: Mapping[str, ExtractionSet]
+    precision: str = "auto"
+    max_new_tokens: int = 100
+    judge: str = "default"
+    seed: int = 42
+    rows: int = DEFAULT_ROWS
+    reference: str | None = None
+    borrowed: tuple[Borrowed, ...] = ()
+    smoke: bool = False
+    accept_mismatch: bool = False
+    special_tokens: SpecialTokens = "text"
+    template_options: TemplateOptions = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the prompt files, each once."""
+        found = [*self.test.notes]
+        found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        return tuple(dict.fromkeys(found))
+
+    def plan(self) -> dict[str, Any]:
+        """The settings as plain data, with prompt sets by name and content hash."""
+        return {
+            "kind": "sweep",
+            "models": [
+                source.model_id + (f"@{source.revision}" if source.revision else "")
+                for source in self.models
+            ],
+            "methods": list(self.methods),
+            "layers": [choice.text for choice in self.layers],
+            "strengths": [{s.unit: s.value} for s in self.strengths],
+            "test_prompts": self.test.id,
+            "extraction_prompts": {name: found.id for name, found in self.extraction.items()},
+            "precision": self.precision,
+            "max_new_tokens": self.max_new_tokens,
+            "judge": get_judge(self.judge).id,
+            "seed": self.seed,
+            "rows": self.rows,
+            "special_tokens": self.special_tokens,
+            **({"template_options": {**self.template_options}} if self.template_options else {}),
+        }
+
+
+def make_settings(
+    models: Sequence[str | ModelSource],
+    *,
+    methods: str = "dim",
+    layers: str = ",".join(DEFAULT_LAYERS),
+    multipliers: str = "",
+    strengths: str = "",
+    prompts: str = DEFAULT_TEST_SET,
+    extraction: str | None = None,
+    max_prompts: int | None = None,
+    precision: str = "auto",
+    max_new_tokens: int = 100,
+    judge: str = "default",
+    seed: int = 42,
+    rows: int = DEFAULT_ROWS,
+    accept_mismatch: bool = False,
+    special_tokens: str = "text",
+    template_options: str = "",
+) -> SweepSettings:
+    """Settings from the texts a user types; lists are separated by commas.
+
+    Without `extraction` each method has the shipped prompts made for it. `template_options` are
+    read by `parse_template_options`.
+
+    Raises:
+        InputError: an option that cannot be read; the message names it.
+    """
+    chosen = tuple(_items("--methods", methods))
+    for method in chosen:
+        if method not in METHODS:
+            raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
+    both = [
+        Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
+    ]
+    both += [Strength("relative", x) for x in _numbers("--strengths", strengths, MAX_STRENGTH)]
+    if not both:
+        raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
+    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number("--rows", rows, 1, MAX_ROWS)
+    whole_number("--seed", seed, 0, MAX_SEED)
+    asked = tuple(LayerChoice(text) for text in _items("--layers", layers))
+    if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
+        raise InputError(
+            f"layers, strengths, multipliers and methods: {cells:,} conditions; "
+            f"{MAX_CONDITIONS:,} is the most"
+        )
+    try:
+        get_judge(judge)
+    except ValueError as error:
+        raise InputError(f"--judge {judge}: {error}") from error
+    test = load_test_set(prompts)
+    if max_prompts is not None:
+        whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
+        test = test.first(max_prompts)
+    return SweepSettings(
+        models=tuple(
+            model if isinstance(model, ModelSource) else find_model(model) for model in models
+        ),
+        methods=chosen,
+        layers=asked,
+        strengths=tuple(both),
+        test=test,
+        extraction={
+            method: load_extraction_set(extraction or default_extraction(method))
+            for method in chosen
+        },
+        precision=precision,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        seed=seed,
+        rows=rows,
+        accept_mismatch=accept_mismatch,
+        special_tokens=as_special_tokens(special_tokens),
+        template_options=parse_template_options(template_options, "template options"),
+    )
+
+
+def make_job(settings: SweepSettings, source: ModelSource, device: str, date: str) -> Job:
+    """The job of one model on a torch device, of this machine or another.
+
+    Reads its config and tokenizer, and every byte of a folder's weights the first time.
+
+    Args:
+        settings: of the sweep.
+        source: the model.
+        device: where it will run.
+        date: what day chat templates are told it is, `2026-11-25`: the run's first.
+
+    Raises:
+        InputError: the model cannot be found, a layer lies outside it, a prompt cannot be put to it
+            or leaves no room for an answer.
+    """
+    from steersweep.model.precision import resolve_precision
+
+    source = source.pinned()
+    config = source.config()
+    n_layers = int(config.get_text_config().num_hidden_layers)
+    precision = resolve_precision(settings.precision, config, device)
+    renderer = load_renderer(
+        source,
+        config,
+        date=date,
+        special_tokens=settings.special_tokens,
+        template_options=settings.template_options,
+    )
+    renderer.check()
+    _see_that_answers_fit(renderer, settings)
+    return Job(
+        source=source,
+        family=family_of(config),
+        n_layers=n_layers,
+        d_model=int(config.get_text_config().hidden_size),
+        precision=precision,
+        device=device,
+        conditions=tuple(_conditions(settings, renderer, precision, n_layers)),
+        extraction=settings.extraction,
+        test=settings.test,
+        max_rows=settings.rows,
+        reference=settings.reference,
+        smoke=settings.smoke,
+        accept_mismatch=settings.accept_mismatch,
+        date=date,
+        special_tokens=settings.special_tokens,
+        notes=tuple(renderer.notes()),
+        template_options=settings.template_options,
+    )
+
+
+def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
+    limit, new = renderer.max_positions, settings.max_new_tokens
+    for number, ids in enumerate(renderer.ids_of(settings.test.prompts, "test prompt"), 1):
+        if limit is not None and len(ids) + new > limit:
+            text = settings.test.prompts[number - 1]
+            raise InputError(
+                f"{renderer.source.model_id}: test prompt {number} {text[:40]!r} has {len(ids)} "
+                f"tokens; with {new} new ones (max_new_tokens) that exceeds the {limit} positions "
+                f"the model was made for"
+            )
+
+
+def _conditions(
+    settings: SweepSettings, renderer: Renderer, precision: str, n_layers: int
+) -> Iterator[Condition]:
+    """Unsteered first; then every layer and strength with every method and the random control;
+    then directions found elsewhere; then the layers that methods choose themselves, with a random
+    control each.
+    """
+
+    source = renderer.source
+    fingerprint = source.fingerprint()
+    test = test_rendered(renderer, settings.test)
+    rendered = {
+        method: extraction_rendered(renderer, prompts)
+        for method, prompts in settings.extraction.items()
+    }
+
+    def condition(
+        method: str,
+        choice: LayerChoice | None = None,
+        strength: Strength | None = None,
+        extract: str | None = None,
+    ) -> Condition:
+        return Condition(
+            model_id=source.model_id,
+            model_fingerprint=fingerprint,
+            precision=precision,
+            method=method,
+            layer=None if choice is None else choice.index(n_layers),
+            layer_pct=None if choice is None else choice.share(n_layers),
+            strength=strength,
+            extraction_prompts=None if extract is None else settings.extraction[extract].id,
+            extraction_rendered=None if extract is None else rendered[extract],
+            test_prompts=settings.test.id,
+            test_rendered=test,
+            max_new_tokens=settings.max_new_tokens,
+            judge=get_judge(settings.judge).id,
+            seed=settings.seed,
+        )
+
+    yield condition(UNSTEERED)
+    seen = set()
+    for choice in settings.layers:
+        layer = choice.index(n_layers)
+        if layer in seen:  # shares of a shallow model may fall on one layer
+            continue
+        seen.add(layer)
+        for strength in settings.strengths:
+            for method in settings.methods:
+                yield condition(method, choice, strength, method)
+            yield condition(RANDOM, choice, strength)
+    for found in settings.borrowed:
+        for strength in settings.strengths:
+            yield replace(
+                condition(found.method, LayerChoice(str(found.layer)), strength),
+                direction=found.direction,
+                extraction_prompts=found.prompts,
+            )
+    for method in settings.methods:
+        if method == DIM:
+            continue
+        for strength in settings.strengths:
+            for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
+                yield condition(name, None, strength, method)
+
+
+def _items(setting: str, text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise InputError(
+            f"{setting} {shown(text)}: a list separated by commas, without empty items"
+        )
+    return list(dict.fromkeys(items))
+
+
+def _numbers(setting: str, text: str, highest: float) -> list[float]:
+    items = _items(setting, text) if text else []
+    return list(dict.fromkeys(positive_number(setting, item, highest) for item in items))
