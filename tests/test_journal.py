@@ -45,7 +45,7 @@ def in_processes(code: str, count: int, *arguments: str) -> None:
 def test_forty_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from steersweep import gates\n"
+        "from steersweep.people import gates\n"
         "folder = Path(sys.argv[2])\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for n in range(10):\n"
