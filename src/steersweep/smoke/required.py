@@ -22,8 +22,8 @@ from steersweep.steer.parity import PROBES
 BASICS = ("template", "ending", "weights", "padding", "cache")
 # Raised when a check sees something else than before, so that models are looked at again.
 VERSION = 1
-# How the names of a run folder's files of checks begin.
-CHECKS = "extraction/checks-"
+# Where a run folder keeps checks.
+FOLDER = "extraction/"
 # What is wrong with the model's files, as opposed to how they run here.
 _OF_FILES = frozenset(BASICS[:3])
 
@@ -31,18 +31,21 @@ Found = Sequence[dict[str, Any]]
 
 
 def checks_name(chat: ChatModel, only: Collection[str] | None) -> str:
-    """Under what the checks of a model are kept, a relative path."""
+    """Under what the checks of a model are kept, a relative path; see `checks_begin`."""
     facts = provenance.facts(chat.device)
     rests_on = {
-        "fingerprint": chat.fingerprint,
-        "precision": chat.precision,
         "device": chat.device.type,
         "prompt": chat.prompt_ids(PROBES[0]),
         "ends": [sorted(chat.declared_eos_ids), sorted(chat.eos_ids)],
         "versions": [VERSION, *(facts[name] for name in ("steersweep", "torch", "transformers"))],
         "checks": sorted(only) if only is not None else "all",
     }
-    return f"checks-{content_key(rests_on)}.json"
+    return f"{checks_begin(chat.fingerprint, chat.precision)}{content_key(rests_on)}.json"
+
+
+def checks_begin(fingerprint: str, precision: str) -> str:
+    """How the names begin under which a model's checks are kept; known before it is loaded."""
+    return f"checks-{content_key([fingerprint, precision])[:12]}-"
 
 
 def make_checks(chat: ChatModel, only: Collection[str] | None) -> list[dict[str, Any]]:
@@ -115,7 +118,7 @@ def check_for_run(
         accept_mismatch: see `require`.
     """
     only = None if every else (*BASICS, "readers")
-    name = f"extraction/{checks_name(chat, only)}"
+    name = f"{FOLDER}{checks_name(chat, only)}"
     held = get(name) or put(name, {"checks": make_checks(chat, only)})
     return require(chat, held["checks"], accept_mismatch=accept_mismatch)
 

@@ -46,7 +46,7 @@ from steersweep.run.condition import (
 )
 from steersweep.run.direction import Direction, random_direction
 from steersweep.run.folder import LostDirection, Record, RunStore, condition_file
-from steersweep.smoke.required import CHECKS, check_for_run
+from steersweep.smoke.required import FOLDER, check_for_run, checks_begin
 from steersweep.steer.activations import residuals
 from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
 
@@ -219,8 +219,10 @@ def unfinished(job: Job, store: RunStore) -> int:
             directions.add(record["result"].get("direction_file", ""))
     lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
     lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
-    # Checks are made again too where their file was damaged; nothing else names it.
-    lost += any(name.startswith(CHECKS) for name in store.damaged)
+    # Checks of this model are made again too where their file was damaged; nothing else names it.
+    first = job.conditions[0]
+    begin = checks_begin(first.model_fingerprint, first.precision)
+    lost += bool(store.lost(f"{FOLDER}{begin}"))
     return missing + lost + (not _compared(job, store))
 
 
