@@ -30,7 +30,7 @@ from steersweep.engines.engine import (
 from steersweep.engines.share import is_of_jobs
 from steersweep.study.plan import Plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.work.worker import Progress
+from steersweep.work.job import Progress
 
 RUNS, HUB = "/runs", "/hub"  # where the volumes are mounted
 RUNS_VOLUME, HUB_VOLUME, EVENTS_QUEUE = "steersweep-runs", "steersweep-hub", "steersweep-events"
