@@ -24,7 +24,6 @@ from steersweep.steer.additions import Additions
 from steersweep.steer.parity import Parity, compare_readers
 from steersweep.steer.regime import regime_of
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.verification import fixtures
 from test_cli import refused, run
 from test_study import small
 

@@ -19,7 +19,6 @@ from steersweep.core.printing import first_line
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
 from steersweep.judging.summary import summarise
-from steersweep.judging.thinking import thinking_note
 from steersweep.methods.cosmic import CosmicScores
 from steersweep.methods.extraction import DIM, extract_directions
 from steersweep.model.chat_model import ChatModel
@@ -33,6 +32,7 @@ from steersweep.model.memory import (
 from steersweep.model.rendering import SpecialTokens, extraction_rendered, test_rendered
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
+from steersweep.model.thinking import thinking_note
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import (
     AUTO,
