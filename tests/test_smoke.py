@@ -303,13 +303,13 @@ def rounded_share(patch: pytest.MonkeyPatch) -> None:
 
 def scores_a_little_off(patch: pytest.MonkeyPatch) -> None:
     """The same candidate wins: comparing choices alone would not show it."""
-    score = fixtures.score_candidates
+    score = official.score_candidates
 
     def scaled(*arguments: Any, **options: Any) -> Any:
         scores = score(*arguments, **options)
         return replace(scores, comply=scores.comply * 0.999)
 
-    patch.setattr(fixtures, "score_candidates", scaled)
+    patch.setattr(official, "score_candidates", scaled)
 
 
 @pytest.mark.parametrize(
