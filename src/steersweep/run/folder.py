@@ -38,6 +38,10 @@ Record = dict[str, Any]
 _T = TypeVar("_T")
 
 PLAN = "plan.yaml"
+# How the names of files of checks begin.
+CHECKS = "extraction/checks-"
+# Where it is kept what judges' servers replied.
+REPLIES = "judgements/replies"
 # Folders that a run makes; a file in place of one would stop it.
 _FOLDERS = ("conditions", "decisions", "directions", "extraction", "logs", "phases", "results")
 _NOT_MADE_AGAIN = ("cuts.json", "engine.json")

@@ -22,8 +22,6 @@ from steersweep.steer.parity import PROBES
 BASICS = ("template", "ending", "weights", "padding", "cache")
 # Raised when a check sees something else than before, so that models are looked at again.
 VERSION = 1
-# How the names of a run folder's files of checks begin.
-CHECKS = "extraction/checks-"
 # What is wrong with the model's files, as opposed to how they run here.
 _OF_FILES = frozenset(BASICS[:3])
 

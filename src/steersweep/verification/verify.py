@@ -17,7 +17,7 @@ from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
 from steersweep.verification.report import render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
-from steersweep.work.worker import OnProgress
+from steersweep.work.job import OnProgress
 
 GATE = "cosmic-verification"
 REPORT_NAME = "COSMIC_VERIFICATION.md"

@@ -20,7 +20,7 @@ from steersweep.engines.modal.volume import VolumeShare
 from steersweep.study.away.apps import function_of, remote_functions
 from steersweep.study.plan import Plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.work.worker import Progress
+from steersweep.work.job import Progress
 
 
 def study_there(plan_text: str, run: str, options: Mapping[str, Any]) -> dict[str, Any]:
