@@ -15,7 +15,7 @@ import torch
 
 from conftest import gpt2, random_model
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
-from steersweep.methods import cosmic_scoring
+from steersweep.methods import cosmic_scoring, official
 from steersweep.methods.dim import dim_directions
 from steersweep.model.chat_model import Batch
 from steersweep.model.rendering import Renderer
@@ -26,7 +26,6 @@ from steersweep.steer.additions import Additions
 from steersweep.steer.parity import Parity, compare_readers
 from steersweep.steer.regime import regime_of
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.verification import fixtures
 from test_cli import refused, run
 from test_study import small
 
@@ -306,13 +305,13 @@ def rounded_share(patch: pytest.MonkeyPatch) -> None:
 
 def scores_a_little_off(patch: pytest.MonkeyPatch) -> None:
     """The same candidate wins: comparing choices alone would not show it."""
-    score = fixtures.score_candidates
+    score = official.score_candidates
 
     def scaled(*arguments: Any, **options: Any) -> Any:
         scores = score(*arguments, **options)
         return replace(scores, comply=scores.comply * 0.999)
 
-    patch.setattr(fixtures, "score_candidates", scaled)
+    patch.setattr(official, "score_candidates", scaled)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def check_methods() -> Check:
     other way changes which direction is chosen, on any model. Scores and masks are compared and not
     choices alone, which often survive wrong scores.
     """
-    from steersweep.verification.fixtures import built_in_fixtures, check_fixture
+    from steersweep.methods.official import built_in_fixtures, check_fixture
 
     started = time.monotonic()
     checks = check_fixture(built_in_fixtures() / "llama_s4")

@@ -223,7 +223,7 @@ class _Study:
             )
 
     def _verify(self) -> dict[str, Any]:
-        from steersweep.verification.fixtures import built_in_fixtures
+        from steersweep.methods.official import built_in_fixtures
         from steersweep.verification.verify import Reproduction, verify_cosmic
 
         check = self.plan.data["verification"]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steersweep.judging.thinking import thinking_note
 from steersweep.model.rendering import SpecialTokens
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
+from steersweep.model.thinking import thinking_note
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import (
     AUTO,
