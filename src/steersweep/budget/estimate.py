@@ -80,7 +80,7 @@ def estimate(
     batches = math.ceil(n_rows / rows)
     steps = batches * new_tokens
     context = PROMPT_TOKENS + new_tokens / 2
-    candidates = sum(method != "dim" for method in sweep.methods) * (
+    candidates = sweep.n_choosing * (
         PROMPT_TOKENS * (2 * N_TRAIN + PASSES * N_POSITIONS * sweep.model.n_layers * N_VAL)
     )
     prompts = STEERED_SHARE * n_rows * PROMPT_TOKENS

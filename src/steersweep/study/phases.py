@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
@@ -49,9 +50,17 @@ class Sweep:
         """Conditions it expands to, controls and methods' own choices included."""
         layers = {choice.index(self.model.n_layers) for choice in self.layers}
         cells = len(layers) * len(self.strengths)
-        choosing = sum(method != "dim" for method in self.methods)
         borrowed = len(self.methods) if self.reference not in (None, self.precision) else 0
-        return 1 + cells * (len(self.methods) + borrowed + 1) + 2 * choosing * len(self.strengths)
+        return (
+            1
+            + cells * (len(self.methods) + borrowed + 1)
+            + 2 * self.n_choosing * len(self.strengths)
+        )
+
+    @property
+    def n_choosing(self) -> int:
+        """Methods that make a choice of layer of their own."""
+        return sum(METHODS.get(method).chooses_layer for method in self.methods)
 
     @property
     def run_names(self) -> tuple[str, ...]:

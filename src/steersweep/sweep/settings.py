@@ -18,7 +18,7 @@ from steersweep.core.setting_values import (
 )
 from steersweep.core.text_files import shown
 from steersweep.judging.judge import get_judge
-from steersweep.methods.extraction import DIM, METHODS, default_extraction
+from steersweep.methods.method import METHODS
 from steersweep.model.rendering import (
     Renderer,
     SpecialTokens,
@@ -154,9 +154,6 @@ def make_settings(
         InputError: an option that cannot be read; the message names it.
     """
     chosen = tuple(_items("--methods", methods))
-    for method in chosen:
-        if method not in METHODS:
-            raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
     both = [
         Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
     ]
@@ -189,7 +186,7 @@ def make_settings(
         strengths=tuple(both),
         test=test,
         extraction={
-            method: load_extraction_set(extraction or default_extraction(method))
+            method: load_extraction_set(extraction or METHODS.get(method).default_prompts)
             for method in chosen
         },
         precision=precision,
@@ -324,7 +321,7 @@ def _conditions(
                 extraction_prompts=found.prompts,
             )
     for method in settings.methods:
-        if method == DIM:
+        if not METHODS.get(method).chooses_layer:
             continue
         for strength in settings.strengths:
             for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):

@@ -20,8 +20,8 @@ from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_
 from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
 from steersweep.judging.summary import summarise
 from steersweep.judging.thinking import thinking_note
-from steersweep.methods.cosmic import CosmicScores
-from steersweep.methods.extraction import DIM, extract_directions
+from steersweep.methods.dim import Dim
+from steersweep.methods.extraction import extract_directions
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import (
     OutOfMemory,
@@ -400,7 +400,7 @@ class _Bench:
                 method,
                 prompts,
                 layers,
-                scores=CosmicScores.from_json(held["scores"]) if held and held["scores"] else None,
+                state=held["state"] if held else None,
                 max_rows=rows,
             )
         )
@@ -414,7 +414,7 @@ class _Bench:
                 "notes": list(found.notes),
                 "seconds": time.monotonic() - started,
                 "missing": {str(layer): why for layer, why in found.missing.items()},
-                "scores": found.scores and found.scores.as_json(),
+                "state": found.state,
             },
         )
         self.extraction_seconds[method] = held["seconds"]
@@ -490,7 +490,7 @@ class _Bench:
 
     def compare(self) -> None:
         """Keep what precisions are compared by: activations, and how good a model this still is."""
-        prompts = self.job.extraction.get(DIM)
+        prompts = self.job.extraction.get(Dim.name)
         activations = None
         if prompts is not None:
             rendered = extraction_rendered(self.chat.renderer, prompts)
