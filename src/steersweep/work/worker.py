@@ -28,7 +28,7 @@ from steersweep.model.memory import (
     RowLimit,
     free_memory,
     is_out_of_memory,
-    memory_model,
+    model_shape,
 )
 from steersweep.model.rendering import SpecialTokens, extraction_rendered, test_rendered
 from steersweep.model.source import ModelSource
@@ -660,7 +660,7 @@ class _Bench:
 
 def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
     new_tokens = max(condition.max_new_tokens for condition in job.conditions)
-    model = memory_model(chat.model.config, chat.model)
+    model = model_shape(chat.model.config, chat.model)
     return RowLimit(
         job.max_rows,
         model.row(job.precision, prompt_tokens, new_tokens),
