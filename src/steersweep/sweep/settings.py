@@ -38,7 +38,6 @@ from steersweep.prompts.prompts import (
     load_test_set,
 )
 from steersweep.run.condition import (
-    AUTO,
     MAX_CONDITIONS,
     RANDOM,
     UNSTEERED,
@@ -47,6 +46,7 @@ from steersweep.run.condition import (
     LayerChoice,
     Strength,
 )
+from steersweep.run.label import Label
 from steersweep.work.worker import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
@@ -327,8 +327,9 @@ def _conditions(
         if method == DIM:
             continue
         for strength in settings.strengths:
-            for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
-                yield condition(name, None, strength, method)
+            chosen = Label(method, chose_layer=True)
+            for label in (chosen, chosen.random_control):
+                yield condition(str(label), None, strength, method)
 
 
 def _items(setting: str, text: str) -> list[str]:
