@@ -38,8 +38,9 @@ from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweep.settings import make_job, make_settings
-from steersweep.work import worker
-from steersweep.work.worker import Job, Progress, run_job
+from steersweep.work import bench, worker
+from steersweep.work.job import Job, Progress
+from steersweep.work.worker import run_job
 from test_study import SMALL, comparable, small
 
 PHASE_1 = StudyOptions(until="family_sweep")
@@ -487,7 +488,7 @@ def test_a_timeout_ends_a_job_in_another_process(tmp_path: Path) -> None:
 
 def out_of_memory_above(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Generation that runs out of memory with more than `most` rows; says what was tried."""
-    generate, tried = worker.generate, []
+    generate, tried = bench.generate, []
 
     def limited(*arguments: Any, max_rows: int, **options: Any) -> Any:
         tried.append(max_rows)
@@ -495,7 +496,7 @@ def out_of_memory_above(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return generate(*arguments, max_rows=max_rows, **options)
 
-    monkeypatch.setattr(worker, "generate", limited)
+    monkeypatch.setattr(bench, "generate", limited)
     return tried
 
 
@@ -585,7 +586,7 @@ def test_other_errors_are_not_taken_for_memory(
         calls.append(1)
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(worker, "generate", broken)
+    monkeypatch.setattr(bench, "generate", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         run_job(job_of(), RunStore(tmp_path))
     assert calls == [1]

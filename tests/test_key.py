@@ -26,7 +26,8 @@ from steersweep.run.direction import Direction, unit_direction
 from steersweep.run.folder import RunStore
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import make_job, make_settings
-from steersweep.work.worker import Job, run_job
+from steersweep.work.job import Job
+from steersweep.work.worker import run_job
 from test_rendering import DATED
 
 DAY = "2026-11-25"

@@ -148,10 +148,10 @@ def generate(
         MAX_STRENGTH,
         whole_number,
     )
-    from steersweep.judging.thinking import thinking_note
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
+    from steersweep.model.thinking import thinking_note
     from steersweep.run.condition import LayerChoice
     from steersweep.run.direction import Direction
     from steersweep.smoke.required import check_for_user

@@ -16,7 +16,7 @@ from rich.text import Text
 from steersweep.report.console import PlainConsole
 from steersweep.study.findings import TITLES
 from steersweep.study.jobs import Ended
-from steersweep.work.worker import Progress
+from steersweep.work.job import Progress
 
 _PLAIN_LINE_EVERY = 10.0  # seconds, per job
 _LONG_AGO = 60.0  # seconds after which a job that says nothing leaves the picture

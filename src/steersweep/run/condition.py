@@ -198,6 +198,11 @@ def extraction_file(method: str, rendered: str, model_fingerprint: str, precisio
     return f"extraction/{safe_name(method)}-{key}.json"
 
 
+def checks_begin(model_fingerprint: str, precision: str) -> str:
+    """How the names begin of the files in a run folder that say what was seen of a model."""
+    return f"extraction/checks-{content_key([model_fingerprint, precision])[:12]}-"
+
+
 def content_key(content: object) -> str:
     """Hash of JSON-serialisable content, 24 hexadecimal digits, independent of key order."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)

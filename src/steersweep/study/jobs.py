@@ -17,7 +17,7 @@ from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.sweep.results import Result, sweep_results
 from steersweep.sweep.settings import make_job
-from steersweep.work.worker import Job, OnProgress, left_out, unfinished
+from steersweep.work.job import Job, OnProgress, left_out, unfinished
 
 
 class ChangedWeights(SteersweepError):

@@ -31,7 +31,7 @@ from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan, layer_choice, strength_of
 from steersweep.study.status import problems
 from steersweep.sweep.results import Result
-from steersweep.work.worker import OnProgress
+from steersweep.work.job import OnProgress
 
 # Changing these changes no result of a finished condition.
 FREE_FIELDS = (
@@ -223,7 +223,7 @@ class _Study:
             )
 
     def _verify(self) -> dict[str, Any]:
-        from steersweep.verification.fixtures import built_in_fixtures
+        from steersweep.methods.official import built_in_fixtures
         from steersweep.verification.verify import Reproduction, verify_cosmic
 
         check = self.plan.data["verification"]

@@ -18,7 +18,7 @@ from steersweep.run.direction import cosine
 from steersweep.run.folder import Record, RunStore, condition_file
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.verdict import verdict
-from steersweep.work.worker import (
+from steersweep.work.job import (
     Job,
     comparison_file,
     missing_notes,

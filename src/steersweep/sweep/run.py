@@ -12,7 +12,8 @@ from steersweep.core.errors import SteersweepError
 from steersweep.run.folder import RunStore, run_lock
 from steersweep.sweep.results import Result, sweep_results, write_results
 from steersweep.sweep.settings import SweepSettings, make_job
-from steersweep.work.worker import Job, OnProgress, run_job
+from steersweep.work.job import Job, OnProgress
+from steersweep.work.worker import run_job
 
 RunJob = Callable[[Job, RunStore, OnProgress], None]
 

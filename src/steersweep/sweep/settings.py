@@ -47,7 +47,7 @@ from steersweep.run.condition import (
     Strength,
 )
 from steersweep.run.label import Label
-from steersweep.work.worker import Job
+from steersweep.work.job import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
 DEFAULT_ROWS = 256

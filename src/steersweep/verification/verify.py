@@ -10,15 +10,15 @@ from typing import Any
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import wilson
+from steersweep.methods.official import Check, check_fixture, fixture_folders
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.label import Label
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
-from steersweep.verification.fixtures import Check, check_fixture, fixture_folders
 from steersweep.verification.report import render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
-from steersweep.work.worker import OnProgress
+from steersweep.work.job import OnProgress
 
 GATE = "cosmic-verification"
 REPORT_NAME = "COSMIC_VERIFICATION.md"
