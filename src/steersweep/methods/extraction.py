@@ -14,8 +14,8 @@ from steersweep.methods.dim import find_dim
 from steersweep.methods.noise import no_direction, noise_share
 from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, DIM_EXTRACTION_SET, ExtractionSet
-from steersweep.run.condition import AUTO
 from steersweep.run.direction import Direction, unit_direction
+from steersweep.run.label import Label
 from steersweep.steer.activations import Backend, residuals
 
 DIM = "dim"
@@ -131,7 +131,7 @@ def _cosmic(
     chosen = None
     try:
         choice = select(scores, rules)
-        chosen = direction(method + AUTO, choice.position, choice.layer)
+        chosen = direction(str(Label(method, chose_layer=True)), choice.position, choice.layer)
     except SteersweepError as error:
         notes += (f"no choice of its own: {error}",)
     missing = {

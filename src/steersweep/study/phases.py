@@ -11,6 +11,7 @@ from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.run.condition import Borrowed, LayerChoice, Strength
+from steersweep.run.label import Label
 from steersweep.study.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
 from steersweep.sweep.expansion import distinct_layers, expand
@@ -72,13 +73,12 @@ def run_name(phase: str, step: str, model: str, precision: str, method: str) -> 
     Follow-up and fallback go on with phase 1's runs; a method's own choice of layer and borrowed
     directions belong to the method's run.
     """
-    method = method.split("@", maxsplit=1)[0]
     if step == "validation":
         return f"{model}-layer-validation"
     if phase == "3":
         return f"{model}-{precision}"
     suffix = {"1": "-layer-sweep", "4": "-transfer"}.get(phase, "")
-    return f"{model}-{method}{suffix}"
+    return f"{model}-{Label.parse(method).method}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -340,13 +340,13 @@ def borrowed_of(results: Iterable[Mapping[str, Any]], source: str, layer: int) -
     """
     return [
         Borrowed(
-            f"{result['method']}@{source}",
+            str(Label(result["method"], source=source)),
             layer,
             Path(result["conditions"][0]["direction_file"]).stem,
             result["conditions"][0]["extraction_prompts"],
         )
         for result in results
-        if "@" not in result["method"]
+        if Label.parse(result["method"]).is_swept
     ]
 
 

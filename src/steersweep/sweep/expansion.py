@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from steersweep.methods.extraction import DIM
-from steersweep.run.condition import AUTO, RANDOM, UNSTEERED, Borrowed, LayerChoice, Strength
+from steersweep.run.condition import RANDOM, UNSTEERED, Borrowed, LayerChoice, Strength
+from steersweep.run.label import Label
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def expand(
         if method == DIM:
             continue
         for strength in strengths:
-            for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
-                yield Cell(name, None, strength, method)
+            chosen = Label(method, chose_layer=True)
+            for label in (chosen, chosen.random_control):
+                yield Cell(str(label), None, strength, method)
 
 
 def distinct_layers(choices: Sequence[LayerChoice], n_layers: int) -> tuple[LayerChoice, ...]:
