@@ -9,7 +9,7 @@ from typing import Any
 from steersweep.methods.method import METHODS, Found, Given
 from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import ExtractionSet
-from steersweep.run.condition import AUTO
+from steersweep.run.label import Label
 from steersweep.steer.activations import Backend
 
 
@@ -42,4 +42,5 @@ def extract_directions(
     found = METHODS.get(method).find(chat, prompts, layers, Given(state, max_rows, backend))
     if found.chosen is None:
         return found
-    return replace(found, chosen=replace(found.chosen, method=method + AUTO))
+    label = str(Label(method, chose_layer=True))
+    return replace(found, chosen=replace(found.chosen, method=label))

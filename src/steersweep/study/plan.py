@@ -21,6 +21,7 @@ from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
 from steersweep.methods.method import METHODS
 from steersweep.model.template_options import TemplateOptions, check_template_options
 from steersweep.run.condition import MAX_CONDITIONS, LayerChoice, Strength
+from steersweep.run.label import check_source
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
@@ -177,9 +178,13 @@ def parse_plan(text: str, where: str) -> Plan:
     for_all = data["prompts"].get("template_options", {})
     for family, rows in data["families"].items():
         for index, row in enumerate(rows):
+            place = ("families", family, index, "name")
             if row["name"] in models:
-                place = ("families", family, index, "name")
                 raise refuse(place, f"{row['name']} is given twice")
+            try:
+                check_source(row["name"])  # in labels of directions that other models borrow
+            except InputError as error:
+                raise refuse(place, str(error)) from error
             models[row["name"]] = PlannedModel(
                 row["name"],
                 row["model"],

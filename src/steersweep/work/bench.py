@@ -20,7 +20,7 @@ from steersweep.judging.summary import summarise
 from steersweep.methods.dim import Dim
 from steersweep.methods.extraction import extract_directions
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.memory import RowLimit, memory_model
+from steersweep.model.memory import RowLimit, model_shape
 from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.condition import (
@@ -339,7 +339,7 @@ class Bench:
 
 def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
     new_tokens = max(condition.max_new_tokens for condition in job.conditions)
-    model = memory_model(chat.model.config, chat.model)
+    model = model_shape(chat.model.config, chat.model)
     return RowLimit(
         job.max_rows,
         model.row(job.precision, prompt_tokens, new_tokens),
