@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
 from steersweep.core.errors import InputError
 from steersweep.core.printing import safe_name
 from steersweep.core.text_files import shown
+from steersweep.run.label import Label
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
 RESULT_VERSION = 3
@@ -143,20 +145,23 @@ class Condition:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
 
+    @cached_property
+    def label(self) -> Label:
+        """What `method` stands for."""
+        return Label.parse(self.method)
+
     @property
     def is_control(self) -> bool:
         """Whether this is the unsteered or the random-direction control."""
-        return self.method == UNSTEERED or self.method.split("@")[0] == RANDOM
+        return self.label.is_control
 
     @property
     def placed_by(self) -> str | None:
         """The method that chooses the layer, such as `cosmic@auto`, or None where it is given."""
-        if self.layer is not None or self.method == UNSTEERED:
-            return None
-        return self.method.removeprefix(f"{RANDOM}@")
+        return str(Label(self.label.method, chose_layer=True)) if self.label.chose_layer else None
 
     def __str__(self) -> str:
-        if self.method == UNSTEERED:
+        if self.label.role == "unsteered":
             return "unsteered"
         where = "" if self.layer is None else f" layer {self.layer}"
         return f"{self.method}{where} at {self.strength}"
@@ -189,7 +194,6 @@ def extraction_file(method: str, rendered: str, model_fingerprint: str, precisio
 
     `rendered` is a condition's `extraction_rendered`.
     """
-    method = method.split("@", maxsplit=1)[0]
     key = content_key([method, rendered, model_fingerprint, precision])
     return f"extraction/{safe_name(method)}-{key}.json"
 
