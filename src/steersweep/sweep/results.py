@@ -10,7 +10,6 @@ from typing import Any
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.judging.judge import UNJUDGED
-from steersweep.methods.extraction import DIM
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
 from steersweep.run.condition import AUTO, RANDOM, UNSTEERED, Condition
@@ -176,11 +175,11 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
         for result in swept:
             result["verdict"]["flags"].append("methods-disagree")
-    dim = next((result for result in swept if result["method"] == DIM), None)
+    dim = next((result for result in swept if result["method"] == "dim"), None)
     if dim is None:
         return
     vectors = {
-        entry["layer_idx"]: store.needed_direction(Path(entry["direction_file"]).stem).vector
+        entry["layer_idx"]: store.needed_vector(Path(entry["direction_file"]).stem)
         for entry in dim["conditions"]
     }
     for result in results:
@@ -188,7 +187,7 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
             continue
         for entry in result["conditions"]:
             vector = vectors.get(entry["layer_idx"])
-            other = store.needed_direction(Path(entry["direction_file"]).stem).vector
+            other = store.needed_vector(Path(entry["direction_file"]).stem)
             entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 

@@ -21,10 +21,9 @@ from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import safe_name
 from steersweep.engines.modal import apps
 from steersweep.engines.modal.remote import LOG, RUNS_VOLUME
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import ENGINE_FILE, RunStore, is_away
 from steersweep.study.plan import Plan
 
-ENGINE_FILE = "engine.json"
 _FETCHED = ".fetched.json"
 _DECIDED_HERE = ("gates.jsonl", "reviews.jsonl")
 _STAYS_HERE = (ENGINE_FILE, _FETCHED, *_DECIDED_HERE)
@@ -66,11 +65,6 @@ class RemoteRun(Protocol):
 
     def billed(self, since: str) -> float | None:
         """USD the provider has billed for the plan's apps since a UTC time, if it says so."""
-
-
-def is_away(folder: Path) -> bool:
-    """Whether the run in a folder runs elsewhere."""
-    return (folder / ENGINE_FILE).is_file()
 
 
 def begin(
