@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from steersweep.core.errors import InputError
@@ -39,14 +39,12 @@ from steersweep.prompts.prompts import (
 )
 from steersweep.run.condition import (
     MAX_CONDITIONS,
-    RANDOM,
-    UNSTEERED,
     Borrowed,
     Condition,
     LayerChoice,
     Strength,
 )
-from steersweep.run.label import Label
+from steersweep.run.label import RANDOM, UNSTEERED, Label
 from steersweep.work.job import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
@@ -283,26 +281,29 @@ def _conditions(
     }
 
     def condition(
-        method: str,
+        label: Label,
         choice: LayerChoice | None = None,
         strength: Strength | None = None,
         extract: str | None = None,
+        borrowed: Borrowed | None = None,
     ) -> Condition:
+        prompts = None if borrowed is None else borrowed.prompts
         return Condition(
             model_id=source.model_id,
             model_fingerprint=fingerprint,
             precision=precision,
-            method=method,
+            label=label,
             layer=None if choice is None else choice.index(n_layers),
             layer_pct=None if choice is None else choice.share(n_layers),
             strength=strength,
-            extraction_prompts=None if extract is None else settings.extraction[extract].id,
+            extraction_prompts=prompts if extract is None else settings.extraction[extract].id,
             extraction_rendered=None if extract is None else rendered[extract],
             test_prompts=settings.test.id,
             test_rendered=test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
+            direction=None if borrowed is None else borrowed.direction,
         )
 
     yield condition(UNSTEERED)
@@ -314,22 +315,18 @@ def _conditions(
         seen.add(layer)
         for strength in settings.strengths:
             for method in settings.methods:
-                yield condition(method, choice, strength, method)
+                yield condition(Label(method), choice, strength, method)
             yield condition(RANDOM, choice, strength)
     for found in settings.borrowed:
         for strength in settings.strengths:
-            yield replace(
-                condition(found.method, LayerChoice(str(found.layer)), strength),
-                direction=found.direction,
-                extraction_prompts=found.prompts,
-            )
+            yield condition(found.label, LayerChoice(str(found.layer)), strength, borrowed=found)
     for method in settings.methods:
         if method == DIM:
             continue
         for strength in settings.strengths:
             chosen = Label(method, chose_layer=True)
             for label in (chosen, chosen.random_control):
-                yield condition(str(label), None, strength, method)
+                yield condition(label, None, strength, method)
 
 
 def _items(setting: str, text: str) -> list[str]:
