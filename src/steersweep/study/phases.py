@@ -14,6 +14,7 @@ from steersweep.run.condition import Borrowed, LayerChoice, Strength
 from steersweep.run.label import Label
 from steersweep.study.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
+from steersweep.sweep.expansion import distinct_layers, expand
 from steersweep.sweep.settings import SweepSettings
 
 
@@ -48,11 +49,10 @@ class Sweep:
     @property
     def n_conditions(self) -> int:
         """Conditions it expands to, controls and methods' own choices included."""
-        layers = {choice.index(self.model.n_layers) for choice in self.layers}
-        cells = len(layers) * len(self.strengths)
-        choosing = sum(method != "dim" for method in self.methods)
-        borrowed = len(self.methods) if self.reference not in (None, self.precision) else 0
-        return 1 + cells * (len(self.methods) + borrowed + 1) + 2 * choosing * len(self.strengths)
+        cells = expand(
+            self.methods, self.layers, self.strengths, self.borrowed, self.model.n_layers
+        )
+        return sum(1 for _ in cells)
 
     @property
     def run_names(self) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def follow_up_sweeps(plan: Plan, decisions: Iterable[FamilyDecision]) -> list[Sw
             "follow-up",
             plan.models[decision.model],
             tuple(plan.data["family_sweep"]["methods"]),
-            _distinct([LayerChoice(str(decision.layer_idx)), *layers], decision.n_layers),
+            distinct_layers([LayerChoice(str(decision.layer_idx)), *layers], decision.n_layers),
             tuple(dict.fromkeys(strengths)),
             plan.data["precision"],
         )
@@ -364,11 +364,3 @@ def going_on(decisions: Iterable[FamilyDecision], cuts: Cuts) -> list[FamilyDeci
         if decision.action in ("continue", "continue-with-caveat")
         and not (decision.family in cuts.families and decision.action != "continue")
     ]
-
-
-def _distinct(choices: Iterable[LayerChoice], n_layers: int) -> tuple[LayerChoice, ...]:
-    """Choices of different layers, the first of each."""
-    found: dict[int, LayerChoice] = {}
-    for choice in choices:
-        found.setdefault(choice.index(n_layers), choice)
-    return tuple(found.values())

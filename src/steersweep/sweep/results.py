@@ -10,7 +10,7 @@ from typing import Any
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.judging.judge import UNJUDGED
-from steersweep.methods.extraction import DIM
+from steersweep.methods.dim import Dim
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
 from steersweep.run.condition import Condition
@@ -165,7 +165,7 @@ def _extraction(store: RunStore, condition: Condition) -> Result | None:
     name = scores_file(condition)
     held = store.get_once(name)
     _refuse_damaged(store, [name])
-    if held is None or held["scores"] is None:
+    if held is None or held["state"] is None:
         return None
     return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
 
@@ -176,7 +176,7 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
         for result in swept:
             result["verdict"]["flags"].append("methods-disagree")
-    dim = next((result for result in swept if result["method"] == DIM), None)
+    dim = next((result for result in swept if result["method"] == Dim.name), None)
     if dim is None:
         return
     vectors = {

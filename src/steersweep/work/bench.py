@@ -17,10 +17,10 @@ from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
 from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
 from steersweep.judging.summary import summarise
-from steersweep.methods.cosmic import CosmicScores
-from steersweep.methods.extraction import DIM, extract_directions
+from steersweep.methods.dim import Dim
+from steersweep.methods.extraction import extract_directions
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.memory import RowLimit, memory_model
+from steersweep.model.memory import RowLimit, model_shape
 from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.condition import (
@@ -78,7 +78,7 @@ class Bench:
                 method,
                 prompts,
                 layers,
-                scores=CosmicScores.from_json(held["scores"]) if held and held["scores"] else None,
+                state=held["state"] if held else None,
                 max_rows=rows,
             )
         )
@@ -92,7 +92,7 @@ class Bench:
                 "notes": list(found.notes),
                 "seconds": time.monotonic() - started,
                 "missing": {str(layer): why for layer, why in found.missing.items()},
-                "scores": found.scores and found.scores.as_json(),
+                "state": found.state,
             },
         )
         self.extraction_seconds[method] = held["seconds"]
@@ -169,7 +169,7 @@ class Bench:
 
     def compare(self) -> None:
         """Keep what precisions are compared by: activations, and how good a model this still is."""
-        prompts = self.job.extraction.get(DIM)
+        prompts = self.job.extraction.get(Dim.name)
         activations = None
         if prompts is not None:
             rendered = extraction_rendered(self.chat.renderer, prompts)
@@ -339,7 +339,7 @@ class Bench:
 
 def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
     new_tokens = max(condition.max_new_tokens for condition in job.conditions)
-    model = memory_model(chat.model.config, chat.model)
+    model = model_shape(chat.model.config, chat.model)
     return RowLimit(
         job.max_rows,
         model.row(job.precision, prompt_tokens, new_tokens),
