@@ -208,8 +208,8 @@ def _run_here(
 
 def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
     """Begin a study on Modal, and follow it unless told not to."""
-    from steersweep.engines.modal import away
     from steersweep.report.study_table import print_decision
+    from steersweep.study.away import away
     from steersweep.study.status import decided
 
     away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
@@ -241,7 +241,7 @@ def status(
     from steersweep.study.status import status as status_of
 
     if is_away(folder):
-        from steersweep.engines.modal import away
+        from steersweep.study.away import away
 
         try:
             away.fetch(folder)
@@ -329,7 +329,7 @@ def fetch(
 
     Example: `steersweep fetch study`
     """
-    from steersweep.engines.modal import away
+    from steersweep.study.away import away
 
     count = away.fetch(folder)
     say(f"{count} files are new or changed in {folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -38,8 +39,6 @@ Record = dict[str, Any]
 _T = TypeVar("_T")
 
 PLAN = "plan.yaml"
-# How the names of files of checks begin.
-CHECKS = "extraction/checks-"
 # Where it is kept what judges' servers replied.
 REPLIES = "judgements/replies"
 # Folders that a run makes; a file in place of one would stop it.
@@ -311,6 +310,13 @@ class RunStore:
                 f"{path}: is damaged ({why}) and cannot be moved: {error.strerror}; remove it"
             ) from error
         _log.warning("%s: damaged (%s); kept as %s, and made again", path, why, aside.name)
+
+    def lost(self, beginning: str) -> list[str]:
+        """Names that begin so, of files that were set aside and have not been made again."""
+        path = self.folder / beginning
+        aside = path.parent.glob(f"{path.name}*.damaged")
+        names = {re.sub(r"(\.\d+)?\.damaged$", "", found.name) for found in aside}
+        return sorted(name for name in names if not (path.parent / name).exists())
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
         write_bytes(self.folder / name, seal(name, value))

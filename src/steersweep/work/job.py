@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steersweep.judging.thinking import thinking_note
 from steersweep.model.rendering import SpecialTokens
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
+from steersweep.model.thinking import thinking_note
 from steersweep.prompts.prompts import ExtractionSet, TestSet
-from steersweep.run.condition import AUTO, RANDOM, Condition, content_key, extraction_file
-from steersweep.run.folder import CHECKS, Record, RunStore
+from steersweep.run.condition import (
+    Condition,
+    checks_begin,
+    content_key,
+    extraction_file,
+)
+from steersweep.run.folder import Record, RunStore
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,9 @@ def unfinished(job: Job, store: RunStore) -> int:
             directions.add(record["result"].get("direction_file", ""))
     lost = sum(store.vector(Path(name).stem) is None for name in directions - {""})
     lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
-    # Checks are made again too where their file was damaged; nothing else names it.
-    lost += any(name.startswith(CHECKS) for name in store.damaged)
+    # Checks of this model are made again too where their file was damaged; nothing else names it.
+    first = job.conditions[0]
+    lost += bool(store.lost(checks_begin(first.model_fingerprint, first.precision)))
     return missing + lost + (not _compared(job, store))
 
 
@@ -134,10 +140,11 @@ def left_out(job: Job, store: RunStore) -> set[str]:
     nowhere = set.intersection(*missing.values()) if missing else set()
 
     def without(condition: Condition) -> bool:
-        if condition.placed_by is not None:
-            held = found[condition.placed_by.removesuffix(AUTO)]
+        method = str(condition.label.method)
+        if condition.label.chose_layer:
+            held = found[method]
             return held is not None and held["chosen"] is None
-        of_method = nowhere if condition.is_control else missing.get(condition.method, set())
+        of_method = nowhere if condition.is_control else missing.get(method, set())
         return condition.direction is None and condition.layer in of_method
 
     return {condition.key for condition in job.conditions if without(condition)}
@@ -168,17 +175,13 @@ def extraction_files(job: Job) -> dict[str, str]:
 
 def found_by(method: str, job: Job) -> list[Condition]:
     """Conditions of a job whose directions a method finds on its model."""
-    return [
-        c
-        for c in job.conditions
-        if not c.is_control and c.direction is None and c.method.removesuffix(AUTO) == method
-    ]
+    return [condition for condition in job.conditions if condition.label.own_method == method]
 
 
 def scores_file(condition: Condition) -> str:
     """Where the scores are that a condition's method chose by."""
     return extraction_file(
-        condition.method.removeprefix(f"{RANDOM}@"),
+        str(condition.label.method),
         str(condition.extraction_rendered),
         condition.model_fingerprint,
         condition.precision,
@@ -188,7 +191,7 @@ def scores_file(condition: Condition) -> str:
 def comparison_file(job: Job) -> str:
     """Where a run folder keeps what a precision is compared with the reference by."""
     first = job.conditions[0]
-    sets = {c.method: c.extraction_rendered for c in job.conditions if c.extraction_rendered}
+    sets = {str(c.label): c.extraction_rendered for c in job.conditions if c.extraction_rendered}
     key = content_key(
         [first.model_fingerprint, job.precision, job.reference, first.test_rendered, sets]
     )
