@@ -115,9 +115,9 @@ def test_a_borrowed_direction_is_no_choice_of_its_own_whatever_its_model_is_call
     entry = {"direction_file": "directions/k.safetensors", "extraction_prompts": "p"}
     found = {"method": "dim", "conditions": [entry]}
     (borrowed,) = borrowed_of([found], "autocoder-7b", 3)
-    assert Label.parse(borrowed.method) == Label("dim", source="autocoder-7b")
-    assert run_name("4", "transfer", "m", "fp16", borrowed.method) == "m-dim-transfer"
-    row = {"method": borrowed.method, "layer_idx": 3}
+    assert borrowed.label == Label("dim", source="autocoder-7b")
+    assert run_name("4", "transfer", "m", "fp16", str(borrowed.label)) == "m-dim-transfer"
+    row = {"method": str(borrowed.label), "layer_idx": 3}
     assert line_of(row) == ("", 3)
     assert line_of({**row, "method": "random@cosmic@auto"}) == ("cosmic@auto", 3)
 

@@ -340,7 +340,7 @@ def borrowed_of(results: Iterable[Mapping[str, Any]], source: str, layer: int) -
     """
     return [
         Borrowed(
-            str(Label(result["method"], source=source)),
+            Label(result["method"], source=source),
             layer,
             Path(result["conditions"][0]["direction_file"]).stem,
             result["conditions"][0]["extraction_prompts"],

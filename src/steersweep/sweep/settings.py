@@ -280,7 +280,7 @@ def _conditions(
             model_id=source.model_id,
             model_fingerprint=fingerprint,
             precision=precision,
-            method=cell.method,
+            label=cell.label,
             layer=None if cell.layer is None else cell.layer.index(n_layers),
             layer_pct=None if cell.layer is None else cell.layer.share(n_layers),
             strength=cell.strength,

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,8 +24,6 @@ from steersweep.model.memory import RowLimit, model_shape
 from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.condition import (
-    AUTO,
-    UNSTEERED,
     Condition,
     content_key,
     direction_file,
@@ -33,6 +31,7 @@ from steersweep.run.condition import (
 )
 from steersweep.run.direction import Direction, random_direction
 from steersweep.run.folder import REPLIES, LostDirection, Record, RunStore, condition_file
+from steersweep.run.label import UNSTEERED, Label
 from steersweep.steer.activations import residuals
 from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
 from steersweep.work.job import Job, comparison_file
@@ -56,7 +55,7 @@ class Bench:
         )
         self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
         # By method and layer; the layer is None where the method chose it.
-        self.directions: dict[tuple[str, int | None], Direction] = {}
+        self.directions: dict[tuple[Label, int | None], Direction] = {}
         self.extraction_seconds: dict[str, float] = {}
         for method, prompts in job.extraction.items():
             self._extract(method, prompts)
@@ -102,20 +101,21 @@ class Bench:
             places.append((None, found.chosen))
         for layer, direction in places:
             norm = self.residual_norms[direction.layer]
-            self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
+            label = Label.parse(direction.method)
+            self.directions[label, layer] = replace(direction, residual_norm=norm)
 
     def _borrow(self, condition: Condition, key: str) -> None:
         """A direction found elsewhere, at this model's own layer and residual norm."""
         assert condition.layer is not None, "a borrowed direction is tried at a given layer"
         found = self.store.needed_direction(key)
-        asked = condition.method.partition("@")[0], condition.extraction_prompts
+        asked = condition.label.method, condition.extraction_prompts
         if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
             raise LostDirection(
                 f"{direction_file(key)}: is a direction of {found.method} from {found.prompts} "
                 f"with {len(found.vector)} components, which {condition} did not ask for"
             )
         norm = self.residual_norms[condition.layer]
-        self.directions[condition.method, condition.layer] = replace(
+        self.directions[condition.label, condition.layer] = replace(
             found, layer=condition.layer, residual_norm=norm
         )
 
@@ -143,7 +143,7 @@ class Bench:
             )
         )
         n = len(self.prompt_ids)
-        if batch[0].method == UNSTEERED:
+        if batch[0].label == UNSTEERED:
             self._threshold = self.rows.run(
                 lambda most: fluency_threshold(
                     self.chat,
@@ -177,8 +177,8 @@ class Bench:
             activations = self.store.put_tensors(
                 f"extraction/activations-{key}.safetensors",
                 lambda: {
-                    "harmful": self._last_token(prompts.harmful),
-                    "harmless": self._last_token(prompts.harmless),
+                    "harmful": self._last_token(prompts.harmful).numpy(),
+                    "harmless": self._last_token(prompts.harmless).numpy(),
                 },
             )
         self.store.put_once(
@@ -217,12 +217,13 @@ class Bench:
         return math.exp(total / n_tokens) if n_tokens else None
 
     def _direction(self, condition: Condition) -> Direction | None:
-        if condition.method == UNSTEERED:
+        if condition.label == UNSTEERED:
             return None
         if not condition.is_control:
-            return self.directions[condition.method, condition.layer]
-        any_method = condition.placed_by or next(iter(self.job.extraction))
-        return random_direction(self.directions[any_method, condition.layer], condition.seed)
+            return self.directions[condition.label, condition.layer]
+        method = condition.label.method or next(iter(self.job.extraction))
+        like = Label(method, chose_layer=condition.label.chose_layer)
+        return random_direction(self.directions[like, condition.layer], condition.seed)
 
     def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
         direction = self._direction(condition)
@@ -259,7 +260,7 @@ class Bench:
         if direction is None or record is None:
             return record is not None
         named = record["result"]["direction_file"]
-        if self.store.direction(Path(named).stem) is not None:
+        if self.store.vector(Path(named).stem) is not None:
             return True
         if self._direction_file(condition, direction) == named:
             return True
@@ -294,9 +295,8 @@ class Bench:
         judged = self._judge.judge(asked)
         result = summarise(Counter(judged), self.job.test.repeats)
         result["fluency_threshold"] = None if threshold == float("inf") else threshold
-        if condition.method.removesuffix(AUTO) in self.extraction_seconds:
-            seconds_spent = self.extraction_seconds[condition.method.removesuffix(AUTO)]
-            result["extraction_seconds"] = seconds_spent
+        if condition.label.own_method is not None:
+            result["extraction_seconds"] = self.extraction_seconds[condition.label.own_method]
         if direction is not None and condition.strength is not None:
             multiplier = condition.strength.multiplier(direction.residual_norm)
             result |= {
@@ -311,7 +311,7 @@ class Bench:
             }
         return {
             "key": condition.key,
-            "condition": asdict(condition),
+            "condition": condition.as_json(),
             "result": result,
             "samples": [
                 _sample(*parts) for parts in zip(asked, judged, answers, nlls, strict=True)

@@ -9,8 +9,9 @@ from steersweep.core.printing import first_line
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.rendering import extraction_rendered, test_rendered
-from steersweep.run.condition import UNSTEERED, in_batches
+from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunStore
+from steersweep.run.label import UNSTEERED, Label
 from steersweep.smoke.required import check_for_run
 from steersweep.steer.steering import StepInfo
 from steersweep.work.bench import Bench
@@ -99,7 +100,8 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
         for record in bench.run(batch, on_step):
             store.put(record)
-            if record["condition"]["method"] == UNSTEERED and (thinks := unsteered_note(record)):
+            label = Label.parse(record["condition"]["method"])
+            if label == UNSTEERED and (thinks := unsteered_note(record)):
                 warn(thinks)
         done |= missing
         tell("saved")
