@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.model.chat_model import ChatModel
 from steersweep.steer.additions import Additions
 from steersweep.steer.decoding import decoder
@@ -201,7 +201,8 @@ def _check_rows(chat: ChatModel, rows: Sequence[Row], max_new_tokens: int) -> No
         if limit is not None and len(row.prompt_ids) + max_new_tokens > limit:
             raise InputError(
                 f"a prompt of {len(row.prompt_ids)} tokens plus {max_new_tokens} new ones exceeds "
-                f"the {limit} positions of {chat.source.model_id}; lower --max-new-tokens"
+                f"the {limit} positions of {chat.source.model_id}; lower "
+                f"{setting('max_new_tokens')}"
             )
         if row.intervention is None:
             continue
