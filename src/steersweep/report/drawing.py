@@ -166,7 +166,7 @@ def _figures(run: Run) -> list[Figure]:
 def _has_directions(result: Result, store: RunStore) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
     names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
-    return all(store.direction(name) is not None for name in names)
+    return all(store.vector(name) is not None for name in names)
 
 
 def _with_n(run: Run) -> list[dict[str, Any]]:

@@ -185,7 +185,7 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
     if dim is None:
         return
     vectors = {
-        entry["layer_idx"]: store.needed_direction(Path(entry["direction_file"]).stem).vector
+        entry["layer_idx"]: store.needed_vector(Path(entry["direction_file"]).stem)
         for entry in dim["conditions"]
     }
     for result in results:
@@ -193,7 +193,7 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
             continue
         for entry in result["conditions"]:
             vector = vectors.get(entry["layer_idx"])
-            other = store.needed_direction(Path(entry["direction_file"]).stem).vector
+            other = store.needed_vector(Path(entry["direction_file"]).stem)
             entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 
