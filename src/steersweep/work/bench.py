@@ -184,8 +184,8 @@ class Bench:
             activations = self.store.put_tensors(
                 f"extraction/activations-{key}.safetensors",
                 lambda: {
-                    "harmful": self._last_token(prompts.harmful),
-                    "harmless": self._last_token(prompts.harmless),
+                    "harmful": self._last_token(prompts.harmful).numpy(),
+                    "harmless": self._last_token(prompts.harmless).numpy(),
                 },
             )
         self.store.put_once(
@@ -267,7 +267,7 @@ class Bench:
         if direction is None or record is None:
             return record is not None
         named = record["result"]["direction_file"]
-        if self.store.direction(Path(named).stem) is not None:
+        if self.store.vector(Path(named).stem) is not None:
             return True
         if self._direction_file(condition, direction) == named:
             return True

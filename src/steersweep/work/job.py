@@ -111,7 +111,7 @@ def unfinished(job: Job, store: RunStore) -> int:
         missing += record is None
         if record is not None and condition.direction is None:
             directions.add(record["result"].get("direction_file", ""))
-    lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
+    lost = sum(store.vector(Path(name).stem) is None for name in directions - {""})
     lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
