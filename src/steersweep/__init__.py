@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import Judgement, get_judge
+    from steersweep.library.results import SweepResults
+    from steersweep.library.sweeping import sweep
     from steersweep.methods.dim import dim_directions
     from steersweep.methods.extraction import Extracted, extract_directions
     from steersweep.model.chat_model import ChatModel
@@ -27,6 +29,8 @@ _HOMES = {
     "judge_file": "judging.files",
     "Judgement": "judging.judge",
     "get_judge": "judging.judge",
+    "SweepResults": "library.results",
+    "sweep": "library.sweeping",
     "dim_directions": "methods.dim",
     "Extracted": "methods.extraction",
     "extract_directions": "methods.extraction",
@@ -55,6 +59,7 @@ __all__ = [
     "NumericalError",
     "Row",
     "SteersweepError",
+    "SweepResults",
     "Verdict",
     "dim_directions",
     "extract_directions",
@@ -65,6 +70,7 @@ __all__ = [
     "load_test_set",
     "random_direction",
     "residuals",
+    "sweep",
     "verdict",
 ]
 
