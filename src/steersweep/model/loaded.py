@@ -76,7 +76,15 @@ class LoadedSource(ModelSource):
         return []
 
     def device(self, _asked: str) -> str:
-        """Where it is."""
+        """Where it is.
+
+        Raises:
+            InputError: a part of it has no numbers.
+        """
+        if any(weights.is_meta for weights in self.network.parameters()):
+            raise InputError(
+                f"{self.model_id}: has weights on the meta device; load them before it is used"
+            )
         return str(self.network.get_input_embeddings().weight.device)
 
     def precision(self, asked: str, config: Any, device: str) -> str:
@@ -132,7 +140,5 @@ def _bytes(value: Any) -> bytes:
 
     if not isinstance(value, torch.Tensor):
         return repr(value).encode()
-    if value.is_meta:
-        raise InputError("the model has weights on the meta device: load them before it is used")
     flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return f"{tuple(value.shape)} {value.dtype} ".encode() + flat.numpy().tobytes()

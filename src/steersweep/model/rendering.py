@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
-from steersweep.model.source import ModelSource, explain_loading
+from steersweep.model.source import ModelSource
 from steersweep.model.template import (
     PROBE,
     Message,
