@@ -41,7 +41,7 @@ from steersweep.methods.cosmic_scoring import (
 from steersweep.methods.cosmic_search import _Search, score_candidates
 from steersweep.methods.extraction import extract_directions
 from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
-from steersweep.steer.edits import clean_logits, clean_states
+from steersweep.steer.passes import clean_logits, clean_states
 
 NAN = float("nan")
 

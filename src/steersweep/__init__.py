@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.run.direction import Direction, random_direction
     from steersweep.steer.activations import residuals
-    from steersweep.steer.steering import Generation, Intervention, Row, generate
+    from steersweep.steer.edit import Edit
+    from steersweep.steer.steering import Generation, Row, generate
     from steersweep.sweep.verdict import Verdict, verdict
 
 __version__ = "0.1.0"
@@ -36,8 +37,8 @@ _HOMES = {
     "Direction": "run.direction",
     "random_direction": "run.direction",
     "residuals": "steer.activations",
+    "Edit": "steer.edit",
     "Generation": "steer.steering",
-    "Intervention": "steer.steering",
     "Row": "steer.steering",
     "generate": "steer.steering",
     "Verdict": "sweep.verdict",
@@ -47,10 +48,10 @@ _HOMES = {
 __all__ = [
     "ChatModel",
     "Direction",
+    "Edit",
     "Extracted",
     "Generation",
     "InputError",
-    "Intervention",
     "Judgement",
     "NumericalError",
     "Row",

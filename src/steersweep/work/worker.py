@@ -48,7 +48,8 @@ from steersweep.run.direction import Direction, random_direction
 from steersweep.run.folder import LostDirection, Record, RunStore, condition_file
 from steersweep.smoke.required import CHECKS, check_for_run
 from steersweep.steer.activations import residuals
-from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Generation, Row, StepInfo, generate
 
 # Where a run folder keeps what judges' servers replied.
 REPLIES = "judgements/replies"
@@ -443,8 +444,8 @@ class _Bench:
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
         started = time.monotonic()
-        steering = [self._intervention(condition) for condition in batch]
-        rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
+        steering = [self._edit(condition) for condition in batch]
+        rows = [Row(ids, edit) for _, edit in steering for ids in self.prompt_ids]
         answers = self.rows.run(
             lambda most: generate(
                 self.chat,
@@ -545,12 +546,12 @@ class _Bench:
         any_method = condition.placed_by or next(iter(self.job.extraction))
         return random_direction(self.directions[any_method, condition.layer], condition.seed)
 
-    def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
+    def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
         direction = self._direction(condition)
         if direction is None or condition.strength is None:
             return None, None
         multiplier = condition.strength.multiplier(direction.residual_norm)
-        return direction, Intervention(direction.vector, multiplier, direction.layer)
+        return direction, Edit.add(direction.vector, multiplier, direction.layer)
 
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
