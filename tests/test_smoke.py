@@ -19,8 +19,8 @@ from steersweep.model.chat_model import Batch
 from steersweep.model.rendering import Renderer
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.steer import passes
-from steersweep.steer.edit import Edit
 from steersweep.steer.activations import residuals
+from steersweep.steer.edit import Edit
 from steersweep.steer.parity import Parity, compare_readers
 from steersweep.steer.regime import regime_of
 from steersweep.steer.row_edits import RowEdits
@@ -246,14 +246,14 @@ def orthogonalised_weights(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 
     def run_edits(chat: ChatModel, prompts: Any, wanted: Any, **options: Any) -> Iterator[Any]:
         for index, edit in enumerate(wanted):
-            if edit.layer is not None:
+            if not edit.all_writes:
                 done = passes.run_edits(chat, prompts, [edit], **options)
             else:
                 weights = [chat.model.get_input_embeddings().weight.T]
                 for layer in chat.layers:
                     weights += [layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight]
                 for weight in weights:
-                    weight.sub_(torch.outer(edit.unit, edit.unit @ weight))
+                    weight.sub_(torch.outer(edit.removed, edit.removed @ weight))
                 nothing = Edit.add(torch.zeros(chat.d_model), 1.0, 0)
                 done = passes.run_edits(chat, prompts, [nothing], **options)
             for reading in done:

@@ -138,6 +138,8 @@ class RowEdits:
         if change is None:
             return hidden
         rows, mask, kind = self._rows, self._mask, hidden.dtype
+        if mask is not None:  # some networks leave out early positions, which get no logits
+            mask = mask[:, -hidden.shape[1] :]
         added = change.added
         if change.unit is not None:
             unit = change.unit[rows].to(kind)
