@@ -33,11 +33,11 @@ from steersweep.judging.judge_error import (
 from steersweep.judging.language_model import language_model_judge
 from steersweep.judging.replies import Replies
 from steersweep.judging.server import Server
+from steersweep.judging.summary import summarise
 from steersweep.people.corrected import judge_error
 from steersweep.run.folder import RunStore
 from steersweep.sweep.rejudge import rejudge
 from steersweep.sweep.results import p_difference
-from steersweep.work.worker import summarise
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."

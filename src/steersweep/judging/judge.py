@@ -20,7 +20,7 @@ from steersweep.judging.refusal import (
     has_marker,
     judge_refusal,
 )
-from steersweep.judging.thinking import split_thinking
+from steersweep.model.thinking import split_thinking
 
 __all__ = ["DEFAULT_JUDGE", "Answer", "Fluency", "Judge", "Judgement", "Quality", "get_judge"]
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from steersweep.methods.candidates import (
-    MAX_KL,
     Candidates,
     PromptIds,
     Selection,
@@ -26,6 +25,7 @@ from steersweep.steer.edit import Edit
 from steersweep.steer.passes import clean_logits, run_edits
 
 _EPSILON = 1e-8
+MAX_KL = 0.1  # nats
 
 
 @dataclass(frozen=True, eq=False)

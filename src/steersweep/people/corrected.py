@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steersweep.core.errors import InputError
 from steersweep.core.statistics import wilson
 from steersweep.judging.judge_error import shipped_confusion, true_rate_range
 from steersweep.people.reviews import (
@@ -18,6 +20,7 @@ from steersweep.people.reviews import (
     read_reviews,
     results_in,
 )
+from steersweep.run.folder import run_lock
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.verdict import PARTIAL_FROM, WORKS_FROM, verdict
 
@@ -75,20 +78,43 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     return {**result, "verdict": held}
 
 
-def apply_to_files(folder: Path) -> list[Result]:
-    """Write the reviews' outcome into every result file; returns all results.
+def apply_to_files(
+    folder: Path, on_note: Callable[[str], None] = lambda _note: None
+) -> list[Result]:
+    """Write the reviews' outcome into every result file; returns all results with it.
+
+    Nothing is written where a run goes on in the folder, which writes these files itself, or where
+    nobody may write.
+
+    Args:
+        folder: a run folder.
+        on_note: told where nothing was written, and why.
 
     Raises:
         InputError: no run there, or none with results.
     """
+    held = _applied(folder)
+    if any(after != before for _, before, after in held):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(run_lock(folder))
+            except InputError as error:
+                on_note(f"{error}. Results are shown as labels have them, but files stay for now")
+            else:
+                held = _applied(folder)
+                for path, before, after in held:
+                    if after != before:
+                        write_result_file(folder, path.stem, after)
+    return [result for _, _, after in held for result in after]
+
+
+def _applied(folder: Path) -> list[tuple[Path, list[Result], list[Result]]]:
+    """Each result file, what it holds, and what it should hold."""
     reviews = read_reviews(folder)
-    found = []
-    for path, results in results_in(folder):
-        applied = [apply_reviews(result, reviews) for result in results]
-        if applied != results:
-            write_result_file(folder, path.stem, applied)
-        found += applied
-    return found
+    return [
+        (path, results, [apply_reviews(result, reviews) for result in results])
+        for path, results in results_in(folder)
+    ]
 
 
 def judge_error(entry: Result, judge: str, compared: int) -> Result | None:

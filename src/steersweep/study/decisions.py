@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steersweep.run.condition import AUTO, LayerChoice, Strength
+from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.label import Label
 
 Action = Literal["continue", "continue-with-caveat", "follow-up", "exclude"]
 
@@ -64,7 +65,7 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
     """
     found = []
     for result in results:
-        if AUTO in result["method"]:
+        if Label.parse(result["method"]).chose_layer:
             continue
         best = result["verdict"]["best"]
         entry = next(entry for entry in result["conditions"] if entry["key"] == best["key"])

@@ -19,6 +19,7 @@ from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
 from steersweep.people import gates
+from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION, LayerChoice, Strength
 from steersweep.run.folder import RunStore, run_lock
@@ -29,9 +30,8 @@ from steersweep.study.findings import append_findings
 from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan, layer_choice, strength_of
-from steersweep.study.status import problems
 from steersweep.sweep.results import Result
-from steersweep.work.worker import OnProgress
+from steersweep.work.job import OnProgress
 
 # Changing these changes no result of a finished condition.
 FREE_FIELDS = (
@@ -223,7 +223,7 @@ class _Study:
             )
 
     def _verify(self) -> dict[str, Any]:
-        from steersweep.verification.fixtures import built_in_fixtures
+        from steersweep.methods.official import built_in_fixtures
         from steersweep.verification.verify import Reproduction, verify_cosmic
 
         check = self.plan.data["verification"]

@@ -21,10 +21,9 @@ from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
 from steersweep.judging.judge import UNJUDGED, Answer, Fluency, Judge, Judgement, get_judge
 from steersweep.judging.summary import summarise
 from steersweep.people.reviews import results_in
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import REPLIES, RunStore
 from steersweep.sweep.results import best_condition
 from steersweep.sweep.verdict import verdict
-from steersweep.work.worker import REPLIES
 
 Result = dict[str, Any]
 OnProgress = Callable[[int, int], None]

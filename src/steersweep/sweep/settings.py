@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from steersweep.core.errors import InputError
@@ -18,7 +18,7 @@ from steersweep.core.setting_values import (
 )
 from steersweep.core.text_files import shown
 from steersweep.judging.judge import get_judge
-from steersweep.methods.extraction import DIM, METHODS, default_extraction
+from steersweep.methods.method import METHODS
 from steersweep.model.rendering import (
     Renderer,
     SpecialTokens,
@@ -38,16 +38,14 @@ from steersweep.prompts.prompts import (
     load_test_set,
 )
 from steersweep.run.condition import (
-    AUTO,
     MAX_CONDITIONS,
-    RANDOM,
-    UNSTEERED,
     Borrowed,
     Condition,
     LayerChoice,
     Strength,
 )
-from steersweep.work.worker import Job
+from steersweep.sweep.expansion import expand
+from steersweep.work.job import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
 DEFAULT_ROWS = 256
@@ -154,9 +152,6 @@ def make_settings(
         InputError: an option that cannot be read; the message names it.
     """
     chosen = tuple(_items("--methods", methods))
-    for method in chosen:
-        if method not in METHODS:
-            raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
     both = [
         Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
     ]
@@ -189,7 +184,7 @@ def make_settings(
         strengths=tuple(both),
         test=test,
         extraction={
-            method: load_extraction_set(extraction or default_extraction(method))
+            method: load_extraction_set(extraction or METHODS.get(method).default_prompts)
             for method in chosen
         },
         precision=precision,
@@ -269,11 +264,6 @@ def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
 def _conditions(
     settings: SweepSettings, renderer: Renderer, precision: str, n_layers: int
 ) -> Iterator[Condition]:
-    """Unsteered first; then every layer and strength with every method and the random control;
-    then directions found elsewhere; then the layers that methods choose themselves, with a random
-    control each.
-    """
-
     source = renderer.source
     fingerprint = source.fingerprint()
     test = test_rendered(renderer, settings.test)
@@ -282,53 +272,27 @@ def _conditions(
         for method, prompts in settings.extraction.items()
     }
 
-    def condition(
-        method: str,
-        choice: LayerChoice | None = None,
-        strength: Strength | None = None,
-        extract: str | None = None,
-    ) -> Condition:
-        return Condition(
+    for cell in expand(
+        settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
+    ):
+        prompts = None if cell.prompts_of is None else settings.extraction[cell.prompts_of].id
+        yield Condition(
             model_id=source.model_id,
             model_fingerprint=fingerprint,
             precision=precision,
-            method=method,
-            layer=None if choice is None else choice.index(n_layers),
-            layer_pct=None if choice is None else choice.share(n_layers),
-            strength=strength,
-            extraction_prompts=None if extract is None else settings.extraction[extract].id,
-            extraction_rendered=None if extract is None else rendered[extract],
+            label=cell.label,
+            layer=None if cell.layer is None else cell.layer.index(n_layers),
+            layer_pct=None if cell.layer is None else cell.layer.share(n_layers),
+            strength=cell.strength,
+            direction=None if cell.borrowed is None else cell.borrowed.direction,
+            extraction_prompts=prompts if cell.borrowed is None else cell.borrowed.prompts,
+            extraction_rendered=None if cell.prompts_of is None else rendered[cell.prompts_of],
             test_prompts=settings.test.id,
             test_rendered=test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
         )
-
-    yield condition(UNSTEERED)
-    seen = set()
-    for choice in settings.layers:
-        layer = choice.index(n_layers)
-        if layer in seen:  # shares of a shallow model may fall on one layer
-            continue
-        seen.add(layer)
-        for strength in settings.strengths:
-            for method in settings.methods:
-                yield condition(method, choice, strength, method)
-            yield condition(RANDOM, choice, strength)
-    for found in settings.borrowed:
-        for strength in settings.strengths:
-            yield replace(
-                condition(found.method, LayerChoice(str(found.layer)), strength),
-                direction=found.direction,
-                extraction_prompts=found.prompts,
-            )
-    for method in settings.methods:
-        if method == DIM:
-            continue
-        for strength in settings.strengths:
-            for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
-                yield condition(name, None, strength, method)
 
 
 def _items(setting: str, text: str) -> list[str]:
