@@ -25,10 +25,10 @@ import numpy as np
 
 from steersweep.judging import quality, worn
 from steersweep.judging import refusal as refusals
-from steersweep.judging.cues import signs
 from steersweep.judging.english import English
 from steersweep.judging.judge import Fluency, Judgement, TextJudge, get_judge
 from steersweep.judging.prose import prose_of
+from steersweep.judging.signs import signs
 from steersweep.lab.refusals import REFUSALS
 
 PACKAGE = Path(__file__).parents[1] / "src" / "steersweep" / "judging"

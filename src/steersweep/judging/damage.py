@@ -65,6 +65,8 @@ _BROKEN_VERBS = (
     " be not ", " be having ", " not am ", " to provided ", " to having ", " i'm to write ",
     " i'm to create ",
 )  # fmt: skip
+# Each of them has two of these words side by side.
+_BROKEN_PAIRS = frozenset(tuple(broken.split()[:2]) for broken in _BROKEN_VERBS)
 # A word that must be followed by another, and is not: `access to the.`; `and or`, `a the`.
 _ARTICLES, _JOINTS = ("the", "a", "an"), ("and", "or")
 _BREAKS_OFF = frozenset(
@@ -101,10 +103,13 @@ def damage(text: str, tokens: Sequence[str], circling: float) -> Counter[str]:
         words = _ONLY_WITH[name]
         if any(map(lowered.__contains__, words)) or (not words and not lowered.isascii()):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
-    found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
+    pairs = set(pairwise(tokens))
+    if "'ll to " in lowered or not _BROKEN_PAIRS.isdisjoint(pairs):
+        found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
     if any(map(lowered.__contains__, _MAY_BREAK_BE)):
         found["broken verb"] += len(_BROKEN_BE.findall(lowered))
-    found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
+    if not _BREAKS_OFF.isdisjoint(pairs):
+        found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
     found["doubled word"] = _doubled(tokens)
     found["dangling colons"] = text.count(": ") >= 2 and any(
         len(_DANGLING.findall(line)) >= 2 for line in text.splitlines()

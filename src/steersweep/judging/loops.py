@@ -7,7 +7,8 @@ word for word or with small changes, whatever its first sentence says.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
@@ -15,6 +16,7 @@ from itertools import groupby, pairwise
 # Scripts that put no space between words: each sign is a token.
 _SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
+_ASCII_UNIT = re.compile(r"[a-z0-9]{1,60}|[!-/:-@\[-^`{-\x7f\x00-\x08\x0e-\x1b]|_+")  # the same, and quicker
 _CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s*")
 _SENTENCE_END = ".!?。！？"
@@ -37,7 +39,7 @@ def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
         tokens: its words, figures and punctuation in lower case.
         words: its words.
     """
-    if _stuck_on_characters(text) or (not _DIGITS.isdisjoint(text) and _stuck_on_figures(text)):
+    if _stuck_on_characters(text) or (_DIGIT.search(text) and _stuck_on_figures(text)):
         return True
     units = units_of(text)
     if not _phrases_come_again(units):
@@ -71,7 +73,10 @@ def repeats_once(text: str) -> bool:
 @lru_cache(64)
 def units_of(text: str) -> tuple[str, ...]:
     """Words, figures and punctuation in lower case; hyphens part words, and so do signs."""
-    return tuple(_UNIT.findall(text.lower().replace("’", "'")))
+    text = text.lower()
+    if text.isascii():
+        return tuple(_ASCII_UNIT.findall(text))
+    return tuple(_UNIT.findall(text.replace("’", "'")))
 
 
 def is_prose(text: str) -> bool:
@@ -149,21 +154,28 @@ def _is_verse(text: str) -> bool:
 def _alike(clauses: Sequence[tuple[str, ...]]) -> list[int]:
     """For each clause, how many are like it; itself counts."""
     pairs = [frozenset(pairwise(clause)) for clause in clauses]
-    ends = [(clause[0], clause[-2:]) for clause in clauses]
     times = [1] * len(clauses)
-    for i, mine in enumerate(pairs):
-        for j in range(i):
-            other = pairs[j]
-            if mine == other or (
-                # A cut or grown clause has another length; one much longer says more.
-                (ends[i][0] == ends[j][0] or ends[i][1] == ends[j][1])
-                and 0.5 <= len(mine) / max(1, len(other)) <= 2
-                and len(mine & other) >= _ALIKE * max(1, min(len(mine), len(other)))
-                and len(mine & other) >= _ALIKE_OF_BOTH * len(mine | other)
-            ):
+    # Only those that begin or end alike, or are of the same pairs, need be compared.
+    places: defaultdict[object, list[int]] = defaultdict(list)
+    for i, (clause, mine) in enumerate(zip(clauses, pairs, strict=True)):
+        keys = (clause[0], clause[-2:], mine)
+        for j in {j for key in keys for j in places[key]}:
+            if mine == pairs[j] or _are_near(mine, pairs[j]):
                 times[i] += 1
                 times[j] += 1
+        for key in keys:
+            places[key].append(i)
     return times
+
+
+def _are_near(mine: frozenset[object], other: frozenset[object]) -> bool:
+    """Whether two clauses share most of their neighbouring pairs of words."""
+    # A cut or grown clause has another length; one much longer says more.
+    if not 0.5 <= len(mine) / max(1, len(other)) <= 2:
+        return False
+    shared = len(mine & other)
+    fewest = max(1, min(len(mine), len(other)))
+    return shared >= _ALIKE * fewest and shared >= _ALIKE_OF_BOTH * len(mine | other)
 
 
 # -- any unit --------------------------------------------------------------------------------------
@@ -238,8 +250,9 @@ def _one_symbol(tail: str) -> bool:
     return times >= 40
 
 
-_DIGITS = frozenset("0123456789")
+_DIGIT = re.compile(r"[0-9]")
 _FIGURES = re.compile(r"(?:\d[ \n]?){40,}")
+_NUMBER_END = re.compile(r"\d[.)]\s")
 _BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
 
 
@@ -252,7 +265,7 @@ def _stuck_on_figures(text: str) -> bool:
         and not _POWER.fullmatch(number.group().strip())
     ):
         return True
-    return bool(_BARE_NUMBERS.search(text))
+    return len(_NUMBER_END.findall(text)) >= 6 and bool(_BARE_NUMBERS.search(text))
 
 
 _POWER = re.compile(r"\d0+")  # of ten
@@ -290,28 +303,36 @@ def circles(text: str, units: tuple[str, ...]) -> float:
     if len(every) - len(set(every)) < _FEWEST_AGAIN:
         return 0.0
     # "had had had had" is one word, and may be about the word.
-    phrases = [phrase if len(set(phrase)) > 1 else None for phrase in every]
-    size = max(1, min(_WINDOW, len(phrases)))
-    starts = {*range(0, len(phrases) - size + 1, 10), len(phrases) - size}
+    times = Counter(every)
+    again = [(i, phrase) for i, phrase in enumerate(every) if times[phrase] > 1]
+    again = [(i, phrase) for i, phrase in again if len(set(phrase)) > 1]
+    size = max(1, min(_WINDOW, len(every)))
+    starts = {*range(0, len(every) - size + 1, 10), len(every) - size}
     enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text))]
-    return max(_going_round(phrases[start : start + size], enough) for start in starts)
+    places = [i for i, _ in again]
+    stretches = {
+        (bisect_left(places, start), bisect_left(places, start + size)) for start in starts
+    }
+    return max(_going_round(again[a:b], size, enough) for a, b in stretches)
 
 
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s", re.MULTILINE)
 
 
-def _going_round(phrases: Sequence[tuple[str, ...] | None], enough: float) -> float:
-    times = Counter(phrase for phrase in phrases if phrase)
-    size = max(len(phrases), _WINDOW // 2)
+def _going_round(again: Sequence[tuple[int, tuple[str, ...]]], size: int, enough: float) -> float:
+    """See `circles`, of one stretch; `again` are places of phrases that the text has twice."""
+    if len(again) < 2:
+        return 0.0
+    times = Counter(phrase for _, phrase in again)
+    size = max(size, _WINDOW // 2)
     third = sum(n for n in times.values() if n >= _THIRD_TIME) / size
     last: dict[tuple[str, ...], int] = {}
-    again = runs = way = 0
-    for i, phrase in enumerate(phrases):
-        back = i - last.get(phrase, i) if phrase else 0
-        again += back > 0
-        runs += back > 0 and back != way
-        way = back
-        if phrase:
-            last[phrase] = i
-    here_and_there = again / size / _AGAIN_SHARE if runs >= _AGAIN_RUNS else 0.0
+    n_again = runs = way = before = 0
+    for i, phrase in again:
+        back = i - last.get(phrase, i)
+        n_again += back > 0
+        runs += back > 0 and (back != way or i != before + 1)
+        way, before = back, i
+        last[phrase] = i
+    here_and_there = n_again / size / _AGAIN_SHARE if runs >= _AGAIN_RUNS else 0.0
     return max(third / enough, here_and_there)
