@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
 
-# Scripts that put no space between words: each sign is a token.
-_SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
-_ASCII_UNIT = re.compile(r"[a-z0-9]{1,60}|[!-/:-@\[-^`{-\x7f\x00-\x08\x0e-\x1b]|_+")  # the same, and quicker
+from steersweep.judging.text import Text, units_of
+
 _CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s*")
 _SENTENCE_END = ".!?。！？"
@@ -26,23 +24,17 @@ _CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|for|if|int|return|print)\b.*[(:]"
 _ALIKE = 0.6
 _ALIKE_OF_BOTH = 0.33
 _REPEAT = 10  # words that are said again
-_FEWEST_AGAIN = 5  # phrases, in any repeat
+_FEWEST_AGAIN = 5  # phrases of four words
 _FEWEST_TOKENS = 4  # of a clause that is looked at
 _THIRD_TIME = 3
 
 
-def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a text is stuck.
-
-    Args:
-        text: what was said.
-        tokens: its words, figures and punctuation in lower case.
-        words: its words.
-    """
-    if _stuck_on_characters(text) or (_DIGIT.search(text) and _stuck_on_figures(text)):
+def is_loop(text: Text) -> bool:
+    """Whether a text is stuck."""
+    shown, tokens, units = text.shown, text.tokens, text.units
+    if _stuck_on_characters(shown) or (_DIGIT.search(shown) and _stuck_on_figures(shown)):
         return True
-    units = units_of(text)
-    if not _phrases_come_again(units):
+    if not text.says_again:
         return False
     # The last word may be cut off, which would hide a loop.
     return bool(
@@ -50,67 +42,43 @@ def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
         or _repeated_unit(tokens[:-1])
         or _repeated_unit(units)
         or _repeated_unit(units[:-1])
-        or _stutters(words)
+        or _stutters(text.words)
         or _stuck_on_phrase(tokens)
-        or _comes_round(text)
+        or max(_times_said(text), default=0) >= _THIRD_TIME
         or _lines_come_again(text)
-        or circles(text, units) >= CIRCLES_FROM
+        or circles(text) >= CIRCLES_FROM
     )
 
 
-def repeats_once(text: str) -> bool:
+def repeats_once(text: Text) -> bool:
     """Whether prose says something a second time, and no more: odd, but not yet a loop."""
-    units = units_of(text)
-    if not _phrases_come_again(units):
+    if not text.says_again:
         return False
     if max(_times_said(text), default=0) == 2:
         return True
-    words = [unit for unit in units if unit[0].isalnum()]
+    if not text.is_prose:
+        return False
+    words = [unit for unit in text.units if unit[0].isalnum()]
     phrases = list(zip(*(words[start:] for start in range(_REPEAT)), strict=False))
-    return is_prose(text) and len(set(phrases)) < len(phrases)
-
-
-@lru_cache(64)
-def units_of(text: str) -> tuple[str, ...]:
-    """Words, figures and punctuation in lower case; hyphens part words, and so do signs."""
-    text = text.lower()
-    if text.isascii():
-        return tuple(_ASCII_UNIT.findall(text))
-    return tuple(_UNIT.findall(text.replace("’", "'")))
-
-
-def is_prose(text: str) -> bool:
-    """Long lines, and neither code nor a table; verse and lists have short ones."""
-    return line_length(text) >= 55 and "```" not in text and text.count("|") < 4
-
-
-def line_length(text: str) -> float:
-    """Mean length of the lines that are not empty, in characters."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return sum(map(len, lines)) / max(1, len(lines))
+    return len(set(phrases)) < len(phrases)
 
 
 # -- clauses ---------------------------------------------------------------------------------------
 
 
-def _comes_round(text: str) -> bool:
-    """Whether a clause of prose, or an item of a list, comes a third time."""
-    return max(_times_said(text), default=0) >= _THIRD_TIME
-
-
 @lru_cache(8)
-def _times_said(text: str) -> tuple[int, ...]:
+def _times_said(text: Text) -> tuple[int, ...]:
     """How often each clause of prose is said, exactly or with small changes.
 
     Lines of verse, code and tables do not count. Items of a list count where the same one comes
     again at once: a recipe has many like ones, and a timetable the same ones again.
     """
-    if "```" in text or text.count("|") >= 4 or not _phrases_come_again(units_of(text)):
+    if text.is_table or not text.says_again:
         return ()
     clauses: list[tuple[str, ...]] = []
     items: list[tuple[str, ...]] = []
     verse = _is_verse(text)
-    for line in text.split("\n"):
+    for line in text.lowered.split("\n"):
         mark = _LIST_MARK.match(line)
         if verse and not mark:
             continue
@@ -121,31 +89,21 @@ def _times_said(text: str) -> tuple[int, ...]:
     return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
 
 
-@lru_cache(8)
-def _phrases_come_again(units: tuple[str, ...]) -> bool:
-    """Whether three units in a row come again, as often as in the shortest repeat."""
-    return (
-        len(units) - 2 - len(set(zip(units, units[1:], units[2:], strict=False))) >= _FEWEST_AGAIN
-    )
-
-
-def _lines_come_again(text: str) -> bool:
+def _lines_come_again(text: Text) -> bool:
     """Whether hardly a line of verse or of a list is new."""
-    lines = [line.strip().lower() for line in text.split("\n") if line.strip()]
+    lines = [line.strip().lower() for line in text.shown.split("\n") if line.strip()]
     if len(lines) < 5 or len(set(lines)) > 0.7 * len(lines):
         return False
     said = [line for line in lines if len(units_of(line)) >= _FEWEST_TOKENS]
-    return len(said) >= 5 and len(set(said)) <= 0.55 * len(said) and not _is_table(text)
+    if len(said) < 5 or len(set(said)) > 0.55 * len(said):
+        return False
+    return not text.is_table and not _CODE_LINE.search(text.shown)
 
 
-def _is_table(text: str) -> bool:
-    return "```" in text or text.count("|") >= 4 or bool(_CODE_LINE.search(text))
-
-
-def _is_verse(text: str) -> bool:
+def _is_verse(text: Text) -> bool:
     """Several short lines that do not end as sentences do."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if len(lines) < 4 or line_length(text) >= 55:
+    lines = [line.strip() for line in text.shown.split("\n") if line.strip()]
+    if len(lines) < 4 or text.line_length >= 55:
         return False
     ended = sum(line[-1] in _SENTENCE_END for line in lines)
     return ended <= 0.75 * len(lines)
@@ -287,14 +245,15 @@ _AGAIN_SHARE, _AGAIN_RUNS = 0.36, 3
 
 
 @lru_cache(8)
-def circles(text: str, units: tuple[str, ...]) -> float:
+def circles(text: Text) -> float:
     """How much some stretch of prose goes round in the same few phrases; from 1 it is a loop.
 
     Counted are phrases of four words that come a third time, and ones that come again here and
     there: a sentence said twice comes again in one piece. Code and verse repeat line by line and
     are left to the other measures: 0 for them.
     """
-    if len(units) < 20 or not _phrases_come_again(units) or not is_prose(text):
+    units = text.units
+    if len(units) < 20 or not text.says_again or not text.is_prose:
         return 0.0
     words = [unit for unit in units if unit[0].isalnum()]
     if len(words) < 0.6 * len(units):
@@ -308,7 +267,7 @@ def circles(text: str, units: tuple[str, ...]) -> float:
     again = [(i, phrase) for i, phrase in again if len(set(phrase)) > 1]
     size = max(1, min(_WINDOW, len(every)))
     starts = {*range(0, len(every) - size + 1, 10), len(every) - size}
-    enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text))]
+    enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text.shown))]
     places = [i for i, _ in again]
     stretches = {
         (bisect_left(places, start), bisect_left(places, start + size)) for start in starts
