@@ -30,7 +30,7 @@ from torch import Tensor
 from steersweep import ChatModel, SteersweepError, residuals
 from steersweep.lab.corpus import dialogues
 from steersweep.methods.candidates import Candidates, PromptIds, SplitIds, next_token_kl
-from steersweep.methods.cosmic import VARIANTS, CosmicRules, CosmicScores, select
+from steersweep.methods.cosmic import Cosmic, CosmicAffine, CosmicRules
 from steersweep.methods.cosmic_scoring import (
     candidate_edits,
     cosmic_positions,
@@ -38,10 +38,12 @@ from steersweep.methods.cosmic_scoring import (
     layers_to_compare,
 )
 from steersweep.methods.cosmic_search import score_candidates
+from steersweep.methods.cosmic_selection import CosmicScores, select
 from steersweep.steer.edits import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 
 BATCH = 32
+VARIANTS = {method.name: method.rules for method in (Cosmic, CosmicAffine)}
 
 
 @torch.inference_mode()
@@ -193,7 +195,7 @@ def timed(work: Any) -> tuple[float, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lab:qwen-7b")
-    parser.add_argument("--variant", default="cosmic", choices=["cosmic", "cosmic-affine"])
+    parser.add_argument("--variant", default="cosmic", choices=[*VARIANTS])
     parser.add_argument("--train", type=int, default=180)
     parser.add_argument("--val", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)

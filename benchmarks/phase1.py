@@ -22,7 +22,7 @@ from shapes import SHAPES, make
 from steersweep.model.chat_model import resolve_device
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import make_settings
-from steersweep.work.worker import Progress
+from steersweep.work.job import Progress
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from conftest import lab, random_model
 from steersweep import ChatModel, InputError, Row, generate, residuals
 from steersweep.judging.fluency import response_nll
-from steersweep.methods.cosmic import VARIANTS
+from steersweep.methods.cosmic import Cosmic, CosmicAffine
 from steersweep.methods.cosmic_scoring import what_ablation_leaves
 from steersweep.model.kv_cache import keep_rows, make_cache
 from steersweep.model.source import ModelSource
@@ -196,11 +196,11 @@ def test_every_writer_is_found() -> None:
 
 def test_where_the_official_code_leaves_something_it_is_said() -> None:
     """Norms after attention and MLP bring some back; the official code's places are kept."""
-    gemma, rules = tiny("gemma2"), VARIANTS["cosmic"]
+    gemma, rules = tiny("gemma2"), Cosmic.rules
     assert not ablation_sites_of(gemma).complete
     (note,) = what_ablation_leaves(gemma, rules)
     assert "as in the official code" in note
-    assert what_ablation_leaves(gemma, VARIANTS["cosmic-affine"]) == ()
+    assert what_ablation_leaves(gemma, CosmicAffine.rules) == ()
     assert what_ablation_leaves(tiny("llama"), rules) == ()
 
 
@@ -223,7 +223,7 @@ def test_what_a_layers_own_code_writes_is_found_at_its_output_or_refused() -> No
 
     layer.forward = forward
     with pytest.raises(InputError, match=r"qwen3: .* before post_attention_layernorm of layer 2"):
-        what_ablation_leaves(between, VARIANTS["cosmic"])
+        what_ablation_leaves(between, Cosmic.rules)
 
 
 # -- the table -----------------------------------------------------------------------------------

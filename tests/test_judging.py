@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from steersweep import get_judge
 from steersweep.judging.files import judge_file
 from steersweep.judging.judge import Fluency
-from steersweep.judging.thinking import Parts, opened_thought, split_thinking, thinking_note
 from steersweep.lab.refusals import REFUSALS
+from steersweep.model.thinking import Parts, opened_thought, split_thinking, thinking_note
 
 JUDGE = get_judge()
 

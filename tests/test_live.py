@@ -14,7 +14,7 @@ from rich.live import Live
 from steersweep.report.live import Lines, Screen, View, verdict_lines
 from steersweep.study.jobs import Ended
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.work.worker import Progress
+from steersweep.work.job import Progress
 from test_study import small
 
 

@@ -25,13 +25,18 @@ from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
 from steersweep.engines.engine import Event, Work
-from steersweep.engines.modal import apps, away
 from steersweep.engines.modal import remote as there
-from steersweep.engines.modal.away import RemoteFile
 from steersweep.engines.modal.engine import ModalEngine
-from steersweep.engines.modal.remote import VolumeShare, lead, run_work
+from steersweep.engines.modal.functions import place
+from steersweep.engines.modal.image import container_image, pinned_requirements
+from steersweep.engines.modal.remote import run_work
+from steersweep.engines.modal.volume import VolumeShare
 from steersweep.engines.processes import ProcessEngine
 from steersweep.run.folder import RunStore
+from steersweep.study.away import apps, away
+from steersweep.study.away.deploy import define_apps
+from steersweep.study.away.leader import lead
+from steersweep.study.away.remote_run import RemoteFile
 from steersweep.study.plan import Plan, load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work import worker
@@ -67,7 +72,7 @@ def defined() -> dict[str, list[dict[str, Any]]]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(modal.App, "function", noted)
-        apps.define_apps(V3)
+        define_apps(V3)
     return found
 
 
@@ -117,7 +122,7 @@ def test_functions_have_volumes_secrets_retries_and_the_concurrency_of_the_plan(
 
 
 def test_the_image_holds_the_versions_this_project_is_tested_with() -> None:
-    pins = apps.pinned_requirements(("nnsight", "quant"))
+    pins = pinned_requirements(("nnsight", "quant"))
     assert all("==" in pin for pin in pins)
     locked = {
         line.lower().replace("_", "-") for line in Path("constraints.txt").read_text().split("\n")
@@ -131,7 +136,7 @@ def test_the_image_holds_the_versions_this_project_is_tested_with() -> None:
 
 def files_in_the_image(target: Path) -> Path:
     """What the image's layer of source would put into a container, under `target`."""
-    image = next(v for k, v in vars(apps._image(modal)).items() if "_sync_original" in k)
+    image = next(v for k, v in vars(container_image(modal)).items() if "_sync_original" in k)
     mounts = [layer for layer in image._deps() if isinstance(layer, _Mount)]
     assert mounts
     for mount in mounts:
@@ -189,7 +194,7 @@ def test_a_function_and_its_work_arrive_in_a_container(tmp_path: Path) -> None:
 def test_modal_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modal", None)
     with pytest.raises(InputError, match=r"pip install 'steersweep\[modal\]'"):
-        apps.define_apps(V3)
+        define_apps(V3)
 
 
 # -- studies against the server ------------------------------------------------------------------
@@ -364,7 +369,9 @@ def test_a_leader_that_died_takes_over_the_calls_that_still_run(tmp_path: Path) 
     calls = Slow()
     for _ in range(2):  # the first leader dies after it made the call
         share.copy_all(folder)
-        engine = ModalEngine(planned_on("A10G"), share, calls)
+        engine = ModalEngine(
+            apps.remote_functions(plan := planned_on("A10G")), apps.function_of(plan), share, calls
+        )
         engine.open(folder)
         engine.submit(work)
     assert calls.spawned == ["fc-0"]
@@ -466,8 +473,8 @@ def test_folders_of_this_machine_and_foreign_folders_are_refused(
 
 def test_a_gpu_that_modal_does_not_rent_is_named() -> None:
     with pytest.raises(InputError, match="no GPU Z9; there are A10G"):
-        apps.place("Z9")
-    assert apps.place("local") == "L4"
+        place("Z9")
+    assert place("local") == "L4"
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 
 from conftest import gpt2, random_model
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
-from steersweep.methods import cosmic_scoring
+from steersweep.methods import cosmic_scoring, official
 from steersweep.methods.dim import dim_directions
 from steersweep.model.chat_model import Batch
 from steersweep.model.rendering import Renderer
@@ -24,7 +26,6 @@ from steersweep.steer.additions import Additions
 from steersweep.steer.parity import Parity, compare_readers
 from steersweep.steer.regime import regime_of
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.verification import fixtures
 from test_cli import refused, run
 from test_study import small
 
@@ -304,13 +305,13 @@ def rounded_share(patch: pytest.MonkeyPatch) -> None:
 
 def scores_a_little_off(patch: pytest.MonkeyPatch) -> None:
     """The same candidate wins: comparing choices alone would not show it."""
-    score = fixtures.score_candidates
+    score = official.score_candidates
 
     def scaled(*arguments: Any, **options: Any) -> Any:
         scores = score(*arguments, **options)
         return replace(scores, comply=scores.comply * 0.999)
 
-    patch.setattr(fixtures, "score_candidates", scaled)
+    patch.setattr(official, "score_candidates", scaled)
 
 
 @pytest.mark.parametrize(
@@ -425,6 +426,20 @@ def test_extract_by_nnsight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip install 'steersweep[nnsight]'" in refused(*command, "nnsight", cwd=tmp_path)
 
 
+def test_what_was_seen_is_the_same_on_a_slow_machine(
+    chat: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of one model are compared by what they hold: seconds are a field of their own."""
+    fast = checks(chat)
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: 1000 * now())
+    slow = checks(chat)
+    assert {name: check.seen for name, check in fast.items()} == {
+        name: check.seen for name, check in slow.items()
+    }
+    assert slow["generation"].seconds > fast["generation"].seconds
+
+
 def test_the_command_says_what_it_saw_and_ends_accordingly(
     tmp_path: Path, copied_lab_model: Path
 ) -> None:
@@ -440,7 +455,7 @@ def test_the_command_says_what_it_saw_and_ends_accordingly(
     assert [check["name"] for check in found["checks"] if not check["passed"]] == ["ending"]
     missing = run("smoke", "lab:nothing", cwd=tmp_path)
     assert missing.returncode == 1
-    assert "FAIL load" in missing.stdout
+    assert re.search(r"^FAIL +[0-9.]+ s  load ", missing.stdout, re.M)
 
 
 def test_a_model_that_is_not_the_catalogs_is_flagged(

@@ -537,6 +537,32 @@ DIRECTIONS = {
 }
 
 
+def test_damaged_checks_are_made_again_by_one_job_and_no_condition_is(
+    finished: Path, tmp_path: Path
+) -> None:
+    """As after a run that was killed when it had set their file aside."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    path = min((folder / "extraction").glob("checks-*.json"))
+    whole = json.loads(path.read_text())
+    path.rename(f"{path}.damaged")
+    conditions = {p.name: p.stat().st_mtime_ns for p in (folder / "conditions").iterdir()}
+    before = Ledger(folder).jobs()
+    run_study(small(), folder)
+    after = Ledger(folder).jobs()
+    assert len(after) == len(before) + 1
+    assert after[-1]["job"] in {job["job"] for job in before}
+    assert after[-1]["whole"]
+    assert {p.name: p.stat().st_mtime_ns for p in (folder / "conditions").iterdir()} == conditions
+    again = json.loads(path.read_text())
+    for held in (whole, again):
+        del held["digest"]
+        for check in held["checks"]:
+            del check["seconds"]
+    assert again == whole
+    run_study(small(), folder)
+    assert Ledger(folder).jobs() == after
+
+
 def edit_direction(path: Path, kind: str) -> None:
     """Damage a direction's file, its metadata as they were."""
     if kind == "truncated":

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from steersweep.methods import cosmic, cosmic_scoring
+from steersweep.methods.official import built_in_fixtures, check_fixture
 from steersweep.steer import edits
-from steersweep.verification.fixtures import built_in_fixtures, check_fixture
 from test_cli import refused, run
 
 LLAMA, QWEN = (built_in_fixtures() / name for name in ("llama_s4", "qwen2_s2"))

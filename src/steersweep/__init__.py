@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import Judgement, get_judge
     from steersweep.methods.dim import dim_directions
-    from steersweep.methods.extraction import Extracted, extract_directions
+    from steersweep.methods.extraction import extract_directions
+    from steersweep.methods.method import Found, Given, Method
     from steersweep.model.chat_model import ChatModel
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.run.direction import Direction, random_direction
@@ -28,8 +29,10 @@ _HOMES = {
     "Judgement": "judging.judge",
     "get_judge": "judging.judge",
     "dim_directions": "methods.dim",
-    "Extracted": "methods.extraction",
     "extract_directions": "methods.extraction",
+    "Found": "methods.method",
+    "Given": "methods.method",
+    "Method": "methods.method",
     "ChatModel": "model.chat_model",
     "load_extraction_set": "prompts.prompts",
     "load_test_set": "prompts.prompts",
@@ -47,11 +50,13 @@ _HOMES = {
 __all__ = [
     "ChatModel",
     "Direction",
-    "Extracted",
+    "Found",
     "Generation",
+    "Given",
     "InputError",
     "Intervention",
     "Judgement",
+    "Method",
     "NumericalError",
     "Row",
     "SteersweepError",

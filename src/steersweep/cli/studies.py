@@ -208,8 +208,8 @@ def _run_here(
 
 def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
     """Begin a study on Modal, and follow it unless told not to."""
-    from steersweep.engines.modal import away
     from steersweep.report.study_table import print_decision
+    from steersweep.study.away import away
     from steersweep.study.status import decided
 
     away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
@@ -237,10 +237,12 @@ def status(
 
     Example: `steersweep status study`
     """
-    from steersweep.engines.modal import away
+    from steersweep.run.folder import is_away
     from steersweep.study.status import status as status_of
 
-    if away.is_away(folder):
+    if is_away(folder):
+        from steersweep.study.away import away
+
         try:
             away.fetch(folder)
         except SteersweepError as error:
@@ -301,8 +303,8 @@ def approve(
     from steersweep.people import gates
     from steersweep.study.plan import GATES
     from steersweep.study.status import sign_gate
+    from steersweep.verification.report import GATE
     from steersweep.verification.signing import sign_verification
-    from steersweep.verification.verify import GATE
 
     if gate not in (GATE, *GATES):
         raise InputError(f"{gate}: no such gate; there are {', '.join([*GATES, GATE])}")
@@ -327,7 +329,7 @@ def fetch(
 
     Example: `steersweep fetch study`
     """
-    from steersweep.engines.modal import away
+    from steersweep.study.away import away
 
     count = away.fetch(folder)
     say(f"{count} files are new or changed in {folder}")

@@ -37,11 +37,12 @@ def verify_cosmic(
     Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
     """
     from steersweep.core.setting_values import whole_number
+    from steersweep.methods.official import built_in_fixtures
     from steersweep.prompts.files import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
-    from steersweep.verification.fixtures import built_in_fixtures
-    from steersweep.verification.verify import REPORT_NAME, Reproduction
+    from steersweep.verification.report import REPORT_NAME
+    from steersweep.verification.verify import Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
 
     if strength is not None and multiplier is not None:

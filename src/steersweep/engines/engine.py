@@ -19,7 +19,8 @@ from steersweep.core.printing import safe_name
 from steersweep.core.redaction import redacted_traceback
 from steersweep.model.source import LAB_PREFIX, ModelSource, find_model
 from steersweep.run.folder import RunStore
-from steersweep.work.worker import Job, Progress, run_job
+from steersweep.work.job import Job, Progress
+from steersweep.work.worker import run_job
 
 
 @dataclass(frozen=True)

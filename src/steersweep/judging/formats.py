@@ -18,8 +18,8 @@ from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.setting_values import whole_number
 from steersweep.core.text_files import read_text, shown
 from steersweep.judging.model_judge import BY_TEXT, MEANINGS, QUALITIES, Reading
-from steersweep.judging.thinking import split_thinking
 from steersweep.model.template_options import check_template_options
+from steersweep.model.thinking import split_thinking
 from steersweep.run.condition import content_key
 
 DEFAULT_FORMAT = "refusal"

@@ -21,7 +21,7 @@ from steersweep.judging.refusal import (
     judge_refusal,
 )
 from steersweep.judging.text import taken_apart
-from steersweep.judging.thinking import split_thinking
+from steersweep.model.thinking import split_thinking
 
 __all__ = ["DEFAULT_JUDGE", "Answer", "Fluency", "Judge", "Judgement", "Quality", "get_judge"]
 

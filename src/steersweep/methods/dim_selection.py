@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from steersweep.methods.candidates import (
-    MAX_KL,
     Candidates,
     PromptIds,
     Selection,
@@ -25,6 +24,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.steer.edits import Edit, ablation, addition, clean_logits, run_edits
 
 _EPSILON = 1e-8
+MAX_KL = 0.1  # nats
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from steersweep.judging.thinking import is_marker, opened_thought
 from steersweep.model.rendering import Renderer
+from steersweep.model.thinking import is_marker, opened_thought
 
 PROBE = "How tall is it?"
 ANSWER = "Certainly so"

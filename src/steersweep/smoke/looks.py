@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -254,11 +253,9 @@ def _generation(chat: ChatModel) -> tuple[bool, str]:
     """One steered answer; logits that are not finite end it with an error."""
     direction = _direction(chat)
     push = Intervention(direction.vector, STRENGTH * direction.residual_norm, start=direction.layer)
-    started = time.monotonic()
     ids = chat.prompt_ids(PROBES[1])
     answer = generate(chat, [Row(ids, push)], max_new_tokens=_NEW_TOKENS)[0]
-    took = time.monotonic() - started
-    return False, f"{answer.text!r} ({took:.1f} s, strength {STRENGTH})"
+    return False, f"{answer.text!r} (strength {STRENGTH})"
 
 
 LOOKS: dict[str, Look] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steersweep.core.precision_labels import rounds_activations_by_batch
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.quantization import rounds_activations_by_batch
 from steersweep.steer.activations import residuals
 from steersweep.steer.parity import PROBES, TOLERANCES
 from steersweep.steer.steering import Intervention, Row, generate

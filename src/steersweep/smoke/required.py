@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
-from steersweep.run.condition import content_key
+from steersweep.run.condition import checks_begin, content_key
 from steersweep.smoke.basics import ending_note
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.steer.parity import PROBES
@@ -22,8 +23,6 @@ from steersweep.steer.parity import PROBES
 BASICS = ("template", "ending", "weights", "padding", "cache")
 # Raised when a check sees something else than before, so that models are looked at again.
 VERSION = 1
-# How the names of a run folder's files of checks begin.
-CHECKS = "extraction/checks-"
 # What is wrong with the model's files, as opposed to how they run here.
 _OF_FILES = frozenset(BASICS[:3])
 
@@ -31,18 +30,16 @@ Found = Sequence[dict[str, Any]]
 
 
 def checks_name(chat: ChatModel, only: Collection[str] | None) -> str:
-    """Under what the checks of a model are kept, a relative path."""
+    """Where in a run folder the checks of a model are kept."""
     facts = provenance.facts(chat.device)
     rests_on = {
-        "fingerprint": chat.fingerprint,
-        "precision": chat.precision,
         "device": chat.device.type,
         "prompt": chat.prompt_ids(PROBES[0]),
         "ends": [sorted(chat.declared_eos_ids), sorted(chat.eos_ids)],
         "versions": [VERSION, *(facts[name] for name in ("steersweep", "torch", "transformers"))],
         "checks": sorted(only) if only is not None else "all",
     }
-    return f"checks-{content_key(rests_on)}.json"
+    return f"{checks_begin(chat.fingerprint, chat.precision)}{content_key(rests_on)}.json"
 
 
 def make_checks(chat: ChatModel, only: Collection[str] | None) -> list[dict[str, Any]]:
@@ -88,7 +85,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
 
 def check_for_user(chat: ChatModel, *, accept_mismatch: bool = False) -> tuple[str, ...]:
     """The basic checks, made once for this user and model; see `require`."""
-    name = f"checks/{checks_name(chat, BASICS)}"
+    name = f"checks/{PurePath(checks_name(chat, BASICS)).name}"
     held = kept(name)
     found = held if _is_whole(held) else None
     if found is None:
@@ -115,7 +112,7 @@ def check_for_run(
         accept_mismatch: see `require`.
     """
     only = None if every else (*BASICS, "readers")
-    name = f"extraction/{checks_name(chat, only)}"
+    name = checks_name(chat, only)
     held = get(name) or put(name, {"checks": make_checks(chat, only)})
     return require(chat, held["checks"], accept_mismatch=accept_mismatch)
 

@@ -17,11 +17,19 @@ from steersweep.smoke.looks import LOOKS
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: its name, whether it is as it should be, and what was seen."""
+    """One thing looked at.
+
+    Attributes:
+        name: of it.
+        passed: whether it is as it should be.
+        seen: what was seen; the same every time for the same model.
+        seconds: it took.
+    """
 
     name: str
     passed: bool
     seen: str
+    seconds: float
 
 
 @dataclass
@@ -89,13 +97,13 @@ def smoke(
             template_options=template_options,
         )
     except SteersweepError as error:
-        note(Check("load", False, str(error)))
+        note(Check("load", False, str(error), _since(started)))
         return found
-    found.facts = _facts(chat, time.monotonic() - started)
-    note(Check("load", True, f"{found.facts['load_seconds']} s, {found.facts['weights_gb']} GB"))
+    found.facts = _facts(chat)
+    note(Check("load", True, f"{found.facts['weights_gb']} GB", _since(started)))
     check_model(chat, note)
     note(check_methods())
-    found.facts["seconds"] = round(time.monotonic() - started, 1)
+    found.facts["seconds"] = _since(started)
     return found
 
 
@@ -106,11 +114,12 @@ def check_model(
     for name, look in LOOKS.items():
         if only is not None and name not in only:
             continue
+        started = time.monotonic()
         try:
             trouble, seen = look(chat)
         except Exception as error:  # whatever it is, it is what the check found
             trouble, seen = True, f"{type(error).__name__}: {first_line(error)}"
-        note(Check(name, not trouble, seen))
+        note(Check(name, not trouble, seen, _since(started)))
 
 
 @cache
@@ -121,15 +130,17 @@ def check_methods() -> Check:
     other way changes which direction is chosen, on any model. Scores and masks are compared and not
     choices alone, which often survive wrong scores.
     """
-    from steersweep.verification.fixtures import built_in_fixtures, check_fixture
+    from steersweep.methods.official import built_in_fixtures, check_fixture
 
+    started = time.monotonic()
     checks = check_fixture(built_in_fixtures() / "llama_s4")
     wrong = [check.quantity for check in checks if not check.passed]
     largest = max(check.difference for check in checks if check.tolerance)
     if wrong:
-        return Check("methods", False, f"not the official code's: {', '.join(wrong)}")
+        said = f"not the official code's: {', '.join(wrong)}"
+        return Check("methods", False, said, _since(started))
     seen = f"{len(checks)} quantities of the official code, scores and logits within {largest:.1e}"
-    return Check("methods", True, seen)
+    return Check("methods", True, seen, _since(started))
 
 
 def shown(found: Smoke) -> Iterator[str]:
@@ -141,12 +152,17 @@ def shown(found: Smoke) -> Iterator[str]:
             f"{facts['d_model']}, {facts['precision']} on {facts['device']}"
         )
     for check in found.checks:
-        yield f"{'ok  ' if check.passed else 'FAIL'} {check.name:<11} {check.seen}"
+        passed = "ok  " if check.passed else "FAIL"
+        yield f"{passed} {check.seconds:4.1f} s  {check.name:<11} {check.seen}"
     failed = [check.name for check in found.checks if not check.passed]
     yield "passed" if found.passed else f"incompatible: {', '.join(failed)}"
 
 
-def _facts(chat: ChatModel, load_seconds: float) -> dict[str, Any]:
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 2)
+
+
+def _facts(chat: ChatModel) -> dict[str, Any]:
     return {
         "family": chat.family,
         "architecture": type(chat.model).__name__,
@@ -155,5 +171,4 @@ def _facts(chat: ChatModel, load_seconds: float) -> dict[str, Any]:
         "n_layers": chat.n_layers,
         "d_model": chat.d_model,
         "weights_gb": round(chat.model.get_memory_footprint() / 1e9, 3),
-        "load_seconds": round(load_seconds, 1),
     }

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steersweep.core.precision_labels import is_quantized
 from steersweep.model.chat_model import Batch, ChatModel
 from steersweep.model.kv_cache import can_be_filled, keep_rows, write_at
 from steersweep.model.memory import is_out_of_memory
-from steersweep.model.quantization import is_quantized
 from steersweep.steer.additions import Additions
 
 # A recording takes about as long as this many steps, so fewer are not worth one.

@@ -17,7 +17,7 @@ from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.model.memory import OutOfMemory
 from steersweep.study.plan import Plan
-from steersweep.work.worker import OnProgress
+from steersweep.work.job import OnProgress
 
 MOST_ATTEMPTS = 3  # of a job whose machine is lost under it
 

@@ -20,7 +20,7 @@ from steersweep.core.printing import first_line
 from steersweep.judging.fluency import response_nll
 from steersweep.lab.models import lab_model
 from steersweep.methods.candidates import SplitIds
-from steersweep.methods.cosmic import VARIANTS
+from steersweep.methods.cosmic import Cosmic
 from steersweep.methods.cosmic_scoring import cosmic_positions, find_candidates
 from steersweep.methods.cosmic_search import score_candidates
 from steersweep.model.chat_model import ChatModel
@@ -246,7 +246,7 @@ class _Subject:
 
     def cosmic(self) -> Found:
         """COSMIC's scores of a few prompts."""
-        rules = VARIANTS["cosmic"]
+        rules = Cosmic.rules
         prompts = load_extraction_set("extract-dim-5")
         harmful, harmless = (
             [plain.prompt_ids(self.tokenizer, text) for text in group]

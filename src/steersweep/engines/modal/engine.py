@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from steersweep.core.errors import SteersweepError
 from steersweep.engines.engine import Cancelled, Event, OnEvent, Work
-from steersweep.engines.modal import apps
-from steersweep.engines.modal.remote import EVENTS_QUEUE, VolumeShare
+from steersweep.engines.modal.functions import RemoteFunction, import_modal, modal_gpu, place
+from steersweep.engines.modal.remote import EVENTS_QUEUE
+from steersweep.engines.modal.volume import VolumeShare
 from steersweep.run.folder import RunStore
-from steersweep.study.plan import Plan
 
 _LOOK_EVERY_S = 2.0
 _CALLS = "modal-calls.json"
@@ -45,17 +46,24 @@ class Calls(Protocol):
 
 
 class ModalEngine:
-    """Calls the deployed functions of a plan, from within Modal.
+    """Calls deployed functions, from within Modal.
 
     Args:
-        plan: whose functions are deployed.
+        functions: that are deployed.
+        function_of: app and name of the function that carries out a piece of work.
         share: the run folder on its volume.
         calls: makes the calls.
     """
 
-    def __init__(self, plan: Plan, share: VolumeShare, calls: Calls) -> None:
-        self._deployed = {(f.app, f.name): f for f in apps.remote_functions(plan)}
-        self._plan = plan
+    def __init__(
+        self,
+        functions: Iterable[RemoteFunction],
+        function_of: Callable[[Work], tuple[str, str]],
+        share: VolumeShare,
+        calls: Calls,
+    ) -> None:
+        self._deployed = {(f.app, f.name): f for f in functions}
+        self._function_of = function_of
         self._share = share
         self._calls = calls
         self._folder = Path()
@@ -76,11 +84,11 @@ class ModalEngine:
 
     def kind(self, gpu: str) -> str:
         """As planned; the cheapest GPU for what was planned for none."""
-        return apps.place(gpu)
+        return place(gpu)
 
     def capacity(self, kind: str) -> int | None:
         """As many as asked for; the plan's concurrency is the limit."""
-        apps.place(kind)
+        place(kind)
         return None
 
     def device(self, kind: str) -> str:
@@ -125,14 +133,13 @@ class ModalEngine:
             time.sleep(_LOOK_EVERY_S)
 
     def _call(self, work: Work) -> str:
-        app = apps.app_name(self._plan, work.labels["phase"])
-        function = apps.function_name(self._plan, work.labels["step"], work.labels["model"])
+        app, function = self._function_of(work)
         deployed = self._deployed[app, function]
         timeout = None if work.timeout_s is None else int(work.timeout_s)
         return self._calls.spawn(
             app,
             function,
-            None if work.gpu == deployed.gpus[0] else apps.modal_gpu(work.gpu),
+            None if work.gpu == deployed.gpus[0] else modal_gpu(work.gpu),
             None if timeout in (None, deployed.timeout_s) else timeout,
             work,
         )
@@ -167,7 +174,7 @@ class ModalCalls:
     """
 
     def __init__(self, run: str) -> None:
-        self._modal = apps.import_modal()
+        self._modal = import_modal()
         self._run = run
         self._queue = self._modal.Queue.from_name(EVENTS_QUEUE, create_if_missing=True)
 

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from steersweep.core.errors import InputError
 from steersweep.methods.candidates import Selection, SplitIds, candidates_from
-from steersweep.methods.cosmic import CosmicRules, CosmicScores, select
+from steersweep.methods.cosmic import CosmicRules
 from steersweep.methods.cosmic_scoring import (
     baseline,
     candidate_edits,
     find_candidates,
 )
 from steersweep.methods.cosmic_search import score_candidates
+from steersweep.methods.cosmic_selection import CosmicScores, select
 from steersweep.methods.dim_selection import (
     refusal_scores,
     score_dim_candidates,

@@ -6,36 +6,26 @@ there when the study is begun again; everything else comes back with `fetch`.
 
 from __future__ import annotations
 
-import datetime
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import safe_name
-from steersweep.engines.modal import apps
-from steersweep.engines.modal.remote import LOG, RUNS_VOLUME
-from steersweep.run.folder import RunStore
+from steersweep.engines.modal.remote import LOG
+from steersweep.run.folder import ENGINE_FILE, RunStore, is_away
+from steersweep.study.away.apps import study_app_name
+from steersweep.study.away.modal_run import ModalRun
+from steersweep.study.away.remote_run import RemoteRun
 from steersweep.study.plan import Plan
 
-ENGINE_FILE = "engine.json"
 _FETCHED = ".fetched.json"
 _DECIDED_HERE = ("gates.jsonl", "reviews.jsonl")
 _STAYS_HERE = (ENGINE_FILE, _FETCHED, *_DECIDED_HERE)
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a run on the other side: size in bytes, and when it was written."""
-
-    size: int
-    mtime: float
 
 
 class EndedThere(SteersweepError):
@@ -44,33 +34,6 @@ class EndedThere(SteersweepError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-class RemoteRun(Protocol):
-    """A run's folder and leading call on the other side."""
-
-    def begin(self, plan: Plan, options: Mapping[str, Any]) -> str:
-        """Deploy what the plan needs and begin to lead the study; returns the call's id."""
-
-    def outcome(self, call: str) -> dict[str, Any] | None:
-        """`exit_code`, `message` and `phase` of a call that has ended; None while it runs."""
-
-    def files(self) -> dict[str, RemoteFile]:
-        """All files of the run by name."""
-
-    def read(self, name: str) -> bytes:
-        """A file's content."""
-
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Put files there, over what was there."""
-
-    def billed(self, since: str) -> float | None:
-        """USD the provider has billed for the plan's apps since a UTC time, if it says so."""
-
-
-def is_away(folder: Path) -> bool:
-    """Whether the run in a folder runs elsewhere."""
-    return (folder / ENGINE_FILE).is_file()
 
 
 def begin(
@@ -102,7 +65,7 @@ def begin(
             f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
         )
     run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
-    remote = remote or ModalRun(run, study_app=apps.study_app_name(plan))
+    remote = remote or ModalRun(run, study_app=study_app_name(plan))
     if held and remote.outcome(held["call"]) is None:
         raise SteersweepError(
             f"{folder}: the study is still running; see steersweep status {folder}"
@@ -116,7 +79,7 @@ def begin(
     content = {
         "engine": "modal",
         "run": run,
-        "study_app": apps.study_app_name(plan),
+        "study_app": study_app_name(plan),
         "began": held["began"] if held else provenance.utc_now(),
         "call": call,
     }
@@ -229,101 +192,3 @@ def _known(folder: Path) -> dict[str, Any]:
     if held is None:
         raise InputError(f"{folder}: holds no study that runs elsewhere (no {ENGINE_FILE})")
     return held
-
-
-class ModalRun:
-    """A run on Modal's volume, through Modal's client.
-
-    Args:
-        run: its name, which is its folder on the volume.
-        study_app: the app that leads it.
-    """
-
-    def __init__(self, run: str, *, study_app: str) -> None:
-        self._modal = apps.import_modal()
-        self._run = run
-        self._study_app = study_app
-        self._volume = self._modal.Volume.from_name(RUNS_VOLUME, create_if_missing=True)
-
-    def begin(self, plan: Plan, options: Mapping[str, Any]) -> str:
-        """See `RemoteRun`."""
-        import yaml
-
-        text = yaml.safe_dump(dict(plan.data), sort_keys=False, allow_unicode=True)
-        try:
-            for app in apps.define_apps(plan).values():
-                app.deploy()
-            study = self._modal.Function.from_name(self._study_app, apps.STUDY_FUNCTION)
-            return str(study.spawn(text, self._run, dict(options)).object_id)
-        except self._modal.exception.AuthError as error:
-            raise InputError(
-                "--engine modal: no account: run `modal setup` once, or set MODAL_TOKEN_ID and "
-                "MODAL_TOKEN_SECRET"
-            ) from error
-        except self._modal.exception.NotFoundError as error:
-            raise InputError(
-                f"--engine modal: {error}. Secrets named in the plan (modal.secrets) must exist: "
-                f"`modal secret create NAME KEY=VALUE`, or take them out of the plan"
-            ) from error
-        except self._modal.exception.Error as error:
-            raise SteersweepError(f"--engine modal: {error}") from error
-
-    def outcome(self, call: str) -> dict[str, Any] | None:
-        """See `RemoteRun`."""
-        errors = self._modal.exception
-        try:
-            return dict(self._modal.FunctionCall.from_id(call).get(timeout=0))
-        except errors.OutputExpiredError:
-            return {"exit_code": 1, "message": "it ended long ago", "phase": None}
-        except (TimeoutError, errors.TimeoutError):
-            return None
-        except (errors.AuthError, errors.ConnectionError, errors.ServiceError) as error:
-            raise SteersweepError(f"Modal cannot be reached: {error}") from error
-        except Exception as error:  # what ended the study came through here
-            message = f"{type(error).__name__}: {error}"
-            return {"exit_code": 1, "message": message, "phase": None}
-
-    def files(self) -> dict[str, RemoteFile]:
-        """See `RemoteRun`."""
-        with self._reached():
-            entries = self._volume.listdir(f"/{self._run}", recursive=True)
-        kinds = self._modal.volume.FileEntryType
-        return {
-            entry.path.removeprefix(f"{self._run}/"): RemoteFile(entry.size, entry.mtime)
-            for entry in entries
-            if entry.type == kinds.FILE
-        }
-
-    def read(self, name: str) -> bytes:
-        """See `RemoteRun`."""
-        with self._reached():
-            return b"".join(self._volume.read_file(f"{self._run}/{name}"))
-
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """See `RemoteRun`."""
-        import io
-
-        with self._reached(), self._volume.batch_upload(force=True) as batch:
-            for name, content in files.items():
-                batch.put_file(io.BytesIO(content), f"/{self._run}/{name}")
-
-    def billed(self, since: str) -> float | None:
-        """See `RemoteRun`. Full hours only; None where the account gives no report."""
-        began = datetime.datetime.fromisoformat(since.replace("Z", "+00:00"))
-        try:
-            report = self._modal.Workspace.from_context().billing.report(
-                start=began.replace(minute=0, second=0), resolution="h", tag_names=["*"]
-            )
-        except self._modal.exception.Error:
-            return None
-        plan = self._study_app.removesuffix("-study")
-        return float(sum(item.cost for item in report if item.tags.get("steersweep-plan") == plan))
-
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        """Turn the client's errors into one message."""
-        try:
-            yield
-        except (self._modal.exception.Error, OSError) as error:
-            where = f"Modal's volume {RUNS_VOLUME}/{self._run}"
-            raise SteersweepError(f"{where} cannot be reached: {error}") from error

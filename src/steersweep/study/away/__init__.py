@@ -1,0 +1,1 @@
+"""A study that is led elsewhere, while this machine may sleep."""

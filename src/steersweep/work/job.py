@@ -1,0 +1,202 @@
+"""One job: the conditions that share a model, and how much of them a run folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steersweep.core.own import Own
+from steersweep.model.rendering import SpecialTokens
+from steersweep.model.source import ModelSource
+from steersweep.model.template_options import TemplateOptions
+from steersweep.model.thinking import thinking_note
+from steersweep.prompts.prompts import ExtractionSet, TestSet
+from steersweep.run.condition import (
+    Condition,
+    checks_begin,
+    content_key,
+    extraction_file,
+)
+from steersweep.run.folder import Record, RunStore
+
+
+@dataclass(frozen=True)
+class Job:
+    """The conditions that share one loaded model.
+
+    Attributes:
+        source: the model.
+        family: its family, for results.
+        n_layers: its decoder layers, from the config.
+        d_model: width of its residual stream, from the config.
+        precision: resolved precision (`fp32`, `bf16`, `fp16`, `int8`, `int4`).
+        device: torch device, or `auto`: decided where the job runs.
+        conditions: in a fixed order that begins with the unsteered control.
+        extraction: prompts directions are extracted from, by method.
+        test: prompts every condition is tested on.
+        max_rows: rows per generation batch.
+        moved_from: kinds of GPU it did not fit before.
+        reference: precision that this one is compared with, or None; see `SweepSettings`.
+        smoke: make every check of the smoke test first, and not only those of `required`.
+        accept_mismatch: go on whatever these checks find.
+        date: what day chat templates are told it is: the run's first.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
+        notes: what a user should know of how prompts are rendered.
+        template_options: variables that the chat template is given, such as `enable_thinking`.
+        own_methods: by name, where the methods are that are a user's own.
+    """
+
+    source: ModelSource
+    family: str
+    n_layers: int
+    d_model: int
+    precision: str
+    device: str
+    conditions: tuple[Condition, ...]
+    extraction: Mapping[str, ExtractionSet]
+    test: TestSet
+    max_rows: int
+    moved_from: tuple[str, ...] = ()
+    reference: str | None = None
+    smoke: bool = False
+    accept_mismatch: bool = False
+    date: str | None = None
+    special_tokens: SpecialTokens = "text"
+    notes: tuple[str, ...] = ()
+    template_options: TemplateOptions = field(default_factory=dict)
+    own_methods: Mapping[str, Own] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a job is doing, for display.
+
+    Attributes:
+        model: short name of the model.
+        done: finished conditions, those of earlier runs included.
+        total: conditions of the job.
+        fraction: share of the whole job, counting steps inside the running batch, 0 to 1.
+        note: what is going on, in a few words.
+        rows: responses of the whole job.
+        job: the job's name, where several run at the same time; else empty.
+        warning: what a person should read, once; else empty.
+    """
+
+    model: str
+    done: int
+    total: int
+    fraction: float
+    note: str
+    rows: int = 0
+    job: str = ""
+    warning: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def placeable(job: Job, store: RunStore) -> tuple[Condition, ...]:
+    """The conditions of a job that have a direction, as far as extraction has told."""
+    out = left_out(job, store)
+    return tuple(c for c in job.conditions if c.key not in out)
+
+
+def unfinished(job: Job, store: RunStore) -> int:
+    """How much of a job is still to be made: conditions, and files that finished ones rest on."""
+    missing = 0
+    directions: set[str] = set()
+    for condition in placeable(job, store):
+        record = store.get(condition.key, job.test.prompts)
+        missing += record is None
+        if record is not None and condition.direction is None:
+            directions.add(record["result"].get("direction_file", ""))
+    lost = sum(store.vector(Path(name).stem) is None for name in directions - {""})
+    lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
+    # Checks of this model are made again too where their file was damaged; nothing else names it.
+    first = job.conditions[0]
+    lost += bool(store.lost(checks_begin(first.model_fingerprint, first.precision)))
+    return missing + lost + (not _compared(job, store))
+
+
+def _compared(job: Job, store: RunStore) -> bool:
+    """Whether what a precision is compared by is there, or none is asked for."""
+    if job.reference is None:
+        return True
+    held = store.get_once(comparison_file(job))
+    if held is None:
+        return False
+    return held["activations"] is None or store.tensors(held["activations"]) is not None
+
+
+def left_out(job: Job, store: RunStore) -> set[str]:
+    """Keys of the conditions of a job that have no direction, as far as extraction has told.
+
+    The method should choose the layer and its rules dropped them all, or the classes differ by no
+    more than rounding there. A random direction is left out where no method has one to compare.
+    """
+    found = {method: store.get_once(name) for method, name in extraction_files(job).items()}
+    missing = {
+        method: {int(layer) for layer in held["missing"]} if held else set()
+        for method, held in found.items()
+    }
+    nowhere = set.intersection(*missing.values()) if missing else set()
+
+    def without(condition: Condition) -> bool:
+        method = str(condition.label.method)
+        if condition.label.chose_layer:
+            held = found[method]
+            return held is not None and held["chosen"] is None
+        of_method = nowhere if condition.is_control else missing.get(method, set())
+        return condition.direction is None and condition.layer in of_method
+
+    return {condition.key for condition in job.conditions if without(condition)}
+
+
+def missing_notes(job: Job, store: RunStore) -> list[str]:
+    """Of every layer asked for that has no direction, why not."""
+    asked = {c.layer for c in job.conditions if not c.is_control and c.direction is None}
+    notes = []
+    for method, name in extraction_files(job).items():
+        held = store.get_once(name)
+        missing = held["missing"] if held else {}
+        notes += [f"{method}, {why}" for layer, why in missing.items() if int(layer) in asked]
+    return notes
+
+
+def unsteered_note(record: Record) -> str | None:
+    """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
+    responses = [sample["response"] for sample in record["samples"]]
+    return thinking_note(responses, record["condition"]["max_new_tokens"])
+
+
+def extraction_files(job: Job) -> dict[str, str]:
+    """Where the run folder keeps what each method found, where a condition rests on it."""
+    found = {method: found_by(method, job) for method in job.extraction}
+    return {method: scores_file(rest[0]) for method, rest in found.items() if rest}
+
+
+def found_by(method: str, job: Job) -> list[Condition]:
+    """Conditions of a job whose directions a method finds on its model."""
+    return [condition for condition in job.conditions if condition.label.own_method == method]
+
+
+def scores_file(condition: Condition) -> str:
+    """Where the scores are that a condition's method chose by."""
+    return extraction_file(
+        str(condition.label.method),
+        str(condition.extraction_rendered),
+        condition.model_fingerprint,
+        condition.precision,
+        condition.method_code,
+    )
+
+
+def comparison_file(job: Job) -> str:
+    """Where a run folder keeps what a precision is compared with the reference by."""
+    first = job.conditions[0]
+    sets = {str(c.label): c.extraction_rendered for c in job.conditions if c.extraction_rendered}
+    key = content_key(
+        [first.model_fingerprint, job.precision, job.reference, first.test_rendered, sets]
+    )
+    return f"extraction/comparison-{key}.json"
