@@ -39,7 +39,7 @@ def extract(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
     method: Annotated[
         str,
-        typer.Option(help=f"How it is found: {METHODS}."),
+        typer.Option(help=f"How it is found: {METHODS}; or your own, FILE.py:Class."),
     ] = "dim",
     extraction: ExtractionOption = None,
     backend: Annotated[
@@ -71,6 +71,7 @@ def extract(
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.activations import as_backend
 
+    (method,) = METHODS.named([method])
     asked = METHODS.get(method)
     if layer == "auto" and not asked.chooses_layer:
         raise InputError(f"--layer auto: {asked.name} makes no choice of layer; give a layer")

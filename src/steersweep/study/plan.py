@@ -22,6 +22,7 @@ from steersweep.methods.method import METHODS
 from steersweep.model.template_options import TemplateOptions, check_template_options
 from steersweep.run.condition import MAX_CONDITIONS, LayerChoice, Strength
 from steersweep.run.label import check_source
+from steersweep.sweep.verdict import Thresholds
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
@@ -125,9 +126,15 @@ class Plan:
         return None if larger is None else str(larger)
 
     @property
-    def thresholds(self) -> Mapping[str, float]:
-        """`works`, `partial` and `flat_within`, as fractions."""
-        return {"flat_within": DEFAULT_FLAT_WITHIN, **self.data["thresholds"]}
+    def thresholds(self) -> Thresholds:
+        """What verdicts are decided by."""
+        held = self.data["thresholds"]
+        return Thresholds(float(held["works"]), float(held["partial"]))
+
+    @property
+    def flat_within(self) -> float:
+        """How far apart the rates of a flat size curve may lie, as a fraction."""
+        return float(self.data["thresholds"].get("flat_within", DEFAULT_FLAT_WITHIN))
 
 
 def load_plan(name: str) -> Plan:

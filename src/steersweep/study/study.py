@@ -334,12 +334,11 @@ class _Study:
         for family, members in by_family.items():
             self._write_results(f"v3_phase2_size_sweep_{safe_name(family)}", members)
         outcomes = self._outcomes(results)
-        curves = analysis.size_curves(outcomes, list(plan.models), plan.thresholds["flat_within"])
+        curves = analysis.size_curves(outcomes, list(plan.models), plan.flat_within)
         precision = plan.data.get("precision_sweep", {})
         choices = decisions.choose_for_precision(
             outcomes,
             list(plan.models),
-            plan.thresholds,
             tiers=precision.get("tiers", 3),
             also=precision.get("also", ()),
         )
@@ -491,9 +490,7 @@ class _Study:
     def _decide_families(
         self, results: Iterable[Result], followed_up: Iterable[str]
     ) -> list[FamilyDecision]:
-        return decisions.decide_families(
-            self._outcomes(results), self.plan.thresholds, followed_up=followed_up
-        )
+        return decisions.decide_families(self._outcomes(results), followed_up=followed_up)
 
     def _confirmed(self) -> list[FamilyDecision]:
         found = []

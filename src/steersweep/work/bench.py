@@ -71,7 +71,14 @@ class Bench:
         started = time.monotonic()
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         rendered = extraction_rendered(self.chat.renderer, prompts)
-        name = extraction_file(method, rendered, self.chat.fingerprint, self.chat.precision)
+        own = self.job.own_methods.get(method)
+        name = extraction_file(
+            method,
+            rendered,
+            self.chat.fingerprint,
+            self.chat.precision,
+            None if own is None else own.code,
+        )
         held = self.store.get_once(name)
         found = self.rows.run(
             lambda rows: extract_directions(
