@@ -28,12 +28,12 @@ from decoding import pushes, step_seconds
 from machine import named
 from shapes import save
 from steersweep import ChatModel, Row, load_test_set
-from steersweep.budget.estimate import estimate
+from steersweep.budget.estimate import Workload, estimate
+from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine
-from steersweep.model.memory import MemoryModel, memory_model
+from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
-from steersweep.study.phases import Sweep
-from steersweep.study.plan import PlannedModel, load_plan
+from steersweep.sweep.expansion import expand
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import make_settings
 
@@ -86,7 +86,7 @@ def main() -> None:
         for _run in range(asked.runs):
             for point, found in seconds.items():
                 found.append(measure(chats[point.layers, point.width], point))
-        shapes = {key: memory_model(chat.model.config, chat.model) for key, chat in chats.items()}
+        shapes = {key: model_shape(chat.model.config, chat.model) for key, chat in chats.items()}
         report({p: median(found) for p, found in seconds.items()}, shapes)
         return jobs(models) if asked.jobs else None
 
@@ -118,7 +118,7 @@ def pass_seconds(chat: ChatModel, rows: int, tokens: int) -> float:
     return median(times[1:])
 
 
-def report(seconds: dict[Point, float], shapes: dict[tuple[int, int], MemoryModel]) -> None:
+def report(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape]) -> None:
     """The curves beside what is fitted and what estimates rest on."""
     fitted = fit(seconds, shapes)
     print("| curve | rows x tokens | layers | context | width | ms | fitted | by the estimate |")
@@ -142,7 +142,7 @@ def report(seconds: dict[Point, float], shapes: dict[tuple[int, int], MemoryMode
         print(f"  {name}: fitted {getattr(fitted, name):.3g}, in use {getattr(CPU, name):.3g}")
 
 
-def expected_seconds(machine: Machine, shape: MemoryModel, point: Point) -> float:
+def expected_seconds(machine: Machine, shape: ModelShape, point: Point) -> float:
     """What a machine's rates say of a point."""
     if point.tokens > 1:
         return machine.tokens(shape, point.rows * point.tokens)
@@ -153,7 +153,7 @@ def expected_seconds(machine: Machine, shape: MemoryModel, point: Point) -> floa
 RATES = ("layer_s", "read_rate", "flops", "element_s", "attended_s", "pass_element_s")
 
 
-def terms(shape: MemoryModel, point: Point) -> list[float]:
+def terms(shape: ModelShape, point: Point) -> list[float]:
     """How often each of `RATES` counts in a point."""
     count = point.rows * point.tokens
     products, elements = count * 2 * shape.parameters, count * shape.n_layers * shape.d_model
@@ -163,7 +163,7 @@ def terms(shape: MemoryModel, point: Point) -> list[float]:
     return [shape.n_layers, shape.weights("fp32"), products, elements, attended, 0]
 
 
-def fit(seconds: dict[Point, float], shapes: dict[tuple[int, int], MemoryModel]) -> Machine:
+def fit(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape]) -> Machine:
     """The rates that explain all points best, by relative errors."""
     rows = [
         [term / took for term in terms(shapes[point.layers, point.width], point)]
@@ -210,21 +210,20 @@ def jobs(models: dict[tuple[int, int], Path]) -> None:
             started = time.perf_counter()
             run_sweep(settings, Path(out) / "run", device="cpu")
             took = time.perf_counter() - started
-        plan = load_plan("v3-lab")
-        decoding = plan.data["decoding"] | {"max_new_tokens": tokens}
-        plan = replace(plan, data={**plan.data, "decoding": decoding})
-        shape = memory_model(find_model(location).config())
-        planned = PlannedModel(
-            name="m", model=location, revision=None, family="qwen", n_layers=shape.n_layers,
-            billions=shape.parameters / 1e9, gpu="local",
-        )  # fmt: skip
-        sweep = Sweep(
-            "1", "family", planned, tuple(methods.split(",")), settings.layers,
-            settings.strengths, "fp32",
-        )  # fmt: skip
-        expected = estimate(plan, sweep, n_prompts).seconds
+        shape = model_shape(find_model(location).config())
+        swept = settings.methods, settings.layers, settings.strengths
+        work = Workload(
+            shape=shape,
+            precision="fp32",
+            n_conditions=sum(1 for _ in expand(*swept, (), shape.n_layers)),
+            n_prompts=n_prompts,
+            new_tokens=tokens,
+            rows=settings.rows,
+            searches=sum(method != "dim" for method in settings.methods),
+        )
+        expected = estimate(work, "local", usd_per_hour=0).seconds
         print(
-            f"| {name} | {methods} | {sweep.n_conditions} | {n_prompts} | {tokens} "
+            f"| {name} | {methods} | {work.n_conditions} | {n_prompts} | {tokens} "
             f"| {took:.1f} | {expected:.1f} ({expected / took - 1:+.0%}) |"
         )
 

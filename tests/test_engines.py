@@ -31,7 +31,7 @@ from steersweep.engines.ray import RayEngine
 from steersweep.engines.ray_cluster import ClusterLost, Pulse, set_up_token
 from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
-from steersweep.model.memory import memory_model
+from steersweep.model.memory import model_shape
 from steersweep.model.source import ModelSource, find_model
 from steersweep.run.folder import RunStore
 from steersweep.study.plan import Plan
@@ -521,7 +521,7 @@ def test_rows_follow_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     job = job_of(prompts=6, rows=12)
     chat = ChatModel.load("lab:qwen-3b")
     longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
-    row = memory_model(chat.model.config).row("fp32", longest, 12)
+    row = model_shape(chat.model.config).row("fp32", longest, 12)
     monkeypatch.setattr("steersweep.model.memory.free_bytes", lambda _device: int(2.5 * row / 0.85))
     tried = out_of_memory_above(12, monkeypatch)
     run_job(job, RunStore(tmp_path))
@@ -596,10 +596,10 @@ def test_the_memory_model_is_exact_where_it_can_be(family: ChatModel) -> None:
     """Weights and keys and values, against the tensors of a real model."""
     from steersweep.model.kv_cache import make_cache
 
-    model = memory_model(family.model.config)
+    model = model_shape(family.model.config)
     weights = sum(p.numel() * p.element_size() for p in family.model.parameters())
     assert model.weights("fp32") == weights
-    assert model == memory_model(family.model.config, family.model)
+    assert model == model_shape(family.model.config, family.model)
     cache: Any = make_cache(family.model.config, 20)
     batch = family.pad([family.prompt_ids("Hello")])
     family.logits(batch.input_ids, batch.attention_mask, batch.position_ids, cache=cache)
@@ -618,7 +618,7 @@ def test_the_memory_model_covers_what_a_gpu_allocates(tmp_path: Path) -> None:
     torch.cuda.reset_peak_memory_stats()
     run_job(job, RunStore(tmp_path))
     chat = ChatModel.load("lab:qwen-32b", device="cpu")
-    model = memory_model(chat.model.config)
+    model = model_shape(chat.model.config)
     longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
     needed = model.weights("fp32") + 64 * model.row("fp32", longest, 100)
     assert torch.cuda.max_memory_allocated() <= 1.5 * needed + 2e9

@@ -345,7 +345,7 @@ def resealed(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path],
 
     def damage(path: Path) -> None:
         found = Direction.load(path)
-        path.write_bytes(seal_tensors({"direction": change(found.vector)}, found.facts))
+        path.write_bytes(seal_tensors({"direction": change(found.vector).numpy()}, found.facts))
 
     return damage
 
@@ -393,7 +393,7 @@ def test_a_direction_that_is_no_unit_vector_cannot_be_loaded(
 ) -> None:
     """A file of the user's own, whose digest fits."""
     found = Direction.load(next(finished.glob("directions/*.safetensors")))
-    tensors = {"direction": length * found.vector}
+    tensors = {"direction": (length * found.vector).numpy()}
     (tmp_path / "mine.safetensors").write_bytes(seal_tensors(tensors, found.facts))
     with pytest.raises(InputError, match=r"mine\.safetensors: .*no unit vector"):
         Direction.load(tmp_path / "mine.safetensors")
@@ -454,8 +454,8 @@ def test_cosines_stay_within_their_range() -> None:
     for seed in range(200):
         vector = torch.randn(97, generator=torch.Generator().manual_seed(seed))
         vector /= vector.norm()
-        assert cosine(vector, vector) <= 1
-        assert cosine(vector, -vector) >= -1
+        assert cosine(vector.numpy(), vector.numpy()) <= 1
+        assert cosine(vector.numpy(), -vector.numpy()) >= -1
 
 
 # -- folders of other versions -------------------------------------------------------------------

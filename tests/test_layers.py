@@ -14,8 +14,9 @@ SOURCE = Path(__file__).parents[1] / "src/steersweep"
 LAYERS = [
     ["core"],
     ["run", "prompts", "catalog", "plans", "lab/models.py", "sweep/verdict.py"],
+    ["budget"],
     ["model"],
-    ["budget", "steer"],
+    ["steer"],
     ["judging", "methods"],
     ["effects", "smoke", "lab"],
     ["work"],

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from hub_server import Hub, serving
 from steersweep import ChatModel, InputError, Row, generate
+from steersweep.core.precision_labels import is_quantized
 from steersweep.lab.models import lab_model
 from steersweep.model.architectures import auto_class
-from steersweep.model.memory import memory_model
+from steersweep.model.memory import model_shape
 from steersweep.model.precision import check_usable, resolve_precision
-from steersweep.model.quantization import METHODS, is_quantized
+from steersweep.model.quantization import METHODS
 from steersweep.model.source import find_model
 from test_hub import NAME, steersweep
 
@@ -467,7 +468,7 @@ def test_the_text_part_of_a_wrapper_answers_as_the_wrapper_does(kind: str, tmp_p
     for _ in range(2):
         assert [answer.text for answer in generate(chat, rows, max_new_tokens=12)] == expected
     assert chat.n_layers == 3
-    counted = memory_model(chat.source.config())
+    counted = model_shape(chat.source.config())
     assert counted.parameters == sum(p.numel() for p in chat.model.parameters())
 
 
@@ -501,7 +502,7 @@ def test_padding_ids_beyond_the_embedding_change_nothing(
     assert all(0 <= token < 1024 for token in other.eos_ids)
     rows = [Row(other.prompt_ids(text)) for text in PROMPTS]
     assert [answer.text for answer in generate(other, rows)] == expected
-    assert memory_model(find_model(str(folder)).config()).vocab_size == 1024
+    assert model_shape(find_model(str(folder)).config()).vocab_size == 1024
 
 
 def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused_by_token(folder: Path) -> None:

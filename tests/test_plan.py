@@ -18,14 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError
-from steersweep.budget.estimate import calibration, estimate, shape_of
+from steersweep.budget.estimate import calibration
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
-from steersweep.model.memory import memory_model
+from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned
+from steersweep.run.condition import Borrowed, Condition
+from steersweep.run.label import Label
 from steersweep.study import phases
-from steersweep.study.decisions import SizeChoice
+from steersweep.study.costs import estimate, shape_of
+from steersweep.study.decisions import Outcome, SizeChoice
 from steersweep.study.phases import Cuts
 from steersweep.study.plan import (
     layer_choice,
@@ -34,8 +37,10 @@ from steersweep.study.plan import (
     shipped_plans,
     with_prices,
 )
+from steersweep.sweep.settings import make_job
 
 V3 = load_plan("v3")
+LAB = load_plan("v3-lab")
 TEXT = yaml.safe_dump(dict(V3.data), sort_keys=False)
 
 
@@ -83,8 +88,8 @@ def test_the_plans_numbers_are_in_it() -> None:
         "total": 100,
         "phases": {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35},
     }
-    assert V3.thresholds["works"] == 0.6
-    assert V3.thresholds["partial"] == 0.2
+    assert V3.thresholds.works == 0.6
+    assert V3.thresholds.partial == 0.2
     rows = {row["model"]: row for row in planned(V3, Cuts()) if row["phase"] == "1"}
     assert rows["gemma-9b"]["timeout_s"] == 2400
     assert V3.price("A100-80GB") == 3.73
@@ -106,6 +111,32 @@ def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
     assert calibration([]) == 1
     assert calibration([(20, 10), (30, 10), (10, 10)]) == 2
     assert calibration([(1e9, 1)]) == 10
+
+
+def test_a_sweep_counts_the_directions_it_borrows() -> None:
+    """Not only those of another precision: a transfer tries one of every other model."""
+    held = [
+        Outcome(name, model.family, "dim", "works", 1.0, (0.5, 1.0), 3, 0.5, 8, LAB.strength)
+        for name, model in LAB.models.items()
+    ]
+    sweep = phases.transfer_sweeps(LAB, held)[0]
+    alone = ["none", "dim", "random"]
+    assert [str(condition.label) for condition in conditions(sweep)] == alone
+    assert sweep.n_conditions == 3
+    borrowed = tuple(
+        Borrowed(Label("dim", source=name), 3, "0" * 16, "p@1") for name in ("q3", "q14")
+    )
+    sweep = replace(sweep, borrowed=borrowed)
+    assert [str(c.label) for c in conditions(sweep)] == [*alone, "dim@q3", "dim@q14"]
+    assert sweep.n_conditions == 5
+    shares = [estimate(LAB, s, 30).seconds for s in (replace(sweep, borrowed=()), sweep)]
+    assert shares[1] > shares[0]
+
+
+def conditions(sweep: phases.Sweep) -> tuple[Condition, ...]:
+    """Those of the job that a sweep of the lab plan becomes."""
+    made = phases.settings_of(LAB, sweep, Cuts())
+    return make_job(made, made.models[0], "cpu", "2026-11-25").conditions
 
 
 MODEL_TYPES = {"Qwen": "qwen2", "google": "gemma2", "meta-llama": "llama", "mistralai": "mistral"}
@@ -130,7 +161,7 @@ def test_the_catalogs_shapes_give_the_parameters_that_the_plan_says(name: str) -
         tie_word_embeddings=shape["tied"],
         pad_token_id=0,
     )
-    counted = memory_model(config)
+    counted = model_shape(config)
     assert counted.parameters == pytest.approx(model.billions * 1e9, rel=0.005)
     assert replace(counted, parameters=0) == replace(shape_of(model), parameters=0)
     assert shape["n_layers"] == model.n_layers
@@ -139,7 +170,7 @@ def test_the_catalogs_shapes_give_the_parameters_that_the_plan_says(name: str) -
 def test_a_model_on_this_machine_is_estimated_from_its_config(tmp_path: Path) -> None:
     model = replace(V3.models["llama-8b"], model="lab:llama-8b")
     config = find_model("lab:llama-8b").config()
-    assert shape_of(model) == memory_model(config)
+    assert shape_of(model) == model_shape(config)
     broken = tmp_path / "model"
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "no such type"}')

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from statistics import median
 
+from steersweep.budget.shapes import OVERHEAD_BYTES, ModelShape
 from steersweep.budget.timing import CPU
 from steersweep.budget.timing import gpu as gpu_machine
 from steersweep.catalog.gpus import gpu_catalog
-from steersweep.catalog.models import model_shapes
-from steersweep.core.errors import SteersweepError
-from steersweep.model.memory import OVERHEAD_BYTES, MemoryModel, memory_model
-from steersweep.model.source import LAB_PREFIX, find_model
-from steersweep.study.phases import Sweep
-from steersweep.study.plan import Plan, PlannedModel
 
 PROMPT_TOKENS = 40
 N_POSITIONS, N_TRAIN, N_VAL = 5, 100, 24  # of COSMIC's candidates and prompts
@@ -31,15 +24,38 @@ RESERVE = 1.5  # a job reserves this many times its estimate
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What a job consists of, in numbers.
+
+    Attributes:
+        shape: of its model.
+        precision: the model runs in.
+        n_conditions: its conditions, controls included.
+        n_prompts: unique test prompts of each.
+        new_tokens: of the longest answer.
+        rows: of a batch, at most.
+        searches: methods that score candidates at every layer and position.
+    """
+
+    shape: ModelShape
+    precision: str
+    n_conditions: int
+    n_prompts: int
+    new_tokens: int
+    rows: int
+    searches: int
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """What a sweep is expected to take.
+    """What a job is expected to take.
 
     Attributes:
         seconds: of the job.
         memory_gb: at its highest, with that many rows.
-        rows: of a batch: the plan's, or what fits beside the weights.
+        rows: of a batch: those asked for, or what fits beside the weights.
         fits: whether a single row does; None where the GPU's memory is not known.
-        usd: at the plan's price of that GPU.
+        usd: at the price given.
     """
 
     seconds: float
@@ -49,98 +65,52 @@ class Estimate:
     usd: float
 
 
-def estimate(
-    plan: Plan, sweep: Sweep, n_prompts: int, *, gpu: str | None = None, factor: float = 1.0
-) -> Estimate:
-    """What one sweep takes on its planned GPU, or on `gpu`.
+def estimate(work: Workload, gpu: str, *, usd_per_hour: float, factor: float = 1.0) -> Estimate:
+    """What a job takes on a kind of GPU.
 
     Args:
-        plan: for prices, rows and lengths.
-        sweep: what to run.
-        n_prompts: unique test prompts.
-        gpu: another kind than the planned one; `local` is this machine.
+        work: the job.
+        gpu: a kind of the catalog; any other is taken for a CPU, `local` for this machine.
+        usd_per_hour: its price.
         factor: from `calibration`.
     """
-    kind = gpu or sweep.model.gpu
-    decoding = plan.data.get("decoding", {})
-    new_tokens, rows = decoding.get("max_new_tokens", 100), decoding.get("rows", 256)
-    n_rows = sweep.n_conditions * n_prompts
-    facts = gpu_catalog().get(kind)
-    model = shape_of(sweep.model)
-    weights = model.weights(sweep.precision)
+    model, precision, new_tokens, rows = work.shape, work.precision, work.new_tokens, work.rows
+    n_rows = work.n_conditions * work.n_prompts
+    facts = gpu_catalog().get(gpu)
+    weights = model.weights(precision)
     fits = None
     if facts is not None:
         free = facts["memory_gb"] * 1e9 - weights - OVERHEAD_BYTES
-        fitting = model.rows_that_fit(sweep.precision, PROMPT_TOKENS, new_tokens, free=free)
+        fitting = model.rows_that_fit(precision, PROMPT_TOKENS, new_tokens, free=free)
         rows, fits = min(rows, max(1, fitting)), fitting > 0
-    row = model.row(sweep.precision, PROMPT_TOKENS, new_tokens)
-    weights_gb = weights / 1e9
-    memory_gb = weights_gb + (min(rows, n_rows) * row + OVERHEAD_BYTES) / 1e9
+    row = model.row(precision, PROMPT_TOKENS, new_tokens)
+    memory_gb = weights / 1e9 + (min(rows, n_rows) * row + OVERHEAD_BYTES) / 1e9
     machine = CPU if facts is None else gpu_machine(facts)
     batches = math.ceil(n_rows / rows)
     steps = batches * new_tokens
     context = PROMPT_TOKENS + new_tokens / 2
-    candidates = sum(method != "dim" for method in sweep.methods) * (
-        PROMPT_TOKENS * (2 * N_TRAIN + PASSES * N_POSITIONS * sweep.model.n_layers * N_VAL)
+    candidates = work.searches * (
+        PROMPT_TOKENS * (2 * N_TRAIN + PASSES * N_POSITIONS * model.n_layers * N_VAL)
     )
     prompts = STEERED_SHARE * n_rows * PROMPT_TOKENS
     # How likely the unsteered model finds each answer takes a pass over it; its own answers'
     # words are looked at shuffled too.
-    answers = (n_rows + n_prompts) * new_tokens
+    answers = (n_rows + work.n_prompts) * new_tokens
     seconds = machine.start_s + weights / machine.load_rate
-    seconds += steps * machine.step(model, sweep.precision, n_rows / batches, context)
+    seconds += steps * machine.step(model, precision, n_rows / batches, context)
     seconds += machine.tokens(model, candidates + prompts) + machine.scored(model, answers)
     seconds = factor * (seconds + n_rows * JUDGING_ROW_S)
-    return Estimate(seconds, memory_gb, rows, fits, _usd(plan, kind, seconds))
+    return Estimate(seconds, memory_gb, rows, fits, seconds / 3600 * usd_per_hour)
 
 
-def shape_of(model: PlannedModel) -> MemoryModel:
-    """What time and memory of a planned model depend on.
+def cheapest(work: Workload, prices: Mapping[str, float]) -> tuple[str, Estimate] | None:
+    """The cheapest kind of GPU for a job among those it fits, and what it takes there.
 
-    From the catalog, or from the config of a model that is on this machine; of others from their
-    parameters and layers.
+    Args:
+        work: the job.
+        prices: USD per hour of the kinds to choose from.
     """
-    parameters = int(model.billions * 1e9)
-    facts = model_shapes().get(model.model)
-    here = _shape_here(model.model) if facts is None else None
-    if here is not None:
-        return here
-    if facts is not None:
-        matrices = 1 if facts["tied"] else 2
-        return MemoryModel(
-            parameters=parameters,
-            embeddings=matrices * facts["vocab_size"] * facts["d_model"],
-            n_layers=facts["n_layers"],
-            d_model=facts["d_model"],
-            n_heads=facts["n_heads"],
-            q_width=facts["n_heads"] * facts["head_dim"],
-            kv_width=facts["kv_heads"] * facts["head_dim"],
-            mlp_width=facts["mlp_width"],
-            vocab_size=facts["vocab_size"],
-        )
-    # A layer has about twelve squares of its width; four queries share keys and values.
-    width = int(math.sqrt(parameters / (12 * model.n_layers))) + 1
-    heads = max(1, width // 128)
-    vocab = min(150_000, max(1, parameters // (10 * width)))
-    return MemoryModel(
-        parameters, vocab * width, model.n_layers, width, heads, width, width // 4, 4 * width, vocab
-    )
-
-
-@cache
-def _shape_here(name: str) -> MemoryModel | None:
-    """The shape of a model that is on this machine, if it can be told from its config."""
-    if not (name.startswith(LAB_PREFIX) or Path(name).is_dir()):
-        return None
-    try:
-        return memory_model(find_model(name).config())
-    except (SteersweepError, ValueError):
-        return None  # what is wrong with it is said when it is run
-
-
-def cheapest(plan: Plan, sweep: Sweep, n_prompts: int) -> tuple[str, Estimate] | None:
-    """The catalog's cheapest GPU for a sweep among those it fits, and what it takes there."""
-    found = [(gpu, estimate(plan, sweep, n_prompts, gpu=gpu)) for gpu in gpu_catalog()]
+    found = [(gpu, estimate(work, gpu, usd_per_hour=price)) for gpu, price in prices.items()]
     return min(
         ((gpu, expected) for gpu, expected in found if expected.fits),
         key=lambda item: item[1].usd,
@@ -152,7 +122,3 @@ def calibration(pairs: Iterable[tuple[float, float]]) -> float:
     """Median of actual over estimated seconds of finished jobs, 0.1 to 10; 1 without any."""
     ratios = [actual / expected for actual, expected in pairs if expected > 0 and actual > 0]
     return min(10.0, max(0.1, median(ratios))) if ratios else 1.0
-
-
-def _usd(plan: Plan, gpu: str, seconds: float) -> float:
-    return seconds / 3600 * plan.price(gpu)

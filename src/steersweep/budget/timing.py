@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steersweep.model.memory import MemoryModel
+from steersweep.budget.shapes import ModelShape
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,28 @@ class Machine:
     logit_s: float = 0.0
     attended_s: float = 0.0
 
-    def step(self, model: MemoryModel, precision: str, rows: int, context: float) -> float:
+    def step(self, model: ModelShape, precision: str, rows: float, context: float) -> float:
         """Seconds of one decoding step.
 
         Args:
             model: its shape.
             precision: of the weights.
-            rows: in the batch.
+            rows: in the batch, on average.
             context: positions a row attends to.
         """
         reading = self.layer_s * model.n_layers + model.weights(precision) / self.read_rate
         attending = self.attended_s * model.n_layers * model.q_width * context
         return reading + rows * (self._token(model, self.element_s) + attending)
 
-    def tokens(self, model: MemoryModel, count: float) -> float:
+    def tokens(self, model: ModelShape, count: float) -> float:
         """Seconds of passes over many tokens, by their number."""
         return count * self._token(model, self.pass_element_s)
 
-    def scored(self, model: MemoryModel, count: float) -> float:
+    def scored(self, model: ModelShape, count: float) -> float:
         """The same, with how likely each token is."""
         return self.tokens(model, count) + count * model.vocab_size * self.logit_s
 
-    def _token(self, model: MemoryModel, element_s: float) -> float:
+    def _token(self, model: ModelShape, element_s: float) -> float:
         # Of the input embedding only one row is read; where it is tied the output needs all.
         products = 2 * model.parameters / self.flops
         return products + element_s * model.n_layers * model.d_model

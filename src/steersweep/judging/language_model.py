@@ -198,9 +198,9 @@ def _in_memory(
     chat: ChatModel, prompts: Sequence[list[int]], new: int, attempt: Callable[[int], T]
 ) -> T:
     """`attempt(rows)` with as many rows as there is memory for."""
-    from steersweep.model.memory import RowLimit, memory_model
+    from steersweep.model.memory import RowLimit, model_shape
 
-    row = memory_model(chat.model.config, chat.model).row(
+    row = model_shape(chat.model.config, chat.model).row(
         chat.precision, max(map(len, prompts)), new
     )
     limit = RowLimit(_MOST_ROWS, row, str(chat.device), f"judge {chat.source.model_id}")

@@ -1,92 +1,28 @@
-"""How much memory a model and its rows take, and what happens when there is not enough.
+"""A model's shape by its config, and what happens when memory is not enough.
 
-The model below is arithmetic on a config. At run time free memory sets how many rows share a batch;
-where that was too many all the same, the batch is done again with half of them.
+At run time free memory sets how many rows share a batch; where that was too many all the same, the
+batch is done again with half of them.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from steersweep.budget.shapes import FILLED, ModelShape
 from steersweep.core.errors import SteersweepError
 from steersweep.core.printing import first_line
-from steersweep.model.quantization import is_quantized, runs_as, stored_bytes
 
 T = TypeVar("T")
-
-# Bytes per element of weights that are ordinary numbers; others see `quantization.stored_bytes`.
-_DENSE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
-# Context of the driver, libraries' workspaces, fragments.
-OVERHEAD_BYTES = 1.5e9
-# Share of free memory that rows may fill by the model; the rest is for what it does not know.
-_FILLED = 0.85
 
 
 class OutOfMemory(SteersweepError):
     """A model, or a single row of it, does not fit the memory of the device it was tried on."""
 
 
-@dataclass(frozen=True)
-class MemoryModel:
-    """What memory depends on; all counts are of elements.
-
-    Attributes:
-        parameters: weights in all.
-        embeddings: those of the input and output embeddings, which quantization leaves in 16 bits.
-        n_layers: decoder layers.
-        d_model: width of the residual stream.
-        n_heads: attention heads.
-        q_width: width of all queries.
-        kv_width: width of all keys of a layer (grouped heads: fewer than queries).
-        mlp_width: width inside the MLP.
-        vocab_size: logits per position.
-    """
-
-    parameters: int
-    embeddings: int
-    n_layers: int
-    d_model: int
-    n_heads: int
-    q_width: int
-    kv_width: int
-    mlp_width: int
-    vocab_size: int
-
-    def weights(self, precision: str) -> int:
-        """Bytes of the loaded weights."""
-        other = self.parameters - self.embeddings
-        each = _DENSE_BYTES.get(runs_as(precision)) or stored_bytes(precision)
-        embedded = 2.0 if is_quantized(precision) else each
-        return int(other * each + self.embeddings * embedded)
-
-    def cache(self, precision: str, positions: int) -> int:
-        """Bytes of keys and values of one row of `positions` tokens."""
-        return int(2 * self.n_layers * self.kv_width * positions * _state_bytes(precision))
-
-    def activations(self, precision: str, prompt_tokens: int) -> int:
-        """Bytes one row needs at most in the prefill of a layer, and for its logits."""
-        one = _state_bytes(precision)
-        per_token = 4 * self.d_model + 2 * self.q_width + 2 * self.kv_width + 3 * self.mlp_width
-        scores = self.n_heads * prompt_tokens * prompt_tokens * (4 + one)
-        return int(prompt_tokens * per_token * one + scores + self.vocab_size * (one + 4))
-
-    def row(self, precision: str, prompt_tokens: int, new_tokens: int) -> int:
-        """Bytes of one row of a generation batch."""
-        cache = self.cache(precision, prompt_tokens + new_tokens)
-        return cache + self.activations(precision, prompt_tokens)
-
-    def rows_that_fit(
-        self, precision: str, prompt_tokens: int, new_tokens: int, *, free: float
-    ) -> int:
-        """Rows for which `free` bytes beside the weights are enough; 0: none."""
-        return int(max(0.0, free) * _FILLED // self.row(precision, prompt_tokens, new_tokens))
-
-
-def memory_model(config: Any, network: Any = None) -> MemoryModel:
-    """The memory model of a transformers config.
+def model_shape(config: Any, network: Any = None) -> ModelShape:
+    """The shape of a model by its transformers config.
 
     Args:
         config: of the model.
@@ -112,7 +48,7 @@ def memory_model(config: Any, network: Any = None) -> MemoryModel:
         for module in (network.get_input_embeddings(), network.get_output_embeddings())
         if (weight := getattr(module, "weight", None)) is not None
     }
-    return MemoryModel(
+    return ModelShape(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         embeddings=sum(embeddings.values()),
         n_layers=int(text.num_hidden_layers),
@@ -175,7 +111,7 @@ class RowLimit:
         free = free_bytes(self._device)
         if free is None:
             return self._most
-        return max(1, min(self._most, int(free * _FILLED // self._row_bytes)))
+        return max(1, min(self._most, int(free * FILLED // self._row_bytes)))
 
 
 def free_bytes(device: str) -> int | None:
@@ -209,8 +145,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _state_bytes(precision: str) -> int:
-    """Bytes of an element of the residual stream, keys and values."""
-    return 4 if runs_as(precision) == "fp32" else 2

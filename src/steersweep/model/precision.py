@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from steersweep.core.errors import InputError
+from steersweep.core.precision_labels import is_quantized, label
 from steersweep.model.quantization import (
     METHODS,
     check_libraries,
-    is_quantized,
-    label,
     method_of,
     quantization,
     stored_as,

@@ -1,8 +1,4 @@
-"""Checkpoints that are quantized already: what they are called, and what they need to run.
-
-A label says how the weights are stored, `gptq-int4` or `mxfp4`, and, where they are turned into
-ordinary numbers as they are loaded, what runs: `mxfp4-as-fp32`.
-"""
+"""Checkpoints that are quantized already: what they are called, and what they need to run."""
 
 from __future__ import annotations
 
@@ -13,15 +9,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from steersweep.core.errors import InputError
-
-_AS = "-as-"
-# Bytes per weight by what is stored; scales of small blocks are included.
-_STORED_BYTES = (
-    (re.compile(r"(mxfp4|nf4|fp4)$"), 0.53),
-    (re.compile(r"(fp|mxfp|float)8$"), 1.03),
-    (re.compile(r"^bitnet"), 0.27),
-)
-_BITS = re.compile(r"int(\d+)")
 
 
 @dataclass(frozen=True)
@@ -138,34 +125,6 @@ def check_libraries(method: str, label: str, *, on_gpu: bool) -> None:
         )
     if facts.on_gpu_only and not on_gpu:
         raise InputError(f"precision {label}: {method} checkpoints need a CUDA device")
-
-
-def label(stored: str, runs_as: str | None) -> str:
-    """A label in full."""
-    return stored if runs_as is None else f"{stored}{_AS}{runs_as}"
-
-
-def runs_as(precision: str) -> str:
-    """What runs: `fp32` of `mxfp4-as-fp32`, else the precision itself."""
-    return precision.rsplit(_AS, maxsplit=1)[-1]
-
-
-def is_quantized(precision: str) -> bool:
-    """Whether weights stay quantized while the model runs."""
-    return runs_as(precision) not in ("fp32", "bf16", "fp16")
-
-
-def rounds_activations_by_batch(precision: str) -> bool:
-    """Whether a row's numbers depend on its neighbours: LLM.int8() looks at the whole batch."""
-    return precision in ("int8", "bnb-int8")
-
-
-def stored_bytes(precision: str) -> float:
-    """Bytes per weight of the linear layers of a model that stays quantized."""
-    bits = _BITS.search(precision)
-    if bits:
-        return int(bits[1]) / 8 + (0.01 if bits[1] == "8" else 0.03)
-    return next((size for kind, size in _STORED_BYTES if kind.search(precision)), 1.0)
 
 
 def _kinds(method: str, facts: Mapping[str, Any]) -> Iterator[str]:

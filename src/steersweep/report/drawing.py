@@ -11,8 +11,8 @@ from steersweep.report.figures import depth, failures, methods, precisions, size
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
-from steersweep.run.condition import AUTO
 from steersweep.run.folder import RunStore
+from steersweep.run.label import Label
 from steersweep.study.analysis import layer_cosines
 
 Result = dict[str, Any]
@@ -78,7 +78,7 @@ def _figures(run: Run) -> list[Figure]:
     def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
         found.append((name, title, note, make))
 
-    swept = [result for result in first if "@" not in result["method"]]
+    swept = [result for result in first if Label.parse(result["method"]).is_swept]
     if any(len({e["layer_idx"] for e in result["conditions"]}) > 1 for result in swept):
         add(
             "rate_by_depth",
@@ -134,7 +134,8 @@ def _figures(run: Run) -> list[Figure]:
         add(
             "precision_cosines",
             "Directions between precisions",
-            "Cosines at the layer that is steered; above 0.90 a direction counts as preserved.",
+            "Cosines at the layer that is steered; above "
+            f"{rows[0]['preserved_from']:.2f} a direction counts as preserved.",
             lambda: precisions.cosines_figure(rows),
         )
         add(
@@ -151,12 +152,13 @@ def _figures(run: Run) -> list[Figure]:
             "Coherent refusals; on the diagonal a model's own direction.",
             lambda: transfers.transfers_figure(moved),
         )
+    given = [result for result in first if not Label.parse(result["method"]).chose_layer]
     add(
         "failure_modes",
         "What the answers are",
         "At the best condition of each model and method, and with a random direction of the same "
         "length at the same place.",
-        lambda: failures.failures_figure([r for r in first if AUTO not in r["method"]]),
+        lambda: failures.failures_figure(given),
     )
     return found if run.results else []
 
@@ -164,7 +166,7 @@ def _figures(run: Run) -> list[Figure]:
 def _has_directions(result: Result, store: RunStore) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
     names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
-    return all(store.direction(name) is not None for name in names)
+    return all(store.vector(name) is not None for name in names)
 
 
 def _with_n(run: Run) -> list[dict[str, Any]]:
@@ -186,7 +188,7 @@ def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:
         key: held
         for key, held in together.items()
         if len(lines_of(held)) * len(strengths_of(held)) > 1
-        and len({result["method"].removesuffix(AUTO) for result in held}) <= 4
+        and len({Label.parse(result["method"]).at_given_layer for result in held}) <= 4
     }
 
     def keep(models: Sequence[Sequence[Result]], name: str) -> None:

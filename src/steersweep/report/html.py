@@ -28,7 +28,7 @@ from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
 from steersweep.report.samples import BESIDE, Samples, script_json
-from steersweep.run.condition import AUTO
+from steersweep.run.label import Label
 from steersweep.study.findings import TITLES, decision_lines
 from steersweep.sweep.verdict import FLAG_NOTES
 
@@ -168,7 +168,7 @@ def _notes(results: Sequence[Result]) -> list[str]:
     """What checks and extraction had to say, each once, with the models it is about."""
     models: dict[str, list[str]] = {}
     for result in results:
-        method = result["method"].removesuffix(AUTO)
+        method = Label.parse(result["method"]).at_given_layer
         of_method = (result.get("extraction") or {}).get("notes", [])
         for note in (*result.get("notes", ()), *(f"{method}: {note}" for note in of_method)):
             names = models.setdefault(note, [])
@@ -190,7 +190,8 @@ def _maps(results: Sequence[Result]) -> dict[str, Any]:
         panels: dict[str, list[Result]] = {}
         random: dict[str, Result] = {}
         for result in held:
-            panels.setdefault(result["method"].removesuffix(AUTO), []).extend(result["conditions"])
+            panel = str(Label.parse(result["method"]).at_given_layer)
+            panels.setdefault(panel, []).extend(result["conditions"])
             random |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
         if len(panels) > 4:  # transfers: many borrowed directions at one place
             continue

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from steersweep.budget.estimate import cheapest, estimate
 from steersweep.catalog.gpus import LOCAL
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
 from steersweep.study import phases
+from steersweep.study.costs import cheapest, estimate
 from steersweep.study.decisions import FamilyDecision
 from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import PHASES, Plan

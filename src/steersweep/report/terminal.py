@@ -15,6 +15,7 @@ from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
+from steersweep.run.label import Label
 from steersweep.sweep.verdict import FLAG_NOTES
 from steersweep.verification.report import shown_difference
 
@@ -46,7 +47,7 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
     console = console or PlainConsole()
     n_unique = results[0]["conditions"][0]["n_unique"]
     methods = list(dict.fromkeys(result["method"] for result in results))
-    families = [method.upper() for method in methods if "@" not in method]
+    families = [method.upper() for method in methods if Label.parse(method).is_swept]
     table = Table(
         title=(
             f"{' and '.join(families)}: best condition per model, {n_unique} unique benign prompts"
@@ -295,7 +296,7 @@ def _methods(results: Sequence[Result]) -> Iterator[str]:
         conditions = result["conditions"]
         where = f"  {result['model']}, {result['method']}"
         extraction = result.get("extraction") or {"notes": []}
-        if "@" in result["method"]:
+        if not Label.parse(result["method"]).is_swept:
             chosen = conditions[0]
             yield (
                 f"{where}: chose layer {chosen['layer_idx']} of {result['n_layers']}, "

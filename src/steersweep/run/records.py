@@ -10,10 +10,12 @@ from operator import itemgetter
 from typing import Any
 
 from steersweep.core.digests import Damaged
+from steersweep.core.errors import InputError
 from steersweep.judging.judge import Judgement
 from steersweep.judging.summary import summarise
-from steersweep.run.condition import Condition, Strength
+from steersweep.run.condition import Condition
 
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError)
 _CLOSE = 1e-9  # both sides are computed from the same numbers in the same way
 
 
@@ -30,12 +32,12 @@ def check_record(record: Any, key: str, prompts: Sequence[str] | None = None) ->
     """
     try:
         _check(record, key, prompts)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (*_WRONG, InputError) as error:
         raise Damaged(f"no record of a condition ({type(error).__name__}: {error})") from error
 
 
 def _check(record: Any, key: str, prompts: Sequence[str] | None) -> None:
-    condition = _condition(record["condition"])
+    condition = Condition.from_json(record["condition"])
     if record["key"] != key or condition.key != key:
         raise Damaged("holds another condition")
     samples, result = record["samples"], record["result"]
@@ -82,8 +84,3 @@ def _check_steering(condition: Condition, result: Mapping[str, Any]) -> None:
     for name, value in (("multiplier", multiplier), ("relative_strength", multiplier / norm)):
         if not _close(result[name], value):
             raise Damaged(f"{name} does not follow from the condition")
-
-
-def _condition(facts: Mapping[str, Any]) -> Condition:
-    strength = facts["strength"]
-    return Condition(**{**facts, "strength": None if strength is None else Strength(**strength)})

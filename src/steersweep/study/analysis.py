@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
-from steersweep.run.condition import AUTO
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunStore
+from steersweep.run.label import Label
 from steersweep.study.decisions import Outcome, curve_shape
 from steersweep.sweep.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
 Result = dict[str, Any]
 
@@ -60,7 +61,7 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
     """
     by_model: dict[str, dict[str, Result]] = {}
     for result in results:
-        if AUTO not in result["method"]:
+        if not Label.parse(result["method"]).chose_layer:
             by_model.setdefault(result["model"], {})[result["method"]] = result
     found = []
     for model, methods in by_model.items():
@@ -110,10 +111,11 @@ def precision_comparison(
     own: dict[tuple[str, str], list[Result]] = {}
     borrowed: dict[tuple[str, str, str], Result] = {}
     for result in results:
-        method, _, source = result["method"].partition("@")
-        if source and AUTO not in result["method"]:
+        label = Label.parse(result["method"])
+        method = str(label.method)
+        if label.source is not None:
             borrowed[result["model"], method, result["quantization"]] = result["conditions"][0]
-        elif not source:
+        elif label.is_swept:
             own.setdefault((result["model"], method), []).append(result)
     found = []
     for (model, method), members in own.items():
@@ -140,6 +142,7 @@ def precision_comparison(
                 {"precisions": [precisions[i] for i in pair], **cosines}
                 for pair, cosines in by_layer.items()
             ],
+            "preserved_from": preserved_from,
             "preserved": all(value > preserved_from for line in cosines for value in line),
             "borrowed": [
                 _borrowed(entry, other, precision)
@@ -194,13 +197,13 @@ def transfers(
     own = {
         (result["model_id"], result["method"]): result["conditions"][0]
         for result in results
-        if "@" not in result["method"]
+        if Label.parse(result["method"]).is_swept
     }
     found = []
     for result in results:
-        method, _, source = result["method"].partition("@")
-        base = own.get((result["model_id"], method))
-        if not source or AUTO in result["method"] or base is None:
+        label = Label.parse(result["method"])
+        base = own.get((result["model_id"], label.method))
+        if label.source is None or base is None:
             continue
         entry = result["conditions"][0]
         pairs = list(zip(coherent_refusals(entry), coherent_refusals(base), strict=True))
@@ -212,9 +215,9 @@ def transfers(
         random = result["controls"]["random_direction"]
         found.append(
             {
-                "from": source,
+                "from": label.source,
                 "to": names[result["model_id"]],
-                "method": method,
+                "method": label.method,
                 "layer_idx": entry["layer_idx"],
                 "coherent_refusal_rate": entry["coherent_refusal_rate"],
                 "own_rate": base["coherent_refusal_rate"],
@@ -297,7 +300,7 @@ def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, 
     """Cosines between a model's directions at different layers, by method."""
     found = []
     for result in results:
-        if AUTO in result["method"]:
+        if Label.parse(result["method"]).chose_layer:
             continue
         files = {e["layer_idx"]: e["direction_file"] for e in result["conditions"]}
         layers = sorted(files)
@@ -313,9 +316,9 @@ def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, 
     return found
 
 
-def _vector(store: RunStore, file: str) -> Tensor:
+def _vector(store: RunStore, file: str) -> NDArray[np.float32]:
     """The unit vector of a direction that results name, `[d_model]`."""
-    return store.needed_direction(Path(file).stem).vector
+    return store.needed_vector(Path(file).stem)
 
 
 def _activations(store: RunStore, file: str) -> dict[str, Any]:
@@ -325,7 +328,7 @@ def _activations(store: RunStore, file: str) -> dict[str, Any]:
             f"{store.folder / file}: is damaged or gone; run the same command again to make it "
             f"again"
         )
-    return {name: tensor.float().numpy() for name, tensor in held.items()}
+    return held
 
 
 def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from steersweep.budget.estimate import calibration, estimate
+from steersweep.budget.estimate import calibration
 from steersweep.budget.ledger import Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunStore
 from steersweep.study import phases
+from steersweep.study.costs import estimate
 from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
@@ -241,8 +242,9 @@ class Jobs:
             together = {c.key: c for c in (*held.conditions, *job.conditions)}
             merged[key] = first, replace(held, conditions=tuple(together.values()))
         results = []
+        thresholds = self.plan.thresholds
         for sweep, job in merged.values():
-            for result in sweep_results(self.store, [job], self.created):
+            for result in sweep_results(self.store, [job], self.created, thresholds):
                 results.append(result | {"phase": sweep.phase})
         return results
 

@@ -11,8 +11,10 @@ from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.run.condition import Borrowed, LayerChoice, Strength
+from steersweep.run.label import Label
 from steersweep.study.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
+from steersweep.sweep.expansion import distinct_layers, expand
 from steersweep.sweep.settings import SweepSettings
 
 
@@ -47,11 +49,10 @@ class Sweep:
     @property
     def n_conditions(self) -> int:
         """Conditions it expands to, controls and methods' own choices included."""
-        layers = {choice.index(self.model.n_layers) for choice in self.layers}
-        cells = len(layers) * len(self.strengths)
-        choosing = sum(method != "dim" for method in self.methods)
-        borrowed = len(self.methods) if self.reference not in (None, self.precision) else 0
-        return 1 + cells * (len(self.methods) + borrowed + 1) + 2 * choosing * len(self.strengths)
+        cells = expand(
+            self.methods, self.layers, self.strengths, self.borrowed, self.model.n_layers
+        )
+        return sum(1 for _ in cells)
 
     @property
     def run_names(self) -> tuple[str, ...]:
@@ -72,13 +73,12 @@ def run_name(phase: str, step: str, model: str, precision: str, method: str) -> 
     Follow-up and fallback go on with phase 1's runs; a method's own choice of layer and borrowed
     directions belong to the method's run.
     """
-    method = method.split("@", maxsplit=1)[0]
     if step == "validation":
         return f"{model}-layer-validation"
     if phase == "3":
         return f"{model}-{precision}"
     suffix = {"1": "-layer-sweep", "4": "-transfer"}.get(phase, "")
-    return f"{model}-{method}{suffix}"
+    return f"{model}-{Label.parse(method).method}{suffix}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def follow_up_sweeps(plan: Plan, decisions: Iterable[FamilyDecision]) -> list[Sw
             "follow-up",
             plan.models[decision.model],
             tuple(plan.data["family_sweep"]["methods"]),
-            _distinct([LayerChoice(str(decision.layer_idx)), *layers], decision.n_layers),
+            distinct_layers([LayerChoice(str(decision.layer_idx)), *layers], decision.n_layers),
             tuple(dict.fromkeys(strengths)),
             plan.data["precision"],
         )
@@ -340,13 +340,13 @@ def borrowed_of(results: Iterable[Mapping[str, Any]], source: str, layer: int) -
     """
     return [
         Borrowed(
-            f"{result['method']}@{source}",
+            Label(result["method"], source=source),
             layer,
             Path(result["conditions"][0]["direction_file"]).stem,
             result["conditions"][0]["extraction_prompts"],
         )
         for result in results
-        if "@" not in result["method"]
+        if Label.parse(result["method"]).is_swept
     ]
 
 
@@ -364,11 +364,3 @@ def going_on(decisions: Iterable[FamilyDecision], cuts: Cuts) -> list[FamilyDeci
         if decision.action in ("continue", "continue-with-caveat")
         and not (decision.family in cuts.families and decision.action != "continue")
     ]
-
-
-def _distinct(choices: Iterable[LayerChoice], n_layers: int) -> tuple[LayerChoice, ...]:
-    """Choices of different layers, the first of each."""
-    found: dict[int, LayerChoice] = {}
-    for choice in choices:
-        found.setdefault(choice.index(n_layers), choice)
-    return tuple(found.values())

@@ -18,8 +18,11 @@ from steersweep.core.errors import InputError
 from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
 from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
+from steersweep.methods.method import METHODS
 from steersweep.model.template_options import TemplateOptions, check_template_options
 from steersweep.run.condition import MAX_CONDITIONS, LayerChoice, Strength
+from steersweep.run.label import check_source
+from steersweep.sweep.verdict import Thresholds
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
@@ -123,9 +126,15 @@ class Plan:
         return None if larger is None else str(larger)
 
     @property
-    def thresholds(self) -> Mapping[str, float]:
-        """`works`, `partial` and `flat_within`, as fractions."""
-        return {"flat_within": DEFAULT_FLAT_WITHIN, **self.data["thresholds"]}
+    def thresholds(self) -> Thresholds:
+        """What verdicts are decided by."""
+        held = self.data["thresholds"]
+        return Thresholds(float(held["works"]), float(held["partial"]))
+
+    @property
+    def flat_within(self) -> float:
+        """How far apart the rates of a flat size curve may lie, as a fraction."""
+        return float(self.data["thresholds"].get("flat_within", DEFAULT_FLAT_WITHIN))
 
 
 def load_plan(name: str) -> Plan:
@@ -176,9 +185,13 @@ def parse_plan(text: str, where: str) -> Plan:
     for_all = data["prompts"].get("template_options", {})
     for family, rows in data["families"].items():
         for index, row in enumerate(rows):
+            place = ("families", family, index, "name")
             if row["name"] in models:
-                place = ("families", family, index, "name")
                 raise refuse(place, f"{row['name']} is given twice")
+            try:
+                check_source(row["name"])  # in labels of directions that other models borrow
+            except InputError as error:
+                raise refuse(place, str(error)) from error
             models[row["name"]] = PlannedModel(
                 row["name"],
                 row["model"],
@@ -304,12 +317,21 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
     for path, count in _sizes(data):
         if count > MAX_CONDITIONS:
             yield path, f"asks for {count:,} conditions; {MAX_CONDITIONS:,} is the most"
-    used = {method for phase in _phases_with_methods(data) for method in phase["methods"]}
-    for method in sorted(used - data["prompts"]["extraction"].keys()):
-        yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
+    yield from _unusable_methods(data)
     if not is_judge_name(data.get("judge", DEFAULT_JUDGE)):
         yield ["judge"], f"no judge {data['judge']}; see docs/judging.md"
     yield from _unpriced(plan)
+
+
+def _unusable_methods(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
+    """Methods that there are not, and those without prompts."""
+    given = data["prompts"]["extraction"]
+    places = [*_method_names(data), *((["prompts", "extraction", name], name) for name in given)]
+    for path, method in places:
+        if method not in METHODS.names:
+            yield path, f"no method {shown(method)}; there are {METHODS}"
+    for method in sorted({method for _, method in _method_names(data)} - given.keys()):
+        yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
 
 
 def _template_options(
@@ -408,12 +430,13 @@ def _family_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
                 yield ["cuts", i, "what", j], family
 
 
-def _phases_with_methods(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for phase in PHASES[1:]:
-        if phase in data:
-            yield data[phase]
-    if validation := data.get("size_sweep", {}).get("validation"):
-        yield validation
+def _method_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
+    """Every place where a phase names a method, and the name."""
+    places = [([phase], data.get(phase, {})) for phase in PHASES]
+    places.append((["size_sweep", "validation"], data.get("size_sweep", {}).get("validation", {})))
+    for path, phase in places:
+        for index, method in enumerate(phase.get("methods", [])):
+            yield [*path, "methods", index], method
 
 
 def _short(message: str) -> str:

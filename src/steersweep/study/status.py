@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from steersweep.budget.ledger import Ledger
-from steersweep.core import journal
 from steersweep.core.errors import InputError
-from steersweep.people import gates, reviews
+from steersweep.people import gates
+from steersweep.people.problems import problems
 from steersweep.run.folder import RunStore
 from steersweep.study.plan import GATES, Plan, parse_plan
 
@@ -81,24 +81,6 @@ def status(folder: Path) -> dict[str, Any]:
             {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
         ),
     }
-
-
-def problems(folder: Path) -> list[str]:
-    """What is wrong with lines of the run's ledger, signatures and labels, and what follows."""
-    return [
-        *Ledger(folder).problems(),
-        *gates.problems(folder),
-        *reviews.problems(folder),
-        *_problems_of_changes(folder / "changes.jsonl"),
-    ]
-
-
-def _problems_of_changes(path: Path) -> list[str]:
-    try:
-        lines = journal.read(path)
-    except InputError as error:
-        return [str(error)]
-    return journal.messages(path, lines, "What was changed on the way is not known there")
 
 
 def sign_gate(

@@ -19,6 +19,7 @@ from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
 from steersweep.people import gates
+from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION, LayerChoice, Strength
 from steersweep.run.folder import RunStore, run_lock
@@ -29,7 +30,6 @@ from steersweep.study.findings import append_findings
 from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan, layer_choice, strength_of
-from steersweep.study.status import problems
 from steersweep.sweep.results import Result
 from steersweep.work.job import OnProgress
 
@@ -334,12 +334,11 @@ class _Study:
         for family, members in by_family.items():
             self._write_results(f"v3_phase2_size_sweep_{safe_name(family)}", members)
         outcomes = self._outcomes(results)
-        curves = analysis.size_curves(outcomes, list(plan.models), plan.thresholds["flat_within"])
+        curves = analysis.size_curves(outcomes, list(plan.models), plan.flat_within)
         precision = plan.data.get("precision_sweep", {})
         choices = decisions.choose_for_precision(
             outcomes,
             list(plan.models),
-            plan.thresholds,
             tiers=precision.get("tiers", 3),
             also=precision.get("also", ()),
         )
@@ -491,9 +490,7 @@ class _Study:
     def _decide_families(
         self, results: Iterable[Result], followed_up: Iterable[str]
     ) -> list[FamilyDecision]:
-        return decisions.decide_families(
-            self._outcomes(results), self.plan.thresholds, followed_up=followed_up
-        )
+        return decisions.decide_families(self._outcomes(results), followed_up=followed_up)
 
     def _confirmed(self) -> list[FamilyDecision]:
         found = []

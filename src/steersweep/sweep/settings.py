@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from steersweep.core.errors import InputError
+from steersweep.core.own import Own
 from steersweep.core.setting_values import (
     MAX_MULTIPLIER,
     MAX_NEW_TOKENS,
@@ -18,7 +19,7 @@ from steersweep.core.setting_values import (
 )
 from steersweep.core.text_files import shown
 from steersweep.judging.judge import get_judge
-from steersweep.methods.extraction import DIM, METHODS, default_extraction
+from steersweep.methods.method import METHODS
 from steersweep.model.rendering import (
     Renderer,
     SpecialTokens,
@@ -38,15 +39,13 @@ from steersweep.prompts.prompts import (
     load_test_set,
 )
 from steersweep.run.condition import (
-    AUTO,
     MAX_CONDITIONS,
-    RANDOM,
-    UNSTEERED,
     Borrowed,
     Condition,
     LayerChoice,
     Strength,
 )
+from steersweep.sweep.expansion import expand
 from steersweep.work.job import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
@@ -76,6 +75,7 @@ class SweepSettings:
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
+        own_methods: by name, where the methods are that are a user's own.
     """
 
     models: tuple[ModelSource, ...]
@@ -95,6 +95,7 @@ class SweepSettings:
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = "text"
     template_options: TemplateOptions = field(default_factory=dict)
+    own_methods: Mapping[str, Own] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -123,6 +124,7 @@ class SweepSettings:
             "rows": self.rows,
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
+            **frozen_code(self.own_methods),
         }
 
 
@@ -153,10 +155,7 @@ def make_settings(
     Raises:
         InputError: an option that cannot be read; the message names it.
     """
-    chosen = tuple(_items("--methods", methods))
-    for method in chosen:
-        if method not in METHODS:
-            raise InputError(f"--methods {method}: choose from {', '.join(METHODS)}")
+    chosen = METHODS.named(_items("--methods", methods))
     both = [
         Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
     ]
@@ -189,7 +188,7 @@ def make_settings(
         strengths=tuple(both),
         test=test,
         extraction={
-            method: load_extraction_set(extraction or default_extraction(method))
+            method: load_extraction_set(extraction or METHODS.get(method).default_prompts)
             for method in chosen
         },
         precision=precision,
@@ -200,7 +199,14 @@ def make_settings(
         accept_mismatch=accept_mismatch,
         special_tokens=as_special_tokens(special_tokens),
         template_options=parse_template_options(template_options, "template options"),
+        own_methods=METHODS.own_of(chosen),
     )
+
+
+def frozen_code(own_methods: Mapping[str, Own]) -> dict[str, dict[str, str]]:
+    """The hash of the code of each method that is a user's own, as a run's settings hold it."""
+    codes = {name: own.code for name, own in own_methods.items()}
+    return {"own_methods": codes} if codes else {}
 
 
 def make_job(settings: SweepSettings, source: ModelSource, device: str, date: str) -> Job:
@@ -250,6 +256,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         special_tokens=settings.special_tokens,
         notes=tuple(renderer.notes()),
         template_options=settings.template_options,
+        own_methods=settings.own_methods,
     )
 
 
@@ -268,11 +275,6 @@ def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
 def _conditions(
     settings: SweepSettings, renderer: Renderer, precision: str, n_layers: int
 ) -> Iterator[Condition]:
-    """Unsteered first; then every layer and strength with every method and the random control;
-    then directions found elsewhere; then the layers that methods choose themselves, with a random
-    control each.
-    """
-
     source = renderer.source
     fingerprint = source.fingerprint()
     test = test_rendered(renderer, settings.test)
@@ -281,53 +283,29 @@ def _conditions(
         for method, prompts in settings.extraction.items()
     }
 
-    def condition(
-        method: str,
-        choice: LayerChoice | None = None,
-        strength: Strength | None = None,
-        extract: str | None = None,
-    ) -> Condition:
-        return Condition(
+    for cell in expand(
+        settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
+    ):
+        prompts = None if cell.prompts_of is None else settings.extraction[cell.prompts_of].id
+        own = settings.own_methods.get(cell.prompts_of or "")
+        yield Condition(
             model_id=source.model_id,
             model_fingerprint=fingerprint,
             precision=precision,
-            method=method,
-            layer=None if choice is None else choice.index(n_layers),
-            layer_pct=None if choice is None else choice.share(n_layers),
-            strength=strength,
-            extraction_prompts=None if extract is None else settings.extraction[extract].id,
-            extraction_rendered=None if extract is None else rendered[extract],
+            label=cell.label,
+            layer=None if cell.layer is None else cell.layer.index(n_layers),
+            layer_pct=None if cell.layer is None else cell.layer.share(n_layers),
+            strength=cell.strength,
+            direction=None if cell.borrowed is None else cell.borrowed.direction,
+            extraction_prompts=prompts if cell.borrowed is None else cell.borrowed.prompts,
+            extraction_rendered=None if cell.prompts_of is None else rendered[cell.prompts_of],
             test_prompts=settings.test.id,
             test_rendered=test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
+            method_code=None if own is None else own.code,
         )
-
-    yield condition(UNSTEERED)
-    seen = set()
-    for choice in settings.layers:
-        layer = choice.index(n_layers)
-        if layer in seen:  # shares of a shallow model may fall on one layer
-            continue
-        seen.add(layer)
-        for strength in settings.strengths:
-            for method in settings.methods:
-                yield condition(method, choice, strength, method)
-            yield condition(RANDOM, choice, strength)
-    for found in settings.borrowed:
-        for strength in settings.strengths:
-            yield replace(
-                condition(found.method, LayerChoice(str(found.layer)), strength),
-                direction=found.direction,
-                extraction_prompts=found.prompts,
-            )
-    for method in settings.methods:
-        if method == DIM:
-            continue
-        for strength in settings.strengths:
-            for name in (method + AUTO, f"{RANDOM}@{method}{AUTO}"):
-                yield condition(name, None, strength, method)
 
 
 def _items(setting: str, text: str) -> list[str]:

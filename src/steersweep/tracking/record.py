@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steersweep.people.reviews import results_in
-from steersweep.study.jobs import Ended
 from steersweep.study.phases import run_name
 from steersweep.study.plan import PHASES, Plan
+
+if TYPE_CHECKING:
+    from steersweep.study.jobs import Ended
 
 Result = dict[str, Any]
 

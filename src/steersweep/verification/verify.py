@@ -12,15 +12,13 @@ from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import wilson
 from steersweep.methods.official import Check, check_fixture, fixture_folders
 from steersweep.model.template_options import TemplateOptions
+from steersweep.run.label import Label
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
-from steersweep.verification.report import render_markdown
+from steersweep.verification.report import GATE, REPORT_NAME, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress
-
-GATE = "cosmic-verification"
-REPORT_NAME = "COSMIC_VERIFICATION.md"
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ def _name(asked: Reproduction, settings: SweepSettings) -> str:
 
 def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str, Any]:
     """What the reproduction found, beside what was expected."""
-    method = "cosmic@auto" if asked.layer == "auto" else "cosmic"
+    method = str(Label("cosmic", chose_layer=asked.layer == "auto"))
     result = next((found for found in outcome.results if found["method"] == method), None)
     if result is None:
         note = outcome.results[0]["extraction"]["notes"][-1]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, percent_axis, short
-from steersweep.run.condition import AUTO
+from steersweep.run.label import Label
 
 Result = dict[str, Any]
 
@@ -84,7 +84,8 @@ def has_strengths(results: Iterable[Result]) -> bool:
 
 def swept_methods(results: Iterable[Result]) -> list[str]:
     """Methods swept over layers; not their own choices, nor borrowed directions."""
-    return list(dict.fromkeys(r["method"] for r in results if "@" not in r["method"]))
+    swept = (result["method"] for result in results if Label.parse(result["method"]).is_swept)
+    return list(dict.fromkeys(swept))
 
 
 def of_method(results: Iterable[Result], method: str) -> list[Result]:
@@ -96,7 +97,7 @@ def primary(results: Iterable[Result]) -> list[Result]:
     """One result per model: of the method that comes first."""
     first: dict[tuple[str, str], Result] = {}
     for result in results:
-        if AUTO not in result["method"]:
+        if not Label.parse(result["method"]).chose_layer:
             first.setdefault((result["model"], result["quantization"]), result)
     return [*first.values()]
 

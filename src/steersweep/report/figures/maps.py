@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
-from steersweep.run.condition import AUTO
+from steersweep.run.label import Label
 
 Result = dict[str, Any]
 Corners = list[tuple[float, float]]
@@ -56,8 +56,9 @@ def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     panels: dict[str, list[Result]] = {}
     controls: dict[str, Result] = {}
     for result in results:
-        method = result["method"].removesuffix(AUTO) if len(results) > 1 else result["method"]
-        panels.setdefault(method, []).extend(result["conditions"])
+        label = Label.parse(result["method"])
+        shown = label.at_given_layer if len(results) > 1 else label
+        panels.setdefault(str(shown), []).extend(result["conditions"])
         controls |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
     n = results[0]["conditions"][0]["n_unique"]
     titles = [method.upper() for method in panels]
@@ -118,7 +119,8 @@ def lines_of(results: Sequence[Result]) -> list[tuple[str, int]]:
 
 def line_of(entry: Result) -> tuple[str, int]:
     """Who chose the layer (empty: the user), and the layer."""
-    chosen_by = entry["method"].removeprefix("random@") if AUTO in entry["method"] else ""
+    label = Label.parse(entry["method"])
+    chosen_by = str(Label(label.method, chose_layer=True)) if label.chose_layer else ""
     return chosen_by, entry["layer_idx"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, matrix, percent_axis, short
+from steersweep.run.label import Label
 
 Result = dict[str, Any]
 
@@ -23,7 +24,7 @@ def compared_cells(results: Sequence[Result]) -> list[tuple[Result, Result, Resu
     return [
         (held, entry, result)
         for result in results
-        if "@" not in result["method"] and result["method"] != "dim"
+        if Label.parse(result["method"]).is_swept and result["method"] != "dim"
         for entry in result["conditions"]
         if (held := dim.get((result["model"], result["quantization"], _cell(entry)))) is not None
     ]
