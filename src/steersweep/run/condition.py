@@ -107,6 +107,9 @@ class Condition:
 
     `direction` is the content key of a direction found elsewhere, by the label's `source`; None
     where the method finds its own.
+
+    `method_code` is a hash of the code of a method that is a user's own; None for the methods that
+    come with the package, whose changes `RESULT_VERSION` stands for.
     """
 
     model_id: str
@@ -124,6 +127,7 @@ class Condition:
     test_rendered: str
     extraction_rendered: str | None = None
     direction: str | None = None
+    method_code: str | None = None
 
     @cached_property
     def key(self) -> str:
@@ -133,6 +137,8 @@ class Condition:
             del facts[name]
         if self.direction is not None:  # whoever found it, and whatever they are called
             facts["method"] = "borrowed"
+        if self.method_code is None:
+            del facts["method_code"]
         if self.strength is not None:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
@@ -192,12 +198,15 @@ def direction_file(key: str) -> str:
     return f"directions/{key}.safetensors"
 
 
-def extraction_file(method: str, rendered: str, model_fingerprint: str, precision: str) -> str:
+def extraction_file(
+    method: str, rendered: str, model_fingerprint: str, precision: str, code: str | None
+) -> str:
     """Where in a run folder the scores a method chose by are kept; named by all they rest on.
 
-    `rendered` is a condition's `extraction_rendered`.
+    `rendered` is a condition's `extraction_rendered`, `code` its `method_code`.
     """
-    key = content_key([method, rendered, model_fingerprint, precision])
+    own = [] if code is None else [code]
+    key = content_key([method, rendered, model_fingerprint, precision, *own])
     return f"extraction/{safe_name(method)}-{key}.json"
 
 

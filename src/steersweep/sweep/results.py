@@ -18,7 +18,7 @@ from steersweep.run.direction import cosine
 from steersweep.run.folder import Record, RunStore, condition_file
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.result_files import write_result_file
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -35,7 +35,9 @@ FEW_PROMPTS = 30
 CONTROL_REFUSES_FROM = 0.20
 
 
-def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Result]:
+def sweep_results(
+    store: RunStore, jobs: Iterable[Job], created: str, thresholds: Thresholds
+) -> list[Result]:
     """One result object per model and method, in the schema of `result.schema.json`.
 
     Only finished conditions are in it; a model without a finished steered condition is left out.
@@ -44,6 +46,7 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
         store: the run folder.
         jobs: what the run consists of.
         created: UTC time the run began; the same for every continuation.
+        thresholds: that verdicts are decided by.
 
     Raises:
         SteersweepError: a file that results rest on was damaged since it was made.
@@ -61,7 +64,7 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
             steered = [(c, r) for c, r in records if c.label == label]
             controls = [(c, r) for c, r in records if c.label in (UNSTEERED, label.random_control)]
             if steered:
-                result = _result(job, label, steered, controls, created)
+                result = _result(job, label, steered, controls, created, thresholds)
                 result["extraction"] = _extraction(store, steered[0][0])
                 result["notes"] = _notes(store, job, records)
                 if job.reference is not None:
@@ -112,6 +115,7 @@ def _result(
     steered: Sequence[tuple[Condition, Record]],
     controls: Sequence[tuple[Condition, Record]],
     created: str,
+    thresholds: Thresholds,
 ) -> Result:
     conditions = [_entry(condition, record, job) for condition, record in steered]
     unsteered = [_entry(c, r, job) for c, r in controls if c.label == UNSTEERED]
@@ -119,6 +123,7 @@ def _result(
     _against_unsteered(conditions, unsteered[0] if unsteered else None)
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
+    no_steering = unsteered[0] if unsteered else None
     records = [record for _, record in (*steered, *controls)]
     newest = max(records, key=lambda record: record["timestamp"])
     return {
@@ -132,14 +137,14 @@ def _result(
         "d_model": job.d_model,
         "conditions": conditions,
         "controls": {
-            "unsteered": unsteered[0] if unsteered else None,
+            "unsteered": no_steering,
             "random_direction": control,
             "random_directions": random_entries,
         },
         "judge": steered[0][0].judge,
         "verdict": {
-            **_verdict(best, unsteered[0] if unsteered else None, control, len(conditions)),
-            "judge_error": judge_error(best, steered[0][0].judge, len(conditions)),
+            **_verdict(best, no_steering, control, len(conditions), thresholds),
+            "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
         },
         "timestamp": created,
         "gpu": newest["provenance"]["device"],
@@ -192,13 +197,16 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
             entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 
-def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: int) -> Result:
+def _verdict(
+    best: Result, unsteered: Result | None, control: Result | None, n: int, thresholds: Thresholds
+) -> Result:
     decided = asdict(
         verdict(
             coherent_refusal_rate=best["coherent_refusal_rate"],
             garbled_refusal_rate=best["garbled_refusal_rate"],
             n_unique=best["n_unique"],
             n_compared=n,
+            thresholds=thresholds,
         )
     )
     flags = list(decided["flags"])

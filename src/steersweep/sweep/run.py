@@ -13,6 +13,7 @@ from steersweep.people.problems import problems
 from steersweep.run.folder import RunStore, run_lock
 from steersweep.sweep.results import Result, sweep_results, write_results
 from steersweep.sweep.settings import SweepSettings, make_job
+from steersweep.sweep.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.worker import run_job
 
@@ -81,7 +82,7 @@ def run_sweep(
         for index, job in enumerate(jobs):
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
-        results = sweep_results(store, jobs, created)
+        results = sweep_results(store, jobs, created, Thresholds())
         if not results:
             raise SteersweepError(f"{out}: no condition finished")
         return SweepOutcome(out, results, write_results(out, results, created))
