@@ -27,9 +27,11 @@ from steersweep.judging import quality, worn
 from steersweep.judging import refusal as refusals
 from steersweep.judging.cues import signs
 from steersweep.judging.english import English
-from steersweep.judging.judge import Fluency, Judgement, TextJudge, get_judge
+from steersweep.judging.judge import TextJudge, get_judge
 from steersweep.judging.prose import prose_of
+from steersweep.judging.quality import Fluency
 from steersweep.lab.refusals import REFUSALS
+from steersweep.run.judgement import Judgement
 
 PACKAGE = Path(__file__).parents[1] / "src" / "steersweep" / "judging"
 REFUSAL_SETS = (

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
-    from steersweep.judging.judge import Judgement, get_judge
+    from steersweep.judging.judge import get_judge
     from steersweep.methods.dim import dim_directions
     from steersweep.methods.extraction import extract_directions
     from steersweep.methods.method import Found, Given, Method
     from steersweep.model.chat_model import ChatModel
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.run.direction import Direction, random_direction
+    from steersweep.run.judgement import Judgement
     from steersweep.steer.activations import residuals
     from steersweep.steer.steering import Generation, Intervention, Row, generate
     from steersweep.sweep.verdict import Verdict, verdict
@@ -26,7 +27,7 @@ _HOMES = {
     "NumericalError": "core.errors",
     "SteersweepError": "core.errors",
     "judge_file": "judging.files",
-    "Judgement": "judging.judge",
+    "Judgement": "run.judgement",
     "get_judge": "judging.judge",
     "dim_directions": "methods.dim",
     "extract_directions": "methods.extraction",
