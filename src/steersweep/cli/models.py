@@ -158,7 +158,8 @@ def generate(
     from steersweep.run.condition import LayerChoice
     from steersweep.run.direction import Direction
     from steersweep.smoke.required import check_for_user
-    from steersweep.steer.steering import Intervention, Row
+    from steersweep.steer.edit import Edit
+    from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
@@ -191,7 +192,7 @@ def generate(
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
     if found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
-    push = Intervention(found.vector, length, start)
+    push = Edit.add(found.vector, length, start)
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]

@@ -18,6 +18,7 @@ from steersweep.core.printing import in_a_line, safe_name
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
+from steersweep.methods.method import METHODS
 from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
@@ -31,6 +32,7 @@ from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan, layer_choice, strength_of
 from steersweep.sweep.results import Result
+from steersweep.sweep.settings import frozen_code
 from steersweep.work.job import OnProgress
 
 # Changing these changes no result of a finished condition.
@@ -153,6 +155,7 @@ def _frozen(plan: Plan) -> dict[str, Any]:
         "prompt_sets": sets,
         "judge_id": judge_id,
         "result_version": RESULT_VERSION,
+        **frozen_code(METHODS.own_of(plan.data["prompts"]["extraction"])),
     }
 
 

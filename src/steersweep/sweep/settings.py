@@ -224,12 +224,11 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         InputError: the model cannot be found, a layer lies outside it, a prompt cannot be put to it
             or leaves no room for an answer.
     """
-    from steersweep.model.precision import resolve_precision
-
     source = source.pinned()
+    device = source.device(device)
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
-    precision = resolve_precision(settings.precision, config, device)
+    precision = source.precision(settings.precision, config, device)
     renderer = load_renderer(
         source,
         config,

@@ -34,7 +34,8 @@ from steersweep.run.judgement import Judgement, rates_of
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
-from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.job import Job, comparison_file
 
 
@@ -130,8 +131,8 @@ class Bench:
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
         started = time.monotonic()
-        steering = [self._intervention(condition) for condition in batch]
-        rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
+        steering = [self._edit(condition) for condition in batch]
+        rows = [Row(ids, edit) for _, edit in steering for ids in self.prompt_ids]
         answers = self.rows.run(
             lambda most: generate(
                 self.chat,
@@ -233,12 +234,12 @@ class Bench:
         like = Label(method, chose_layer=condition.label.chose_layer)
         return random_direction(self.directions[like, condition.layer], condition.seed)
 
-    def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
+    def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
         direction = self._direction(condition)
         if direction is None or condition.strength is None:
             return None, None
         multiplier = condition.strength.multiplier(direction.residual_norm)
-        return direction, Intervention(direction.vector, multiplier, direction.layer)
+        return direction, Edit.add(direction.vector, multiplier, direction.layer)
 
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""

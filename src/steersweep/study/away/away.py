@@ -17,6 +17,7 @@ from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import safe_name
 from steersweep.engines.modal.remote import LOG
+from steersweep.methods.method import METHODS
 from steersweep.run.folder import ENGINE_FILE, RunStore, is_away
 from steersweep.study.away.apps import study_app_name
 from steersweep.study.away.modal_run import ModalRun
@@ -57,6 +58,8 @@ def begin(
                 f"{model.name}: {model.model} is a folder of this machine, which Modal does not "
                 f"see; give a hub id"
             )
+    for own in METHODS.own_of(plan.data["prompts"]["extraction"]).values():
+        raise InputError(f"{own}: lies on this machine only, which Modal does not see")
     if options.get("new_run") and is_away(folder):
         folder.rename(folder.with_name(f"{folder.name}-before-{provenance.utc_now()}"))
     held = _held(folder)
