@@ -29,13 +29,12 @@ from steersweep.core.digests import (
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.run.condition import direction_file
 from steersweep.run.direction import Direction, stored_vector
-from steersweep.run.records import check_record
+from steersweep.run.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Record = dict[str, Any]
 _T = TypeVar("_T")
 
 PLAN = "plan.yaml"
@@ -174,16 +173,14 @@ class RunStore:
         name = condition_file(key)
 
         def whole(data: bytes) -> Record:
-            record: Record = unseal(name, data)
-            check_record(record, key, prompts)
-            return record
+            return Record.from_json(unseal(name, data), key, prompts)
 
         return self._read(name, whole)
 
     def put(self, record: Record) -> None:
-        """Save a finished condition under `record["key"]`, unless it is there already."""
-        if self.get(record["key"]) is None:
-            self._write(condition_file(record["key"]), record)
+        """Save a finished condition under its key, unless it is there already."""
+        if self.get(record.key) is None:
+            self._write(condition_file(record.key), record.as_json())
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
