@@ -169,14 +169,15 @@ def test_caa_is_dim_where_every_prompt_has_a_partner(qwen3: ChatModel) -> None:
 
 def test_caa_and_pca_steer_a_lab_model(tmp_path: Path) -> None:
     settings = make_settings(
-        ["lab:qwen-7b"], methods="caa,pca", layers="0.6", strengths="0.3", max_prompts=12
+        ["lab:qwen-7b"], methods="caa,pca", layers="0.6", strengths="0.5", max_prompts=10
     )
     found = run_sweep(settings, tmp_path / "run", device="cpu").results
     assert [result["method"] for result in found] == ["caa", "pca"]
     for result in found:
-        assert result["verdict"]["best"]["coherent_refusal_rate"] >= 0.4
+        assert result["verdict"]["best"]["coherent_refusal_rate"] >= 0.5
         unsteered = result["controls"]["unsteered"]
         assert unsteered["coherent_refusal_rate"] == 0
+        assert result["controls"]["random_direction"]["coherent_refusal_rate"] == 0
 
 
 # -- a user's own ----------------------------------------------------------------------------------
