@@ -341,7 +341,7 @@ def test_a_folder_that_the_cluster_does_not_see_is_refused(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steersweep.engines.ray._sees", lambda _path: (False, versions()))
-    with pytest.raises(InputError, match="--ray-storage"):
+    with pytest.raises(InputError, match="or ray_storage"):
         RayEngine().open(tmp_path)
     RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from steersweep.budget.ledger import Limits
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import in_a_line, safe_name
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
@@ -122,7 +122,10 @@ def run_study(
             _frozen(plan),
             may_differ=FREE_FIELDS,
             accept=options.accept,
-            way_out="Use --accept-change FIELD to go on with it, or --new-run to begin anew",
+            way_out=(
+                f"Use {setting('accept')} FIELD to go on with it, or "
+                f"{setting('new_run')} to begin anew"
+            ),
         )
         engine = engine or local_engine()
         engine.open(out)
@@ -559,7 +562,7 @@ class _Study:
         count = max(self.options.apply_cuts, held["applied"])
         available = len(self.plan.data.get("cuts", []))
         if count > available:
-            raise InputError(f"--apply-cuts {count}: the plan has {available} cuts")
+            raise InputError(f"{setting('apply_cuts')} {count}: the plan has {available} cuts")
         if count != held["applied"]:
             self.store.put_current("cuts.json", {"applied": count})
         return Cuts.first(self.plan, count)
@@ -572,8 +575,8 @@ class _Study:
         if held is None and name in reader.damaged and not self.options.apply_cuts:
             raise InputError(
                 f"{self.store.folder / name}: is damaged ({reader.damaged[name]}), and nothing "
-                f"else says how many cuts were applied. Give their number with --apply-cuts, or "
-                f"remove the file if there were none"
+                f"else says how many cuts were applied. Give their number with "
+                f"{setting('apply_cuts')}, or remove the file if there were none"
             )
         return held or {"applied": 0}
 

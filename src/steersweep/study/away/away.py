@@ -14,7 +14,7 @@ from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.atomic import write_bytes
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import safe_name
 from steersweep.engines.modal.remote import LOG
 from steersweep.methods.method import METHODS
@@ -65,7 +65,8 @@ def begin(
     held = _held(folder)
     if held is None and folder.exists() and any(folder.iterdir()):
         raise InputError(
-            f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
+            f"{setting('out')} {folder}: holds other files; a study on Modal needs a new folder, "
+            f"or its own"
         )
     run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=study_app_name(plan))
