@@ -19,8 +19,9 @@ from steersweep.study.decisions import (
     share_text,
     triggers,
 )
+from steersweep.study.plan import Dropped, Thresholds
 
-RULES = {"works": 0.6, "partial": 0.2, "flat_within": 0.1}
+RULES = Thresholds(works=0.6, partial=0.2)
 
 
 def outcome(coherent: float, **changes: Any) -> Outcome:
@@ -158,18 +159,8 @@ def test_a_reversed_curve_has_the_mirrored_shape(rates: list[float], n: int) -> 
 
 def test_dropped_models_are_thought_of_again() -> None:
     dropped = [
-        {
-            "model": "72B",
-            "family": "qwen",
-            "after": "size_sweep",
-            "when": "peak at the largest size",
-        },
-        {
-            "model": "70B",
-            "family": "llama",
-            "after": "family_sweep",
-            "when": "coherent at least 0.40",
-        },
+        Dropped("72B", "qwen", "size_sweep", "peak at the largest size"),
+        Dropped("70B", "llama", "family_sweep", "coherent at least 0.40"),
     ]
 
     def after(phase: str, **facts: Any) -> list[str]:

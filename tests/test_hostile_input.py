@@ -20,7 +20,7 @@ import yaml
 
 from steersweep import cli
 from steersweep.cli import failures, judging
-from steersweep.study.plan import load_plan
+from steersweep.study.plan_file import load_plan
 
 PLAN = yaml.safe_dump(dict(load_plan("v3").data), sort_keys=False)
 ROW = '{"prompt": "a", "response": "b"}\n'

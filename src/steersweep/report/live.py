@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from steersweep.report.console import PlainConsole
-from steersweep.study.findings import TITLES
 from steersweep.study.jobs import Ended
+from steersweep.study.phases.registry import titles
 from steersweep.work.job import Progress
 
 _PLAIN_LINE_EVERY = 10.0  # seconds, per job
@@ -154,8 +154,8 @@ class Screen(View):
 
     def on_line(self, line: str) -> None:
         """Above the picture, where it stays; a phase begins in the picture's first line."""
-        if line.startswith("phase ") and line[6:] in TITLES:
-            self._phase = TITLES[line[6:]]
+        if line.startswith("phase ") and line[6:] in titles():
+            self._phase = titles()[line[6:]]
         else:
             self._live.console.print(line, highlight=False, soft_wrap=True)
 
