@@ -30,7 +30,7 @@ from torch import Tensor
 from steersweep import ChatModel, SteersweepError, residuals
 from steersweep.lab.corpus import dialogues
 from steersweep.methods.candidates import Candidates, PromptIds, SplitIds, next_token_kl
-from steersweep.methods.cosmic import VARIANTS, CosmicRules, CosmicScores, select
+from steersweep.methods.cosmic import Cosmic, CosmicAffine, CosmicRules
 from steersweep.methods.cosmic_scoring import (
     candidate_edits,
     cosmic_positions,
@@ -38,10 +38,12 @@ from steersweep.methods.cosmic_scoring import (
     layers_to_compare,
 )
 from steersweep.methods.cosmic_search import score_candidates
-from steersweep.steer.edits import Edit
+from steersweep.methods.cosmic_selection import CosmicScores, select
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 
 BATCH = 32
+VARIANTS = {method.name: method.rules for method in (Cosmic, CosmicAffine)}
 
 
 @torch.inference_mode()
@@ -50,22 +52,19 @@ def one_edit(
 ) -> tuple[Tensor, Tensor]:
     """States `[prompt, compared layer, d_model]` and logits `[prompt, vocabulary]`."""
     states, logits = [], []
-    removes, adds = (
-        (False, False) if edit is None else (bool(edit.unit.any()), bool(edit.offset.any()))
-    )
     for first in range(0, len(prompts), BATCH):
         batch = chat.pad(prompts[first : first + BATCH])
         found = torch.empty((len(batch.input_ids), len(low), chat.d_model))
 
         def change(hidden: Tensor) -> Tensor:
             assert edit is not None
-            unit = edit.unit.to(hidden)
-            if removes:
+            if edit.removed is not None:
+                unit = edit.removed.to(hidden)
                 hidden = hidden - (hidden @ unit)[..., None] * unit
-            return hidden + edit.offset.to(hidden) if adds else hidden
+            return hidden if edit.added is None else hidden + edit.added.to(hidden)
 
         def at_input(layer: int, hidden: Tensor, found: Tensor = found) -> Tensor | None:
-            edits_here = edit is not None and edit.layer in (None, layer)
+            edits_here = edit is not None and layer in range(*edit.span(chat.n_layers))
             edited = change(hidden) if edits_here else hidden
             if layer - 1 in low:
                 found[:, low.index(layer - 1)] = (hidden if before else edited)[:, -1].float().cpu()
@@ -78,7 +77,7 @@ def one_edit(
         with ExitStack() as stack:
             stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
             stack.enter_context(chat.final_states(at_end))
-            if edit is not None and edit.layer is None:
+            if edit is not None and edit.all_writes:
                 sites = ablation_sites_of(chat)
                 stack.enter_context(sites.edited(chat, change, range(chat.n_layers)))
             # Of every position, as a plain call of the model gives them.
@@ -193,7 +192,7 @@ def timed(work: Any) -> tuple[float, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lab:qwen-7b")
-    parser.add_argument("--variant", default="cosmic", choices=["cosmic", "cosmic-affine"])
+    parser.add_argument("--variant", default="cosmic", choices=[*VARIANTS])
     parser.add_argument("--train", type=int, default=180)
     parser.add_argument("--val", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)

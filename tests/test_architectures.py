@@ -12,12 +12,13 @@ from torch import Tensor
 from conftest import lab, random_model
 from steersweep import ChatModel, InputError, Row, generate, residuals
 from steersweep.judging.fluency import response_nll
-from steersweep.methods.cosmic import VARIANTS
+from steersweep.methods.cosmic import Cosmic, CosmicAffine
 from steersweep.methods.cosmic_scoring import what_ablation_leaves
 from steersweep.model.kv_cache import keep_rows, make_cache
 from steersweep.model.source import ModelSource
-from steersweep.steer.edits import ablation, run_edits
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.passes import run_edits
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.verification.architectures import (
     CHECKS,
@@ -83,7 +84,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed(name: str) ->
         lambda: generate(chat, [Row(ids)], max_new_tokens=2),
         lambda: residuals(chat, [ids]),
         lambda: response_nll(chat, [ids], [[9, 10]]),
-        lambda: list(run_edits(chat, [ids], [ablation(None, torch.ones(64))], read_layers=[0])),
+        lambda: list(run_edits(chat, [ids], [Edit.everywhere(torch.ones(64))], read_layers=[0])),
     )
     for ask in asked:
         with pytest.raises(InputError, match=f"{name}.*{_REFUSED[name]}"):
@@ -110,7 +111,7 @@ def test_models_with_states_never_see_padding() -> None:
         generate(chat, [Row(ids) for ids in prompts], max_new_tokens=3)
         residuals(chat, prompts)
         response_nll(chat, prompts, [[9, 10], [11], [12, 13, 14], [15]])
-        list(run_edits(chat, prompts, [ablation(None, torch.ones(64))], read_layers=[1]))
+        list(run_edits(chat, prompts, [Edit.everywhere(torch.ones(64))], read_layers=[1]))
     finally:
         handle.remove()
     assert masks
@@ -196,11 +197,11 @@ def test_every_writer_is_found() -> None:
 
 def test_where_the_official_code_leaves_something_it_is_said() -> None:
     """Norms after attention and MLP bring some back; the official code's places are kept."""
-    gemma, rules = tiny("gemma2"), VARIANTS["cosmic"]
+    gemma, rules = tiny("gemma2"), Cosmic.rules
     assert not ablation_sites_of(gemma).complete
     (note,) = what_ablation_leaves(gemma, rules)
     assert "as in the official code" in note
-    assert what_ablation_leaves(gemma, VARIANTS["cosmic-affine"]) == ()
+    assert what_ablation_leaves(gemma, CosmicAffine.rules) == ()
     assert what_ablation_leaves(tiny("llama"), rules) == ()
 
 
@@ -223,7 +224,7 @@ def test_what_a_layers_own_code_writes_is_found_at_its_output_or_refused() -> No
 
     layer.forward = forward
     with pytest.raises(InputError, match=r"qwen3: .* before post_attention_layernorm of layer 2"):
-        what_ablation_leaves(between, VARIANTS["cosmic"])
+        what_ablation_leaves(between, Cosmic.rules)
 
 
 # -- the table -----------------------------------------------------------------------------------

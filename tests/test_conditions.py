@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from steersweep import InputError
 from steersweep.run.condition import Condition, LayerChoice, Strength, in_batches
+from steersweep.run.label import Label
 
 CONDITION = Condition(
     model_id="lab:qwen-7b",
     model_fingerprint="sha256:0",
     precision="fp32",
-    method="dim",
+    label=Label("dim"),
     layer=4,
     layer_pct=0.6,
     strength=Strength("relative", 0.5),
@@ -66,9 +67,17 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
         int: 7,
         float: 0.7,
         Strength: Strength("multiplier", 0.5),
-        type(None): "a direction's key",
+        Label: Label("cosmic"),
+        type(None): "other",
     }
+    borrowed = replace(CONDITION, label=Label("dim", source="fp16"), direction="a direction's key")
+    assert borrowed.key != CONDITION.key
+    assert replace(borrowed, direction="another").key != borrowed.key
+    # Whoever found it, and whatever they are called.
+    assert replace(borrowed, label=Label("cosmic", source="qwen-7b")).key == borrowed.key
     for field in fields(Condition):
+        if field.name == "direction":
+            continue
         value = getattr(CONDITION, field.name)
         changed = replace(CONDITION, **{field.name: other[type(value)]}).key != CONDITION.key
         # What things are called, and how the layer was asked for.

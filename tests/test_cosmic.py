@@ -23,13 +23,11 @@ from steersweep.methods.candidates import (
     next_token_kl,
 )
 from steersweep.methods.cosmic import (
-    VARIANTS,
+    Cosmic,
+    CosmicAffine,
+    CosmicPaper,
     CosmicRules,
-    CosmicScores,
-    best_position,
-    dropped_by,
-    may_be_too_deep,
-    select,
+    CosmicStudy2026,
 )
 from steersweep.methods.cosmic_scoring import (
     BROKEN,
@@ -39,11 +37,19 @@ from steersweep.methods.cosmic_scoring import (
     find_candidates,
 )
 from steersweep.methods.cosmic_search import _Search, score_candidates
+from steersweep.methods.cosmic_selection import (
+    CosmicScores,
+    best_position,
+    dropped_by,
+    may_be_too_deep,
+    select,
+)
 from steersweep.methods.extraction import extract_directions
 from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
-from steersweep.steer.edits import clean_logits, clean_states
+from steersweep.steer.passes import clean_logits, clean_states
 
 NAN = float("nan")
+VARIANTS = {m.name: m.rules for m in (Cosmic, CosmicAffine, CosmicPaper, CosmicStudy2026)}
 
 
 def scores(comply: Any, refuse: Any = None, kl: Any = None, norms: Any = None) -> CosmicScores:
@@ -202,8 +208,8 @@ def split(chat: ChatModel, prompts: ExtractionSet) -> SplitIds:
 
 def test_shallow_models_compare_one_layer_and_say_so(qwen: ChatModel, small: ExtractionSet) -> None:
     found = extract_directions(qwen, "cosmic", small, [3])
-    assert found.scores is not None
-    assert len(found.scores.low_layers) == 1
+    assert found.state is not None
+    assert len(found.state["low_layers"]) == 1
     assert any("less than one" in note for note in found.notes)
     rules = CosmicRules().as_official()
     data = split(qwen, small)
@@ -215,9 +221,9 @@ def test_shallow_models_compare_one_layer_and_say_so(qwen: ChatModel, small: Ext
 def test_deep_models_compare_a_tenth_of_the_layers(small: ExtractionSet) -> None:
     chat = lab("qwen-14b")
     found = extract_directions(chat, "cosmic", small, [3])
-    assert found.scores is not None
-    order = found.scores.layer_similarity.argsort()
-    assert found.scores.low_layers == (int(order[0]),)
+    assert found.state is not None
+    similarity = found.state["layer_similarity"]
+    assert found.state["low_layers"] == [similarity.index(min(similarity))]
     assert not found.notes
 
 
@@ -237,7 +243,7 @@ def test_every_variant_gives_directions_and_its_own_choice(
         assert direction.site == VARIANTS[method].candidate_site
         assert direction.position in cosmic_positions(family, VARIANTS[method])
     # Scores computed before give the same directions without new passes.
-    again = extract_directions(family, method, small, layers, scores=found.scores)
+    again = extract_directions(family, method, small, layers, state=found.state)
     assert torch.equal(again.at_layer[4].vector, found.at_layer[4].vector)
 
 

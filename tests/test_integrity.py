@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from steersweep import InputError, SteersweepError
 from steersweep.core.digests import seal, seal_tensors, unseal
 from steersweep.run.direction import Direction, cosine
 from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.records import Steering
 from steersweep.run.result_files import read_result_file
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
@@ -266,6 +268,7 @@ def test_a_machine_short_of_files_damages_nothing(
 # -- records -------------------------------------------------------------------------------------
 
 
+STEERING = [field.name for field in fields(Steering)]
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a rate": lambda r: r["result"].update(coherent_refusal_rate=0.3),
     "an interval": lambda r: r["result"].update(coherent_refusal_ci=[0.0, 1.0]),
@@ -282,12 +285,20 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another precision": lambda r: r["condition"].update(precision="int8"),
     "an unknown field": lambda r: r["condition"].update(colour="red"),
     "a field missing": lambda r: r["condition"].pop("judge"),
+    "no key": lambda r: r.pop("key"),
     "another key": lambda r: r.update(key="0" * 24),
     "another layer": lambda r: r["result"].update(layer_idx=6),
     "another multiplier": lambda r: r["result"].update(multiplier=99.0),
     "another residual norm": lambda r: r["result"].update(residual_norm=1.0),
     "no residual norm": lambda r: r["result"].update(residual_norm=0.0),
     "no result": lambda r: r.pop("result"),
+    "no steering": lambda r: [r["result"].pop(name) for name in STEERING],
+    "part of the steering": lambda r: r["result"].pop("site"),
+    "an unknown number": lambda r: r["result"].update(surprise=1),
+    "an unknown label": lambda r: r["samples"][0].update(quality="splendid"),
+    "a response that is no text": lambda r: r["samples"][0].update(response=None),
+    "a sample with another field": lambda r: r["samples"][0].update(colour="red"),
+    "a method that is no label": lambda r: r["condition"].update(method="random@dim"),
 }
 
 
@@ -298,15 +309,15 @@ def test_a_record_whose_parts_contradict_each_other_is_refused(
     """Also where somebody made the digest fit."""
     store = RunStore(run_copy)
     records = [store.get(path.stem) for path in sorted(run_copy.glob("conditions/*.json"))]
-    record = next(r for r in records if r is not None and r["condition"]["method"] == "dim")
-    name = condition_file(record["key"])
-    changed = copy.deepcopy(record)
+    record = next(r for r in records if r is not None and r.condition.label.is_swept)
+    name = condition_file(record.key)
+    changed = copy.deepcopy(record.as_json())
     EDITS[edit](changed)
     (run_copy / name).write_bytes(seal(name, changed))
-    assert store.get(record["key"], settings.test.prompts) is None
+    assert store.get(record.key, settings.test.prompts) is None
     assert name in store.damaged
     store.put(record)
-    assert store.get(record["key"], settings.test.prompts) == record
+    assert store.get(record.key, settings.test.prompts) == record
 
 
 def test_results_without_a_damaged_condition_are_not_made(
@@ -345,7 +356,7 @@ def resealed(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path],
 
     def damage(path: Path) -> None:
         found = Direction.load(path)
-        path.write_bytes(seal_tensors({"direction": change(found.vector)}, found.facts))
+        path.write_bytes(seal_tensors({"direction": change(found.vector).numpy()}, found.facts))
 
     return damage
 
@@ -393,7 +404,7 @@ def test_a_direction_that_is_no_unit_vector_cannot_be_loaded(
 ) -> None:
     """A file of the user's own, whose digest fits."""
     found = Direction.load(next(finished.glob("directions/*.safetensors")))
-    tensors = {"direction": length * found.vector}
+    tensors = {"direction": (length * found.vector).numpy()}
     (tmp_path / "mine.safetensors").write_bytes(seal_tensors(tensors, found.facts))
     with pytest.raises(InputError, match=r"mine\.safetensors: .*no unit vector"):
         Direction.load(tmp_path / "mine.safetensors")
@@ -427,10 +438,11 @@ def test_a_direction_that_does_not_come_back_takes_its_conditions_with_it(
     store = RunStore(run_copy)
     for condition in run_copy.glob("conditions/*.json"):
         record = store.get(condition.stem)
-        if record and record["result"].get("direction_file") == f"directions/{path.name}":
-            record["result"]["direction_file"] = f"directions/{other.key}.safetensors"
+        steering = record and record.steering
+        if record and steering and steering.direction_file == f"directions/{path.name}":
+            steering = replace(steering, direction_file=f"directions/{other.key}.safetensors")
             name = condition_file(condition.stem)
-            condition.write_bytes(seal(name, record))
+            condition.write_bytes(seal(name, replace(record, steering=steering).as_json()))
     path.unlink()
     run_sweep(settings, run_copy)
     assert path.exists()
@@ -454,8 +466,8 @@ def test_cosines_stay_within_their_range() -> None:
     for seed in range(200):
         vector = torch.randn(97, generator=torch.Generator().manual_seed(seed))
         vector /= vector.norm()
-        assert cosine(vector, vector) <= 1
-        assert cosine(vector, -vector) >= -1
+        assert cosine(vector.numpy(), vector.numpy()) <= 1
+        assert cosine(vector.numpy(), -vector.numpy()) >= -1
 
 
 # -- folders of other versions -------------------------------------------------------------------

@@ -21,7 +21,6 @@ from steersweep.model.rendering import load_renderer
 from steersweep.model.rendering import test_rendered as rendered
 from steersweep.model.source import ModelSource, find_model, hub_commit
 from steersweep.prompts.prompts import TestSet
-from steersweep.run.condition import UNSTEERED
 from steersweep.run.direction import Direction, unit_direction
 from steersweep.run.folder import RunStore
 from steersweep.sweep.run import run_sweep
@@ -285,11 +284,11 @@ def test_extraction_prompts_change_the_keys_of_what_rests_on_them(tmp_path: Path
     def found(harmless: str) -> dict[str, str]:
         file = tmp_path / "extraction.json"
         file.write_text(json.dumps({"harmful": ["Harm?"], "harmless": [harmless]}))
-        return {c.method: c.key for c in job("lab:qwen-3b", extraction=str(file)).conditions}
+        return {str(c.label): c.key for c in job("lab:qwen-3b", extraction=str(file)).conditions}
 
     first, second = found("Bake?"), found("Bake!")
     assert {method for method in first if first[method] != second[method]} == {"dim"}
-    assert {*first} == {UNSTEERED, "random", "dim"}
+    assert {*first} == {"none", "random", "dim"}
 
 
 @pytest.mark.parametrize("kind", ["one letter", "a space inside"])

@@ -117,9 +117,9 @@ def test_a_borrowed_direction_is_no_choice_of_its_own_whatever_its_model_is_call
     found = {"method": "dim", "conditions": [entry]}
     sweep = FAMILIES.sweeps(load_plan("v3-lab"))[0]
     (borrowed,) = sweep.borrowing({"autocoder-7b": [found]}).borrowed
-    assert Label.parse(borrowed.method) == Label("dim", source="autocoder-7b")
-    assert TRANSFER.step.run_name("m", "fp16", borrowed.method) == "m-dim-transfer"
-    row = {"method": borrowed.method, "layer_idx": 3}
+    assert borrowed.label == Label("dim", source="autocoder-7b")
+    assert TRANSFER.step.run_name("m", "fp16", str(borrowed.label)) == "m-dim-transfer"
+    row = {"method": str(borrowed.label), "layer_idx": 3}
     assert line_of(row) == ("", 3)
     assert line_of({**row, "method": "random@cosmic@auto"}) == ("cosmic@auto", 3)
 

@@ -25,6 +25,7 @@ from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned
 from steersweep.run.condition import Borrowed, Condition
+from steersweep.run.label import Label
 from steersweep.study.costs import estimate, shape_of
 from steersweep.study.decisions import Outcome, SizeChoice
 from steersweep.study.phases.families import FAMILIES
@@ -116,11 +117,13 @@ def test_a_sweep_counts_the_directions_it_borrows() -> None:
     ]
     sweep = TRANSFER.sweeps(LAB, held)[0]
     alone = ["none", "dim", "random"]
-    assert [condition.method for condition in conditions(sweep)] == alone
+    assert [str(condition.label) for condition in conditions(sweep)] == alone
     assert sweep.n_conditions == 3
-    borrowed = tuple(Borrowed(f"dim@{name}", 3, "0" * 16, "p@1") for name in ("q3", "q14"))
+    borrowed = tuple(
+        Borrowed(Label("dim", source=name), 3, "0" * 16, "p@1") for name in ("q3", "q14")
+    )
     sweep = replace(sweep, borrowed=borrowed)
-    assert [c.method for c in conditions(sweep)] == [*alone, "dim@q3", "dim@q14"]
+    assert [str(c.label) for c in conditions(sweep)] == [*alone, "dim@q3", "dim@q14"]
     assert sweep.n_conditions == 5
     shares = [estimate(LAB, s, 30).seconds for s in (replace(sweep, borrowed=()), sweep)]
     assert shares[1] > shares[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -34,6 +35,7 @@ from steersweep.people.reviews import (
     read_reviews,
     undo_review,
 )
+from steersweep.run.folder import run_lock
 from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
@@ -67,6 +69,7 @@ def result(answers: list[dict[str, Any]], key: str = "abc") -> dict[str, Any]:
         "verdict": {
             "outcome": "works" if works else "fails", "reason": "", "interval": [0.4, 0.9],
             "certainty": "clear", "provisional": works, "best": place, "flags": [],
+            "thresholds": {"works": 0.6, "partial": 0.2},
         },
     }  # fmt: skip
 
@@ -215,16 +218,17 @@ def test_agreement_with_the_judge_and_between_reviewers() -> None:
 # -- a real run --------------------------------------------------------------------------------
 
 
+SWEEP = (
+    *(sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-7b", "--layers", "0.6"),
+    *("--strengths", "0.5", "--max-prompts", "16", "--max-new-tokens", "24"),
+)
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that works, with hostile text put into one response."""
     folder = tmp_path_factory.mktemp("review") / "run"
-    command = ["sweep", "lab:qwen-7b", "--layers", "0.6", "--strengths", "0.5"]
-    subprocess.run(
-        [sys.executable, "-m", "steersweep.cli", *command, "--max-prompts", "16",
-         "--max-new-tokens", "24", "--out", str(folder), "--quiet"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    subprocess.run([*SWEEP, "--out", str(folder), "--quiet"], check=True, capture_output=True)
     return folder
 
 
@@ -256,6 +260,46 @@ def test_labels_reach_result_files_and_the_next_run(run_copy: Path) -> None:
     assert "Ada and judge" in shown
     report = (run_copy / "report.html").read_text()
     assert "labelled by Ada" in report
+
+
+def test_a_run_that_goes_on_keeps_its_files(run_copy: Path) -> None:
+    """Labels are shown in the meantime, and written once nobody else writes."""
+    before = results_of(run_copy)
+    for item in queue(before):
+        add_review(run_copy, item.id, "normal", "Ada")
+    said: list[str] = []
+    with run_lock(run_copy):
+        (shown,) = apply_to_files(run_copy, said.append)
+    assert shown["verdict"]["outcome"] == "fails"
+    assert "another steersweep is running there" in said[0]
+    assert results_of(run_copy) == before
+    assert apply_to_files(run_copy) == [shown]
+    assert results_of(run_copy)[0]["verdict"]["outcome"] == "fails"
+
+
+def test_a_damaged_label_is_named_by_every_command_that_rests_on_labels(run_copy: Path) -> None:
+    add_review(run_copy, queue(results_of(run_copy))[0].id, "normal", "Ada")
+    path = run_copy / "reviews.jsonl"
+    damaged = path.read_bytes().replace(b"normal", b"normel")
+    path.write_bytes(damaged)
+    name = f"{path}: line 1 is damaged (its digest is not that of its content)"
+    for command in (["review", str(run_copy), "--summary", "--json"], ["report", str(run_copy)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "steersweep.cli", *command],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert f"note: {name}" in done.stderr, command
+        if "--json" in command:
+            (said,) = json.loads(done.stdout)["problems"]
+            assert said.startswith(name)
+    assert name in html.unescape((run_copy / "report.html").read_text())
+    assert path.read_bytes() == damaged
+    done = subprocess.run(
+        [*SWEEP, "--out", str(run_copy), "--quiet"], check=True, capture_output=True, text=True
+    )
+    assert f"note: {name}" in done.stderr
 
 
 @pytest.mark.parametrize("content", ["[3]", "[{}]", '[{"conditions": 1}]', "[", "\\x00"])

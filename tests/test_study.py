@@ -180,7 +180,7 @@ def test_directions_are_tried_on_models_of_the_same_width(finished: Path) -> Non
         assert vector.model_id != result["model_id"]
         record = store.get(entry["key"])
         assert record is not None
-        assert record["condition"]["direction"] == Path(entry["direction_file"]).stem
+        assert record.condition.direction == Path(entry["direction_file"]).stem
 
 
 def test_results_of_every_phase_follow_the_schema(finished: Path) -> None:
@@ -599,8 +599,8 @@ def test_a_direction_damaged_while_others_borrow_it_is_made_again(
     borrowed = None
     for path in folder.glob("conditions/*.json"):
         record = store.get(path.stem)
-        if record is not None and record["condition"]["method"] == "dim@fp32":
-            borrowed = str(record["condition"]["direction"])
+        if record is not None and str(record.condition.label) == "dim@fp32":
+            borrowed = str(record.condition.direction)
             path.unlink()
     assert borrowed is not None
     original = worker.run_job

@@ -24,6 +24,7 @@ from steersweep.cli.options import (
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.core.errors import InputError, SteersweepError
+from steersweep.methods.method import METHODS
 
 if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
@@ -38,11 +39,14 @@ def extract(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
     method: Annotated[
         str,
-        typer.Option(help="dim, cosmic, cosmic-affine, cosmic-paper or cosmic-study-2026."),
+        typer.Option(help=f"How it is found: {METHODS}; or your own, FILE.py:Class."),
     ] = "dim",
     extraction: ExtractionOption = None,
     backend: Annotated[
-        str, typer.Option(help="How activations are read for dim: hooks or nnsight.")
+        str,
+        typer.Option(
+            help="How activations are read: hooks, or nnsight for methods that only read."
+        ),
     ] = "hooks",
     precision: PrecisionOption = "auto",
     device: DeviceOption = "auto",
@@ -58,7 +62,6 @@ def extract(
 
     Example: `steersweep extract lab:qwen-7b --method dim --layer 0.5 -o refusal.safetensors`
     """
-    from steersweep.methods.extraction import DIM, METHODS, default_extraction
     from steersweep.methods.extraction import extract_directions as find
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
@@ -68,16 +71,16 @@ def extract(
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.activations import as_backend
 
-    if method not in METHODS:
-        raise InputError(f"--method {method}: choose from {', '.join(METHODS)}")
-    if method == DIM and layer == "auto":
-        raise InputError("--layer auto: dim makes no choice of layer here; give a layer")
+    (method,) = METHODS.named([method])
+    asked = METHODS.get(method)
+    if layer == "auto" and not asked.chooses_layer:
+        raise InputError(f"--layer auto: {asked.name} makes no choice of layer; give a layer")
     wanted = [] if layer == "auto" else [LayerChoice(layer)]
     if output.is_dir():
         raise InputError(f"{output}: is a folder; give a file to write")
     reader = as_backend(backend)
     options = parse_template_options(template_options, "--template-options")
-    prompts = load_extraction_set(extraction or default_extraction(method))
+    prompts = load_extraction_set(extraction or asked.default_prompts)
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -155,7 +158,8 @@ def generate(
     from steersweep.run.condition import LayerChoice
     from steersweep.run.direction import Direction
     from steersweep.smoke.required import check_for_user
-    from steersweep.steer.steering import Intervention, Row
+    from steersweep.steer.edit import Edit
+    from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
@@ -188,7 +192,7 @@ def generate(
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
     if found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
-    push = Intervention(found.vector, length, start)
+    push = Edit.add(found.vector, length, start)
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]

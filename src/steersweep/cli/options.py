@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from steersweep.methods.method import METHODS
+
 ModelArgument = Annotated[
     str, typer.Argument(help="A hub id, a local folder, or lab:NAME.", metavar="MODEL")
 ]
@@ -35,14 +37,14 @@ ExtractionOption = Annotated[
     str | None,
     typer.Option(
         help="Extraction prompts for all methods: a shipped set or a file of both classes "
-        "[default: extract-dim-5 for dim, extract-cosmic-50 for cosmic]."
+        "[default: those of each method]."
     ),
 ]
 MethodsOption = Annotated[
     str,
     typer.Option(
-        help="How directions are found: dim, cosmic, cosmic-affine, cosmic-paper, "
-        "cosmic-study-2026; several with commas."
+        help=f"How directions are found: {METHODS}; or your own, package.module:Class or "
+        "FILE.py:Class. Several with commas."
     ),
 ]
 MismatchOption = Annotated[

@@ -64,6 +64,15 @@ def tell_note(note: str) -> None:
     say(f"note: {note}", err=True)
 
 
+def tell_problems(folder: Path) -> list[str]:
+    """Say what is damaged in a run folder that cannot be made again; returns it."""
+    from steersweep.people.problems import problems
+
+    found = problems(folder)
+    show_notes(found)
+    return found
+
+
 def show_notes(notes: Iterable[str]) -> None:
     """Say what was noticed about the model and the files given; never among results."""
     for note in notes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steersweep.cli.options import JsonOption, OfflineOption
-from steersweep.cli.output import say, tell_tracker, verdicts_of
+from steersweep.cli.output import say, tell_note, tell_problems, tell_tracker, verdicts_of
 
 if TYPE_CHECKING:
     from steersweep.people.reviews import Item
@@ -39,6 +39,9 @@ def report(
     from steersweep.report.html import write_report
     from steersweep.report.terminal import print_comparison
 
+    damaged = [
+        problem for one in (folder, other) if one is not None for problem in tell_problems(one)
+    ]
     if other is None:
         written = write_report(folder)
         page = written.path
@@ -58,7 +61,7 @@ def report(
         if not as_json:
             print_comparison(comparison)
     if as_json:
-        say(json.dumps(said, indent=1))
+        say(json.dumps(said | {"problems": damaged}, indent=1))
     else:
         say("\n".join(lines))
     if browser:
@@ -87,7 +90,7 @@ def review(
     Example: `steersweep review demo --blind`
     """
     from steersweep.people.corrected import apply_to_files
-    from steersweep.people.reviews import agreements, problems, queue, read_reviews, results_in
+    from steersweep.people.reviews import agreements, queue, read_reviews, results_in
     from steersweep.report.html import write_report
     from steersweep.report.terminal import agreement_lines, review_lines
 
@@ -95,19 +98,19 @@ def review(
     items = queue(results, every=every)
     if items and not summary and not as_json:
         _serve_review(folder, items, port, blind=blind, browser=browser)
-    results = apply_to_files(folder)
+    results = apply_to_files(folder, tell_note)
+    damaged = tell_problems(folder)
     if (folder / "report.html").exists():
         write_report(folder)
     found = agreements(items, read_reviews(folder))
     if as_json:
         verdicts = verdicts_of(results, folder / "results")["results"]
         agreed = [asdict(agreement) for agreement in found]
-        say(json.dumps({"agreement": agreed, "results": verdicts}, indent=1))
+        shown = {"agreement": agreed, "results": verdicts, "problems": damaged}
+        say(json.dumps(shown, indent=1))
         return
     if not items:
         say("no condition works by the judge, so there is nothing to label")
-    for problem in problems(folder):
-        say(problem, err=True)
     for line in (*agreement_lines(found), *review_lines(results)):
         say(line)
 

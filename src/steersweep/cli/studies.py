@@ -248,10 +248,12 @@ def status(
 
     Example: `steersweep status study`
     """
-    from steersweep.study.away import away
+    from steersweep.run.folder import is_away
     from steersweep.study.status import status as status_of
 
-    if away.is_away(folder):
+    if is_away(folder):
+        from steersweep.study.away import away
+
         try:
             away.fetch(folder)
         except SteersweepError as error:
@@ -312,8 +314,8 @@ def approve(
     from steersweep.people import gates
     from steersweep.study.phases.registry import gates as study_gates
     from steersweep.study.status import sign_gate
+    from steersweep.verification.report import GATE
     from steersweep.verification.signing import sign_verification
-    from steersweep.verification.verify import GATE
 
     known = (*study_gates(), GATE)
     if gate not in known:

@@ -41,7 +41,8 @@ def verify_cosmic(
     from steersweep.prompts.files import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
-    from steersweep.verification.verify import REPORT_NAME, Reproduction
+    from steersweep.verification.report import REPORT_NAME
+    from steersweep.verification.verify import Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
 
     if strength is not None and multiplier is not None:

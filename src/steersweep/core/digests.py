@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
 FIELD = "digest"
 _HEX = 64
@@ -102,36 +102,36 @@ def unseal_text(name: str, data: bytes) -> str:
     return rest.decode("utf-8")
 
 
-def tensors_digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
-    """Digest of tensors, by name, type, shape and bytes, and of facts about them."""
-    import torch
+def tensors_digest(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> str:
+    """Digest of arrays, by name, type, shape and bytes, and of facts about them."""
+    import numpy as np
 
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode())
     for name, tensor in sorted(tensors.items()):
-        described = [name, str(tensor.dtype), list(tensor.shape)]
+        described = [name, f"torch.{tensor.dtype}", list(tensor.shape)]
         digest.update(b"\n" + json.dumps(described).encode() + b"\n")
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
 
 
-def seal_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+def seal_tensors(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:
     """A safetensors file; each fact is JSON in its metadata, beside the digest."""
-    from safetensors.torch import save
+    import numpy as np
+    from safetensors.numpy import save
 
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     metadata = {name: json.dumps(value, allow_nan=False) for name, value in facts.items()}
     return save(whole, metadata=metadata | {FIELD: tensors_digest(whole, facts)})
 
 
-def unseal_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts that `seal_tensors` was given.
+def unseal_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and facts that `seal_tensors` was given; the arrays are read-only.
 
     Raises:
         Damaged: no safetensors file, or not as it was written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.numpy import load
 
     try:
         tensors = load(data)

@@ -22,7 +22,6 @@ PromptIds = Sequence[Sequence[int]]
 ZERO_NORM = 1e-6
 # Share of layers, from the first, that may be chosen: candidates at l >= int(0.8 L) are dropped.
 ELIGIBLE_DEPTH = 0.8
-MAX_KL = 0.1
 _KL_EPSILON = 1e-6
 
 

@@ -11,27 +11,23 @@ function of that code each rule matches. `steersweep verify cosmic` shows it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.methods.method import Found, Given
+from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, ExtractionSet
 
-from steersweep.core.errors import SteersweepError
-from steersweep.methods.candidates import (
-    MAX_KL,
-    ZERO_NORM,
-    Selection,
-    best_allowed,
-    eligible_layers,
-)
+if TYPE_CHECKING:
+    from steersweep.methods.candidates import Candidates
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.run.direction import Direction
 
 
 @dataclass(frozen=True)
 class CosmicRules:
-    """Which COSMIC. The defaults are the official code's linear variant; see `VARIANTS`.
+    """Which COSMIC. The defaults are the official code's linear variant.
 
     Attributes:
         ablate: remove the direction `everywhere` (at every layer's input, attention output and MLP
@@ -61,7 +57,7 @@ class CosmicRules:
     positions: Literal["post-instruction", "last-5"] = "post-instruction"
     low_share: float = 0.10
     at_least_one_low: bool = True
-    max_kl: float | None = MAX_KL
+    max_kl: float | None = 0.1
     score_all: bool = False
     median_rule: bool = True
     drop_zero: bool = True
@@ -81,13 +77,118 @@ class CosmicRules:
         return replace(self, at_least_one_low=False, drop_zero=False, score_all=True)
 
 
-# Methods by the name users give them.
-VARIANTS = {
-    "cosmic": CosmicRules(),
-    "cosmic-affine": CosmicRules(ablate="affine"),
-    "cosmic-paper": CosmicRules(ablate="layer", positions="last-5"),
-    # What one study of 2026 used under the name; for comparison with its results only.
-    "cosmic-study-2026": CosmicRules(
+class Cosmic:
+    """The official code's linear variant, and what the variants share.
+
+    At a given layer it is the best-scoring position there. `layer` of a direction is the official
+    code's: the direction is read at the input of that layer (`resid_pre`).
+    """
+
+    name = "cosmic"
+    chooses_layer = True
+    default_prompts = COSMIC_EXTRACTION_SET
+    rules = CosmicRules()
+
+    def find(
+        self, chat: ChatModel, prompts: ExtractionSet, layers: Sequence[int], given: Given
+    ) -> Found:
+        """The best position of each layer and the method's own choice; see `Method.find`.
+
+        Raises:
+            SteersweepError: no candidate at a layer asked for has a finite score.
+        """
+        from steersweep.methods.candidates import ZERO_NORM, SplitIds
+        from steersweep.methods.cosmic_scoring import cosmic_positions, find_candidates
+        from steersweep.methods.cosmic_search import score_candidates
+        from steersweep.methods.cosmic_selection import CosmicScores, best_position, select
+        from steersweep.methods.noise import no_direction, noise_share
+        from steersweep.steer.activations import residuals
+
+        if given.backend != "hooks":
+            raise InputError(f"backend {given.backend}: {self.name} edits activations; use hooks")
+        rules = self.rules
+        split = prompts.split() if rules.separate_val else prompts.unsplit()
+        data = SplitIds.of(chat, split, prompts.name)
+        candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
+        known = None if given.state is None else CosmicScores.from_json(given.state)
+        scores = score_candidates(
+            chat, data, candidates, rules, layers=layers, known=known, max_rows=given.max_rows
+        )
+        everything = [*data.harmful_train, *data.harmless_train]
+        norms = residuals(chat, everything)[:, 0].double().norm(dim=-1).mean(0).tolist()
+
+        def direction(position: int, layer: int) -> Direction:
+            return self._direction(chat, prompts, candidates, position, layer, norms[layer])
+
+        notes = scores.notes
+        if rules.separate_val and split.shared:
+            shown = "; ".join(repr(text) for text in split.shared[:3])
+            notes += (
+                f"{prompts.name}: {len(split.shared)} prompts are in both training and validation "
+                f"({shown}), so the scores flatter the candidates",
+            )
+        chosen = None
+        try:
+            choice = select(scores, rules)
+            chosen = direction(choice.position, choice.layer)
+        except SteersweepError as error:
+            notes += (f"no choice of its own: {error}",)
+        missing = {
+            layer: no_direction(layer, longest, norms[layer], noise_share(chat))
+            for layer, longest in enumerate(candidates.norms.max(0).values.tolist())
+            if longest < ZERO_NORM
+        }
+        at_layer = {
+            layer: direction(best_position(scores, layer), layer)
+            for layer in layers
+            if layer not in missing
+        }
+        return Found(at_layer, chosen, scores.as_json(), notes, missing)
+
+    def _direction(
+        self,
+        chat: ChatModel,
+        prompts: ExtractionSet,
+        candidates: Candidates,
+        position: int,
+        layer: int,
+        residual_norm: float,
+    ) -> Direction:
+        from steersweep.run.direction import unit_direction
+
+        return unit_direction(
+            candidates.vectors[position, layer],
+            method=self.name,
+            layer=layer,
+            position=candidates.positions[position],
+            residual_norm=residual_norm,
+            model_id=chat.source.model_id,
+            model_fingerprint=chat.fingerprint,
+            precision=chat.precision,
+            prompts=prompts.id,
+            site=candidates.site,
+        )
+
+
+class CosmicAffine(Cosmic):
+    """The official affine variant."""
+
+    name = "cosmic-affine"
+    rules = CosmicRules(ablate="affine")
+
+
+class CosmicPaper(Cosmic):
+    """The paper as reported, where it and the code differ."""
+
+    name = "cosmic-paper"
+    rules = CosmicRules(ablate="layer", positions="last-5")
+
+
+class CosmicStudy2026(Cosmic):
+    """What one study of 2026 used under the name; for comparison with its results only."""
+
+    name = "cosmic-study-2026"
+    rules = CosmicRules(
         ablate="layer",
         max_kl=None,
         median_rule=False,
@@ -96,172 +197,4 @@ VARIANTS = {
         candidate_site="resid_post",
         first_layer=1,
         separate_val=False,
-    ),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class CosmicScores:
-    """Scores of candidates; arrays are `[position, layer]`, float64.
-
-    S_comply and KL cost most and are measured for as many candidates as the choice needs; see
-    `cosmic_search`.
-
-    Attributes:
-        positions: -P..-1.
-        scored: where S_comply was measured, or there is none to measure; elsewhere it is NaN.
-        comply: S_comply: likeness to harmless prompts of harmful ones under ablation (the official
-            code calls it refusal_score).
-        refuse: S_refuse: likeness to harmful prompts of harmless ones under addition (the official
-            code's steering_score).
-        kl: what ablation does to the next token of harmless prompts, nats; NaN where not measured,
-            1e9 where it is no number, a lower bound where that was enough to drop a candidate.
-        norms: lengths of the candidates.
-        layer_similarity: `[layer]`, cosine of the class means at the last token after each layer.
-        low_layers: the layers compared, least similar first.
-        notes: what a reader of the result should know.
-    """
-
-    positions: tuple[int, ...]
-    scored: Tensor
-    comply: Tensor
-    refuse: Tensor
-    kl: Tensor
-    norms: Tensor
-    layer_similarity: Tensor
-    low_layers: tuple[int, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> Tensor:
-        """What is maximised, `[position, layer]`."""
-        return self.comply + self.refuse
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads; a score that is no number is null."""
-        tables = ("comply", "refuse", "kl", "norms", "layer_similarity")
-        return {
-            "positions": list(self.positions),
-            "scored": self.scored.tolist(),
-            **{name: _finite_or_none(getattr(self, name).tolist()) for name in tables},
-            "low_layers": list(self.low_layers),
-            "notes": list(self.notes),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CosmicScores:
-        """What `as_json` wrote; without `scored`, as it once was, everything is."""
-
-        def table(name: str) -> Tensor:
-            return torch.tensor(_none_to_nan(data[name]), dtype=torch.float64)
-
-        comply = table("comply")
-        scored = data.get("scored")
-        return cls(
-            positions=tuple(data["positions"]),
-            scored=torch.ones_like(comply).bool() if scored is None else torch.tensor(scored),
-            comply=comply,
-            refuse=table("refuse"),
-            kl=table("kl"),
-            norms=table("norms"),
-            layer_similarity=table("layer_similarity"),
-            low_layers=tuple(data["low_layers"]),
-            notes=tuple(data["notes"]),
-        )
-
-
-def _finite_or_none(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_finite_or_none(item) for item in value]
-    return value if math.isfinite(value) else None
-
-
-def _none_to_nan(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_none_to_nan(item) for item in value]
-    return math.nan if value is None else value
-
-
-def select(scores: CosmicScores, rules: CosmicRules) -> Selection:
-    """The best candidate that no rule drops. `select_direction`.
-
-    Raises:
-        SteersweepError: every candidate is dropped; the message says by which rules.
-    """
-    return Selection.of("COSMIC", scores.total, dropped_by(scores, rules))
-
-
-def dropped_by(scores: CosmicScores, rules: CosmicRules) -> dict[str, Tensor]:
-    """Per rule, the candidates it drops, `[position, layer]` bool.
-
-    A candidate whose KL was not measured is not dropped for it: one with a better score passed. The
-    median rule drops what it is sure to drop by the scores that were measured.
-    """
-    total = scores.total
-    n_positions, n_layers = total.shape
-    layers = torch.arange(n_layers).expand(n_positions, n_layers)
-    dropped = {
-        "non-finite": ~torch.isfinite(scores.refuse) | (scores.scored & ~torch.isfinite(total)),
-        "outscored": ~scores.scored,
-        "depth": (layers >= eligible_layers(n_layers)) | (layers < rules.first_layer),
-    }
-    if rules.max_kl is not None:
-        dropped["kl"] = scores.kl > rules.max_kl
-    if rules.drop_zero:
-        dropped["zero-length"] = scores.norms < ZERO_NORM
-    if rules.median_rule and n_positions > 1:
-        dropped["median"] = torch.zeros_like(scores.scored)
-        dropped["median"][-1] = layers[-1] > _deepest_allowed(scores)[1]
-    return dropped
-
-
-def may_be_too_deep(scores: CosmicScores, place: tuple[int, int]) -> bool:
-    """Whether the median rule may drop a candidate by scores that are not known yet."""
-    position, layer = place
-    n_positions = len(scores.positions)
-    if n_positions == 1 or position < n_positions - 1:
-        return False
-    lowest, highest = _deepest_allowed(scores)
-    return lowest < layer <= highest
-
-
-def best_position(scores: CosmicScores, layer: int) -> int:
-    """Index of the best-scoring position at one layer, whatever the rules about layers say.
-
-    Raises:
-        SteersweepError: no candidate at that layer has a length and a finite score.
-    """
-    total = scores.total[:, layer : layer + 1]
-    usable = torch.isfinite(total) & (scores.norms[:, layer : layer + 1] >= ZERO_NORM)
-    if not bool(usable.any()):
-        raise SteersweepError(
-            f"layer {layer}: no COSMIC candidate has a length and a finite score there; "
-            f"leave that layer out"
-        )
-    return best_allowed(total, usable)[0]
-
-
-def _deepest_allowed(scores: CosmicScores) -> tuple[int, int]:
-    """The deepest layer that the median rule allows at position -1: at least, and at most.
-
-    It drops candidates deeper than both medians of the other positions' best layers.
-    `select_direction`.
-    """
-    of_comply = _median_peak(scores.comply, scores.scored)
-    of_refuse = _median_peak(scores.refuse, torch.ones_like(scores.scored))
-    return max(of_comply[0], of_refuse[0]), max(of_comply[1], of_refuse[1])
-
-
-def _median_peak(table: Tensor, known: Tensor) -> tuple[int, int]:
-    """Median over all positions but the last of the layer where `table` is highest.
-
-    Of two middle values it is the lower one, as torch.median has it. Positions where not all is
-    known may have their peak at any layer, so this is the lowest that it can be, and the highest.
-    """
-    n_layers = table.shape[1]
-    peaks = table[:-1].nan_to_num(nan=-torch.inf).argmax(-1)
-    sure = known[:-1].all(-1)
-    lowest, highest = (
-        int(peaks.masked_fill(~sure, unknown).median()) for unknown in (0, n_layers - 1)
     )
-    return lowest, highest

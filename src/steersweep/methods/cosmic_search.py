@@ -21,7 +21,7 @@ from steersweep.methods.candidates import (
     best_allowed,
     kept_of,
 )
-from steersweep.methods.cosmic import CosmicRules, CosmicScores, dropped_by, may_be_too_deep
+from steersweep.methods.cosmic import CosmicRules
 from steersweep.methods.cosmic_scoring import (
     Place,
     Scorer,
@@ -29,6 +29,7 @@ from steersweep.methods.cosmic_scoring import (
     layers_to_compare,
     what_ablation_leaves,
 )
+from steersweep.methods.cosmic_selection import CosmicScores, dropped_by, may_be_too_deep
 from steersweep.model.chat_model import ChatModel
 
 # A cosine, and what rounding may add to it.

@@ -1,50 +1,27 @@
-"""Directions by method name, for the layers a sweep or a user asks for."""
+"""Directions by method, for the layers a sweep or a user asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from steersweep.core.errors import InputError, SteersweepError
-from steersweep.methods.candidates import ZERO_NORM, SplitIds, same_everywhere
-from steersweep.methods.cosmic import VARIANTS, CosmicScores, best_position, select
-from steersweep.methods.cosmic_scoring import cosmic_positions, find_candidates
-from steersweep.methods.cosmic_search import score_candidates
-from steersweep.methods.dim import find_dim
-from steersweep.methods.noise import no_direction, noise_share
+import torch
+
+from steersweep.core.errors import InputError
+from steersweep.core.own import Own
+from steersweep.methods.method import METHODS, Found, Given, Method
 from steersweep.model.chat_model import ChatModel
-from steersweep.prompts.prompts import COSMIC_EXTRACTION_SET, DIM_EXTRACTION_SET, ExtractionSet
-from steersweep.run.direction import Direction, unit_direction
+from steersweep.model.memory import is_out_of_memory
+from steersweep.prompts.prompts import ExtractionSet
+from steersweep.run.direction import Direction
 from steersweep.run.label import Label
-from steersweep.steer.activations import Backend, residuals
+from steersweep.steer.activations import Backend
 
-DIM = "dim"
-METHODS = (DIM, *VARIANTS)
-
-
-@dataclass(frozen=True, eq=False)
-class Extracted:
-    """What a method found.
-
-    Attributes:
-        at_layer: a direction per layer asked for, where there is one.
-        chosen: the method's own choice; None for a method that makes none, or where its rules drop
-            every candidate (a note then says why).
-        scores: what the choice rests on, None for a method without scores.
-        notes: what a reader of the result should know.
-        missing: of every layer of the model that has no direction, why not.
-    """
-
-    at_layer: dict[int, Direction]
-    chosen: Direction | None = None
-    scores: CosmicScores | None = None
-    notes: tuple[str, ...] = ()
-    missing: dict[int, str] = field(default_factory=dict)
-
-
-def default_extraction(method: str) -> str:
-    """Name of the shipped prompts a method is used with."""
-    return DIM_EXTRACTION_SET if method == DIM else COSMIC_EXTRACTION_SET
+_UNIT = 1e-4  # how far rounding to float32 may take a length from 1
+_SITES = ("resid_pre", "resid_post")
 
 
 def extract_directions(
@@ -53,95 +30,155 @@ def extract_directions(
     prompts: ExtractionSet,
     layers: Sequence[int],
     *,
-    scores: CosmicScores | None = None,
+    state: Mapping[str, Any] | None = None,
     max_rows: int = 256,
     backend: Backend = "hooks",
-) -> Extracted:
+) -> Found:
     """The directions of `method` at each layer, and the method's own choice if it makes one.
-
-    COSMIC at a given layer is its best-scoring position there. `layer` of a COSMIC direction is the
-    official code's: the direction is read at the input of that layer (`resid_pre`).
 
     Args:
         chat: the model.
-        method: one of `METHODS`.
+        method: name of a method, or where one of your own is: `package.module:Class` or
+            `FILE.py:Class`.
         prompts: harmful and harmless extraction prompts.
         layers: decoder layers.
-        scores: COSMIC's scores, as far as they were computed before.
+        state: what an earlier call with the same model and prompts found, if anything.
         max_rows: rows per forward pass.
-        backend: what reads activations for DIM; COSMIC edits them too, which only hooks do here.
+        backend: what reads activations, where the method only reads.
 
     Raises:
-        InputError: unknown method or backend, too few prompts, classes that differ at no layer.
+        InputError: unknown method or backend, too few prompts, classes that differ at no layer; a
+            method of your own that fails, or gives what is no direction of this model.
         NumericalError: activations are NaN or infinite.
         SteersweepError: no COSMIC candidate at a layer asked for has a finite score.
     """
-    if method == DIM:
-        found, missing = find_dim(chat, prompts, backend=backend)
-        if not found:
-            raise same_everywhere()
-        return Extracted({at: found[at] for at in layers if at in found}, missing=missing)
-    if method not in VARIANTS:
-        raise InputError(f"method {method}: choose from {', '.join(METHODS)}")
-    if backend != "hooks":
-        raise InputError(f"--backend {backend}: {method} edits activations; use hooks")
-    return _cosmic(chat, method, prompts, layers, scores, max_rows)
+    (name,) = METHODS.named([method])
+    finder, given = METHODS.get(name), Given(state, max_rows, backend)
+    own = METHODS.own_of([name]).get(name)
+    if own is None:
+        found = finder.find(chat, prompts, layers, given)
+    else:
+        found = _found_by_own(own, finder, chat, prompts, layers, given)
+        for fault in _faults(found, finder, chat, prompts, layers):
+            raise InputError(f"{own}: {fault}")
+    if found.chosen is None:
+        return found
+    label = str(Label(name, chose_layer=True))
+    return replace(found, chosen=replace(found.chosen, method=label))
 
 
-def _cosmic(
+def _found_by_own(
+    own: Own,
+    method: Method,
     chat: ChatModel,
-    method: str,
     prompts: ExtractionSet,
     layers: Sequence[int],
-    scores: CosmicScores | None,
-    max_rows: int,
-) -> Extracted:
-    rules = VARIANTS[method]
-    split = prompts.split() if rules.separate_val else prompts.unsplit()
-    data = SplitIds.of(chat, split, prompts.name)
-    candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
-    scores = score_candidates(
-        chat, data, candidates, rules, layers=layers, known=scores, max_rows=max_rows
-    )
+    given: Given,
+) -> Found:
+    """What a method of a user's own finds; too little memory stays what it is."""
+    out_of_memory: list[BaseException] = []
 
-    everything = [*data.harmful_train, *data.harmless_train]
-    norms = residuals(chat, everything)[:, 0].double().norm(dim=-1).mean(0)
+    def find() -> Found | None:
+        try:
+            return method.find(chat, prompts, layers, given)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            out_of_memory.append(error)
+            return None
 
-    def direction(name: str, position: int, layer: int) -> Direction:
-        return unit_direction(
-            candidates.vectors[position, layer],
-            method=name,
-            layer=layer,
-            position=candidates.positions[position],
-            residual_norm=float(norms[layer]),
-            model_id=chat.source.model_id,
-            model_fingerprint=chat.fingerprint,
-            precision=chat.precision,
-            prompts=prompts.id,
-            site=candidates.site,
-        )
-
-    notes = scores.notes
-    if rules.separate_val and split.shared:
-        shown = "; ".join(repr(text) for text in split.shared[:3])
-        notes += (
-            f"{prompts.name}: {len(split.shared)} prompts are in both training and validation "
-            f"({shown}), so the scores flatter the candidates",
-        )
-    chosen = None
     try:
-        choice = select(scores, rules)
-        chosen = direction(str(Label(method, chose_layer=True)), choice.position, choice.layer)
-    except SteersweepError as error:
-        notes += (f"no choice of its own: {error}",)
-    missing = {
-        layer: no_direction(layer, longest, float(norms[layer]), noise_share(chat))
-        for layer, longest in enumerate(candidates.norms.max(0).values.tolist())
-        if longest < ZERO_NORM
+        found = own.running("find failed", find)
+    except InputError as error:
+        said = str(error)
+        raise InputError(said if said.startswith(str(own)) else f"{own}: {said}") from error
+    if found is None:
+        raise out_of_memory[0]
+    return found
+
+
+def _faults(
+    found: Any, method: Method, chat: ChatModel, prompts: ExtractionSet, layers: Sequence[int]
+) -> Iterator[str]:
+    """What is wrong with what a method found."""
+    if not isinstance(found, Found):
+        yield f"find must give a Found, not {type(found).__name__}"
+        return
+    for name, kind in (("at_layer", Mapping), ("missing", Mapping), ("notes", tuple)):
+        value: Any = getattr(found, name)
+        if not isinstance(value, kind):
+            yield f"{name} of what it found is a {type(value).__name__}, no {kind.__name__}"
+            return
+    for layer in found.at_layer:
+        if layer not in layers:
+            yield f"it gave a direction at layer {layer!r}, which was not asked for"
+    for layer in layers:
+        if layer not in found.at_layer and layer not in found.missing:
+            yield f"it gave no direction at layer {layer}, and no reason in `missing`"
+    for layer, why in found.missing.items():
+        if type(layer) is not int or not 0 <= layer < chat.n_layers or not isinstance(why, str):
+            yield f"missing must give a reason by layer, not {layer!r}: {why!r}"
+    for layer, direction in found.at_layer.items():
+        for fault in _direction_faults(direction, layer, method, chat, prompts):
+            yield f"layer {layer}: {fault}"
+    yield from _choice_faults(found, method, chat, prompts)
+    try:
+        json.dumps(found.state, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        yield f"its state is no plain JSON data: {error}"
+
+
+def _choice_faults(
+    found: Found, method: Method, chat: ChatModel, prompts: ExtractionSet
+) -> Iterator[str]:
+    if not all(type(note) is str for note in found.notes):
+        yield "its notes must be texts"
+    if found.chosen is not None:
+        if not method.chooses_layer:
+            yield "it says that it chooses no layer, and chose one"
+        layer = getattr(found.chosen, "layer", None)
+        for fault in _direction_faults(found.chosen, layer, method, chat, prompts):
+            yield f"its choice: {fault}"
+    elif method.chooses_layer and not found.notes:
+        yield "it chose no layer, and no note says why"
+
+
+def _direction_faults(
+    direction: Any, layer: Any, method: Method, chat: ChatModel, prompts: ExtractionSet
+) -> Iterator[str]:
+    if not isinstance(direction, Direction) or not isinstance(direction.vector, torch.Tensor):
+        yield f"must be a Direction, not {type(direction).__name__}"
+        return
+    vector = direction.vector
+    if tuple(vector.shape) != (chat.d_model,):
+        yield (
+            f"its vector has shape {list(vector.shape)}; this model's residual stream is "
+            f"{chat.d_model} wide"
+        )
+        return
+    if vector.dtype != torch.float32 or vector.device.type != "cpu" or vector.requires_grad:
+        yield "its vector must be float32, on the CPU and without gradient"
+    if not bool(torch.isfinite(vector).all()):
+        yield "its vector has NaN or infinity"
+    elif not abs((length := float(vector.double().norm())) - 1) < _UNIT:
+        yield f"its vector has length {length:.4g}; it must be 1 (found_along makes it so)"
+    for name in ("raw_norm", "residual_norm"):
+        value = getattr(direction, name)
+        if not isinstance(value, float) or not 0 < value < math.inf:
+            yield f"its {name} is {value!r}; it must be a positive number"
+    expected = {
+        "layer": layer,
+        "method": method.name,
+        "model_fingerprint": chat.fingerprint,
+        "precision": chat.precision,
+        "prompts": prompts.id,
     }
-    at_layer = {
-        layer: direction(method, best_position(scores, layer), layer)
-        for layer in layers
-        if layer not in missing
-    }
-    return Extracted(at_layer, chosen, scores, notes, missing)
+    for name, value in expected.items():
+        if getattr(direction, name) != value:
+            yield f"its {name} is {getattr(direction, name)!r}; it must be {value!r}"
+    if type(direction.layer) is not int or not 0 <= direction.layer < chat.n_layers:
+        yield f"its layer is {direction.layer!r}; this model has {chat.n_layers} layers"
+    if type(direction.position) is not int or direction.position >= 0:
+        yield f"its position is {direction.position!r}; they count from the end: -1, -2, ..."
+    if direction.site not in _SITES:
+        yield f"its site is {direction.site!r}; it must be one of {', '.join(_SITES)}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steersweep.core.errors import InputError
 from steersweep.core.statistics import wilson
 from steersweep.judging.judge_error import shipped_confusion, true_rate_range
 from steersweep.people.reviews import (
@@ -18,8 +20,9 @@ from steersweep.people.reviews import (
     read_reviews,
     results_in,
 )
+from steersweep.run.folder import run_lock
 from steersweep.run.result_files import write_result_file
-from steersweep.sweep.verdict import PARTIAL_FROM, WORKS_FROM, verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 
@@ -45,6 +48,7 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     wanted = min(PER_CONDITION, len(entry["samples"]))
     corrected = corrected_rate(entry["samples"], labels)
     passed = len(labels) >= wanted
+    thresholds = Thresholds(**held["thresholds"])
     held["review"] = {
         "reviewers": sorted({r.reviewer for r in reviews if r.id.split(":")[0] == key}),
         "n_reviewed": len(labels),
@@ -60,9 +64,10 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     decided = verdict(
         coherent_refusal_rate=corrected.coherent,
         garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
+        thresholds=thresholds,
     )
     low, high = corrected.interval
-    edges = {verdict(coherent_refusal_rate=x, garbled_refusal_rate=0).outcome for x in (low, high)}
+    edges = set(_outcomes(corrected.interval, thresholds))
     held["provisional"] = False
     if decided.outcome != by_judge["outcome"]:
         held["review"]["replaces"] = by_judge
@@ -75,29 +80,61 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     return {**result, "verdict": held}
 
 
-def apply_to_files(folder: Path) -> list[Result]:
-    """Write the reviews' outcome into every result file; returns all results.
+def apply_to_files(
+    folder: Path, on_note: Callable[[str], None] = lambda _note: None
+) -> list[Result]:
+    """Write the reviews' outcome into every result file; returns all results with it.
+
+    Nothing is written where a run goes on in the folder, which writes these files itself, or where
+    nobody may write.
+
+    Args:
+        folder: a run folder.
+        on_note: told where nothing was written, and why.
 
     Raises:
         InputError: no run there, or none with results.
     """
+    held = _applied(folder)
+    if any(after != before for _, before, after in held):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(run_lock(folder))
+            except InputError as error:
+                on_note(f"{error}. Results are shown as labels have them, but files stay for now")
+            else:
+                held = _applied(folder)
+                for path, before, after in held:
+                    if after != before:
+                        write_result_file(folder, path.stem, after)
+    return [result for _, _, after in held for result in after]
+
+
+def _applied(folder: Path) -> list[tuple[Path, list[Result], list[Result]]]:
+    """Each result file, what it holds, and what it should hold."""
     reviews = read_reviews(folder)
-    found = []
-    for path, results in results_in(folder):
-        applied = [apply_reviews(result, reviews) for result in results]
-        if applied != results:
-            write_result_file(folder, path.stem, applied)
-        found += applied
-    return found
+    return [
+        (path, results, [apply_reviews(result, reviews) for result in results])
+        for path, results in results_in(folder)
+    ]
 
 
-def judge_error(entry: Result, judge: str, compared: int) -> Result | None:
+def _outcomes(rates: Iterable[float], thresholds: Thresholds) -> list[str]:
+    """What coherent refusal rates give, in text that is not broken."""
+    return [
+        verdict(coherent_refusal_rate=rate, garbled_refusal_rate=0, thresholds=thresholds).outcome
+        for rate in rates
+    ]
+
+
+def judge_error(entry: Result, judge: str, compared: int, thresholds: Thresholds) -> Result | None:
     """What is left of a condition's rate if the judge errs as it did on labelled real answers.
 
     Args:
         entry: the condition.
         judge: id of the judge.
         compared: number of conditions that it was picked from as the best.
+        thresholds: that verdicts are decided by.
 
     Returns:
         `range` of the true rate of coherent refusals (95 %), `outcomes` that its edges and what
@@ -115,8 +152,8 @@ def judge_error(entry: Result, judge: str, compared: int) -> Result | None:
     )
     said = tuple(round(share * entry["n_unique"]) for share in shares)
     low, high = true_rate_range(said, confusion, compared)
-    rates = [*(edge for edge in (PARTIAL_FROM, WORKS_FROM) if low <= edge <= high), low, high]
-    outcomes = [verdict(coherent_refusal_rate=r, garbled_refusal_rate=0).outcome for r in rates]
+    between = [edge for edge in (thresholds.partial, thresholds.works) if low <= edge <= high]
+    outcomes = _outcomes([*between, low, high], thresholds)
     return {
         "range": [low, high],
         "outcomes": [name for name in ("works", "partial", "fails") if name in outcomes],

@@ -22,7 +22,7 @@ from steersweep.core.journal import Entry, Line
 from steersweep.core.statistics import cluster_bootstrap, cohens_kappa
 from steersweep.people.gates import check_person
 from steersweep.run.result_files import newest_result_files, read_result_file
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 
@@ -171,6 +171,7 @@ def queue(results: Iterable[Result], *, every: bool = False) -> list[Item]:
             decided = verdict(
                 coherent_refusal_rate=entry["coherent_refusal_rate"],
                 garbled_refusal_rate=entry["garbled_refusal_rate"],
+                thresholds=Thresholds(**result["verdict"]["thresholds"]),
             )
             if decided.outcome == "works" and (best or every):
                 for index in _picked(entry):

@@ -137,7 +137,8 @@ def _figures(run: Run) -> list[Figure]:
         add(
             "precision_cosines",
             "Directions between precisions",
-            "Cosines at the layer that is steered; above 0.90 a direction counts as preserved.",
+            "Cosines at the layer that is steered; above "
+            f"{rows[0]['preserved_from']:.2f} a direction counts as preserved.",
             lambda: precisions.cosines_figure(rows),
         )
         add(
@@ -168,7 +169,7 @@ def _figures(run: Run) -> list[Figure]:
 def _has_directions(result: Result, store: RunStore) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
     names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
-    return all(store.direction(name) is not None for name in names)
+    return all(store.vector(name) is not None for name in names)
 
 
 def _with_n(run: Run) -> list[dict[str, Any]]:

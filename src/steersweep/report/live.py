@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from steersweep.report.console import PlainConsole
-from steersweep.study.jobs import Ended
 from steersweep.study.phases.registry import titles
 from steersweep.work.job import Progress
+
+if TYPE_CHECKING:
+    from steersweep.study.jobs import Ended
 
 _PLAIN_LINE_EVERY = 10.0  # seconds, per job
 _LONG_AGO = 60.0  # seconds after which a job that says nothing leaves the picture

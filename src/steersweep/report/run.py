@@ -10,6 +10,7 @@ from typing import Any
 from steersweep.budget.ledger import Ledger
 from steersweep.people import gates
 from steersweep.people.corrected import apply_reviews
+from steersweep.people.problems import problems
 from steersweep.people.reviews import read_reviews
 from steersweep.run.folder import RunStore
 from steersweep.run.result_files import newest_result_files, read_result_file
@@ -32,6 +33,7 @@ class Run:
         jobs: what the ledger holds, one row per job.
         signatures: of gates, as signed.
         n_reviews: labels that people gave.
+        problems: what is damaged that cannot be made again.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Run:
     jobs: list[dict[str, Any]] = field(default_factory=list)
     signatures: list[dict[str, Any]] = field(default_factory=list)
     n_reviews: int = 0
+    problems: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -82,6 +85,7 @@ def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result:
         run.status, run.decisions = status(folder), decided(folder)
         run.jobs = Ledger(folder).jobs()
     run.signatures = gates.signatures(folder)
+    run.problems = problems(folder)
     return run
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from steersweep.core.errors import InputError
 from steersweep.core.printing import safe_name
@@ -20,12 +20,6 @@ from steersweep.run.label import Label
 RESULT_VERSION = 3
 
 MAX_CONDITIONS = 100_000  # of a sweep, or of one phase of a study
-
-UNSTEERED = "none"
-RANDOM = "random"
-# `cosmic@auto`: at the layer and position the method chooses itself.
-AUTO = "@auto"
-
 
 _LAYER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,18}|[0-9]{1,9}/[0-9]{1,9}")
 # Fields of a condition that say what things are called, and how they were asked for.
@@ -108,19 +102,20 @@ class Condition:
     `test_rendered` and `extraction_rendered` are hashes of the prompts' texts and token ids: what
     template, tokenizer, date and settings make of them.
 
-    `method`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
-    the method is `none` and the rest None. `random` is the control direction. Where a method
-    chooses the layer itself (`cosmic@auto`), layer and share are None; `random@cosmic@auto` is the
-    control at that layer.
+    `label`, `layer`, `layer_pct` and `strength` describe the steering; for the unsteered control
+    the last three are None. Where a method chooses the layer itself, layer and share are None.
 
-    `direction` is the content key of a direction found elsewhere, by another precision of this
-    model (`dim@fp16`) or by another model (`dim@qwen-7b`); None where the method finds its own.
+    `direction` is the content key of a direction found elsewhere, by the label's `source`; None
+    where the method finds its own.
+
+    `method_code` is a hash of the code of a method that is a user's own; None for the methods that
+    come with the package, whose changes `RESULT_VERSION` stands for.
     """
 
     model_id: str
     model_fingerprint: str
     precision: str
-    method: str
+    label: Label
     layer: int | None
     layer_pct: float | None
     strength: Strength | None
@@ -132,39 +127,53 @@ class Condition:
     test_rendered: str
     extraction_rendered: str | None = None
     direction: str | None = None
+    method_code: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Content hash, 24 hexadecimal digits; names the condition's file."""
-        facts = asdict(self)
+        facts = self.as_json()
         for name in _NAMES:
             del facts[name]
         if self.direction is not None:  # whoever found it, and whatever they are called
             facts["method"] = "borrowed"
+        if self.method_code is None:
+            del facts["method_code"]
         if self.strength is not None:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
 
-    @cached_property
-    def label(self) -> Label:
-        """What `method` stands for."""
-        return Label.parse(self.method)
+    def __post_init__(self) -> None:
+        """See that label and direction agree on where the direction comes from."""
+        if (self.label.source is None) != (self.direction is None):
+            raise ValueError(f"{self.label} and direction {self.direction} do not go together")
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, as records hold it: every field, the label's text as `method`."""
+        facts = {"method" if name == "label" else name: v for name, v in asdict(self).items()}
+        return {**facts, "method": str(self.label)}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Condition:
+        """The condition that `as_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, InputError: these are no facts of a condition.
+        """
+        rest = {name: value for name, value in facts.items() if name != "method"}
+        strength = None if rest["strength"] is None else Strength(**rest["strength"])
+        return cls(**{**rest, "strength": strength}, label=Label.parse(facts["method"]))
 
     @property
     def is_control(self) -> bool:
         """Whether this is the unsteered or the random-direction control."""
         return self.label.is_control
 
-    @property
-    def placed_by(self) -> str | None:
-        """The method that chooses the layer, such as `cosmic@auto`, or None where it is given."""
-        return str(Label(self.label.method, chose_layer=True)) if self.label.chose_layer else None
-
     def __str__(self) -> str:
         if self.label.role == "unsteered":
             return "unsteered"
         where = "" if self.layer is None else f" layer {self.layer}"
-        return f"{self.method}{where} at {self.strength}"
+        return f"{self.label}{where} at {self.strength}"
 
 
 @dataclass(frozen=True)
@@ -172,13 +181,13 @@ class Borrowed:
     """A direction found elsewhere, to be tried on a model at a layer.
 
     Attributes:
-        method: how it was found, and where: `dim@fp16`, `dim@qwen-7b`.
+        label: how it was found, and where, such as `dim@fp16` or `dim@qwen-7b`.
         layer: decoder layer of this model where steering starts.
         direction: its content key in the run folder.
         prompts: what it was extracted from.
     """
 
-    method: str
+    label: Label
     layer: int
     direction: str
     prompts: str
@@ -189,12 +198,15 @@ def direction_file(key: str) -> str:
     return f"directions/{key}.safetensors"
 
 
-def extraction_file(method: str, rendered: str, model_fingerprint: str, precision: str) -> str:
+def extraction_file(
+    method: str, rendered: str, model_fingerprint: str, precision: str, code: str | None
+) -> str:
     """Where in a run folder the scores a method chose by are kept; named by all they rest on.
 
-    `rendered` is a condition's `extraction_rendered`.
+    `rendered` is a condition's `extraction_rendered`, `code` its `method_code`.
     """
-    key = content_key([method, rendered, model_fingerprint, precision])
+    own = [] if code is None else [code]
+    key = content_key([method, rendered, model_fingerprint, precision, *own])
     return f"extraction/{safe_name(method)}-{key}.json"
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from steersweep.core.atomic import read_file, write_bytes
 from steersweep.core.digests import Damaged, seal_tensors, tensors_digest, unseal_tensors
 from steersweep.core.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 _TENSOR = "direction"
 _NAMES = ("model_id", "prompts")  # the fingerprint and the vector say what they mean
@@ -62,12 +65,11 @@ class Direction:
 
         Names its file in a run folder.
         """
-        facts = {name: value for name, value in self.facts.items() if name not in _NAMES}
-        return tensors_digest({_TENSOR: self.vector}, facts)[:24]
+        return _key(self.vector.detach().cpu().numpy(), self.facts)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file: tensor `direction`, everything else as metadata."""
-        write_bytes(path, seal_tensors({_TENSOR: self.vector}, self.facts))
+        write_bytes(path, seal_tensors({_TENSOR: self.vector.detach().cpu().numpy()}, self.facts))
 
     @classmethod
     def load(cls, path: Path) -> Direction:
@@ -91,37 +93,66 @@ class Direction:
         """The direction in a file's bytes.
 
         Raises:
-            Damaged: there is none, it is not as it was written, or it is no unit vector.
+            Damaged: as `stored_vector`.
         """
-        tensors, facts = unseal_tensors(data)
-        names = {field.name for field in fields(cls)[1:]}
-        if tensors.keys() != {_TENSOR} or facts.keys() != names:
-            differ = ", ".join(sorted(tensors.keys() ^ {_TENSOR} | facts.keys() ^ names))
-            raise Damaged(f"no direction: {differ} missing or unknown")
-        found = cls(vector=tensors[_TENSOR], **facts)
-        _check(found)
-        return found
+        import torch
+
+        vector, facts = _stored(data)
+        return cls(vector=torch.from_numpy(vector.copy()), **facts)
 
 
-def _check(direction: Direction) -> None:
-    vector = direction.vector
-    if vector.dtype != torch.float32 or vector.ndim != 1:
+def stored_vector(data: bytes, key: str) -> NDArray[np.float32]:
+    """The unit vector `[d_model]` in the bytes of a run folder's direction file; needs no torch.
+
+    Args:
+        data: of the file.
+        key: that the direction must have.
+
+    Raises:
+        Damaged: there is no direction, it is not as it was written, it is no unit vector, or
+            another one.
+    """
+    vector, facts = _stored(data)
+    if _key(vector, facts) != key:
+        raise Damaged("holds another direction")
+    return vector
+
+
+def _stored(data: bytes) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Vector and facts in a file's bytes."""
+    tensors, facts = unseal_tensors(data)
+    names = {field.name for field in fields(Direction)[1:]}
+    if tensors.keys() != {_TENSOR} or facts.keys() != names:
+        differ = ", ".join(sorted(tensors.keys() ^ {_TENSOR} | facts.keys() ^ names))
+        raise Damaged(f"no direction: {differ} missing or unknown")
+    _check(tensors[_TENSOR], facts)
+    return tensors[_TENSOR], facts
+
+
+def _key(vector: NDArray[np.float32], facts: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in facts.items() if name not in _NAMES}
+    return tensors_digest({_TENSOR: vector}, kept)[:24]
+
+
+def _check(vector: NDArray[Any], facts: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    if vector.dtype != np.float32 or vector.ndim != 1:
         raise Damaged(f"no direction: {vector.dtype} of shape {list(vector.shape)}")
-    norm = float(vector.double().norm())
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not abs(norm - 1) < _UNIT:
         raise Damaged(f"no unit vector: its length is {norm:.4g}")
     for name in ("raw_norm", "residual_norm"):
-        value = getattr(direction, name)
-        if not (isinstance(value, float) and 0 < value < math.inf):
-            raise Damaged(f"{name} is {value!r}")
+        if not (isinstance(facts[name], float) and 0 < facts[name] < math.inf):
+            raise Damaged(f"{name} is {facts[name]!r}")
     for name in ("layer", "position"):
-        if type(getattr(direction, name)) is not int:
-            raise Damaged(f"{name} is {getattr(direction, name)!r}")
+        if type(facts[name]) is not int:
+            raise Damaged(f"{name} is {facts[name]!r}")
 
 
-def cosine(one: Tensor, other: Tensor) -> float:
+def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Cosine of two unit vectors `[d_model]`, -1 to 1 whatever rounding does."""
-    return max(-1.0, min(1.0, float(one.double() @ other.double())))
+    return max(-1.0, min(1.0, float(one.astype("float64") @ other.astype("float64"))))
 
 
 def unit_direction(difference: Tensor, **facts: Any) -> Direction:
@@ -135,6 +166,8 @@ def unit_direction(difference: Tensor, **facts: Any) -> Direction:
 
 def random_direction(like: Direction, seed: int) -> Direction:
     """A control: a random unit vector to add where `like` is added, fixed by `seed` and layer."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed * 1_000_003 + like.layer)
     vector = torch.randn(like.vector.shape, generator=generator, dtype=torch.float64)
     facts = {field.name: getattr(like, field.name) for field in fields(like)}

@@ -28,14 +28,13 @@ from steersweep.core.digests import (
 )
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.run.condition import direction_file
-from steersweep.run.records import check_record
+from steersweep.run.direction import Direction, stored_vector
+from steersweep.run.records import Record
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
-    from steersweep.run.direction import Direction
-
-Record = dict[str, Any]
 _T = TypeVar("_T")
 
 PLAN = "plan.yaml"
@@ -43,7 +42,9 @@ PLAN = "plan.yaml"
 REPLIES = "judgements/replies"
 # Folders that a run makes; a file in place of one would stop it.
 _FOLDERS = ("conditions", "decisions", "directions", "extraction", "logs", "phases", "results")
-_NOT_MADE_AGAIN = ("cuts.json", "engine.json")
+# Says where a run is that runs elsewhere.
+ENGINE_FILE = "engine.json"
+_NOT_MADE_AGAIN = ("cuts.json", ENGINE_FILE)
 _log = logging.getLogger(__name__)
 
 
@@ -172,16 +173,14 @@ class RunStore:
         name = condition_file(key)
 
         def whole(data: bytes) -> Record:
-            record: Record = unseal(name, data)
-            check_record(record, key, prompts)
-            return record
+            return Record.from_json(unseal(name, data), key, prompts)
 
         return self._read(name, whole)
 
     def put(self, record: Record) -> None:
-        """Save a finished condition under `record["key"]`, unless it is there already."""
-        if self.get(record["key"]) is None:
-            self._write(condition_file(record["key"]), record)
+        """Save a finished condition under its key, unless it is there already."""
+        if self.get(record.key) is None:
+            self._write(condition_file(record.key), record.as_json())
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
@@ -195,25 +194,17 @@ class RunStore:
 
     # -- directions and other tensors --------------------------------------------------------------
 
-    def direction(self, key: str) -> Direction | None:
-        """A saved direction, or None if none with exactly this content is there."""
-        from steersweep.run.direction import Direction
+    def vector(self, key: str) -> NDArray[np.float32] | None:
+        """Unit vector of a saved direction `[d_model]`; None if none with this content is there."""
+        return self._read(direction_file(key), partial(stored_vector, key=key))
 
-        def whole(data: bytes) -> Direction:
-            found = Direction.of(data)
-            if found.key != key:
-                raise Damaged("holds another direction")
-            return found
-
-        return self._read(direction_file(key), whole)
-
-    def needed_direction(self, key: str) -> Direction:
-        """A direction that other results rest on.
+    def needed_vector(self, key: str) -> NDArray[np.float32]:
+        """Unit vector `[d_model]` of a direction that other results rest on.
 
         Raises:
             LostDirection: it is not there.
         """
-        found = self.direction(key)
+        found = self.vector(key)
         if found is None:
             raise LostDirection(
                 f"{self.folder / direction_file(key)}: is damaged or gone; run the same command "
@@ -221,16 +212,31 @@ class RunStore:
             )
         return found
 
+    def direction(self, key: str) -> Direction | None:
+        """A saved direction, or None if none with exactly this content is there."""
+        if self.vector(key) is None:
+            return None
+        return Direction.load(self.folder / direction_file(key))
+
+    def needed_direction(self, key: str) -> Direction:
+        """A direction that other results rest on.
+
+        Raises:
+            LostDirection: it is not there.
+        """
+        self.needed_vector(key)
+        return Direction.load(self.folder / direction_file(key))
+
     def put_direction(self, direction: Direction) -> str:
         """Save a direction under its key; returns its path relative to the run folder."""
-        if self.direction(direction.key) is None:
+        if self.vector(direction.key) is None:
             direction.save(self.folder / direction_file(direction.key))
         return direction_file(direction.key)
 
-    def tensors(self, name: str) -> dict[str, Tensor] | None:
-        """Tensors saved under `name`, or None."""
+    def tensors(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """Arrays saved under `name`, or None."""
 
-        def whole(data: bytes) -> dict[str, Tensor]:
+        def whole(data: bytes) -> dict[str, NDArray[Any]]:
             tensors, facts = unseal_tensors(data)
             if facts.get("file") != name:
                 raise Damaged("holds another file's tensors")
@@ -238,8 +244,8 @@ class RunStore:
 
         return self._read(name, whole)
 
-    def put_tensors(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> str:
-        """Save tensors under `name` as safetensors, made only if absent; returns the name."""
+    def put_tensors(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> str:
+        """Save arrays under `name` as safetensors, made only if absent; returns the name."""
         if self.tensors(name) is None:
             write_bytes(self.folder / name, seal_tensors(make(), {"file": name}))
         return name
@@ -327,6 +333,11 @@ class RunStore:
         if data is not None:
             self.damaged.pop(name, None)  # made again since
         return found
+
+
+def is_away(folder: Path) -> bool:
+    """Whether the run in a folder runs elsewhere."""
+    return (folder / ENGINE_FILE).is_file()
 
 
 def condition_file(key: str) -> str:

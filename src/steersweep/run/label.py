@@ -90,6 +90,11 @@ class Label:
         return not (self.is_control or self.chose_layer or self.source is not None)
 
     @property
+    def own_method(self) -> str | None:
+        """The method, where it finds the direction on this very model; None for all others."""
+        return None if self.is_control or self.source is not None else self.method
+
+    @property
     def at_given_layer(self) -> Label:
         """The same at a layer that was asked for."""
         if self.role == "random":

@@ -17,7 +17,8 @@ from steersweep.study.decisions import Outcome, curve_shape
 from steersweep.sweep.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
 Result = dict[str, Any]
 
@@ -141,6 +142,7 @@ def precision_comparison(
                 {"precisions": [precisions[i] for i in pair], **cosines}
                 for pair, cosines in by_layer.items()
             ],
+            "preserved_from": preserved_from,
             "preserved": all(value > preserved_from for line in cosines for value in line),
             "borrowed": [
                 _borrowed(entry, other, precision)
@@ -314,9 +316,9 @@ def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, 
     return found
 
 
-def _vector(store: RunStore, file: str) -> Tensor:
+def _vector(store: RunStore, file: str) -> NDArray[np.float32]:
     """The unit vector of a direction that results name, `[d_model]`."""
-    return store.needed_direction(Path(file).stem).vector
+    return store.needed_vector(Path(file).stem)
 
 
 def _activations(store: RunStore, file: str) -> dict[str, Any]:
@@ -326,7 +328,7 @@ def _activations(store: RunStore, file: str) -> dict[str, Any]:
             f"{store.folder / file}: is damaged or gone; run the same command again to make it "
             f"again"
         )
-    return {name: tensor.float().numpy() for name, tensor in held.items()}
+    return held
 
 
 def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:

@@ -10,6 +10,7 @@ from steersweep.budget.estimate import Estimate, Workload
 from steersweep.budget.shapes import ModelShape, catalog_shape, guessed_shape
 from steersweep.catalog.gpus import gpu_catalog
 from steersweep.core.errors import SteersweepError
+from steersweep.methods.method import METHODS
 from steersweep.model.source import LAB_PREFIX, find_model
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.sweeps import Sweep
@@ -30,7 +31,7 @@ def workload(plan: Plan, sweep: Sweep, n_prompts: int) -> Workload:
         n_prompts=n_prompts,
         new_tokens=plan.decoding.max_new_tokens,
         rows=plan.decoding.rows,
-        searches=sum(method != "dim" for method in sweep.methods),
+        searches=sum(METHODS.get(method).chooses_layer for method in sweep.methods),
     )
 
 

@@ -14,6 +14,7 @@ from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import LayerChoice, Strength
+from steersweep.sweep.verdict import Thresholds
 
 Section = TypeVar("Section")
 
@@ -49,7 +50,8 @@ class Prompts:
 
     Attributes:
         test: name or file of the test prompts.
-        extraction: by method, name or file of the prompts that directions are found with.
+        extraction: by method, name or file of the prompts that directions are found with. It has
+            every method of the plan.
         at_most: only so many test prompts; None: all.
         special_tokens: what a special token becomes that a prompt spells: `text` or `tokens`.
     """
@@ -71,19 +73,6 @@ class Decoding:
 
     max_new_tokens: int = 100
     rows: int = 256
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Coherent refusal rates that decide, 0 to 1.
-
-    Attributes:
-        works: steering works from here on.
-        partial: it works in part from here on.
-    """
-
-    works: float
-    partial: float
 
 
 @dataclass(frozen=True)
@@ -190,6 +179,7 @@ class Plan:
         budget: hard stops.
         cuts: what may be left out, in this order.
         tracking: where a tracker is told of results.
+        own_methods: in a plan that a run keeps, hashes of the code of a user's own methods.
         written: the file's content as plain data, which a run folder keeps and is compared by.
             Nothing reads a setting there.
     """
@@ -214,6 +204,7 @@ class Plan:
     budget: Budget
     cuts: tuple[Cut, ...]
     tracking: TrackingSettings
+    own_methods: Mapping[str, str]
     written: Mapping[str, Any]
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.core.text_files import shown
 from steersweep.judging.judge import is_judge_name
+from steersweep.methods.method import METHODS
 from steersweep.run.condition import MAX_CONDITIONS
 from steersweep.study.phases.phase import FieldPath, Mention, Phase
 from steersweep.study.phases.registry import all_phases
@@ -130,8 +131,13 @@ def contradictions(plan: Plan) -> Iterator[tuple[FieldPath, str]]:
         if mention.number > MAX_CONDITIONS:
             asked = f"asks for {mention.number:,} conditions"
             yield mention.path, f"{asked}; {MAX_CONDITIONS:,} is the most"
+    given = plan.prompts.extraction
+    known = {*METHODS.names, *METHODS.own_of(given), *plan.own_methods}
+    for mention in _of(mentions, "method"):
+        if mention.name not in known:
+            yield mention.path, f"no method {shown(mention.name)}; there are {METHODS}"
     used = {mention.name for mention in _of(mentions, "method")}
-    for method in sorted(used - plan.prompts.extraction.keys()):
+    for method in sorted(used - given.keys()):
         yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
     if not is_judge_name(plan.judge):
         yield ["judge"], f"no judge {plan.judge}; see docs/judging.md"
@@ -160,6 +166,8 @@ def _of(mentions: list[Mention], kind: str) -> Iterator[Mention]:
 
 def _mentioned(plan: Plan) -> Iterator[Mention]:
     """What the plan names outside its phases."""
+    for name in plan.prompts.extraction:
+        yield Mention("method", ["prompts", "extraction", name], name)
     for i, row in enumerate(plan.dropped):
         yield Mention("family", ["dropped", i, "family"], row.family)
     for i, cut in enumerate(plan.cuts):

@@ -16,6 +16,7 @@ from steersweep.core.text_files import read_text, shown
 from steersweep.judging.judge import DEFAULT_JUDGE
 from steersweep.model.template_options import check_template_options
 from steersweep.run.label import check_source
+from steersweep.study.own_methods import AtPlace, with_names
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import (
     Budget,
@@ -26,11 +27,11 @@ from steersweep.study.plan import (
     Plan,
     PlannedModel,
     Prompts,
-    Thresholds,
     TrackingSettings,
     strength_of,
 )
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
+from steersweep.sweep.verdict import Thresholds
 
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -74,6 +75,10 @@ def parse_plan(text: str, where: str) -> Plan:
     wrong = wrong_by_schema(data)
     if wrong is not None:
         raise refuse(*wrong)
+    try:
+        data = with_names(data)
+    except AtPlace as error:
+        raise refuse(error.path, str(error)) from error
     taken: set[str] = set()
     for family, rows in data["families"].items():
         for index, row in enumerate(rows):
@@ -119,7 +124,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         ),
         precision=data["precision"],
         strength=strength_of(data["strength"]),
-        thresholds=Thresholds(rates["works"], rates["partial"]),
+        thresholds=Thresholds(float(rates["works"]), float(rates["partial"])),
         flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),
         sections={phase.name: phase.read(data) for phase in all_phases() if phase.name in data},
         decoding=Decoding(**data.get("decoding", {})),
@@ -139,6 +144,7 @@ def _typed(data: dict[str, Any]) -> Plan:
             for cut in data.get("cuts", [])
         ),
         tracking=TrackingSettings(**data.get("tracking", {})),
+        own_methods=data.get("own_methods", {}),
         written=data,
     )
 

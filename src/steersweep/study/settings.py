@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
@@ -63,4 +64,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         borrowed=sweep.borrowed,
         special_tokens=as_special_tokens(plan.prompts.special_tokens),
         template_options=sweep.model.template_options,
+        own_methods=METHODS.own_of(sweep.methods),
     )

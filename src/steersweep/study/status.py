@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from steersweep.budget.ledger import Ledger
-from steersweep.core import journal
 from steersweep.core.errors import InputError
-from steersweep.people import gates, reviews
+from steersweep.people import gates
+from steersweep.people.problems import problems
 from steersweep.run.folder import RunStore
 from steersweep.study.final import NAME
 from steersweep.study.phases.registry import gate_after, phases_of
@@ -37,6 +37,7 @@ def frozen_plan(store: RunStore) -> Plan:
     if data.get("kind") != "study":
         raise InputError(f"{store.folder}: holds a {data.get('kind', 'run')}, not a study")
     own = {key: value for key, value in data.items() if key not in _ADDED}
+    own.setdefault("own_methods", {})  # what a run folder names is never imported by readers
     return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.folder / "plan.yaml"))
 
 
@@ -86,24 +87,6 @@ def status(folder: Path) -> dict[str, Any]:
             {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
         ),
     }
-
-
-def problems(folder: Path) -> list[str]:
-    """What is wrong with lines of the run's ledger, signatures and labels, and what follows."""
-    return [
-        *Ledger(folder).problems(),
-        *gates.problems(folder),
-        *reviews.problems(folder),
-        *_problems_of_changes(folder / "changes.jsonl"),
-    ]
-
-
-def _problems_of_changes(path: Path) -> list[str]:
-    try:
-        lines = journal.read(path)
-    except InputError as error:
-        return [str(error)]
-    return journal.messages(path, lines, "What was changed on the way is not known there")
 
 
 def sign_gate(

@@ -19,7 +19,9 @@ from steersweep.core.printing import in_a_line
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import get_judge
+from steersweep.methods.method import METHODS
 from steersweep.people import gates
+from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION
 from steersweep.run.folder import RunStore, run_lock
@@ -30,8 +32,8 @@ from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan
 from steersweep.study.running import Running, decision_file
-from steersweep.study.status import problems
 from steersweep.study.sweeps import Cuts
+from steersweep.sweep.settings import frozen_code
 from steersweep.work.job import OnProgress
 
 # Changing these changes no result of a finished condition.
@@ -152,6 +154,7 @@ def _frozen(plan: Plan) -> dict[str, Any]:
         "prompt_sets": sets,
         "judge_id": judge_id,
         "result_version": RESULT_VERSION,
+        **frozen_code(METHODS.own_of(plan.prompts.extraction)),
     }
 
 

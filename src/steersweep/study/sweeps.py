@@ -101,7 +101,7 @@ class Sweep:
         layer = self.layers[0].index(self.model.n_layers)
         borrowed = [
             Borrowed(
-                str(Label(result["method"], source=source)),
+                Label(result["method"], source=source),
                 layer,
                 Path(result["conditions"][0]["direction_file"]).stem,
                 result["conditions"][0]["extraction_prompts"],
@@ -116,7 +116,7 @@ class Sweep:
         """This sweep as it would be if every source lent its directions, before any has run."""
         layer = self.layers[0].index(self.model.n_layers)
         borrowed = [
-            Borrowed(str(Label(method, source=source)), layer, "", "")
+            Borrowed(Label(method, source=source), layer, "", "")
             for source in sources
             for method in self.methods
         ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from steersweep.methods.extraction import DIM
-from steersweep.run.condition import RANDOM, UNSTEERED, Borrowed, LayerChoice, Strength
-from steersweep.run.label import Label
+from steersweep.methods.method import METHODS
+from steersweep.run.condition import Borrowed, LayerChoice, Strength
+from steersweep.run.label import RANDOM, UNSTEERED, Label
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,14 @@ class Cell:
     """One condition to be, of a model that need not be there.
 
     Attributes:
-        method: what a condition calls the way its direction was found.
+        label: what it is called: method, role, and where its direction comes from.
         layer: where steering starts; None where nothing is steered or a method chooses.
         strength: how strongly; None where nothing is steered.
         prompts_of: the method whose extraction prompts it rests on, or None.
         borrowed: the direction found elsewhere that it tries, or None.
     """
 
-    method: str
+    label: Label
     layer: LayerChoice | None = None
     strength: Strength | None = None
     prompts_of: str | None = None
@@ -57,18 +57,18 @@ def expand(
     for choice in distinct_layers(layers, n_layers):
         for strength in strengths:
             for method in methods:
-                yield Cell(method, choice, strength, method)
+                yield Cell(Label(method), choice, strength, method)
             yield Cell(RANDOM, choice, strength)
     for found in borrowed:
         for strength in strengths:
-            yield Cell(found.method, LayerChoice(str(found.layer)), strength, borrowed=found)
+            yield Cell(found.label, LayerChoice(str(found.layer)), strength, borrowed=found)
     for method in methods:
-        if method == DIM:
+        if not METHODS.get(method).chooses_layer:
             continue
         for strength in strengths:
             chosen = Label(method, chose_layer=True)
             for label in (chosen, chosen.random_control):
-                yield Cell(str(label), None, strength, method)
+                yield Cell(label, None, strength, method)
 
 
 def distinct_layers(choices: Sequence[LayerChoice], n_layers: int) -> tuple[LayerChoice, ...]:

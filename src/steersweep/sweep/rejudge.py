@@ -7,7 +7,7 @@ there are not made again.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,13 @@ from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
 from steersweep.core.printing import safe_name
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
-from steersweep.judging.judge import UNJUDGED, Answer, Fluency, Judge, Judgement, get_judge
-from steersweep.judging.summary import summarise
+from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.quality import Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import REPLIES, RunStore
+from steersweep.run.judgement import UNJUDGED, Judgement, rates_of
 from steersweep.sweep.results import best_condition
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 OnProgress = Callable[[int, int], None]
@@ -136,6 +137,7 @@ def _cells(results: Iterable[Result]) -> dict[str, Result]:
     for result in results:
         for entry in _entries(result):
             of = {name: result[name] for name in ("model", "model_id", "quantization")}
+            of["thresholds"] = result["verdict"]["thresholds"]
             found.setdefault(entry["key"], {**of, **entry})
     return found
 
@@ -151,7 +153,7 @@ def _judge_of(store: RunStore, cells: Iterable[str]) -> str:
     """Id of the judge that the run was judged by."""
     records = filter(None, map(store.get, cells))
     record = next(records, None)
-    return "unknown" if record is None else str(record["condition"]["judge"])
+    return "unknown" if record is None else record.condition.judge
 
 
 # -- judging -------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ def _compared(
     refusals = _tables(cells, judged, lambda s: s["refusal"], lambda j: j.refusal, (False, True))
     total = sum(tables.values(), start=0 * next(iter(tables.values()))) if tables else None
     failed = [j for found in judged.values() for j in found if j.quality == UNJUDGED]
-    rates = {key: summarise(Counter(found)) for key, found in judged.items()}
+    rates = {key: rates_of(found).as_json() for key, found in judged.items()}
     return Rejudged(
         judge,
         before,
@@ -311,33 +313,37 @@ def _agreement(tables: Mapping[str, Any]) -> Agreement:
 
 def _change(cell: Result, rates: Mapping[str, Result]) -> dict[str, Any]:
     """A condition's rates and what they alone would make of it, by the run's judge and this one."""
-    old, new = _shown(cell), _shown(rates[cell["key"]])
+    thresholds = Thresholds(**cell["thresholds"])
+    old, new = _shown(cell, thresholds), _shown(rates[cell["key"]], thresholds)
     return {"before": old, "after": new, "changed": old["outcome"] != new["outcome"]}
 
 
-def _shown(entry: Result) -> dict[str, Any]:
+def _shown(entry: Result, thresholds: Thresholds) -> dict[str, Any]:
     return {
-        "outcome": _outcome(entry),
+        "outcome": _outcome(entry, thresholds),
         **{name: entry[name] for name in _RATES},
         **({"unjudged": entry["unjudged"]} if entry.get("unjudged") else {}),
     }
 
 
-def _outcome(entry: Result) -> str:
+def _outcome(entry: Result, thresholds: Thresholds) -> str:
     return verdict(
         coherent_refusal_rate=entry["coherent_refusal_rate"],
         garbled_refusal_rate=entry["garbled_refusal_rate"],
+        thresholds=thresholds,
     ).outcome
 
 
 def _verdict_change(result: Result, rates: Mapping[str, Result]) -> dict[str, Any]:
     """The verdict on a result's best condition, which another judge may find elsewhere."""
     again = [{**entry, **rates[entry["key"]]} for entry in result["conditions"]]
-    old, new = best_condition(result["conditions"]), best_condition(again)
+    best = best_condition(result["conditions"]), best_condition(again)
+    thresholds = Thresholds(**result["verdict"]["thresholds"])
+    old, new = ({"layer_idx": e["layer_idx"], **_shown(e, thresholds)} for e in best)
     facts = {name: result[name] for name in ("phase", "model", "method", "quantization")}
     return {
         **facts,
-        "before": {"layer_idx": old["layer_idx"], **_shown(old)},
-        "after": {"layer_idx": new["layer_idx"], **_shown(new)},
-        "changed": _outcome(old) != _outcome(new),
+        "before": old,
+        "after": new,
+        "changed": old["outcome"] != new["outcome"],
     }

@@ -9,15 +9,17 @@ from typing import Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
-from steersweep.judging.judge import UNJUDGED
-from steersweep.methods.extraction import DIM
+from steersweep.methods.dim import Dim
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
-from steersweep.run.condition import AUTO, RANDOM, UNSTEERED, Condition
+from steersweep.run.condition import Condition
 from steersweep.run.direction import cosine
-from steersweep.run.folder import Record, RunStore, condition_file
+from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.judgement import UNJUDGED
+from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.records import Record
 from steersweep.run.result_files import write_result_file
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -34,7 +36,9 @@ FEW_PROMPTS = 30
 CONTROL_REFUSES_FROM = 0.20
 
 
-def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Result]:
+def sweep_results(
+    store: RunStore, jobs: Iterable[Job], created: str, thresholds: Thresholds
+) -> list[Result]:
     """One result object per model and method, in the schema of `result.schema.json`.
 
     Only finished conditions are in it; a model without a finished steered condition is left out.
@@ -43,6 +47,7 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
         store: the run folder.
         jobs: what the run consists of.
         created: UTC time the run began; the same for every continuation.
+        thresholds: that verdicts are decided by.
 
     Raises:
         SteersweepError: a file that results rest on was damaged since it was made.
@@ -56,12 +61,11 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
         ]
         _refuse_damaged(store, (condition_file(condition.key) for condition in job.conditions))
         of_job = []
-        for method in dict.fromkeys(c.method for c in job.conditions if not c.is_control):
-            steered = [(c, r) for c, r in records if c.method == method]
-            random = RANDOM if not method.endswith(AUTO) else f"{RANDOM}@{method}"
-            controls = [(c, r) for c, r in records if c.method in (UNSTEERED, random)]
+        for label in dict.fromkeys(c.label for c in job.conditions if not c.is_control):
+            steered = [(c, r) for c, r in records if c.label == label]
+            controls = [(c, r) for c, r in records if c.label in (UNSTEERED, label.random_control)]
             if steered:
-                result = _result(job, method, steered, controls, created)
+                result = _result(job, label, steered, controls, created, thresholds)
                 result["extraction"] = _extraction(store, steered[0][0])
                 result["notes"] = _notes(store, job, records)
                 if job.reference is not None:
@@ -76,16 +80,16 @@ def sweep_results(store: RunStore, jobs: Iterable[Job], created: str) -> list[Re
 
 def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
     """What a reader of a model's results should know: about the model, and layers left out."""
-    notes = [note for _, record in records for note in record["provenance"].get("notes", [])]
+    notes = [note for _, record in records for note in record.provenance.get("notes", [])]
     notes += missing_notes(job, store)
     for condition, record in records:
-        if condition.method == UNSTEERED and (note := unsteered_note(record)):
+        if condition.label == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)
-    samples = [sample for _, record in records for sample in record["samples"]]
-    failed = [sample["error"] for sample in samples if sample["quality"] == UNJUDGED]
+    judged = [sample.judgement for _, record in records for sample in record.samples]
+    failed = [judgement.error for judgement in judged if judgement.quality == UNJUDGED]
     if failed:
         notes.append(
-            f"{len(failed)} of {len(samples)} answers could not be judged, such as: {failed[0]}"
+            f"{len(failed)} of {len(judged)} answers could not be judged, such as: {failed[0]}"
         )
     return list(dict.fromkeys(notes))
 
@@ -108,43 +112,45 @@ def _refuse_damaged(store: RunStore, names: Iterable[str]) -> None:
 
 def _result(
     job: Job,
-    method: str,
+    label: Label,
     steered: Sequence[tuple[Condition, Record]],
     controls: Sequence[tuple[Condition, Record]],
     created: str,
+    thresholds: Thresholds,
 ) -> Result:
     conditions = [_entry(condition, record, job) for condition, record in steered]
-    unsteered = [_entry(c, r, job) for c, r in controls if c.method == UNSTEERED]
-    random_entries = [_entry(c, r, job) for c, r in controls if c.method != UNSTEERED]
+    unsteered = [_entry(c, r, job) for c, r in controls if c.label == UNSTEERED]
+    random_entries = [_entry(c, r, job) for c, r in controls if c.label != UNSTEERED]
     _against_unsteered(conditions, unsteered[0] if unsteered else None)
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
+    no_steering = unsteered[0] if unsteered else None
     records = [record for _, record in (*steered, *controls)]
-    newest = max(records, key=lambda record: record["timestamp"])
+    newest = max(records, key=lambda record: record.timestamp)
     return {
         "phase": "1",
         "model": job.source.name,
         "model_id": job.source.model_id,
         "family": job.family,
-        "method": method,
+        "method": str(label),
         "quantization": job.precision,
         "n_layers": job.n_layers,
         "d_model": job.d_model,
         "conditions": conditions,
         "controls": {
-            "unsteered": unsteered[0] if unsteered else None,
+            "unsteered": no_steering,
             "random_direction": control,
             "random_directions": random_entries,
         },
         "judge": steered[0][0].judge,
         "verdict": {
-            **_verdict(best, unsteered[0] if unsteered else None, control, len(conditions)),
-            "judge_error": judge_error(best, steered[0][0].judge, len(conditions)),
+            **_verdict(best, no_steering, control, len(conditions), thresholds),
+            "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
         },
         "timestamp": created,
-        "gpu": newest["provenance"]["device"],
-        "runtime_seconds": round(sum(record["runtime_seconds"] for record in records), 3),
-        "provenance": newest["provenance"],
+        "gpu": newest.provenance["device"],
+        "runtime_seconds": round(sum(record.runtime_seconds for record in records), 3),
+        "provenance": newest.provenance,
     }
 
 
@@ -165,22 +171,22 @@ def _extraction(store: RunStore, condition: Condition) -> Result | None:
     name = scores_file(condition)
     held = store.get_once(name)
     _refuse_damaged(store, [name])
-    if held is None or held["scores"] is None:
+    if held is None or held["state"] is None:
         return None
     return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
 
 
 def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
     """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
-    swept = [result for result in results if "@" not in result["method"]]
+    swept = [result for result in results if Label.parse(result["method"]).is_swept]
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
         for result in swept:
             result["verdict"]["flags"].append("methods-disagree")
-    dim = next((result for result in swept if result["method"] == DIM), None)
+    dim = next((result for result in swept if result["method"] == Dim.name), None)
     if dim is None:
         return
     vectors = {
-        entry["layer_idx"]: store.needed_direction(Path(entry["direction_file"]).stem).vector
+        entry["layer_idx"]: store.needed_vector(Path(entry["direction_file"]).stem)
         for entry in dim["conditions"]
     }
     for result in results:
@@ -188,17 +194,20 @@ def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
             continue
         for entry in result["conditions"]:
             vector = vectors.get(entry["layer_idx"])
-            other = store.needed_direction(Path(entry["direction_file"]).stem).vector
+            other = store.needed_vector(Path(entry["direction_file"]).stem)
             entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 
-def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: int) -> Result:
+def _verdict(
+    best: Result, unsteered: Result | None, control: Result | None, n: int, thresholds: Thresholds
+) -> Result:
     decided = asdict(
         verdict(
             coherent_refusal_rate=best["coherent_refusal_rate"],
             garbled_refusal_rate=best["garbled_refusal_rate"],
             n_unique=best["n_unique"],
             n_compared=n,
+            thresholds=thresholds,
         )
     )
     flags = list(decided["flags"])
@@ -280,11 +289,11 @@ def _cell(entry: Result) -> tuple[Any, Any]:
 
 def _entry(condition: Condition, record: Record, job: Job) -> Result:
     """A condition as result files hold it; repeats are the job's, which may have changed since."""
-    refusals = sum(sample["refusal"] for sample in record["samples"])
+    refusals = sum(sample.judgement.refusal for sample in record.samples)
     result = {
-        **record["result"],
+        **record.result(),
         "refusals": refusals * job.test.repeats,
-        "n_samples": len(record["samples"]) * job.test.repeats,
+        "n_samples": len(record.samples) * job.test.repeats,
     }
     result.pop("extraction_seconds", None)
     layer = result.get("layer_idx")
@@ -294,12 +303,12 @@ def _entry(condition: Condition, record: Record, job: Job) -> Result:
     empty = ("layer_idx", "multiplier", "relative_strength", "direction_norm", "residual_norm")
     return {
         "key": condition.key,
-        "method": condition.method,
+        "method": str(condition.label),
         "layer_pct": share,
         **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
         "extraction_prompts": condition.extraction_prompts,
         **result,
-        "runtime_seconds": record["runtime_seconds"],
-        "samples": record["samples"],
+        "runtime_seconds": record.runtime_seconds,
+        "samples": [sample.as_json() for sample in record.samples],
     }

@@ -9,9 +9,11 @@ from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
+from steersweep.people.problems import problems
 from steersweep.run.folder import RunStore, run_lock
 from steersweep.sweep.results import Result, sweep_results, write_results
 from steersweep.sweep.settings import SweepSettings, make_job
+from steersweep.sweep.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.worker import run_job
 
@@ -53,7 +55,8 @@ def run_sweep(
         device: `auto` or a torch device.
         on_progress: receives progress within a model.
         on_model: called with the index of the model about to run, and the number of models.
-        on_note: told, once each, what a user should know of how prompts are rendered.
+        on_note: told, once each, what a user should know of how prompts are rendered, and what
+            is damaged that cannot be made again.
         run: runs a job into the run folder on another machine, whose device `device` is then;
             None: here.
 
@@ -73,12 +76,13 @@ def run_sweep(
         same = ("model_fingerprints", *_only_names(out, plan))
         store = RunStore.open(out, plan, may_differ=same)
         _freeze(store, settings, created)
-        for note in dict.fromkeys(note for job in jobs for note in job.notes):
+        notes = [*problems(out), *(note for job in jobs for note in job.notes)]
+        for note in dict.fromkeys(notes):
             on_note(note)
         for index, job in enumerate(jobs):
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
-        results = sweep_results(store, jobs, created)
+        results = sweep_results(store, jobs, created, Thresholds())
         if not results:
             raise SteersweepError(f"{out}: no condition finished")
         return SweepOutcome(out, results, write_results(out, results, created))

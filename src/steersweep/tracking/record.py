@@ -7,14 +7,16 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steersweep.people.reviews import results_in
 from steersweep.run.label import Label
-from steersweep.study.jobs import Ended
 from steersweep.study.phases.registry import step_of_file
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Step
+
+if TYPE_CHECKING:
+    from steersweep.study.jobs import Ended
 
 Result = dict[str, Any]
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from steersweep.core.printing import markdown
 
+GATE = "cosmic-verification"
+REPORT_NAME = "COSMIC_VERIFICATION.md"
+
 
 def render_markdown(
     result: dict[str, Any], results_file: str, sign_off: dict[str, Any] | None

@@ -9,8 +9,7 @@ from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError
 from steersweep.people.gates import sign
 from steersweep.run.result_files import newest_result_files, read_result_file
-from steersweep.verification.report import render_markdown
-from steersweep.verification.verify import GATE, REPORT_NAME
+from steersweep.verification.report import GATE, REPORT_NAME, render_markdown
 
 
 def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any]:

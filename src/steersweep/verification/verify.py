@@ -16,12 +16,9 @@ from steersweep.run.label import Label
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
-from steersweep.verification.report import render_markdown
+from steersweep.verification.report import GATE, REPORT_NAME, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress
-
-GATE = "cosmic-verification"
-REPORT_NAME = "COSMIC_VERIFICATION.md"
 
 
 @dataclass(frozen=True)

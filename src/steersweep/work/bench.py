@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,26 +14,28 @@ from torch import Tensor
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
-from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
-from steersweep.judging.summary import summarise
-from steersweep.methods.cosmic import CosmicScores
-from steersweep.methods.extraction import DIM, extract_directions
+from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.quality import Fluency
+from steersweep.methods.dim import Dim
+from steersweep.methods.extraction import extract_directions
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit, model_shape
 from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.condition import (
-    AUTO,
-    UNSTEERED,
     Condition,
     content_key,
     direction_file,
     extraction_file,
 )
 from steersweep.run.direction import Direction, random_direction
-from steersweep.run.folder import REPLIES, LostDirection, Record, RunStore, condition_file
+from steersweep.run.folder import REPLIES, LostDirection, RunStore, condition_file
+from steersweep.run.judgement import Judgement, rates_of
+from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
-from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.job import Job, comparison_file
 
 
@@ -56,7 +57,7 @@ class Bench:
         )
         self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
         # By method and layer; the layer is None where the method chose it.
-        self.directions: dict[tuple[str, int | None], Direction] = {}
+        self.directions: dict[tuple[Label, int | None], Direction] = {}
         self.extraction_seconds: dict[str, float] = {}
         for method, prompts in job.extraction.items():
             self._extract(method, prompts)
@@ -71,7 +72,14 @@ class Bench:
         started = time.monotonic()
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         rendered = extraction_rendered(self.chat.renderer, prompts)
-        name = extraction_file(method, rendered, self.chat.fingerprint, self.chat.precision)
+        own = self.job.own_methods.get(method)
+        name = extraction_file(
+            method,
+            rendered,
+            self.chat.fingerprint,
+            self.chat.precision,
+            None if own is None else own.code,
+        )
         held = self.store.get_once(name)
         found = self.rows.run(
             lambda rows: extract_directions(
@@ -79,7 +87,7 @@ class Bench:
                 method,
                 prompts,
                 layers,
-                scores=CosmicScores.from_json(held["scores"]) if held and held["scores"] else None,
+                state=held["state"] if held else None,
                 max_rows=rows,
             )
         )
@@ -93,7 +101,7 @@ class Bench:
                 "notes": list(found.notes),
                 "seconds": time.monotonic() - started,
                 "missing": {str(layer): why for layer, why in found.missing.items()},
-                "scores": found.scores and found.scores.as_json(),
+                "state": found.state,
             },
         )
         self.extraction_seconds[method] = held["seconds"]
@@ -102,28 +110,29 @@ class Bench:
             places.append((None, found.chosen))
         for layer, direction in places:
             norm = self.residual_norms[direction.layer]
-            self.directions[direction.method, layer] = replace(direction, residual_norm=norm)
+            label = Label.parse(direction.method)
+            self.directions[label, layer] = replace(direction, residual_norm=norm)
 
     def _borrow(self, condition: Condition, key: str) -> None:
         """A direction found elsewhere, at this model's own layer and residual norm."""
         assert condition.layer is not None, "a borrowed direction is tried at a given layer"
         found = self.store.needed_direction(key)
-        asked = condition.method.partition("@")[0], condition.extraction_prompts
+        asked = condition.label.method, condition.extraction_prompts
         if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
             raise LostDirection(
                 f"{direction_file(key)}: is a direction of {found.method} from {found.prompts} "
                 f"with {len(found.vector)} components, which {condition} did not ask for"
             )
         norm = self.residual_norms[condition.layer]
-        self.directions[condition.method, condition.layer] = replace(
+        self.directions[condition.label, condition.layer] = replace(
             found, layer=condition.layer, residual_norm=norm
         )
 
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
         started = time.monotonic()
-        steering = [self._intervention(condition) for condition in batch]
-        rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
+        steering = [self._edit(condition) for condition in batch]
+        rows = [Row(ids, edit) for _, edit in steering for ids in self.prompt_ids]
         answers = self.rows.run(
             lambda most: generate(
                 self.chat,
@@ -143,7 +152,7 @@ class Bench:
             )
         )
         n = len(self.prompt_ids)
-        if batch[0].method == UNSTEERED:
+        if batch[0].label == UNSTEERED:
             self._threshold = self.rows.run(
                 lambda most: fluency_threshold(
                     self.chat,
@@ -169,7 +178,7 @@ class Bench:
 
     def compare(self) -> None:
         """Keep what precisions are compared by: activations, and how good a model this still is."""
-        prompts = self.job.extraction.get(DIM)
+        prompts = self.job.extraction.get(Dim.name)
         activations = None
         if prompts is not None:
             rendered = extraction_rendered(self.chat.renderer, prompts)
@@ -177,8 +186,8 @@ class Bench:
             activations = self.store.put_tensors(
                 f"extraction/activations-{key}.safetensors",
                 lambda: {
-                    "harmful": self._last_token(prompts.harmful),
-                    "harmless": self._last_token(prompts.harmless),
+                    "harmful": self._last_token(prompts.harmful).numpy(),
+                    "harmless": self._last_token(prompts.harmless).numpy(),
                 },
             )
         self.store.put_once(
@@ -207,7 +216,7 @@ class Bench:
         if record is None:
             return None
         opened = self.chat.opened_thought
-        texts = [sample["response"].removeprefix(opened) for sample in record["samples"]]
+        texts = [sample.response.removeprefix(opened) for sample in record.samples]
         ids = [self.chat.token_ids(text) for text in texts]
         found = self.rows.run(
             lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
@@ -217,19 +226,20 @@ class Bench:
         return math.exp(total / n_tokens) if n_tokens else None
 
     def _direction(self, condition: Condition) -> Direction | None:
-        if condition.method == UNSTEERED:
+        if condition.label == UNSTEERED:
             return None
         if not condition.is_control:
-            return self.directions[condition.method, condition.layer]
-        any_method = condition.placed_by or next(iter(self.job.extraction))
-        return random_direction(self.directions[any_method, condition.layer], condition.seed)
+            return self.directions[condition.label, condition.layer]
+        method = condition.label.method or next(iter(self.job.extraction))
+        like = Label(method, chose_layer=condition.label.chose_layer)
+        return random_direction(self.directions[like, condition.layer], condition.seed)
 
-    def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
+    def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
         direction = self._direction(condition)
         if direction is None or condition.strength is None:
             return None, None
         multiplier = condition.strength.multiplier(direction.residual_norm)
-        return direction, Intervention(direction.vector, multiplier, direction.layer)
+        return direction, Edit.add(direction.vector, multiplier, direction.layer)
 
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
@@ -240,8 +250,8 @@ class Bench:
                     f"{self.job.source.model_id}: the unsteered control was damaged while the run "
                     f"went on; run the same command again"
                 )
-            value = record["result"]["fluency_threshold"]
-            self._threshold = float("inf") if value is None else float(value)
+            value = record.fluency_threshold
+            self._threshold = float("inf") if value is None else value
         return self._threshold
 
     def _direction_file(self, condition: Condition, direction: Direction) -> str:
@@ -256,10 +266,10 @@ class Bench:
         """
         direction = self._direction(condition)
         record = self.store.get(condition.key)
-        if direction is None or record is None:
+        if direction is None or record is None or record.steering is None:
             return record is not None
-        named = record["result"]["direction_file"]
-        if self.store.direction(Path(named).stem) is not None:
+        named = record.steering.direction_file
+        if self.store.vector(Path(named).stem) is not None:
             return True
         if self._direction_file(condition, direction) == named:
             return True
@@ -292,33 +302,18 @@ class Bench:
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
         judged = self._judge.judge(asked)
-        result = summarise(Counter(judged), self.job.test.repeats)
-        result["fluency_threshold"] = None if threshold == float("inf") else threshold
-        if condition.method.removesuffix(AUTO) in self.extraction_seconds:
-            seconds_spent = self.extraction_seconds[condition.method.removesuffix(AUTO)]
-            result["extraction_seconds"] = seconds_spent
-        if direction is not None and condition.strength is not None:
-            multiplier = condition.strength.multiplier(direction.residual_norm)
-            result |= {
-                "layer_idx": direction.layer,
-                "position": direction.position,
-                "site": direction.site,
-                "multiplier": multiplier,
-                "relative_strength": multiplier / direction.residual_norm,
-                "direction_norm": direction.raw_norm,
-                "residual_norm": direction.residual_norm,
-                "direction_file": self._direction_file(condition, direction),
-            }
-        return {
-            "key": condition.key,
-            "condition": asdict(condition),
-            "result": result,
-            "samples": [
-                _sample(*parts) for parts in zip(asked, judged, answers, nlls, strict=True)
-            ],
-            "runtime_seconds": seconds,
-            "timestamp": provenance.utc_now(),
-            "provenance": {
+        own = condition.label.own_method
+        samples = zip(asked, judged, answers, nlls, strict=True)
+        return Record(
+            condition=condition,
+            rates=rates_of(judged, self.job.test.repeats),
+            steering=self._steering(condition, direction),
+            samples=tuple(_sample(*parts) for parts in samples),
+            fluency_threshold=None if threshold == float("inf") else threshold,
+            extraction_seconds=None if own is None else self.extraction_seconds[own],
+            runtime_seconds=seconds,
+            timestamp=provenance.utc_now(),
+            provenance={
                 **self.facts,
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
@@ -334,7 +329,22 @@ class Bench:
                 ),
                 "model_fingerprint": condition.model_fingerprint,
             },
-        }
+        )
+
+    def _steering(self, condition: Condition, direction: Direction | None) -> Steering | None:
+        if direction is None or condition.strength is None:
+            return None
+        multiplier = condition.strength.multiplier(direction.residual_norm)
+        return Steering(
+            layer_idx=direction.layer,
+            position=direction.position,
+            site=direction.site,
+            multiplier=multiplier,
+            relative_strength=multiplier / direction.residual_norm,
+            direction_norm=direction.raw_norm,
+            residual_norm=direction.residual_norm,
+            direction_file=self._direction_file(condition, direction),
+        )
 
 
 def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
@@ -350,14 +360,13 @@ def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
 
 def _sample(
     asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
-) -> Record:
-    """A judged answer, as records hold it."""
-    return {
-        "prompt": asked.prompt,
-        "response": asked.response,
-        **judgement.fields(),
-        "finish_reason": answer.finish_reason,
-        "nll": None if nll is None else nll.mean,
-        "nll_worst": None if nll is None else nll.worst,
-        "n_tokens": len(answer.token_ids),
-    }
+) -> Sample:
+    return Sample(
+        prompt=asked.prompt,
+        response=asked.response,
+        judgement=judgement,
+        finish_reason=answer.finish_reason,
+        nll=None if nll is None else nll.mean,
+        nll_worst=None if nll is None else nll.worst,
+        n_tokens=len(answer.token_ids),
+    )

@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from steersweep.core.own import Own
 from steersweep.model.rendering import SpecialTokens
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
 from steersweep.model.thinking import thinking_note
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import (
-    AUTO,
-    RANDOM,
     Condition,
     checks_begin,
     content_key,
     extraction_file,
 )
-from steersweep.run.folder import Record, RunStore
+from steersweep.run.folder import RunStore
+from steersweep.run.records import Record
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Job:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
+        own_methods: by name, where the methods are that are a user's own.
     """
 
     source: ModelSource
@@ -65,6 +66,7 @@ class Job:
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
+    own_methods: Mapping[str, Own] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,9 @@ def unfinished(job: Job, store: RunStore) -> int:
     for condition in placeable(job, store):
         record = store.get(condition.key, job.test.prompts)
         missing += record is None
-        if record is not None and condition.direction is None:
-            directions.add(record["result"].get("direction_file", ""))
-    lost = sum(store.direction(Path(name).stem) is None for name in directions - {""})
+        if record is not None and record.steering is not None and condition.direction is None:
+            directions.add(record.steering.direction_file)
+    lost = sum(store.vector(Path(name).stem) is None for name in directions)
     lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
@@ -142,10 +144,11 @@ def left_out(job: Job, store: RunStore) -> set[str]:
     nowhere = set.intersection(*missing.values()) if missing else set()
 
     def without(condition: Condition) -> bool:
-        if condition.placed_by is not None:
-            held = found[condition.placed_by.removesuffix(AUTO)]
+        method = str(condition.label.method)
+        if condition.label.chose_layer:
+            held = found[method]
             return held is not None and held["chosen"] is None
-        of_method = nowhere if condition.is_control else missing.get(condition.method, set())
+        of_method = nowhere if condition.is_control else missing.get(method, set())
         return condition.direction is None and condition.layer in of_method
 
     return {condition.key for condition in job.conditions if without(condition)}
@@ -164,8 +167,8 @@ def missing_notes(job: Job, store: RunStore) -> list[str]:
 
 def unsteered_note(record: Record) -> str | None:
     """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
-    responses = [sample["response"] for sample in record["samples"]]
-    return thinking_note(responses, record["condition"]["max_new_tokens"])
+    responses = [sample.response for sample in record.samples]
+    return thinking_note(responses, record.condition.max_new_tokens)
 
 
 def extraction_files(job: Job) -> dict[str, str]:
@@ -176,27 +179,24 @@ def extraction_files(job: Job) -> dict[str, str]:
 
 def found_by(method: str, job: Job) -> list[Condition]:
     """Conditions of a job whose directions a method finds on its model."""
-    return [
-        c
-        for c in job.conditions
-        if not c.is_control and c.direction is None and c.method.removesuffix(AUTO) == method
-    ]
+    return [condition for condition in job.conditions if condition.label.own_method == method]
 
 
 def scores_file(condition: Condition) -> str:
     """Where the scores are that a condition's method chose by."""
     return extraction_file(
-        condition.method.removeprefix(f"{RANDOM}@"),
+        str(condition.label.method),
         str(condition.extraction_rendered),
         condition.model_fingerprint,
         condition.precision,
+        condition.method_code,
     )
 
 
 def comparison_file(job: Job) -> str:
     """Where a run folder keeps what a precision is compared with the reference by."""
     first = job.conditions[0]
-    sets = {c.method: c.extraction_rendered for c in job.conditions if c.extraction_rendered}
+    sets = {str(c.label): c.extraction_rendered for c in job.conditions if c.extraction_rendered}
     key = content_key(
         [first.model_fingerprint, job.precision, job.reference, first.test_rendered, sets]
     )

@@ -6,11 +6,13 @@ import platform
 
 from steersweep.core.errors import InputError
 from steersweep.core.printing import first_line
+from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.rendering import extraction_rendered, test_rendered
-from steersweep.run.condition import UNSTEERED, in_batches
+from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunStore
+from steersweep.run.label import UNSTEERED
 from steersweep.smoke.required import check_for_run
 from steersweep.steer.steering import StepInfo
 from steersweep.work.bench import Bench
@@ -63,6 +65,8 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
     if not unfinished(job, store):
         return tell("already finished")
+    for own in job.own_methods.values():
+        METHODS.add(own)
     tell("loading the model")
     chat = _load(job)
     tell("checking the model")
@@ -99,7 +103,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
         for record in bench.run(batch, on_step):
             store.put(record)
-            if record["condition"]["method"] == UNSTEERED and (thinks := unsteered_note(record)):
+            if record.condition.label == UNSTEERED and (thinks := unsteered_note(record)):
                 warn(thinks)
         done |= missing
         tell("saved")

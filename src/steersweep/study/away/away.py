@@ -17,13 +17,13 @@ from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import safe_name
 from steersweep.engines.modal.remote import LOG
-from steersweep.run.folder import RunStore
+from steersweep.methods.method import METHODS
+from steersweep.run.folder import ENGINE_FILE, RunStore, is_away
 from steersweep.study.away.apps import study_app_name
 from steersweep.study.away.modal_run import ModalRun
 from steersweep.study.away.remote_run import RemoteRun
 from steersweep.study.plan import Plan
 
-ENGINE_FILE = "engine.json"
 _FETCHED = ".fetched.json"
 _DECIDED_HERE = ("gates.jsonl", "reviews.jsonl")
 _STAYS_HERE = (ENGINE_FILE, _FETCHED, *_DECIDED_HERE)
@@ -35,11 +35,6 @@ class EndedThere(SteersweepError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def is_away(folder: Path) -> bool:
-    """Whether the run in a folder runs elsewhere."""
-    return (folder / ENGINE_FILE).is_file()
 
 
 def begin(
@@ -63,6 +58,8 @@ def begin(
                 f"{model.name}: {model.model} is a folder of this machine, which Modal does not "
                 f"see; give a hub id"
             )
+    for own in METHODS.own_of(plan.prompts.extraction).values():
+        raise InputError(f"{own}: lies on this machine only, which Modal does not see")
     if options.get("new_run") and is_away(folder):
         folder.rename(folder.with_name(f"{folder.name}-before-{provenance.utc_now()}"))
     held = _held(folder)

@@ -14,7 +14,7 @@ from steersweep.run.condition import LayerChoice, Strength
 from steersweep.study import decisions, text
 from steersweep.study.decisions import Action, FamilyDecision
 from steersweep.study.phases.fields import defined, listing, mapping
-from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
+from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
 from steersweep.study.running import Running, plain
 from steersweep.study.sweeps import Step, Sweep
@@ -156,8 +156,7 @@ class Families(Phase):
             yield Mention("model", [*place, "model"], held.model)
             if not held.layer.is_share:
                 yield Mention("layer", [*place, "layer"], held.model, int(held.layer.text))
-        for method in section.methods:
-            yield Mention("method", [self.name, "methods"], method)
+        yield from methods_mentioned([self.name], section.methods)
         methods = len(section.methods)
         count = methods * sum(len(row.layers) for row in section.models)
         yield Mention("conditions", [self.name], number=count)
@@ -257,7 +256,7 @@ class Families(Phase):
 
         def decide(followed_up: list[str]) -> list[FamilyDecision]:
             outcomes = study.outcomes(results)
-            return decisions.decide_families(outcomes, plan.thresholds, followed_up=followed_up)
+            return decisions.decide_families(outcomes, followed_up=followed_up)
 
         sweeps = self.sweeps(plan)
         results = study.jobs.run(self.name, sweeps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -31,6 +31,12 @@ class Mention:
     path: FieldPath
     name: str = ""
     number: int = 0
+
+
+def methods_mentioned(path: FieldPath, methods: Iterable[str]) -> Iterator[Mention]:
+    """The methods of a list `methods` at a place of the plan."""
+    for index, method in enumerate(methods):
+        yield Mention("method", [*path, "methods", index], method)
 
 
 @dataclass(frozen=True)

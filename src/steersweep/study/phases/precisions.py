@@ -14,7 +14,7 @@ from steersweep.run.condition import LayerChoice
 from steersweep.study import text
 from steersweep.study.decisions import SizeChoice
 from steersweep.study.phases.fields import defined, listing, mapping
-from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
+from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.running import Running, by_model, plain, read_back
@@ -92,8 +92,7 @@ class Precisions(Phase):
         section = plan.section(PrecisionSweep)
         for i, name in enumerate(section.also):
             yield Mention("model", [self.name, "also", i], name)
-        for method in section.methods:
-            yield Mention("method", [self.name, "methods"], method)
+        yield from methods_mentioned([self.name], section.methods)
         chosen = section.tiers + len(section.also)
         count = chosen * len(section.precisions) * len(section.methods)
         yield Mention("conditions", [self.name], number=count)

@@ -15,7 +15,7 @@ from steersweep.study import decisions, text
 from steersweep.study.decisions import FamilyDecision
 from steersweep.study.phases.families import FAMILIES, FamilySweep, supposed
 from steersweep.study.phases.fields import defined, listing, mapping
-from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
+from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
 from steersweep.study.running import Running, plain, read_back
 from steersweep.study.sweeps import Cuts, Step, Sweep
@@ -114,15 +114,13 @@ class Sizes(Phase):
     def mentions(self, plan: Plan) -> Iterator[Mention]:
         """See `Phase.mentions`."""
         section, models = plan.section(SizeSweep), len(plan.models)
-        for method in section.methods:
-            yield Mention("method", [self.name, "methods"], method)
+        yield from methods_mentioned([self.name], section.methods)
         yield Mention("conditions", [self.name], number=models * len(section.methods))
         if (check := section.validation) is not None:
             place: list[str | int] = [self.name, "validation"]
             for i, family in enumerate(check.families):
                 yield Mention("family", [*place, "families", i], family)
-            for method in check.methods:
-                yield Mention("method", [*place, "methods"], method)
+            yield from methods_mentioned(place, check.methods)
             count = models * len(check.layers) * len(check.methods)
             yield Mention("conditions", place, number=count)
 
@@ -217,7 +215,7 @@ class Sizes(Phase):
         curves = analysis.size_curves(outcomes, list(plan.models), plan.flat_within)
         section = plan.section(SizeSweep)
         choices = decisions.choose_for_precision(
-            outcomes, list(plan.models), plan.thresholds, tiers=section.tiers, also=section.also
+            outcomes, list(plan.models), tiers=section.tiers, also=section.also
         )
         notes = [] if choices else ["no model works at its layer; phase 3 has nothing to run"]
         shapes = {

@@ -14,7 +14,7 @@ from steersweep.study import text
 from steersweep.study.decisions import Outcome
 from steersweep.study.phases.families import FAMILIES
 from steersweep.study.phases.fields import defined, listing, mapping
-from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
+from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.running import Running, by_model, plain, read_back
@@ -67,8 +67,7 @@ class Transfer(Phase):
         section = plan.section(TransferSweep)
         for i, name in enumerate(section.among):
             yield Mention("model", [self.name, "among", i], name)
-        for method in section.methods:
-            yield Mention("method", [self.name, "methods"], method)
+        yield from methods_mentioned([self.name], section.methods)
         count = len(section.among) ** 2 * len(section.methods)
         yield Mention("conditions", [self.name], number=count)
 
