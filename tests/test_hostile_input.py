@@ -22,7 +22,7 @@ from steersweep import cli
 from steersweep.cli import failures, judging
 from steersweep.study.plan_file import load_plan
 
-PLAN = yaml.safe_dump(dict(load_plan("v3").data), sort_keys=False)
+PLAN = yaml.safe_dump(dict(load_plan("v3").written), sort_keys=False)
 ROW = '{"prompt": "a", "response": "b"}\n'
 SWEEP = "sweep lab:qwen-7b --out run"
 NEVER = "0123456789" * 2  # a seed of 20 digits

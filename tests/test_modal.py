@@ -305,7 +305,7 @@ def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
     """By the commands alone."""
     gates = {"R1": ["Which families work?"]}
     gated = planned_on("A10G", gates=gates, size_sweep={"methods": ["dim"]})
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(dict(gated.data)))
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(dict(gated.written)))
     command = ("run", "plan.yaml", "--engine", "modal", "--out", "here")
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 3

@@ -121,8 +121,6 @@ def contradictions(plan: Plan) -> Iterator[tuple[FieldPath, str]]:
     phases = [phase for phase in all_phases() if phase.name in plan.phases]
     mentions = [*_mentioned(plan), *(m for phase in phases for m in phase.mentions(plan))]
     yield from _missing(plan, mentions)
-    if plan.thresholds.partial > plan.thresholds.works:
-        yield ["thresholds", "partial"], "above works"
     for phase in phases:
         for name, why in phase.needs.items():
             if name not in plan.phases:

@@ -92,6 +92,8 @@ def parse_plan(text: str, where: str) -> Plan:
                 raise refuse(place, str(error)) from error
             _check_options(row, ("families", family, index), refuse)
     _check_options(data["prompts"], ("prompts",), refuse)
+    if data["thresholds"]["partial"] > data["thresholds"]["works"]:
+        raise refuse(["thresholds", "partial"], "above works")
     plan = _typed(data)
     for path, message in contradictions(plan):
         raise refuse(path, message)
