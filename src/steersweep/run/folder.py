@@ -27,6 +27,7 @@ from steersweep.core.digests import (
     unseal_text,
 )
 from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.plain_yaml import parse_yaml
 from steersweep.run.condition import direction_file
 from steersweep.run.direction import Direction, stored_vector
 from steersweep.run.records import Record
@@ -97,7 +98,7 @@ class RunStore:
         """
         # Through YAML and back, so that tuples and lists compare equal.
         text = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True)
-        asked = yaml.safe_load(text)
+        asked = parse_yaml(text, str(folder / PLAN)).data
         _refuse_other_files(folder)
         store = cls(folder)
         held = store.get_plan() if folder.exists() else None
@@ -156,7 +157,10 @@ class RunStore:
 
         def whole(data: bytes) -> dict[str, Any]:
             _refuse_other_version(self.folder, data)
-            held: dict[str, Any] = yaml.safe_load(unseal_text(PLAN, data))
+            try:
+                held: dict[str, Any] = parse_yaml(unseal_text(PLAN, data), PLAN).data
+            except InputError as error:
+                raise Damaged(str(error)) from error
             return held
 
         return self._read(PLAN, whole)

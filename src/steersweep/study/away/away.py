@@ -107,7 +107,7 @@ def follow(
         every_s: seconds between two looks.
     """
     remote = remote or remote_of(folder)
-    shown, away = len(_said(folder)), False
+    shown, away = len(said(folder)), False
     while True:
         try:
             end = outcome(folder, remote)  # before the last fetch, so that nothing is missed
@@ -118,7 +118,7 @@ def follow(
             end, away = None, True
         else:
             away = False
-        lines = _said(folder)
+        lines = said(folder)
         for line in lines[shown:]:
             on_line(line)
         shown = len(lines)
@@ -127,9 +127,10 @@ def follow(
         time.sleep(every_s)
 
 
-def _said(folder: Path) -> list[str]:
+def said(folder: Path) -> list[str]:
+    """Lines of the study's log, but for a last one whose end has not arrived."""
     file = folder / LOG
-    return file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+    return file.read_text("utf-8", "replace").split("\n")[:-1] if file.is_file() else []
 
 
 def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
