@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steersweep import InputError, SteersweepError
-from steersweep.core.digests import seal, seal_tensors, unseal
+from steersweep.core.digests import seal, seal_tensors, seal_text, unseal
 from steersweep.run.direction import Direction, cosine
 from steersweep.run.folder import RunStore, condition_file
 from steersweep.run.records import Steering
@@ -176,6 +176,30 @@ def test_no_damage_to_a_whole_file_is_read(run_copy: Path) -> None:
                 path = run_copy / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             (run_copy / name).write_bytes(held)
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n", b"\n\n", b" \n"])
+def test_white_space_at_the_end_is_no_damage(run_copy: Path, end: bytes) -> None:
+    """Editors change it when they save a file. They may change no other line end."""
+    for name in names_of(run_copy):
+        path = run_copy / name
+        if path.suffix == ".safetensors":
+            continue
+        held, data = read(run_copy, name), path.read_bytes()
+        path.write_bytes(data.removesuffix(b"\n") + end)
+        assert read(run_copy, name) == held, name
+        path.write_bytes(data.replace(b"\n", b"\r\n"))
+        assert read(run_copy, name) is None, name
+        path.write_bytes(data)
+
+
+def test_a_plan_that_multiplies_is_damaged(run_copy: Path) -> None:
+    """Also with the right digest, and in no time."""
+    doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", f"a0: &a0 [x]\n{doubled}"))
+    store = RunStore(run_copy, repairs=False)
+    assert store.get_plan() is None
+    assert "more than 10,000 values" in store.damaged["plan.yaml"]
 
 
 @pytest.mark.parametrize("turn", [0, 7, 13])

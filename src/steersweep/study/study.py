@@ -14,7 +14,7 @@ from typing import Any
 
 from steersweep.budget.ledger import Limits
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import in_a_line
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
@@ -123,7 +123,10 @@ def run_study(
             _frozen(plan),
             may_differ=FREE_FIELDS,
             accept=options.accept,
-            way_out="Use --accept-change FIELD to go on with it, or --new-run to begin anew",
+            way_out=(
+                f"Use {setting('accept')} FIELD to go on with it, or "
+                f"{setting('new_run')} to begin anew"
+            ),
         )
         engine = engine or local_engine()
         engine.open(out)
@@ -247,7 +250,7 @@ def _apply_cuts(plan: Plan, store: RunStore, options: StudyOptions) -> Cuts:
     held = _cuts_so_far(store, options)
     count = max(options.apply_cuts, held["applied"])
     if count > len(plan.cuts):
-        raise InputError(f"--apply-cuts {count}: the plan has {len(plan.cuts)} cuts")
+        raise InputError(f"{setting('apply_cuts')} {count}: the plan has {len(plan.cuts)} cuts")
     if count != held["applied"]:
         store.put_current("cuts.json", {"applied": count})
     return Cuts.first(plan, count)
@@ -261,7 +264,7 @@ def _cuts_so_far(store: RunStore, options: StudyOptions) -> Mapping[str, Any]:
     if held is None and name in reader.damaged and not options.apply_cuts:
         raise InputError(
             f"{store.folder / name}: is damaged ({reader.damaged[name]}), and nothing "
-            f"else says how many cuts were applied. Give their number with --apply-cuts, or "
-            f"remove the file if there were none"
+            f"else says how many cuts were applied. Give their number with "
+            f"{setting('apply_cuts')}, or remove the file if there were none"
         )
     return held or {"applied": 0}
