@@ -180,6 +180,34 @@ def test_caa_and_pca_steer_a_lab_model(tmp_path: Path) -> None:
         assert result["controls"]["random_direction"]["coherent_refusal_rate"] == 0
 
 
+def test_a_file_and_a_line_in_the_registry_are_all_that_a_new_method_takes(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CONTRIBUTING says, done: plan, estimate, sweep and messages know it."""
+    (here / "new_method.py").write_text(METHOD.replace('"mine"', '"new"'))
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setitem(METHODS._places, "new", "new_method:Mine")
+    data = yaml.safe_load(yaml.safe_dump(PLAN).replace("mine.py:Mine", "new"))
+    (here / "plan.yaml").write_text(yaml.safe_dump(data))
+    exit_code, said = steersweep("plan", "plan.yaml", "--json")
+    assert exit_code == 0, said
+    settings = make_settings(
+        ["lab:qwen-3b"],
+        methods="dim,new",
+        layers="0.5",
+        strengths="0.3",
+        max_prompts=2,
+        max_new_tokens=4,
+    )
+    job = make_job(settings, settings.models[0], "cpu", "2026-11-25")
+    # Unsteered, two methods, random: a method without a choice of its own has no further row.
+    assert len(job.conditions) == 4
+    found = run_sweep(settings, here / "run", device="cpu").results
+    assert [result["method"] for result in found] == ["dim", "new"]
+    with pytest.raises(InputError, match=r"choose from dim, .*, new, or name your own"):
+        METHODS.get("newer")
+
+
 # -- a user's own ----------------------------------------------------------------------------------
 
 
