@@ -20,6 +20,7 @@ from steersweep import InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core import journal
 from steersweep.people import gates
+from steersweep.people.problems import problems as all_problems
 from steersweep.people.reviews import add_review, problems, read_reviews, undo_review
 
 # -- the file ------------------------------------------------------------------------------------
@@ -94,9 +95,10 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     [
         (b"\x00" * 4096, "not JSON"), (b'{"a": "\xff"}', "not UTF-8"),
         (b"[1]", "not a JSON object"),
-        (b'{"a": NaN}', "NaN is no number"), (b'{"a": 1, "a": 2}', "a field stands twice"),
-        (b"[" * 100_000, "not JSON"), (b'{"a": "' + b"x" * (3 << 20) + b'"}', "longer than"),
-        (b'{"a": 1', "cut"), (b"null", "not a JSON object"), (b"1" * 5000, "not JSON"),
+        (b'{"a": NaN}', "NaN is no JSON number"), (b'{"a": 1, "a": 2}', "'a' is given twice"),
+        (b"[" * 100_000, "nested too deeply"), (b"x" * (3 << 20), "longer than"),
+        (b'{"a": 1', "cut"), (b"null", "not a JSON object"),
+        (b"1" * 5000, "1" * 40 + "... is too large a number"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named_and_the_others_count(tmp_path: Path, damage: bytes, why: str) -> None:
@@ -318,6 +320,30 @@ def test_two_writers_never_pass_a_stop_together(tmp_path: Path) -> None:
 
 
 # -- signatures and labels -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ledger", "gates", "reviews", "changes"])
+def test_a_file_that_lost_everything_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.jsonl"
+    assert all_problems(tmp_path) == []
+    path.touch()
+    assert all_problems(tmp_path) == [
+        f"{path}: is empty. If something was written there, it is lost"
+    ]
+    path.unlink()
+    path.symlink_to("nowhere")
+    try:
+        said = "; ".join(all_problems(tmp_path))
+    except InputError as error:
+        said = str(error)
+    assert said == f"{path}: is a link to a file that is not there"
+
+
+def test_a_foreign_line_among_changes_is_named(tmp_path: Path) -> None:
+    add_review(tmp_path, "a:0", "normal", "Ada")
+    (tmp_path / "reviews.jsonl").rename(tmp_path / "changes.jsonl")
+    (said,) = all_problems(tmp_path)
+    assert "changes.jsonl: line 1 is damaged (must have the fields field, from, to)" in said
 
 
 def test_a_damaged_signature_makes_its_gate_wait_again(tmp_path: Path) -> None:

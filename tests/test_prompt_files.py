@@ -201,6 +201,16 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("chat.jsonl", '{"messages": "hi"}', 'line 1: field "messages" must be a list'),
         ("rows.jsonl", '"a"\n\n{"prompt": 3}', 'line 3: field "prompt" must be a text'),
         ("rows.jsonl", '"a"\n{"vanilla": "b"}', "line 2: no fields with prompts among 'vanilla'"),
+        (
+            "rows.jsonl",
+            '{"prompt": "a"}\n"b"\n{"question": "c"}',
+            'line 3: the prompt stands in field "question", but at line 1 in "prompt"',
+        ),
+        (
+            "rows.json",
+            '[{"goal": "a"}, {"messages": [{"role": "user", "content": "b"}]}]',
+            'item 2: the prompt stands in field "messages", but at item 1 in "goal"',
+        ),
         ("rows.jsonl", '"a"\n[1]', "line 2: must be a non-empty text"),
         ("rows.jsonl", '"a"\n{', "line 2: not valid JSON"),
         ("whole.jsonl", '[\n "a",\n "b"\n]', "name it .json"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from torture.helpers.cases import Torture, failures, table
+from torture.helpers.cases import Torture, Verdict, failures, line_of, table
 from torture.helpers.runs import Ground, make_ground
 
 _TORTURE = pytest.StashKey[Torture]()
@@ -19,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--torture-seed", type=int, default=1, help="of what is drawn")
     group.addoption("--torture-flips", type=int, default=None, help="bits to flip, one a case")
     group.addoption("--torture-jobs", type=int, default=min(4, os.cpu_count() or 1))
-    group.addoption("--torture-log", type=Path, help="write every failing case to this file")
-    group.addoption("--case", default=None, help="run this case alone")
+    group.addoption("--torture-log", type=Path, help="add every case to this file as it ends")
+    group.addoption("--case", default=None, help="run the cases of this name, or of this pattern")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,6 +42,7 @@ def torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         only=only,
         jobs=option("--torture-jobs"),
         root=tmp_path_factory.mktemp("torture"),
+        log=partial(_log, option("--torture-log")),
     )
     request.config.stash[_TORTURE] = made
     return made
@@ -71,6 +73,15 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"no case is called {done.only}", red=True)
     for line in (*table(done.tallies), "", *done.notes, *failures(done.tallies)):
         terminalreporter.write_line(line)
-    log = config.getoption("--torture-log")
-    if log is not None:
-        log.write_text("\n".join((*table(done.tallies), "", *failures(done.tallies, 10**6))) + "\n")
+    _append(config.getoption("--torture-log"), "", *table(done.tallies))
+
+
+def _log(file: Path | None, kind: str, case: str, verdict: Verdict) -> None:
+    _append(file, f"{kind}: {line_of(case, verdict)}")
+
+
+def _append(file: Path | None, *lines: str) -> None:
+    """Several calls of pytest, each with a part of the cases, may share a file."""
+    if file is not None:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write("\n".join((*lines, "")))

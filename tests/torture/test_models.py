@@ -200,6 +200,12 @@ CONFIGS: Mapping[str, tuple[Make, bool | None]] = {
     ),
 }
 
+
+def _moved(tokenizer: Any, token: str) -> None:
+    """Give a special token an id that the model has no row for."""
+    next(one for one in tokenizer["added_tokens"] if one["content"] == token).update(id=70_000)
+
+
 TOKENIZERS: Mapping[str, tuple[Make, bool | None]] = {
     "missing": (without("tokenizer.json"), True),
     "both-missing": (without("tokenizer.json", "tokenizer_config.json"), True),
@@ -214,10 +220,9 @@ TOKENIZERS: Mapping[str, tuple[Make, bool | None]] = {
         with_json("tokenizer.json", lambda t: t["model"]["vocab"].update({"river": 5_000_000})),
         None,
     ),
-    "special-beyond": (
-        with_json("tokenizer.json", lambda t: t["added_tokens"][0].update(id=70_000)),
-        True,
-    ),
+    # In no prompt, and no logit stands for it: nothing can go wrong with it.
+    "special-beyond": (with_json("tokenizer.json", lambda t: _moved(t, "<|endoftext|>")), False),
+    "used-special-beyond": (with_json("tokenizer.json", lambda t: _moved(t, "<|im_end|>")), True),
     "no-end": (with_json("tokenizer_config.json", lambda t: t.update(eos_token=None)), None),
     "no-pad": (with_json("tokenizer_config.json", lambda t: t.update(pad_token=None)), None),
     "other-end": (with_json("tokenizer_config.json", lambda t: t.update(eos_token="river")), None),

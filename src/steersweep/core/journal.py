@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 from steersweep.core.atomic import DISK_FULL, DiskFull
 from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.text_files import parse_json
 
 LONGEST = 1 << 20  # bytes of a line; a longer one is damaged
 _WAIT_FOR_LOCK_S = 30.0  # whoever holds it writes one line
@@ -101,7 +102,9 @@ def read(path: Path, check: Check = lambda _entry: None) -> list[Line]:
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if os.path.lexists(path):
+            raise InputError(f"{path}: is a link to a file that is not there") from error
         return []
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
@@ -256,8 +259,8 @@ def _line(number: int, raw: bytes, check: Check) -> Line | None:
     if len(raw) > LONGEST:
         return Line(number, text[:1000], damage=f"longer than {LONGEST} bytes")
     try:
-        entry = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        entry = parse_json(raw.decode("utf-8"))
+    except ValueError as error:
         return Line(number, text, damage="cut" if _looks_cut(text) else _reason(error))
     if not isinstance(entry, dict):
         return Line(number, text, damage="not a JSON object")
@@ -276,21 +279,4 @@ def _looks_cut(text: str) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8"
-    if isinstance(error, _Refused):
-        return str(error)
-    return "not JSON"
-
-
-class _Refused(ValueError):
-    """JSON that a reader could take in two ways, or that is no JSON."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Entry:
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        raise _Refused("a field stands twice")
-    return entry
-
-
-def _refuse(name: str) -> float:
-    raise _Refused(f"{name} is no number")
+    return "not JSON" if isinstance(error, json.JSONDecodeError) else str(error)

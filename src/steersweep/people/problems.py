@@ -11,6 +11,7 @@ from steersweep.core.journal import Entry
 from steersweep.people import gates, reviews
 
 _CHANGES = "changes.jsonl"
+_FILES = ("ledger.jsonl", "gates.jsonl", "reviews.jsonl", _CHANGES)
 
 
 def problems(folder: Path) -> list[str]:
@@ -22,10 +23,20 @@ def problems(folder: Path) -> list[str]:
         InputError: one of the files cannot be read.
     """
     return [
+        *_empty(folder),
         *Ledger(folder).problems(),
         *gates.problems(folder),
         *reviews.problems(folder),
         *_problems_of_changes(folder / _CHANGES),
+    ]
+
+
+def _empty(folder: Path) -> list[str]:
+    """These files are made with their first line, so one without any has lost it."""
+    return [
+        f"{folder / name}: is empty. If something was written there, it is lost"
+        for name in _FILES
+        if (folder / name).is_file() and not (folder / name).stat().st_size
     ]
 
 

@@ -45,11 +45,13 @@ class Entry:
         place: where it stands, for messages: `line 3`, `"prompts" item 3`.
         text: the prompt as the file has it.
         fields: what else stands beside it, by name in lower case (columns of a table).
+        field: which of these holds it; empty where the prompt stands alone.
     """
 
     place: str
     text: str
     fields: Mapping[str, Any]
+    field: str = ""
 
 
 Content = list[Entry] | dict[str, Any]
@@ -73,14 +75,23 @@ def entries_of(path: str, values: Sequence[Any], place: Callable[[int], str]) ->
     """Prompts from JSON values: texts, or objects with a prompt among their fields.
 
     Raises:
-        InputError: a value is neither; `place` names it by its index.
+        InputError: a value is neither, or two have their prompts in different fields; `place` names
+            a value by its index.
     """
     return _collect(path, (_entry(path, place(i), value) for i, value in enumerate(values)))
 
 
 def _collect(path: str, entries: Iterable[Entry]) -> list[Entry]:
     found: list[Entry] = []
+    first: Entry | None = None  # that has a field
     for entry in entries:
+        if entry.field and first is None:
+            first = entry
+        if entry.field and first is not None and entry.field != first.field:
+            raise InputError(
+                f'{path}, {entry.place}: the prompt stands in field "{entry.field}", but at '
+                f'{first.place} in "{first.field}"; give all the same field'
+            )
         if len(found) == MAX_PROMPTS:
             raise InputError(f"{path}: more than {MAX_PROMPTS:,} prompts; use fewer")
         found.append(entry)
@@ -174,7 +185,7 @@ def _entry(path: str, place: str, value: Any) -> Entry:
     if len(fields) < len(value):
         raise InputError(f"{where}: two fields differ in upper and lower case only")
     if "messages" in fields and "prompt" not in fields:
-        return Entry(place, _user_turn(where, "messages", fields["messages"]), fields)
+        return Entry(place, _user_turn(where, "messages", fields["messages"]), fields, "messages")
     name = _prompt_field(where, list(fields), "field")
     text = fields[name]
     if isinstance(text, list):
@@ -182,7 +193,7 @@ def _entry(path: str, place: str, value: Any) -> Entry:
     if not isinstance(text, str):
         raise InputError(f'{where}: field "{name}" must be a text')
     _refuse_context(where, fields, name)
-    return Entry(place, text, fields)
+    return Entry(place, text, fields, name)
 
 
 def _user_turn(where: str, field: str, messages: Any) -> str:
@@ -269,7 +280,7 @@ def _rows(
             )
         fields = dict(zip(names, record, strict=True))
         _refuse_context(where, fields, column)
-        yield Entry(f"line {number}", fields[column], fields)
+        yield Entry(f"line {number}", fields[column], fields, column)
 
 
 def _rank(header: str, delimiter: str) -> tuple[bool, int]:

@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,10 @@ class Torture:
         size: `small` or `full`.
         seed: of everything that is drawn.
         flips: single-bit flips to try.
-        only: name of the one case to run, or None.
+        only: names of the cases to run, as a shell's pattern, or None.
         jobs: cases at the same time.
         root: where cases get their folders.
+        log: told of each case that is done: its kind, name and verdict.
         tallies: by kind, in the order they were run.
         notes: what to know about the verdicts.
     """
@@ -89,6 +91,7 @@ class Torture:
     only: str | None
     jobs: int
     root: Path
+    log: Callable[[str, str, Verdict], None] = lambda _kind, _case, _verdict: None
     tallies: dict[str, Tally] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -109,13 +112,14 @@ class Torture:
         tally = self.tallies.setdefault(kind, Tally())
         for case, verdict in run_all(self._chosen(kind, cases, small), self.jobs, self.root):
             tally.add(case.name, verdict)
+            self.log(kind, case.name, verdict)
         if tally.failed:
             said = f"{len(tally.failed)} of {tally.counts.total()} cases failed; see the end"
             pytest.fail(said, pytrace=False)
 
     def _chosen(self, kind: str, cases: Sequence[Case], small: int) -> list[Case]:
         if self.only is not None:
-            return [case for case in cases if case.name == self.only]
+            return [case for case in cases if fnmatchcase(case.name, self.only)]
         if self.size == "full" or len(cases) <= small:
             return list(cases)
         return random.Random(f"{self.seed} {kind}").sample(list(cases), small)
@@ -189,13 +193,18 @@ def table(tallies: dict[str, Tally]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
 
 
+def line_of(case: str, verdict: Verdict) -> str:
+    """A case and its verdict in a line, as it is asked for again."""
+    why = verdict.why.strip().replace("\n", " / ")
+    return f"{verdict.name:9} --case '{case}'" + (f": {ascii(why)[1:-1][:300]}" if why else "")
+
+
 def failures(tallies: dict[str, Tally], most: int = 12) -> list[str]:
     """The first failing cases of each kind, and how to run one again."""
     lines = []
     for kind, tally in tallies.items():
         for name, verdict in sorted(tally.failed, key=lambda failed: failed[0])[:most]:
-            why = verdict.why.strip().replace("\n", " / ")
-            lines.append(f"{verdict.name:9} --case {name}: {ascii(why)[1:-1][:300]}")
+            lines.append(line_of(name, verdict))
         if len(tally.failed) > most:
             lines.append(f"          and {len(tally.failed) - most} more of {kind}")
     return lines

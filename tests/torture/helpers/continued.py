@@ -6,12 +6,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from torture.helpers.cases import OK, Verdict
+from torture.helpers.damages import BY_PEOPLE
 from torture.helpers.ledgers import ledger_fault
 from torture.helpers.process import Ended, command
 from torture.helpers.runs import GO_ON, READING, Finished
 from torture.helpers.snapshot import masked
 from torture.helpers.verdicts import common_fault
 
+_RESTS_ON_PEOPLE = ("decisions/", "results/", "FINDINGS_LOG.md")
 # Files that hold numbers which people read or which others are made from.
 _NUMBERS = ("conditions/", "decisions/", "directions/", "results/", "FINDINGS_LOG.md")
 
@@ -42,6 +44,7 @@ def _faults(
 ) -> Iterator[Verdict]:
     if (fault := common_fault(done)) is not None:
         yield fault
+    usual = run.read.get(GO_ON, "")
     named = _named(run, folder, done, damaged)
     if done.code != 0:
         fault = Verdict("unnamed" if damaged else "wrong", f"exit {done.code}: {done.err[-400:]}")
@@ -53,8 +56,10 @@ def _faults(
     if extra := sorted(facts.keys() - run.facts.keys() - harmed):
         yield Verdict("leftover", ", ".join(extra[:4]))
     late: list[Verdict] = []
+    people = any(is_named(name, done.text, usual) for name in damaged if name in BY_PEOPLE)
+    free = _RESTS_ON_PEOPLE if people else ()
     for name in sorted(run.facts.keys() & facts.keys() - run.varying - allowed - {"ledger.jsonl"}):
-        if facts[name] != run.facts[name]:
+        if facts[name] != run.facts[name] and not name.startswith(free):
             how = _first_difference(facts[name], run.facts[name])
             unnoticed = name in harmed and not name.startswith(_NUMBERS)
             late.append(Verdict("unnoticed" if unnoticed else "wrong", f"{name} differs: {how}"))

@@ -15,6 +15,8 @@ from torture.helpers.cases import void
 Damage = Callable[[Path, random.Random], list[Path] | None]
 """Harms a file; returns the files harmed where it is not that one alone."""
 
+# What people said and did, which nobody can compute again; what rests on it may change with it.
+BY_PEOPLE = ("reviews.jsonl", "gates.jsonl", "changes.jsonl")
 _RATES = ("refusal_rate", "coherent_refusal_rate", "garbled_refusal_rate", "coherent", "efficiency")
 
 
@@ -260,6 +262,11 @@ LINES: Mapping[str, Damage] = {
     "line-list": _lines(lambda lines, _rng: [b"[]", *lines]),
 }
 
+# Of a line that is not there nothing tells that it ever was; a copy of one says nothing new.
+PEOPLE: Mapping[str, Damage] = {
+    name: damage for name, damage in LINES.items() if name not in ("line-gone", "line-twice")
+}
+
 LEDGER: Mapping[str, Damage] = {
     **LINES,
     "usd-nan": _money(math.nan),
@@ -309,5 +316,8 @@ TENSORS: Mapping[str, Damage] = {
 def damages_of(path: Path) -> dict[str, Damage]:
     """Every damage that this kind of file can have, the edits that keep its form first."""
     by_form = {".json": JSON, ".jsonl": LINES, ".safetensors": TENSORS}
-    edits = LEDGER if path.name == "ledger.jsonl" else by_form.get(path.suffix, {})
-    return {**edits, **ANY}
+    by_name = {"ledger.jsonl": LEDGER, **dict.fromkeys(BY_PEOPLE, PEOPLE)}
+    found = {**by_name.get(path.name, by_form.get(path.suffix, {})), **ANY}
+    if path.name in BY_PEOPLE:
+        del found["twice"]
+    return found
