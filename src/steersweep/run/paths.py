@@ -29,6 +29,10 @@ class RunPaths:
         """A file's path relative to the run folder, as results, digests and messages have it."""
         return path.relative_to(self.root).as_posix()
 
+    def named(self, name: str) -> Path:
+        """The file of a name that results or records have."""
+        return self.root / name
+
     # -- what was asked for, and when ------------------------------------------------------------
 
     @property
@@ -220,6 +224,20 @@ class RunPaths:
     def tracking(self) -> Path:
         """The folder of what trackers are told."""
         return self.root / "tracking"
+
+    @property
+    def wandb(self) -> Path:
+        """What W&B keeps of the run, and stages to be sent."""
+        return self.tracking / "wandb"
+
+    @property
+    def wandb_runs(self) -> Path:
+        """Runs, each a folder, as W&B writes them."""
+        return self.wandb / "wandb"
+
+    def tracked_result(self, run_id: str) -> Path:
+        """The results of one run of a tracker, without samples."""
+        return self.tracking / "results" / f"{run_id}.json"
 
     @property
     def tracking_state(self) -> Path:

@@ -11,7 +11,8 @@ from steersweep.budget.ledger import Ledger
 from steersweep.core.errors import InputError
 from steersweep.people import gates
 from steersweep.people.problems import problems
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
+from steersweep.run.paths import damaged_files
 from steersweep.study.plan import GATES, Plan, parse_plan
 
 _ADDED = (
@@ -22,7 +23,7 @@ _ADDED = (
 )  # by the engine to the plan's own fields
 
 
-def frozen_plan(store: RunStore) -> Plan:
+def frozen_plan(store: RunFolder) -> Plan:
     """The plan a study was begun with.
 
     Raises:
@@ -30,9 +31,9 @@ def frozen_plan(store: RunStore) -> Plan:
     """
     data = store.plan
     if data.get("kind") != "study":
-        raise InputError(f"{store.folder}: holds a {data.get('kind', 'run')}, not a study")
+        raise InputError(f"{store.root}: holds a {data.get('kind', 'run')}, not a study")
     own = {key: value for key, value in data.items() if key not in _ADDED}
-    return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.folder / "plan.yaml"))
+    return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.paths.plan))
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -44,31 +45,31 @@ def status(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no study there.
     """
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     plan = frozen_plan(store)
     state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
     for phase in plan.phases:
-        decided = store.get_once(f"decisions/{phase}.json")
+        decided = store.read_json(store.paths.decision(phase))
         gate = plan.gate_after(phase)
         if decided is None:
             state["phase"] = phase
             break
         if gate is not None:
-            evidence = folder / "decisions" / f"{phase}.json"
+            evidence = store.paths.decision(phase)
             signature = gates.signature_of(folder, gate, evidence)
             if signature is None or signature.get("rejected"):
                 state |= {"phase": phase, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
                 break
     store.look_through()
-    phases = [store.get_once(f"phases/{phase}.json") or {} for phase in plan.phases]
+    phases = [store.read_json(store.paths.phase(phase)) or {} for phase in plan.phases]
     keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
     done = sum(store.has(key) for key in keys)
     ledger = Ledger(folder)
     failures = {
         name: why
         for phase in plan.phases
-        for name, why in (store.get_once(f"phases/{phase}-failures.json") or {}).items()
+        for name, why in (store.read_json(store.paths.failures(phase)) or {}).items()
     }
     return state | {
         "done": done,
@@ -77,9 +78,7 @@ def status(folder: Path) -> dict[str, Any]:
         "budget_usd": plan.data.get("budget", {}).get("total"),
         "failures": failures,
         "problems": problems(folder),
-        "damaged": sorted(
-            {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
-        ),
+        "damaged": sorted({*damaged_files(folder), *store.damaged}),
     }
 
 
@@ -93,15 +92,15 @@ def sign_gate(
     """
     from steersweep.core import provenance
 
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     plan = frozen_plan(store)
     known = [name for name in GATES if plan.questions(name)]
     if gate not in known:
         raise InputError(
             f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
         )
-    evidence = folder / "decisions" / f"{GATES[gate]}.json"
-    if store.get_once(f"decisions/{GATES[gate]}.json") is None:
+    evidence = store.paths.decision(GATES[gate])
+    if store.read_json(evidence) is None:
         _refuse_damaged(store)
         raise InputError(
             f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
@@ -123,16 +122,18 @@ def decided(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no study there, or a decision is damaged.
     """
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     plan = frozen_plan(store)
-    found = {phase: store.get_once(f"decisions/{phase}.json") for phase in (*plan.phases, "final")}
+    found = {
+        phase: store.read_json(store.paths.decision(phase)) for phase in (*plan.phases, "final")
+    }
     _refuse_damaged(store)
     return {phase: decision for phase, decision in found.items() if decision is not None}
 
 
-def _refuse_damaged(store: RunStore) -> None:
+def _refuse_damaged(store: RunFolder) -> None:
     for name, why in store.damaged.items():
         raise InputError(
-            f"{store.folder / name}: is damaged ({why}); run the same command again to make it "
-            f"again"
+            f"{store.paths.named(name)}: is damaged ({why}); run the same command again to make "
+            f"it again"
         )

@@ -22,8 +22,9 @@ from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION, LayerChoice, Strength
-from steersweep.run.folder import RunStore, run_lock
-from steersweep.run.result_files import write_result_file
+from steersweep.run.folder import RunFolder
+from steersweep.run.lock import run_lock
+from steersweep.run.result_files import FAMILY_SWEEP, write_result_file
 from steersweep.study import analysis, decisions, phases
 from steersweep.study.decisions import FamilyDecision, Outcome, SizeChoice
 from steersweep.study.findings import append_findings
@@ -89,7 +90,7 @@ def run_study(
     on_job: OnJob = lambda _ended: None,
     on_line: Callable[[str], None] = lambda _line: None,
     on_note: Callable[[str], None] | None = None,
-) -> RunStore:
+) -> RunFolder:
     """Run every phase up to its gate, as far as signatures and budget allow.
 
     Args:
@@ -115,9 +116,10 @@ def run_study(
         out.rename(aside)
         on_line(f"the earlier run is kept in {aside}")
     with run_lock(out):
-        store = RunStore.open(
+        store = RunFolder.open(
             out,
             _frozen(plan),
+            on_note=on_note or on_line,
             may_differ=FREE_FIELDS,
             accept=options.accept,
             way_out="Use --accept-change FIELD to go on with it, or --new-run to begin anew",
@@ -160,7 +162,7 @@ class _Study:
     def __init__(
         self,
         plan: Plan,
-        store: RunStore,
+        store: RunFolder,
         options: StudyOptions,
         engine: Engine,
         on_progress: OnProgress,
@@ -173,7 +175,8 @@ class _Study:
         self.say = on_line
         budget = plan.data.get("budget", {})
         total = options.budget if options.budget is not None else budget.get("total", float("inf"))
-        run = store.put_once("run.json", {"created": provenance.utc_now()})
+        begun = store.begun() or provenance.utc_now()
+        run = store.write_once(store.paths.run, {"created": begun})
         self.created = str(run["created"])
         self.cuts = self._apply_cuts()
         self.jobs = Jobs(
@@ -212,13 +215,13 @@ class _Study:
 
     def _verification(self) -> None:
         """The blocker: numbers against the official code, and the reproduction run."""
-        held = self.store.get_once(_decision_file("verification"))
+        held = self.store.read_json(self.store.paths.decision("verification"))
         if held is None or not held["passed"]:
             held = self._verify()
-            self.store.put_current(_decision_file("verification"), held)
+            self.store.write_json(self.store.paths.decision("verification"), held)
         if not held["passed"]:
             raise SteersweepError(
-                f"the COSMIC verification failed; see {self.store.folder}/COSMIC_VERIFICATION.md. "
+                f"the COSMIC verification failed; see {self.store.paths.verification}. "
                 f"Phase 1 does not start without it"
             )
 
@@ -251,7 +254,7 @@ class _Study:
         )
         result, path = verify_cosmic(
             built_in_fixtures(),
-            self.store.folder,
+            self.store.root,
             reproduction=reproduction,
             on_fixture=lambda name: self.say(f"comparing COSMIC with {name}"),
             device=self.jobs.device(sweep),
@@ -262,7 +265,7 @@ class _Study:
         return {
             "phase": "verification",
             "passed": result["passed"],
-            "results_file": f"results/{path.name}",
+            "results_file": self.store.paths.name_of(path),
             "quantities": result["quantities"],
             "reproduction": result["reproduction"],
         }
@@ -287,7 +290,7 @@ class _Study:
             results = self.jobs.run("family_sweep", sweeps)
             families = [sweep.model.family for sweep in fallback]
             decided = self._decide_families(results, [*followed, *families])
-        self._write_results("v3_phase1_family_sweep", results)
+        self._write_results(FAMILY_SWEEP, results)
         notes = []
         if fallback:
             notes.append("every family failed; the fallback swept more layers and strengths")
@@ -399,7 +402,9 @@ class _Study:
         held = [
             Outcome(**{**entry, "strength": Strength(**entry["strength"])})
             for phase in ("family_sweep", "size_sweep")
-            for entry in (self.store.get_once(_decision_file(phase)) or {}).get("outcomes", [])
+            for entry in (self.store.read_json(self.store.paths.decision(phase)) or {}).get(
+                "outcomes", []
+            )
         ]
         own = phases.transfer_sweeps(self.plan, held)
         found = self._by_model(self.jobs.run("transfer_sweep", own, all_may_fail=True))
@@ -450,7 +455,8 @@ class _Study:
     def _final(self) -> None:
         """Best depth per family and size, and what every phase found, in one file."""
         held = {
-            phase: self.store.get_once(_decision_file(phase)) or {} for phase in self.plan.phases
+            phase: self.store.read_json(self.store.paths.decision(phase)) or {}
+            for phase in self.plan.phases
         }
         depths = {
             (outcome["model"], outcome["method"]): {
@@ -470,14 +476,13 @@ class _Study:
             "precisions": held.get("precision_sweep", {}).get("precisions", []),
             "notes": [note for found in held.values() for note in found.get("notes", [])],
         }
-        self.store.put_current(_decision_file("final"), final)
+        self.store.write_json(self.store.paths.decision("final"), final)
         append_findings(self.store, "final", final)
 
     # -- decisions and gates -----------------------------------------------------------------------
 
-    def _write_results(self, stem: str, results: Sequence[Result]) -> None:
-        stamp = self.created.replace("-", "").replace(":", "")
-        write_result_file(self.store.folder, f"{stem}_{stamp}", results)
+    def _write_results(self, kind: str, results: Sequence[Result]) -> None:
+        write_result_file(self.store.root, kind, results)
 
     def _outcomes(self, results: Iterable[Result]) -> list[Outcome]:
         names = {model.model: model.name for model in self.plan.models.values()}
@@ -521,29 +526,33 @@ class _Study:
         return found
 
     def _decision(self, phase: str) -> dict[str, Any]:
-        held = self.store.get_once(_decision_file(phase))
-        if held is None:
-            raise SteersweepError(f"{phase} has not been decided in {self.store.folder}")
-        return dict(held)
+        held = self._decided(phase)
+        if not held:
+            raise SteersweepError(f"{phase} has not been decided in {self.store.root}")
+        return held
+
+    def _decided(self, phase: str) -> dict[str, Any]:
+        """What a phase decided; empty where it has not ended."""
+        return self.store.read_json(self.store.paths.decision(phase)) or {}
 
     def _write_decision(self, phase: str, content: Mapping[str, Any]) -> None:
-        failures = self.store.get_once(f"phases/{phase}-failures.json") or {}
-        self.store.put_current(
-            _decision_file(phase), {"phase": phase, **content, "failures": failures}
+        failures = self.store.read_json(self.store.paths.failures(phase)) or {}
+        self.store.write_json(
+            self.store.paths.decision(phase), {"phase": phase, **content, "failures": failures}
         )
 
     def _pass_gate(self, phase: str) -> None:
         gate = self.plan.gate_after(phase)
         if gate is None:
             return
-        evidence = self.store.folder / _decision_file(phase)
-        signature = gates.signature_of(self.store.folder, gate, evidence)
+        evidence = self.store.paths.decision(phase)
+        signature = gates.signature_of(self.store.root, gate, evidence)
         if signature is None:
             questions = " ".join(self.plan.questions(gate))
             raise GateStop(
                 f"gate {gate} waits for a person after {phase}. {questions} Evidence: "
-                f"{evidence}, FINDINGS_LOG.md. Then: steersweep approve {self.store.folder} "
-                f"{gate} --by NAME, and the same run command again",
+                f"{evidence}, {self.store.paths.findings.name}. Then: steersweep approve "
+                f"{self.store.root} {gate} --by NAME, and the same run command again",
                 phase,
             )
         if signature.get("rejected"):
@@ -561,25 +570,21 @@ class _Study:
         if count > available:
             raise InputError(f"--apply-cuts {count}: the plan has {available} cuts")
         if count != held["applied"]:
-            self.store.put_current("cuts.json", {"applied": count})
+            self.store.write_json(self.store.paths.cuts, {"applied": count})
         return Cuts.first(self.plan, count)
 
     def _cuts_so_far(self) -> dict[str, Any]:
         """What earlier runs cut. No other file says it, so a damaged one stops the study."""
-        name = "cuts.json"
-        reader = RunStore(self.store.folder, repairs=self.options.apply_cuts > 0)
-        held = reader.get_once(name)
-        if held is None and name in reader.damaged and not self.options.apply_cuts:
+        path = self.store.paths.cuts
+        reader = RunFolder(self.store.root, repairs=self.options.apply_cuts > 0)
+        held = reader.read_json(path)
+        if held is None and reader.why_damaged(path) and not self.options.apply_cuts:
             raise InputError(
-                f"{self.store.folder / name}: is damaged ({reader.damaged[name]}), and nothing "
+                f"{path}: is damaged ({reader.why_damaged(path)}), and nothing "
                 f"else says how many cuts were applied. Give their number with --apply-cuts, or "
                 f"remove the file if there were none"
             )
         return held or {"applied": 0}
-
-
-def _decision_file(phase: str) -> str:
-    return f"decisions/{phase}.json"
 
 
 def _plain(value: Any) -> dict[str, Any]:

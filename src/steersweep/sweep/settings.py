@@ -44,6 +44,7 @@ from steersweep.run.condition import (
     LayerChoice,
     Strength,
 )
+from steersweep.run.result_files import SWEEP
 from steersweep.sweep.expansion import expand
 from steersweep.work.job import Job
 
@@ -74,6 +75,7 @@ class SweepSettings:
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
+        results_name: what result files are called, before the time.
     """
 
     models: tuple[ModelSource, ...]
@@ -93,6 +95,7 @@ class SweepSettings:
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = "text"
     template_options: TemplateOptions = field(default_factory=dict)
+    results_name: str = SWEEP
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -121,6 +124,7 @@ class SweepSettings:
             "rows": self.rows,
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
+            **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steersweep.people.reviews import results_in
+from steersweep.run.paths import RunPaths
 from steersweep.study.phases import run_name
 from steersweep.study.plan import PHASES, Plan
 
@@ -105,11 +106,8 @@ def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
     """Every result file of a study."""
     found: list[TrackedRun] = []
     for path, held in results_in(run_folder):
-        results = [result for result in held if "conditions" in result]
-        if not results:
-            continue  # the verification's
         step = "validation" if "layer_validation" in path.name else ""
-        found += runs_of_phase(plan, PHASES[int(results[0]["phase"])], step, results)
+        found += runs_of_phase(plan, PHASES[int(held[0]["phase"])], step, held)
     return found
 
 
@@ -165,6 +163,7 @@ def tracked(
     directions = {
         entry["direction_file"] for _, entry, _ in entries.values() if entry["direction_file"]
     }
+    paths = RunPaths(Path())
     return TrackedRun(
         project,
         name,
@@ -182,7 +181,7 @@ def tracked(
         _summary(results),
         {
             "direction": sorted(directions),
-            "condition": [f"conditions/{key}.json" for key in entries],
+            "condition": [paths.name_of(paths.condition(key)) for key in entries],
         },
         [_without_samples(result) for result in results],
     )
