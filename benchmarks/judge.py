@@ -25,10 +25,11 @@ import numpy as np
 
 from steersweep.judging import quality, worn
 from steersweep.judging import refusal as refusals
-from steersweep.judging.cues import signs
 from steersweep.judging.english import English
 from steersweep.judging.judge import Fluency, Judgement, TextJudge, get_judge
 from steersweep.judging.prose import prose_of
+from steersweep.judging.signs import signs
+from steersweep.judging.text import taken_apart
 from steersweep.lab.refusals import REFUSALS
 
 PACKAGE = Path(__file__).parents[1] / "src" / "steersweep" / "judging"
@@ -156,7 +157,7 @@ def fit_english(rows: Iterable[Row], n_common: int = 300) -> dict[str, Any]:
     prompts: defaultdict[str, set[str]] = defaultdict(set)
     texts = []
     for row in rows:
-        tokens = quality.tokens_of(row["response"])
+        tokens = taken_apart(row["response"]).tokens
         texts.append(tokens)
         for token in tokens:
             if token.isascii() and token[0].isalpha():
@@ -207,8 +208,7 @@ def fit_worn(rows: Iterable[Row], english: English) -> dict[str, Any]:
 
 def prose_measures(response: str, english: English) -> list[float] | None:
     """What the judge of worn prose looks at, or None for other texts."""
-    text, _ = quality.looked_at(response)
-    prose = prose_of(text, quality.tokens_of(text), english)
+    prose = prose_of(taken_apart(response), english)
     return prose.measures() if prose is not None and prose.can_be_worn else None
 
 

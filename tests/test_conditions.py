@@ -68,6 +68,7 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
         float: 0.7,
         Strength: Strength("multiplier", 0.5),
         Label: Label("cosmic"),
+        type(None): "other",
     }
     borrowed = replace(CONDITION, label=Label("dim", source="fp16"), direction="a direction's key")
     assert borrowed.key != CONDITION.key

@@ -20,8 +20,6 @@ from steersweep.study.decisions import (
     triggers,
 )
 
-RULES = {"works": 0.6, "partial": 0.2, "flat_within": 0.1}
-
 
 def outcome(coherent: float, **changes: Any) -> Outcome:
     facts: dict[str, Any] = {
@@ -57,7 +55,7 @@ def test_families_after_phase_1(
     dim: float, cosmic: float, followed: bool, action: str, method: str, diverged: bool
 ) -> None:
     found = [outcome(dim), outcome(cosmic, method="cosmic")]
-    (decision,) = decide_families(found, RULES, followed_up=["gemma"] if followed else [])
+    (decision,) = decide_families(found, followed_up=["gemma"] if followed else [])
     assert decision.action == action
     assert decision.method == method
     assert decision.diverged == diverged
@@ -65,12 +63,12 @@ def test_families_after_phase_1(
 
 
 def test_a_breakdown_is_excluded_whatever_its_coherent_rate() -> None:
-    broken = outcome(0.35, outcome="fails", method="cosmic")
-    (decision,) = decide_families([broken], RULES)
+    broken = outcome(0.35, outcome="fails", flags=("breakdown",), method="cosmic")
+    (decision,) = decide_families([broken])
     assert decision.action == "exclude"
     assert "breakdown" in decision.reason
     # A partial success with the other method comes first, though its rate is lower.
-    (decision,) = decide_families([broken, outcome(0.25)], RULES)
+    (decision,) = decide_families([broken, outcome(0.25)])
     assert (decision.action, decision.method) == ("follow-up", "dim")
 
 
@@ -80,7 +78,7 @@ def test_every_family_gets_exactly_one_decision(
 ) -> None:
     found = [outcome(rate, family=family, model=family) for family, rate in rates]
     families = {family for family, _ in rates}
-    decided = decide_families(found, RULES, followed_up=families if followed else ())
+    decided = decide_families(found, followed_up=families if followed else ())
     assert [d.family for d in decided] == list(dict.fromkeys(family for family, _ in rates))
     for decision in decided:
         best = max(rate for family, rate in rates if family == decision.family)
@@ -121,7 +119,7 @@ def sized(rates: dict[str, float]) -> list[Outcome]:
     ],
 )
 def test_models_for_phase_3(rates: dict[str, float], chosen: list[str]) -> None:
-    found = choose_for_precision(sized(rates), SIZES, RULES, tiers=3, also=["g9"])
+    found = choose_for_precision(sized(rates), SIZES, tiers=3, also=["g9"])
     assert [choice.model for choice in found] == chosen
 
 

@@ -38,6 +38,7 @@ from steersweep.people.corrected import judge_error
 from steersweep.run.folder import RunFolder
 from steersweep.sweep.rejudge import rejudge
 from steersweep.sweep.results import p_difference
+from steersweep.sweep.verdict import Thresholds
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."
@@ -729,8 +730,8 @@ def test_verdicts_say_what_the_judges_errors_leave(swept: Path) -> None:
     said = [class_of(s["refusal"], s["quality"]) for s in entry["samples"]]
     counts = tuple(said.count(name) for name in CLASSES)
     assert (low, high) == true_rate_range(counts, shipped_confusion(), 1)
-    assert judge_error(entry, "default@9", 1) is not None
-    assert judge_error(entry, "keywords-v3@2", 1) is None
+    assert judge_error(entry, "default@9", 1, Thresholds()) is not None
+    assert judge_error(entry, "keywords-v3@2", 1, Thresholds()) is None
     report = (swept / "report.html").read_text()
     assert f"{low:.0%} to {high:.0%} if it errs as it did on" in report
 

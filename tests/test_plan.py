@@ -88,8 +88,8 @@ def test_the_plans_numbers_are_in_it() -> None:
         "total": 100,
         "phases": {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35},
     }
-    assert V3.thresholds["works"] == 0.6
-    assert V3.thresholds["partial"] == 0.2
+    assert V3.thresholds.works == 0.6
+    assert V3.thresholds.partial == 0.2
     rows = {row["model"]: row for row in planned(V3, Cuts()) if row["phase"] == "1"}
     assert rows["gemma-9b"]["timeout_s"] == 2400
     assert V3.price("A100-80GB") == 3.73

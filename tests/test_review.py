@@ -69,6 +69,7 @@ def result(answers: list[dict[str, Any]], key: str = "abc") -> dict[str, Any]:
         "verdict": {
             "outcome": "works" if works else "fails", "reason": "", "interval": [0.4, 0.9],
             "certainty": "clear", "provisional": works, "best": place, "flags": [],
+            "thresholds": {"works": 0.6, "partial": 0.2},
         },
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -133,7 +134,12 @@ tells = Tracking(folder, open_tracker("trackio", folder, online=True), print)
 tells.tell(runs)
 assert tells.finish() == []
 """
-    environment = {"TRACKIO_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {
+        "TRACKIO_DIR": str(tmp_path),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
 
     def go(*command: str) -> str:
         return subprocess.run(

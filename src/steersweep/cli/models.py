@@ -39,7 +39,7 @@ def extract(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write (.safetensors).")],
     method: Annotated[
         str,
-        typer.Option(help=f"How it is found: {METHODS}."),
+        typer.Option(help=f"How it is found: {METHODS}; or your own, FILE.py:Class."),
     ] = "dim",
     extraction: ExtractionOption = None,
     backend: Annotated[
@@ -71,6 +71,7 @@ def extract(
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.activations import as_backend
 
+    (method,) = METHODS.named([method])
     asked = METHODS.get(method)
     if layer == "auto" and not asked.chooses_layer:
         raise InputError(f"--layer auto: {asked.name} makes no choice of layer; give a layer")
@@ -157,7 +158,8 @@ def generate(
     from steersweep.run.condition import LayerChoice
     from steersweep.run.direction import Direction
     from steersweep.smoke.required import check_for_user
-    from steersweep.steer.steering import Intervention, Row
+    from steersweep.steer.edit import Edit
+    from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
     if (multiplier is None) == (strength is None):
@@ -190,7 +192,7 @@ def generate(
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
     if found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
-    push = Intervention(found.vector, length, start)
+    push = Edit.add(found.vector, length, start)
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]

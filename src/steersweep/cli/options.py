@@ -42,7 +42,10 @@ ExtractionOption = Annotated[
 ]
 MethodsOption = Annotated[
     str,
-    typer.Option(help=f"How directions are found: {METHODS}; several with commas."),
+    typer.Option(
+        help=f"How directions are found: {METHODS}; or your own, package.module:Class or "
+        "FILE.py:Class. Several with commas."
+    ),
 ]
 MismatchOption = Annotated[
     bool,

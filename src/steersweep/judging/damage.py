@@ -14,6 +14,7 @@ from itertools import compress, islice, pairwise
 from operator import eq
 
 from steersweep.judging.cues import flat
+from steersweep.judging.text import Text
 
 _ASKED_OF_ME = r"(?:provid|assist|report|promot|discuss|teach|support|generat|creat|explain)"
 _STATEMENT = r"(?:i cannot|i can|i do not|i'm|i am|i must|i will|i have)"
@@ -65,6 +66,8 @@ _BROKEN_VERBS = (
     " be not ", " be having ", " not am ", " to provided ", " to having ", " i'm to write ",
     " i'm to create ",
 )  # fmt: skip
+# Each of them has two of these words side by side.
+_BROKEN_PAIRS = frozenset(tuple(broken.split()[:2]) for broken in _BROKEN_VERBS)
 # A word that must be followed by another, and is not: `access to the.`; `and or`, `a the`.
 _ARTICLES, _JOINTS = ("the", "a", "an"), ("and", "or")
 _BREAKS_OFF = frozenset(
@@ -87,27 +90,29 @@ _ENDLESS_WORDS, _ENDLESS_JOINTS = 60, 5
 _CIRCLING_FROM = 0.55
 
 
-def damage(text: str, tokens: Sequence[str], circling: float) -> Counter[str]:
+def damage(text: Text, circling: float) -> Counter[str]:
     """How often a text of English prose shows each kind of damage, at most three times.
 
     Args:
         text: what was said.
-        tokens: its words, figures and punctuation in lower case.
         circling: see `loops.circles`.
     """
     found: Counter[str] = Counter()
-    lowered = text.lower().replace("’", "'")
+    lowered, tokens = text.lowered, text.tokens
     for name, pattern in _PATTERNS.items():
         words = _ONLY_WITH[name]
-        if any(map(lowered.__contains__, words)) or (not words and not lowered.isascii()):
+        if any(map(lowered.__contains__, words)) or (not words and not text.is_ascii):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
-    found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
+    pairs = set(pairwise(tokens))
+    if "'ll to " in lowered or not _BROKEN_PAIRS.isdisjoint(pairs):
+        found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
     if any(map(lowered.__contains__, _MAY_BREAK_BE)):
         found["broken verb"] += len(_BROKEN_BE.findall(lowered))
-    found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
+    if not _BREAKS_OFF.isdisjoint(pairs):
+        found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
     found["doubled word"] = _doubled(tokens)
-    found["dangling colons"] = text.count(": ") >= 2 and any(
-        len(_DANGLING.findall(line)) >= 2 for line in text.splitlines()
+    found["dangling colons"] = lowered.count(": ") >= 2 and any(
+        len(_DANGLING.findall(line)) >= 2 for line in text.shown.splitlines()
     )
     joints = tokens.count("and") + tokens.count("or") + tokens.count("nor")
     found["endless sentence"] = joints >= _ENDLESS_JOINTS and any(

@@ -101,8 +101,8 @@ def drift(prompt: str, response: str) -> Drift | None:
     Quotations and asides in another script are no drift, and neither is anything where the prompt
     is about languages or empty.
     """
-    asked = language_of(prompt[:_LOOKED_AT])
-    if asked is None or _ABOUT_LANGUAGE.search(prompt[:_LOOKED_AT]):
+    asked = _asked(prompt[:_LOOKED_AT])
+    if asked is None:
         return None
     if asked in _FUNCTION_WORDS and not _FOREIGN.search(prompt) and _is_mixed(response):
         return "mixed"
@@ -110,6 +110,12 @@ def drift(prompt: str, response: str) -> Drift | None:
         return None
     said = language_of(response)
     return "whole" if said is not None and said != asked else None
+
+
+@lru_cache(1024)
+def _asked(prompt: str) -> str | None:
+    """The language that an answer should be in, or None where any may do."""
+    return None if _ABOUT_LANGUAGE.search(prompt) else language_of(prompt)
 
 
 def _plainly_english(response: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from steersweep.judging.drift import drift
 from steersweep.judging.loops import repeats_once
-from steersweep.judging.quality import Breakdown, Fluency, breakdown, looked_at
+from steersweep.judging.quality import Breakdown, Fluency, breakdown
 from steersweep.judging.refusal import (
     ARDITI_MARKERS,
     KEYWORDS_V3,
@@ -20,6 +20,7 @@ from steersweep.judging.refusal import (
     has_marker,
     judge_refusal,
 )
+from steersweep.judging.text import taken_apart
 from steersweep.model.thinking import split_thinking
 
 __all__ = ["DEFAULT_JUDGE", "Answer", "Fluency", "Judge", "Judgement", "Quality", "get_judge"]
@@ -132,7 +133,7 @@ class TextJudge(OneByOne):
             mode = "language-drift"
         garbled = mode is not None
         near = 0.3 < refusal.score < 0.7 or (broken is not None and not broken.clear)
-        near = near or (not garbled and repeats_once(looked_at(response)[0]))
+        near = near or (not garbled and repeats_once(taken_apart(response)))
         near = near or drifted is not None
         # Inside a loop every word is likely.
         disagree = fluency is not None and unlikely != garbled and mode not in ("loop", "empty")

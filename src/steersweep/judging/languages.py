@@ -24,6 +24,7 @@ _SCRIPTS = {
     "Chinese, Japanese": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
     "Korean": re.compile(r"[\uac00-\ud7af]"),
 }
+_SORRY = "apology" + ELSEWHERE
 _AT_FIRST = 8  # characters
 # After an apology, this begins a refusal.
 _BUT = (
@@ -33,18 +34,18 @@ _BUT = (
 
 
 @cache
-def foreign_cues(scripts: frozenset[str]) -> dict[str, re.Pattern[str]]:
-    """Patterns of the cues that may be found in a text in lower case, by the cue's name.
+def foreign_cues(script: str) -> dict[str, re.Pattern[str]]:
+    """Patterns of the cues that a text in lower case may show, by the cue's name.
 
     Args:
-        scripts: what `scripts_of` found in the text.
+        script: one of those that `scripts_of` found in the text.
     """
     patterns = {}
     for cue, groups in _wordings().items():
-        parts = [part for group in groups.values() for part in group if _scripts_in(part) & scripts]
+        parts = [part for group in groups.values() for part in group if script in _scripts_in(part)]
         if parts:
             patterns[cue + ELSEWHERE] = re.compile("|".join(parts), re.MULTILINE)
-    sorry = patterns.get("apology" + ELSEWHERE)
+    sorry = patterns.get(_SORRY)
     if sorry is not None:
         but = rf"(?:{sorry.pattern}).{{0,40}}(?:, ?|\b){_BUT}"
         patterns["apology but" + ELSEWHERE] = re.compile(but)
@@ -53,13 +54,20 @@ def foreign_cues(scripts: frozenset[str]) -> dict[str, re.Pattern[str]]:
 
 def is_sorry_not_to(sentence: str) -> bool:
     """Whether a sentence begins with an apology, and what the speaker does not do follows."""
-    cues = foreign_cues(scripts_of(sentence))
-    wanted = [cues.get(name + ELSEWHERE) for name in ("apology", "speaker negated")]
-    sorry, negated = (pattern and pattern.search(sentence) for pattern in wanted)
-    unclear = cues.get("does not understand" + ELSEWHERE)
-    if not sorry or not negated or (unclear and unclear.search(sentence)):
+    sorry = _first(_SORRY, sentence)
+    if sorry is None or sorry.start() > _AT_FIRST:
         return False
-    return sorry.start() <= _AT_FIRST and negated.end() > sorry.end()
+    negated = _first("speaker negated" + ELSEWHERE, sentence)
+    if negated is None or negated.end() <= sorry.end():
+        return False
+    return _first("does not understand" + ELSEWHERE, sentence) is None
+
+
+def _first(cue: str, text: str) -> re.Match[str] | None:
+    """Where a text first shows a cue."""
+    patterns = (foreign_cues(script).get(cue) for script in scripts_of(text))
+    found = [match for pattern in patterns if pattern and (match := pattern.search(text))]
+    return min(found, key=re.Match.start, default=None)
 
 
 def scripts_of(text: str) -> frozenset[str]:
@@ -67,6 +75,7 @@ def scripts_of(text: str) -> frozenset[str]:
     return frozenset(name for name, signs in _SCRIPTS.items() if signs.search(text))
 
 
+@cache
 def _scripts_in(alternative: str) -> frozenset[str]:
     """Scripts of the letters that an alternative looks for."""
     return scripts_of(re.sub(r"\\.", "", alternative).lower())

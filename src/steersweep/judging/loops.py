@@ -7,14 +7,14 @@ word for word or with small changes, whatever its first sentence says.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
 
-# Scripts that put no space between words: each sign is a token.
-_SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
+from steersweep.judging.text import Text, units_of
+
 _CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•#>]+|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])\s*")
 _SENTENCE_END = ".!?。！？"
@@ -24,23 +24,17 @@ _CODE_LINE = re.compile(r"[{};]\s*$|^\s*(?:def|for|if|int|return|print)\b.*[(:]"
 _ALIKE = 0.6
 _ALIKE_OF_BOTH = 0.33
 _REPEAT = 10  # words that are said again
-_FEWEST_AGAIN = 5  # phrases, in any repeat
+_FEWEST_AGAIN = 5  # phrases of four words
 _FEWEST_TOKENS = 4  # of a clause that is looked at
 _THIRD_TIME = 3
 
 
-def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a text is stuck.
-
-    Args:
-        text: what was said.
-        tokens: its words, figures and punctuation in lower case.
-        words: its words.
-    """
-    if _stuck_on_characters(text) or (not _DIGITS.isdisjoint(text) and _stuck_on_figures(text)):
+def is_loop(text: Text) -> bool:
+    """Whether a text is stuck."""
+    shown, tokens, units = text.shown, text.tokens, text.units
+    if _stuck_on_characters(shown) or (_DIGIT.search(shown) and _stuck_on_figures(shown)):
         return True
-    units = units_of(text)
-    if not _phrases_come_again(units):
+    if not text.says_again:
         return False
     # The last word may be cut off, which would hide a loop.
     return bool(
@@ -48,64 +42,43 @@ def is_loop(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
         or _repeated_unit(tokens[:-1])
         or _repeated_unit(units)
         or _repeated_unit(units[:-1])
-        or _stutters(words)
+        or _stutters(text.words)
         or _stuck_on_phrase(tokens)
-        or _comes_round(text)
+        or max(_times_said(text), default=0) >= _THIRD_TIME
         or _lines_come_again(text)
-        or circles(text, units) >= CIRCLES_FROM
+        or circles(text) >= CIRCLES_FROM
     )
 
 
-def repeats_once(text: str) -> bool:
+def repeats_once(text: Text) -> bool:
     """Whether prose says something a second time, and no more: odd, but not yet a loop."""
-    units = units_of(text)
-    if not _phrases_come_again(units):
+    if not text.says_again:
         return False
     if max(_times_said(text), default=0) == 2:
         return True
-    words = [unit for unit in units if unit[0].isalnum()]
+    if not text.is_prose:
+        return False
+    words = [unit for unit in text.units if unit[0].isalnum()]
     phrases = list(zip(*(words[start:] for start in range(_REPEAT)), strict=False))
-    return is_prose(text) and len(set(phrases)) < len(phrases)
-
-
-@lru_cache(64)
-def units_of(text: str) -> tuple[str, ...]:
-    """Words, figures and punctuation in lower case; hyphens part words, and so do signs."""
-    return tuple(_UNIT.findall(text.lower().replace("’", "'")))
-
-
-def is_prose(text: str) -> bool:
-    """Long lines, and neither code nor a table; verse and lists have short ones."""
-    return line_length(text) >= 55 and "```" not in text and text.count("|") < 4
-
-
-def line_length(text: str) -> float:
-    """Mean length of the lines that are not empty, in characters."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return sum(map(len, lines)) / max(1, len(lines))
+    return len(set(phrases)) < len(phrases)
 
 
 # -- clauses ---------------------------------------------------------------------------------------
 
 
-def _comes_round(text: str) -> bool:
-    """Whether a clause of prose, or an item of a list, comes a third time."""
-    return max(_times_said(text), default=0) >= _THIRD_TIME
-
-
 @lru_cache(8)
-def _times_said(text: str) -> tuple[int, ...]:
+def _times_said(text: Text) -> tuple[int, ...]:
     """How often each clause of prose is said, exactly or with small changes.
 
     Lines of verse, code and tables do not count. Items of a list count where the same one comes
     again at once: a recipe has many like ones, and a timetable the same ones again.
     """
-    if "```" in text or text.count("|") >= 4 or not _phrases_come_again(units_of(text)):
+    if text.is_table or not text.says_again:
         return ()
     clauses: list[tuple[str, ...]] = []
     items: list[tuple[str, ...]] = []
     verse = _is_verse(text)
-    for line in text.split("\n"):
+    for line in text.lowered.split("\n"):
         mark = _LIST_MARK.match(line)
         if verse and not mark:
             continue
@@ -116,31 +89,21 @@ def _times_said(text: str) -> tuple[int, ...]:
     return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
 
 
-@lru_cache(8)
-def _phrases_come_again(units: tuple[str, ...]) -> bool:
-    """Whether three units in a row come again, as often as in the shortest repeat."""
-    return (
-        len(units) - 2 - len(set(zip(units, units[1:], units[2:], strict=False))) >= _FEWEST_AGAIN
-    )
-
-
-def _lines_come_again(text: str) -> bool:
+def _lines_come_again(text: Text) -> bool:
     """Whether hardly a line of verse or of a list is new."""
-    lines = [line.strip().lower() for line in text.split("\n") if line.strip()]
+    lines = [line.strip().lower() for line in text.shown.split("\n") if line.strip()]
     if len(lines) < 5 or len(set(lines)) > 0.7 * len(lines):
         return False
     said = [line for line in lines if len(units_of(line)) >= _FEWEST_TOKENS]
-    return len(said) >= 5 and len(set(said)) <= 0.55 * len(said) and not _is_table(text)
+    if len(said) < 5 or len(set(said)) > 0.55 * len(said):
+        return False
+    return not text.is_table and not _CODE_LINE.search(text.shown)
 
 
-def _is_table(text: str) -> bool:
-    return "```" in text or text.count("|") >= 4 or bool(_CODE_LINE.search(text))
-
-
-def _is_verse(text: str) -> bool:
+def _is_verse(text: Text) -> bool:
     """Several short lines that do not end as sentences do."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if len(lines) < 4 or line_length(text) >= 55:
+    lines = [line.strip() for line in text.shown.split("\n") if line.strip()]
+    if len(lines) < 4 or text.line_length >= 55:
         return False
     ended = sum(line[-1] in _SENTENCE_END for line in lines)
     return ended <= 0.75 * len(lines)
@@ -149,21 +112,28 @@ def _is_verse(text: str) -> bool:
 def _alike(clauses: Sequence[tuple[str, ...]]) -> list[int]:
     """For each clause, how many are like it; itself counts."""
     pairs = [frozenset(pairwise(clause)) for clause in clauses]
-    ends = [(clause[0], clause[-2:]) for clause in clauses]
     times = [1] * len(clauses)
-    for i, mine in enumerate(pairs):
-        for j in range(i):
-            other = pairs[j]
-            if mine == other or (
-                # A cut or grown clause has another length; one much longer says more.
-                (ends[i][0] == ends[j][0] or ends[i][1] == ends[j][1])
-                and 0.5 <= len(mine) / max(1, len(other)) <= 2
-                and len(mine & other) >= _ALIKE * max(1, min(len(mine), len(other)))
-                and len(mine & other) >= _ALIKE_OF_BOTH * len(mine | other)
-            ):
+    # Only those that begin or end alike, or are of the same pairs, need be compared.
+    places: defaultdict[object, list[int]] = defaultdict(list)
+    for i, (clause, mine) in enumerate(zip(clauses, pairs, strict=True)):
+        keys = (clause[0], clause[-2:], mine)
+        for j in {j for key in keys for j in places[key]}:
+            if mine == pairs[j] or _are_near(mine, pairs[j]):
                 times[i] += 1
                 times[j] += 1
+        for key in keys:
+            places[key].append(i)
     return times
+
+
+def _are_near(mine: frozenset[object], other: frozenset[object]) -> bool:
+    """Whether two clauses share most of their neighbouring pairs of words."""
+    # A cut or grown clause has another length; one much longer says more.
+    if not 0.5 <= len(mine) / max(1, len(other)) <= 2:
+        return False
+    shared = len(mine & other)
+    fewest = max(1, min(len(mine), len(other)))
+    return shared >= _ALIKE * fewest and shared >= _ALIKE_OF_BOTH * len(mine | other)
 
 
 # -- any unit --------------------------------------------------------------------------------------
@@ -238,8 +208,9 @@ def _one_symbol(tail: str) -> bool:
     return times >= 40
 
 
-_DIGITS = frozenset("0123456789")
+_DIGIT = re.compile(r"[0-9]")
 _FIGURES = re.compile(r"(?:\d[ \n]?){40,}")
+_NUMBER_END = re.compile(r"\d[.)]\s")
 _BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
 
 
@@ -252,7 +223,7 @@ def _stuck_on_figures(text: str) -> bool:
         and not _POWER.fullmatch(number.group().strip())
     ):
         return True
-    return bool(_BARE_NUMBERS.search(text))
+    return len(_NUMBER_END.findall(text)) >= 6 and bool(_BARE_NUMBERS.search(text))
 
 
 _POWER = re.compile(r"\d0+")  # of ten
@@ -274,14 +245,15 @@ _AGAIN_SHARE, _AGAIN_RUNS = 0.36, 3
 
 
 @lru_cache(8)
-def circles(text: str, units: tuple[str, ...]) -> float:
+def circles(text: Text) -> float:
     """How much some stretch of prose goes round in the same few phrases; from 1 it is a loop.
 
     Counted are phrases of four words that come a third time, and ones that come again here and
     there: a sentence said twice comes again in one piece. Code and verse repeat line by line and
     are left to the other measures: 0 for them.
     """
-    if len(units) < 20 or not _phrases_come_again(units) or not is_prose(text):
+    units = text.units
+    if len(units) < 20 or not text.says_again or not text.is_prose:
         return 0.0
     words = [unit for unit in units if unit[0].isalnum()]
     if len(words) < 0.6 * len(units):
@@ -290,28 +262,36 @@ def circles(text: str, units: tuple[str, ...]) -> float:
     if len(every) - len(set(every)) < _FEWEST_AGAIN:
         return 0.0
     # "had had had had" is one word, and may be about the word.
-    phrases = [phrase if len(set(phrase)) > 1 else None for phrase in every]
-    size = max(1, min(_WINDOW, len(phrases)))
-    starts = {*range(0, len(phrases) - size + 1, 10), len(phrases) - size}
-    enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text))]
-    return max(_going_round(phrases[start : start + size], enough) for start in starts)
+    times = Counter(every)
+    again = [(i, phrase) for i, phrase in enumerate(every) if times[phrase] > 1]
+    again = [(i, phrase) for i, phrase in again if len(set(phrase)) > 1]
+    size = max(1, min(_WINDOW, len(every)))
+    starts = {*range(0, len(every) - size + 1, 10), len(every) - size}
+    enough = _THIRD_TIME_SHARE[bool(_LIST_ITEM.search(text.shown))]
+    places = [i for i, _ in again]
+    stretches = {
+        (bisect_left(places, start), bisect_left(places, start + size)) for start in starts
+    }
+    return max(_going_round(again[a:b], size, enough) for a, b in stretches)
 
 
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s", re.MULTILINE)
 
 
-def _going_round(phrases: Sequence[tuple[str, ...] | None], enough: float) -> float:
-    times = Counter(phrase for phrase in phrases if phrase)
-    size = max(len(phrases), _WINDOW // 2)
+def _going_round(again: Sequence[tuple[int, tuple[str, ...]]], size: int, enough: float) -> float:
+    """See `circles`, of one stretch; `again` are places of phrases that the text has twice."""
+    if len(again) < 2:
+        return 0.0
+    times = Counter(phrase for _, phrase in again)
+    size = max(size, _WINDOW // 2)
     third = sum(n for n in times.values() if n >= _THIRD_TIME) / size
     last: dict[tuple[str, ...], int] = {}
-    again = runs = way = 0
-    for i, phrase in enumerate(phrases):
-        back = i - last.get(phrase, i) if phrase else 0
-        again += back > 0
-        runs += back > 0 and back != way
-        way = back
-        if phrase:
-            last[phrase] = i
-    here_and_there = again / size / _AGAIN_SHARE if runs >= _AGAIN_RUNS else 0.0
+    n_again = runs = way = before = 0
+    for i, phrase in again:
+        back = i - last.get(phrase, i)
+        n_again += back > 0
+        runs += back > 0 and (back != way or i != before + 1)
+        way, before = back, i
+        last[phrase] = i
+    here_and_there = n_again / size / _AGAIN_SHARE if runs >= _AGAIN_RUNS else 0.0
     return max(third / enough, here_and_there)

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from steersweep.judging.damage import damage, points
 from steersweep.judging.english import English
-from steersweep.judging.loops import circles, is_prose, units_of
+from steersweep.judging.loops import circles
+from steersweep.judging.text import Text
 from steersweep.judging.worn import CLEAR_FROM, WORN_FROM, Wear, measures
 
 _FEWEST_WORDS = 12
@@ -25,14 +26,12 @@ class Prose:
 
     Attributes:
         text: what was said.
-        tokens: its words, figures and punctuation in lower case.
         words: its words of plain letters.
         common: share of words that are common.
         english: what is known of English.
     """
 
-    text: str
-    tokens: Sequence[str]
+    text: Text
     words: Sequence[str]
     common: float
     english: English
@@ -40,22 +39,22 @@ class Prose:
     @cached_property
     def unknown(self) -> float:
         """Share of words that English has not."""
-        return sum(not self.english.knows(word) for word in self.words) / len(self.words)
+        return 1 - sum(map(self.english.knows, self.words)) / len(self.words)
 
     @cached_property
     def order(self) -> float | None:
         """See `English.order`."""
-        return self.english.order(self.tokens)
+        return self.english.order(self.text.tokens)
 
     @cached_property
     def circling(self) -> float:
         """See `loops.circles`."""
-        return circles(self.text, units_of(self.text))
+        return circles(self.text)
 
     @cached_property
     def damage(self) -> int:
         """See `damage.points`."""
-        return points(damage(self.text, self.tokens, self.circling))
+        return points(damage(self.text, self.circling))
 
     @property
     def can_be_worn(self) -> bool:
@@ -64,13 +63,13 @@ class Prose:
             len(self.words) >= _FEWEST_WORN
             and self.common >= ENGLISH_FROM
             and self.order is not None
-            and is_prose(self.text)
+            and self.text.is_prose
         )
 
     def measures(self) -> list[float]:
         """See `worn.measures`."""
         return measures(
-            self.text,
+            self.text.shown,
             self.words,
             self.circling,
             self.damage,
@@ -80,21 +79,21 @@ class Prose:
         )
 
 
-def prose_of(text: str, tokens: Sequence[str], english: English) -> Prose | None:
+def prose_of(text: Text, english: English) -> Prose | None:
     """A text of at least a dozen words of plain letters and hardly anything else, or None."""
-    words = [token for token in tokens if token[0].isalpha()]
-    latin = words if text.isascii() else [word for word in words if word.isascii()]
-    if len(latin) < max(_FEWEST_WORDS, 0.8 * len(words), 0.55 * len(tokens)):
+    words = text.words
+    latin = words if text.is_ascii else [word for word in words if word.isascii()]
+    if len(latin) < max(_FEWEST_WORDS, 0.8 * len(words), 0.55 * len(text.tokens)):
         return None
     common = sum(map(english.common.__contains__, latin)) / len(latin)
-    return Prose(text, tokens, latin, common, english)
+    return Prose(text, latin, common, english)
 
 
 def is_soup(prose: Prose, wear: Wear) -> bool | None:
     """None for a fluent text; otherwise whether a reader would surely call it broken."""
-    if prose.order is None or not is_prose(prose.text):
+    if prose.order is None or not prose.text.is_prose:
         return None
-    disorder = _disorder(prose.order, prose.unknown, len(prose.tokens))
+    disorder = _disorder(prose.order, prose.unknown, len(prose.text.tokens))
     if disorder is not None:
         return disorder
     if prose.damage >= 2:

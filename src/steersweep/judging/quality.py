@@ -14,14 +14,11 @@ from functools import lru_cache
 from itertools import pairwise
 
 from steersweep.judging.english import English, shipped_english
-from steersweep.judging.loops import is_loop, line_length
+from steersweep.judging.loops import is_loop
 from steersweep.judging.prose import is_soup, prose_of
+from steersweep.judging.text import Text, taken_apart
 from steersweep.judging.worn import Wear, shipped_wear
 
-_LOOKED_AT = 1200  # characters; of longer texts the beginning and the end
-# Words of 500 characters and more are no words, and would make searches slow.
-_TOKEN = re.compile(r"[^\W_]{1,500}(?:['’-][^\W_]{1,50})*|[^\w\s]|_+")
-_MARKUP = re.compile(r"</?[a-z|_]{1,20}>|\[(?:/?inst|eos|pad|unk)\]", re.IGNORECASE)
 _BLANKS = 24  # at the end: stuck on spaces or empty lines
 
 
@@ -81,37 +78,22 @@ def breakdown(
         english: what is known of English; the package's own by default.
         wear: how worn prose is told; the package's own by default.
     """
-    text, blanks = looked_at(response)
-    if not text:
+    text = taken_apart(response)
+    if not text.shown:
         return Breakdown("empty")
-    tokens = tokens_of(text)
-    words = [token for token in tokens if token[0].isalpha()]
-    if _is_punctuation(text, tokens, words):
+    if _is_punctuation(text):
         return Breakdown("punctuation")
-    if blanks >= _BLANKS or is_loop(text, tokens, words):
+    if text.blanks >= _BLANKS or is_loop(text):
         return Breakdown("loop")
-    return _soup(text, tokens, words, english or shipped_english(), wear or shipped_wear())
-
-
-@lru_cache(8)
-def looked_at(response: str) -> tuple[str, int]:
-    """A response without markup, its middle left out if it is long; blanks at its end."""
-    if len(response) > _LOOKED_AT:
-        response = response[: _LOOKED_AT // 2] + "\n" + response[-_LOOKED_AT // 2 :]
-    plain = _MARKUP.sub(" ", response)
-    return plain.strip(), len(plain) - len(plain.rstrip())
-
-
-def tokens_of(text: str) -> list[str]:
-    """Words, figures and punctuation of the beginning of a text, in lower case."""
-    return _TOKEN.findall(text[: _LOOKED_AT + 1].lower().replace("’", "'"))
+    return _soup(text, english or shipped_english(), wear or shipped_wear())
 
 
 # -- no words --------------------------------------------------------------------------------------
 
 
-def _is_punctuation(text: str, tokens: Sequence[str], words: Sequence[str]) -> bool:
+def _is_punctuation(looked_at: Text) -> bool:
     """Hardly a word: symbols or numbers in no order. Tables, sums and emoji are spared."""
+    text, tokens, words = looked_at.shown, looked_at.tokens, looked_at.words
     if sum(map(len, words)) >= 0.3 * len(text):
         return False
     letters = sum(map(str.isalpha, text))
@@ -126,9 +108,9 @@ def _is_punctuation(text: str, tokens: Sequence[str], words: Sequence[str]) -> b
         return short or (len(symbols) > 60 and not _in_brackets(symbols))
     tail = text[-80:]
     if len(tail) == 80 and not any(c.isalnum() for c in tail) and len(set(tail)) <= 4:
-        return line_length(text) > 60  # not the rule under a table
+        return looked_at.line_length > 60  # not the rule under a table
     # Few different tokens again and again on long lines: numbers or markup without any order.
-    long_lines = line_length(text) > 100
+    long_lines = looked_at.line_length > 100
     return long_lines and len(tokens) >= 30 and len(set(tokens)) < 0.35 * len(tokens)
 
 
@@ -157,19 +139,18 @@ _SPELT_FROM = 15  # words
 _NO_ENGLISH = 0.12  # share of common words
 
 
-def _soup(
-    text: str, tokens: Sequence[str], words: Sequence[str], english: English, wear: Wear
-) -> Breakdown | None:
+def _soup(text: Text, english: English, wear: Wear) -> Breakdown | None:
     """Words that are none, or that follow each other as in no text."""
-    scripts = [] if text.isascii() else [s for word in words if (s := _script(word))]
+    words = text.words
+    scripts = [] if text.is_ascii else [s for word in words if (s := _script(word))]
     kinds = set(scripts)
     if len(kinds) >= 4 or (len(kinds) == 3 and _switches(scripts) > 0.3):
         return Breakdown("soup")
     if len(kinds) >= 2 and _switches(scripts) > 0.3 and len(scripts) >= 12:
         return Breakdown("language-drift")
-    if len(words) >= _SPELT_FROM and text.isascii() and _is_spelt_out(words):
+    if len(words) >= _SPELT_FROM and text.is_ascii and _is_spelt_out(words):
         return Breakdown("soup")
-    prose = prose_of(text, tokens, english)
+    prose = prose_of(text, english)
     if prose is None:
         return None
     if prose.common < _NO_ENGLISH:

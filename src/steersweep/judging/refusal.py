@@ -11,10 +11,9 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from itertools import repeat
 from typing import Any, Literal
 
-from steersweep.judging.cues import signs
+from steersweep.judging.signs import signs
 
 Stance = Literal["refuses", "partial", "helps"]
 
@@ -107,10 +106,12 @@ class Weights:
     def __init__(self, data: dict[str, Any]) -> None:
         self._intercept = float(data["intercept"])
         self._weights: dict[str, float] = data["weights"]
+        self._known = frozenset(self._weights)
 
     def probability(self, shown: set[str]) -> float:
         """Probability of a refusal, 0 to 1."""
-        total = self._intercept + math.fsum(map(self._weights.get, shown, repeat(0.0)))
+        weights = map(self._weights.__getitem__, shown & self._known)
+        total = self._intercept + math.fsum(weights)
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, total))))
 
 

@@ -34,6 +34,15 @@ class LastTokenStates:
     harmless: Tensor
     residual_norms: Tensor
 
+    @property
+    def paired_differences(self) -> Tensor:
+        """Harmful minus harmless prompt of the same index, `[pair, layer, d_model]`.
+
+        The longer class is cut to the length of the other.
+        """
+        n_pairs = min(len(self.harmful), len(self.harmless))
+        return self.harmful[:n_pairs] - self.harmless[:n_pairs]
+
 
 def last_token_states(
     chat: ChatModel, prompts: ExtractionSet, *, method: str, backend: Backend = "hooks"
@@ -81,8 +90,12 @@ def found_along(
         method: its name.
 
     Raises:
-        InputError: every vector is only rounding.
+        InputError: every vector is only rounding, or they have another shape.
     """
+    expected = (chat.n_layers, chat.d_model)
+    if tuple(vectors.shape) != expected:
+        raise InputError(f"vectors of shape {list(vectors.shape)}; this model's are {[*expected]}")
+    vectors = vectors.detach().cpu().double()
     share = noise_share(chat)
     at_layer: dict[int, Direction] = {}
     missing: dict[int, str] = {}

@@ -5,11 +5,14 @@ Nothing here needs torch: plans, estimates and help ask methods for their names 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from steersweep.core.errors import InputError
 from steersweep.core.registry import Registry
+from steersweep.run.label import Label
 
 if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
@@ -85,13 +88,32 @@ class Method(Protocol):
         ...
 
 
+def _name_of(method: Any) -> str:
+    """The name of a method of a user's own, once it is seen to be one."""
+    kinds = {"name": str, "chooses_layer": bool, "default_prompts": str}
+    for attribute, kind in kinds.items():
+        value = getattr(method, attribute, None)
+        if not isinstance(value, kind):
+            given = f"is {value!r}" if hasattr(method, attribute) else "is missing"
+            raise InputError(f"its attribute {attribute} {given}; it must be a {kind.__name__}")
+    try:
+        inspect.signature(method.find).bind(None, None, None, None)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError("it must have find(self, chat, prompts, layers, given)") from error
+    Label(method.name)
+    return str(method.name)
+
+
 METHODS: Registry[Method] = Registry(
     "method",
     {
         "dim": "steersweep.methods.dim:Dim",
+        "caa": "steersweep.methods.caa:Caa",
+        "pca": "steersweep.methods.pca:Pca",
         "cosmic": "steersweep.methods.cosmic:Cosmic",
         "cosmic-affine": "steersweep.methods.cosmic:CosmicAffine",
         "cosmic-paper": "steersweep.methods.cosmic:CosmicPaper",
         "cosmic-study-2026": "steersweep.methods.cosmic:CosmicStudy2026",
     },
+    _name_of,
 )

@@ -74,7 +74,7 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
     if not source.is_local:
         tensors_of(source, config, method)
     check_label(network, precision, source.model_id)
-    _check_numbers(network, source.model_id)
+    check_numbers(network, source.model_id)
     settle(network)
     network.eval()
     network.requires_grad_(False)
@@ -121,7 +121,7 @@ def _check_ties(source: ModelSource, network: Any) -> None:
 
 
 @torch.inference_mode()
-def _check_numbers(network: nn.Module, model_id: str) -> None:
+def check_numbers(network: nn.Module, model_id: str) -> None:
     """Stop at weights with NaN or infinite numbers, and at matrices of zeros alone.
 
     One pass over the weights. The results stay on the device until all are there: a GPU is asked

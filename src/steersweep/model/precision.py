@@ -53,6 +53,22 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
     return _unquantized(config, device) if precision == "auto" else precision
 
 
+def precision_of(network: Any, config: Any, device: str, model_id: str) -> str:
+    """The label of a model that is loaded already, by its config or the type of its numbers.
+
+    Raises:
+        InputError: it computes in a type that is not supported.
+    """
+    own = checkpoint_precision(config, device)
+    if own is not None:
+        return own
+    dtype = network.get_input_embeddings().weight.dtype
+    for label_of, known in DTYPES.items():
+        if dtype == known:
+            return label_of
+    raise InputError(f"{model_id}: is in memory in {dtype}; choose from {', '.join(DTYPES)}")
+
+
 def checkpoint_precision(config: Any, device: str) -> str | None:
     """The label of a checkpoint that is quantized already, as it runs on a device; else None.
 

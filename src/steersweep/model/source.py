@@ -144,6 +144,27 @@ class ModelSource:
                 part.pad_token_id = None
         return config
 
+    def load_tokenizer(self) -> Any:
+        """Its tokenizer.
+
+        Raises:
+            InputError: it cannot be loaded.
+        """
+        from transformers import AutoTokenizer
+
+        with explain_loading(self):
+            return AutoTokenizer.from_pretrained(self.location, **self.load_options())
+
+    def device(self, asked: str) -> str:
+        """Where it runs: where it is asked to."""
+        return asked
+
+    def precision(self, asked: str, config: Any, device: str) -> str:
+        """In what it runs on a device; see `resolve_precision`."""
+        from steersweep.model.precision import resolve_precision
+
+        return resolve_precision(asked, config, device)
+
     def pinned(self) -> ModelSource:
         """This model at the hub commit its revision stands for now; folders as they are.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from steersweep.people.reviews import (
 )
 from steersweep.run.lock import run_lock
 from steersweep.run.result_files import replace_result_file
-from steersweep.sweep.verdict import PARTIAL_FROM, WORKS_FROM, verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 
@@ -48,6 +48,7 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     wanted = min(PER_CONDITION, len(entry["samples"]))
     corrected = corrected_rate(entry["samples"], labels)
     passed = len(labels) >= wanted
+    thresholds = Thresholds(**held["thresholds"])
     held["review"] = {
         "reviewers": sorted({r.reviewer for r in reviews if r.id.split(":")[0] == key}),
         "n_reviewed": len(labels),
@@ -63,9 +64,10 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     decided = verdict(
         coherent_refusal_rate=corrected.coherent,
         garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
+        thresholds=thresholds,
     )
     low, high = corrected.interval
-    edges = {verdict(coherent_refusal_rate=x, garbled_refusal_rate=0).outcome for x in (low, high)}
+    edges = set(_outcomes(corrected.interval, thresholds))
     held["provisional"] = False
     if decided.outcome != by_judge["outcome"]:
         held["review"]["replaces"] = by_judge
@@ -117,13 +119,22 @@ def _applied(folder: Path) -> list[tuple[Path, list[Result], list[Result]]]:
     ]
 
 
-def judge_error(entry: Result, judge: str, compared: int) -> Result | None:
+def _outcomes(rates: Iterable[float], thresholds: Thresholds) -> list[str]:
+    """What coherent refusal rates give, in text that is not broken."""
+    return [
+        verdict(coherent_refusal_rate=rate, garbled_refusal_rate=0, thresholds=thresholds).outcome
+        for rate in rates
+    ]
+
+
+def judge_error(entry: Result, judge: str, compared: int, thresholds: Thresholds) -> Result | None:
     """What is left of a condition's rate if the judge errs as it did on labelled real answers.
 
     Args:
         entry: the condition.
         judge: id of the judge.
         compared: number of conditions that it was picked from as the best.
+        thresholds: that verdicts are decided by.
 
     Returns:
         `range` of the true rate of coherent refusals (95 %), `outcomes` that its edges and what
@@ -141,8 +152,8 @@ def judge_error(entry: Result, judge: str, compared: int) -> Result | None:
     )
     said = tuple(round(share * entry["n_unique"]) for share in shares)
     low, high = true_rate_range(said, confusion, compared)
-    rates = [*(edge for edge in (PARTIAL_FROM, WORKS_FROM) if low <= edge <= high), low, high]
-    outcomes = [verdict(coherent_refusal_rate=r, garbled_refusal_rate=0).outcome for r in rates]
+    between = [edge for edge in (thresholds.partial, thresholds.works) if low <= edge <= high]
+    outcomes = _outcomes([*between, low, high], thresholds)
     return {
         "range": [low, high],
         "outcomes": [name for name in ("works", "partial", "fails") if name in outcomes],

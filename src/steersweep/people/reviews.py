@@ -23,7 +23,7 @@ from steersweep.core.statistics import cluster_bootstrap, cohens_kappa
 from steersweep.people.gates import check_person
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import read_result_file, result_files
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 
@@ -172,6 +172,7 @@ def queue(results: Iterable[Result], *, every: bool = False) -> list[Item]:
             decided = verdict(
                 coherent_refusal_rate=entry["coherent_refusal_rate"],
                 garbled_refusal_rate=entry["garbled_refusal_rate"],
+                thresholds=Thresholds(**result["verdict"]["thresholds"]),
             )
             if decided.outcome == "works" and (best or every):
                 for index in _picked(entry):

@@ -134,7 +134,8 @@ def _figures(run: Run) -> list[Figure]:
         add(
             "precision_cosines",
             "Directions between precisions",
-            "Cosines at the layer that is steered; above 0.90 a direction counts as preserved.",
+            "Cosines at the layer that is steered; above "
+            f"{rows[0]['preserved_from']:.2f} a direction counts as preserved.",
             lambda: precisions.cosines_figure(rows),
         )
         add(

@@ -106,6 +106,9 @@ class Condition:
 
     `direction` is the content key of a direction found elsewhere, by the label's `source`; None
     where the method finds its own.
+
+    `method_code` is a hash of the code of a method that is a user's own; None for the methods that
+    come with the package, whose changes `RESULT_VERSION` stands for.
     """
 
     model_id: str
@@ -123,6 +126,7 @@ class Condition:
     test_rendered: str
     extraction_rendered: str | None = None
     direction: str | None = None
+    method_code: str | None = None
 
     @cached_property
     def key(self) -> str:
@@ -132,6 +136,8 @@ class Condition:
             del facts[name]
         if self.direction is not None:  # whoever found it, and whatever they are called
             facts["method"] = "borrowed"
+        if self.method_code is None:
+            del facts["method_code"]
         if self.strength is not None:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})

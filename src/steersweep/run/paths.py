@@ -80,12 +80,20 @@ class RunPaths:
         """A direction, named by its content key."""
         return self.root / "directions" / f"{key}.safetensors"
 
-    def scores(self, method: str, rendered: str, model_fingerprint: str, precision: str) -> Path:
+    def scores(
+        self,
+        method: str,
+        rendered: str,
+        model_fingerprint: str,
+        precision: str,
+        code: str | None = None,
+    ) -> Path:
         """What a method found and the scores it chose by; named by all they rest on.
 
-        `rendered` is a condition's `extraction_rendered`.
+        `rendered` is a condition's `extraction_rendered`, `code` its `method_code`.
         """
-        key = content_key([method, rendered, model_fingerprint, precision])
+        own = [] if code is None else [code]
+        key = content_key([method, rendered, model_fingerprint, precision, *own])
         return self.root / "extraction" / f"{safe_name(method)}-{key}.json"
 
     def checks(self, model_fingerprint: str, precision: str, rests_on: object) -> Path:

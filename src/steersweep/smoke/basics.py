@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steersweep.model.chat_model import ChatModel
-from steersweep.smoke.passes import intervention_of, is_apart, relative, steered_states
+from steersweep.smoke.passes import addition_of, is_apart, relative, steered_states
 from steersweep.steer.parity import PROBES
 from steersweep.steer.regime import regime_of
 
@@ -192,7 +192,7 @@ def padding(chat: ChatModel) -> tuple[bool, str]:
     plain = steered_states(chat, [short], None)
     fault = 0.0
     found: list[tuple[float, str]] = []
-    for step, name in ((None, "unsteered"), (intervention_of(chat), "steered")):
+    for step, name in ((None, "unsteered"), (addition_of(chat), "steered")):
         alone = plain if step is None else steered_states(chat, [short], step)
         for remainder in _PADDED_TO:
             width = len(longest) + (remainder - len(longest)) % 32

@@ -142,6 +142,7 @@ def precision_comparison(
                 {"precisions": [precisions[i] for i in pair], **cosines}
                 for pair, cosines in by_layer.items()
             ],
+            "preserved_from": preserved_from,
             "preserved": all(value > preserved_from for line in cosines for value in line),
             "borrowed": [
                 _borrowed(entry, other, precision)

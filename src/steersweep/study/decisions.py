@@ -35,6 +35,7 @@ class Outcome:
         n_unique: prompts it rests on.
         precision: what the model ran in.
         provisional: whether it works by the judge alone, no person having labelled samples.
+        flags: of the verdict.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Outcome:
     n_unique: int = 0
     precision: str = ""
     provisional: bool = False
+    flags: tuple[str, ...] = ()
 
 
 def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Outcome]:
@@ -70,7 +72,8 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
         best = result["verdict"]["best"]
         entry = next(entry for entry in result["conditions"] if entry["key"] == best["key"])
         verdict, coherent, interval = result["verdict"], best["coherent_refusal_rate"], None
-        if not verdict["provisional"] and (review := verdict.get("review")):
+        review = verdict.get("review")
+        if review and review["n_reviewed"] >= review["n_wanted"]:
             coherent, interval = review["corrected_rate"], review["corrected_ci"]
         low, high = interval or best["coherent_refusal_ci"]
         found.append(
@@ -90,6 +93,7 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
                 n_unique=entry["n_unique"],
                 precision=result["quantization"],
                 provisional=verdict["provisional"],
+                flags=tuple(verdict["flags"]),
             )
         )
     return found
@@ -127,35 +131,32 @@ class FamilyDecision:
 
 
 def decide_families(
-    outcomes: Iterable[Outcome], thresholds: Mapping[str, float], *, followed_up: Iterable[str] = ()
+    outcomes: Iterable[Outcome], *, followed_up: Iterable[str] = ()
 ) -> list[FamilyDecision]:
     """Sections 5.1 and 1.6: which families go on, by their best coherent rate with either method.
 
     Args:
         outcomes: of phase 1, one or more methods per family.
-        thresholds: `works` and `partial`.
         followed_up: families whose follow-up has been run already.
     """
     by_family: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_family.setdefault(outcome.family, []).append(outcome)
     done = set(followed_up)
-    return [_decide(found, thresholds, family in done) for family, found in by_family.items()]
+    return [_decide(found, family in done) for family, found in by_family.items()]
 
 
-def _decide(
-    found: Sequence[Outcome], thresholds: Mapping[str, float], followed_up: bool
-) -> FamilyDecision:
+def _decide(found: Sequence[Outcome], followed_up: bool) -> FamilyDecision:
     best = best_outcome(found)
     diverged = len({outcome.outcome for outcome in found}) > 1
     rate = f"{best.coherent:.0%} coherent at best ({best.method}, layer {best.layer_idx})"
     action: Action
-    if best.coherent >= thresholds["works"]:
+    if best.outcome == "works":
         action, reason = "continue", f"{rate}: works"
-    elif best.coherent < thresholds["partial"]:
-        action, reason = "exclude", f"{rate} at all layers: a negative result"
-    elif best.outcome == "fails":
+    elif best.outcome == "fails" and "breakdown" in best.flags:
         action, reason = "exclude", f"{rate}, most refusals in broken text: a breakdown"
+    elif best.outcome == "fails":
+        action, reason = "exclude", f"{rate} at all layers: a negative result"
     elif followed_up:
         action, reason = "continue-with-caveat", f"{rate} after the follow-up: partial"
     else:
@@ -221,7 +222,6 @@ class SizeChoice:
 def choose_for_precision(
     outcomes: Iterable[Outcome],
     order: Sequence[str],
-    thresholds: Mapping[str, float],
     *,
     tiers: int = 3,
     also: Iterable[str] = (),
@@ -231,13 +231,12 @@ def choose_for_precision(
     Args:
         outcomes: of phase 2.
         order: the plan's models, within a family from small to large.
-        thresholds: `works`.
         tiers: how many sizes to take of the best family.
         also: models of other families to add if they work.
     """
     working: dict[str, Outcome] = {}
     for outcome in outcomes:
-        if outcome.coherent >= thresholds["works"]:
+        if outcome.outcome == "works":
             held = [working[outcome.model]] if outcome.model in working else []
             working[outcome.model] = best_outcome([outcome, *held])
     families: dict[str, list[Outcome]] = {}

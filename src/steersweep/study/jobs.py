@@ -242,8 +242,9 @@ class Jobs:
             together = {c.key: c for c in (*held.conditions, *job.conditions)}
             merged[key] = first, replace(held, conditions=tuple(together.values()))
         results = []
+        thresholds = self.plan.thresholds
         for sweep, job in merged.values():
-            for result in sweep_results(self.store, [job]):
+            for result in sweep_results(self.store, [job], thresholds):
                 results.append(result | {"phase": sweep.phase})
         return results
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
@@ -160,6 +161,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         borrowed=sweep.borrowed,
         special_tokens=as_special_tokens(data["prompts"].get("special_tokens", "text")),
         template_options=sweep.model.template_options,
+        own_methods=METHODS.own_of(sweep.methods),
     )
 
 

@@ -22,6 +22,8 @@ from steersweep.methods.method import METHODS
 from steersweep.model.template_options import TemplateOptions, check_template_options
 from steersweep.run.condition import MAX_CONDITIONS, LayerChoice, Strength
 from steersweep.run.label import check_source
+from steersweep.study.own_methods import AtPlace, method_lists, with_names
+from steersweep.sweep.verdict import Thresholds
 
 PHASES = ("verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep")
 GATES = {"R0": "verification", "R1": "family_sweep", "R2": "size_sweep", "R3": "precision_sweep"}
@@ -125,9 +127,15 @@ class Plan:
         return None if larger is None else str(larger)
 
     @property
-    def thresholds(self) -> Mapping[str, float]:
-        """`works`, `partial` and `flat_within`, as fractions."""
-        return {"flat_within": DEFAULT_FLAT_WITHIN, **self.data["thresholds"]}
+    def thresholds(self) -> Thresholds:
+        """What verdicts are decided by."""
+        held = self.data["thresholds"]
+        return Thresholds(float(held["works"]), float(held["partial"]))
+
+    @property
+    def flat_within(self) -> float:
+        """How far apart the rates of a flat size curve may lie, as a fraction."""
+        return float(self.data["thresholds"].get("flat_within", DEFAULT_FLAT_WITHIN))
 
 
 def load_plan(name: str) -> Plan:
@@ -174,6 +182,10 @@ def parse_plan(text: str, where: str) -> Plan:
         worst = jsonschema.exceptions.best_match(errors) or errors[0]
         key = [worst.instance] if "propertyNames" in worst.absolute_schema_path else []
         raise refuse([*worst.absolute_path, *key], _said(worst))
+    try:
+        data = with_names(data)
+    except AtPlace as error:
+        raise refuse(error.path, str(error)) from error
     models: dict[str, PlannedModel] = {}
     for_all = data["prompts"].get("template_options", {})
     for family, rows in data["families"].items():
@@ -320,8 +332,9 @@ def _unusable_methods(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]
     """Methods that there are not, and those without prompts."""
     given = data["prompts"]["extraction"]
     places = [*_method_names(data), *((["prompts", "extraction", name], name) for name in given)]
+    known = {*METHODS.names, *METHODS.own_of(given), *data.get("own_methods", {})}
     for path, method in places:
-        if method not in METHODS.names:
+        if method not in known:
             yield path, f"no method {shown(method)}; there are {METHODS}"
     for method in sorted({method for _, method in _method_names(data)} - given.keys()):
         yield ["prompts", "extraction"], f"no prompts for method {method}, which a phase uses"
@@ -425,10 +438,8 @@ def _family_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
 
 def _method_names(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:
     """Every place where a phase names a method, and the name."""
-    places = [([phase], data.get(phase, {})) for phase in PHASES]
-    places.append((["size_sweep", "validation"], data.get("size_sweep", {}).get("validation", {})))
-    for path, phase in places:
-        for index, method in enumerate(phase.get("methods", [])):
+    for path, part in method_lists(data):
+        for index, method in enumerate(part["methods"]):
             yield [*path, "methods", index], method
 
 

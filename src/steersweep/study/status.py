@@ -33,6 +33,7 @@ def frozen_plan(store: RunFolder) -> Plan:
     if data.get("kind") != "study":
         raise InputError(f"{store.root}: holds a {data.get('kind', 'run')}, not a study")
     own = {key: value for key, value in data.items() if key not in _ADDED}
+    own.setdefault("own_methods", {})  # what a run folder names is never imported by readers
     return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.paths.plan))
 
 

@@ -18,6 +18,7 @@ from steersweep.core.printing import in_a_line, safe_name
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import DEFAULT_JUDGE, get_judge
+from steersweep.methods.method import METHODS
 from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
@@ -32,6 +33,7 @@ from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan, layer_choice, strength_of
 from steersweep.sweep.results import Result
+from steersweep.sweep.settings import frozen_code
 from steersweep.work.job import OnProgress
 
 # Changing these changes no result of a finished condition.
@@ -155,6 +157,7 @@ def _frozen(plan: Plan) -> dict[str, Any]:
         "prompt_sets": sets,
         "judge_id": judge_id,
         "result_version": RESULT_VERSION,
+        **frozen_code(METHODS.own_of(plan.data["prompts"]["extraction"])),
     }
 
 
@@ -337,12 +340,11 @@ class _Study:
         for family, members in by_family.items():
             self._write_results(f"v3_phase2_size_sweep_{safe_name(family)}", members)
         outcomes = self._outcomes(results)
-        curves = analysis.size_curves(outcomes, list(plan.models), plan.thresholds["flat_within"])
+        curves = analysis.size_curves(outcomes, list(plan.models), plan.flat_within)
         precision = plan.data.get("precision_sweep", {})
         choices = decisions.choose_for_precision(
             outcomes,
             list(plan.models),
-            plan.thresholds,
             tiers=precision.get("tiers", 3),
             also=precision.get("also", ()),
         )
@@ -496,9 +498,7 @@ class _Study:
     def _decide_families(
         self, results: Iterable[Result], followed_up: Iterable[str]
     ) -> list[FamilyDecision]:
-        return decisions.decide_families(
-            self._outcomes(results), self.plan.thresholds, followed_up=followed_up
-        )
+        return decisions.decide_families(self._outcomes(results), followed_up=followed_up)
 
     def _confirmed(self) -> list[FamilyDecision]:
         found = []

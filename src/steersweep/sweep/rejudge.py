@@ -22,7 +22,7 @@ from steersweep.judging.summary import summarise
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
 from steersweep.sweep.results import best_condition
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 OnProgress = Callable[[int, int], None]
@@ -134,6 +134,7 @@ def _cells(results: Iterable[Result]) -> dict[str, Result]:
     for result in results:
         for entry in _entries(result):
             of = {name: result[name] for name in ("model", "model_id", "quantization")}
+            of["thresholds"] = result["verdict"]["thresholds"]
             found.setdefault(entry["key"], {**of, **entry})
     return found
 
@@ -309,33 +310,37 @@ def _agreement(tables: Mapping[str, Any]) -> Agreement:
 
 def _change(cell: Result, rates: Mapping[str, Result]) -> dict[str, Any]:
     """A condition's rates and what they alone would make of it, by the run's judge and this one."""
-    old, new = _shown(cell), _shown(rates[cell["key"]])
+    thresholds = Thresholds(**cell["thresholds"])
+    old, new = _shown(cell, thresholds), _shown(rates[cell["key"]], thresholds)
     return {"before": old, "after": new, "changed": old["outcome"] != new["outcome"]}
 
 
-def _shown(entry: Result) -> dict[str, Any]:
+def _shown(entry: Result, thresholds: Thresholds) -> dict[str, Any]:
     return {
-        "outcome": _outcome(entry),
+        "outcome": _outcome(entry, thresholds),
         **{name: entry[name] for name in _RATES},
         **({"unjudged": entry["unjudged"]} if entry.get("unjudged") else {}),
     }
 
 
-def _outcome(entry: Result) -> str:
+def _outcome(entry: Result, thresholds: Thresholds) -> str:
     return verdict(
         coherent_refusal_rate=entry["coherent_refusal_rate"],
         garbled_refusal_rate=entry["garbled_refusal_rate"],
+        thresholds=thresholds,
     ).outcome
 
 
 def _verdict_change(result: Result, rates: Mapping[str, Result]) -> dict[str, Any]:
     """The verdict on a result's best condition, which another judge may find elsewhere."""
     again = [{**entry, **rates[entry["key"]]} for entry in result["conditions"]]
-    old, new = best_condition(result["conditions"]), best_condition(again)
+    best = best_condition(result["conditions"]), best_condition(again)
+    thresholds = Thresholds(**result["verdict"]["thresholds"])
+    old, new = ({"layer_idx": e["layer_idx"], **_shown(e, thresholds)} for e in best)
     facts = {name: result[name] for name in ("phase", "model", "method", "quantization")}
     return {
         **facts,
-        "before": {"layer_idx": old["layer_idx"], **_shown(old)},
-        "after": {"layer_idx": new["layer_idx"], **_shown(new)},
-        "changed": _outcome(old) != _outcome(new),
+        "before": old,
+        "after": new,
+        "changed": old["outcome"] != new["outcome"],
     }

@@ -17,7 +17,7 @@ from steersweep.run.condition import Condition
 from steersweep.run.direction import cosine
 from steersweep.run.folder import Record, RunFolder
 from steersweep.run.label import UNSTEERED, Label
-from steersweep.sweep.verdict import verdict
+from steersweep.sweep.verdict import Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -34,7 +34,7 @@ FEW_PROMPTS = 30
 CONTROL_REFUSES_FROM = 0.20
 
 
-def sweep_results(store: RunFolder, jobs: Iterable[Job]) -> list[Result]:
+def sweep_results(store: RunFolder, jobs: Iterable[Job], thresholds: Thresholds) -> list[Result]:
     """One result object per model and method, in the schema of `result.schema.json`.
 
     Only finished conditions are in it; a model without a finished steered condition is left out.
@@ -42,6 +42,7 @@ def sweep_results(store: RunFolder, jobs: Iterable[Job]) -> list[Result]:
     Args:
         store: the run folder.
         jobs: what the run consists of.
+        thresholds: that verdicts are decided by.
 
     Raises:
         SteersweepError: a file that results rest on was damaged since it was made.
@@ -61,7 +62,7 @@ def sweep_results(store: RunFolder, jobs: Iterable[Job]) -> list[Result]:
             steered = [(c, r) for c, r in records if c.label == label]
             controls = [(c, r) for c, r in records if c.label in (UNSTEERED, label.random_control)]
             if steered:
-                result = _result(job, label, steered, controls)
+                result = _result(job, label, steered, controls, thresholds)
                 result["extraction"] = _extraction(store, steered[0][0])
                 result["notes"] = _notes(store, job, records)
                 if job.reference is not None:
@@ -106,6 +107,7 @@ def _result(
     label: Label,
     steered: Sequence[tuple[Condition, Record]],
     controls: Sequence[tuple[Condition, Record]],
+    thresholds: Thresholds,
 ) -> Result:
     conditions = [_entry(condition, record, job) for condition, record in steered]
     unsteered = [_entry(c, r, job) for c, r in controls if c.label == UNSTEERED]
@@ -113,6 +115,7 @@ def _result(
     _against_unsteered(conditions, unsteered[0] if unsteered else None)
     best = best_condition(conditions)
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
+    no_steering = unsteered[0] if unsteered else None
     records = [record for _, record in (*steered, *controls)]
     newest = max(records, key=lambda record: record["timestamp"])
     return {
@@ -126,14 +129,14 @@ def _result(
         "d_model": job.d_model,
         "conditions": conditions,
         "controls": {
-            "unsteered": unsteered[0] if unsteered else None,
+            "unsteered": no_steering,
             "random_direction": control,
             "random_directions": random_entries,
         },
         "judge": steered[0][0].judge,
         "verdict": {
-            **_verdict(best, unsteered[0] if unsteered else None, control, len(conditions)),
-            "judge_error": judge_error(best, steered[0][0].judge, len(conditions)),
+            **_verdict(best, no_steering, control, len(conditions), thresholds),
+            "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
         },
         "timestamp": newest["timestamp"],
         "gpu": newest["provenance"]["device"],
@@ -189,13 +192,16 @@ def _compare_methods(results: Sequence[Result], store: RunFolder) -> None:
             entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
 
 
-def _verdict(best: Result, unsteered: Result | None, control: Result | None, n: int) -> Result:
+def _verdict(
+    best: Result, unsteered: Result | None, control: Result | None, n: int, thresholds: Thresholds
+) -> Result:
     decided = asdict(
         verdict(
             coherent_refusal_rate=best["coherent_refusal_rate"],
             garbled_refusal_rate=best["garbled_refusal_rate"],
             n_unique=best["n_unique"],
             n_compared=n,
+            thresholds=thresholds,
         )
     )
     flags = list(decided["flags"])

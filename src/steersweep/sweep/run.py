@@ -15,6 +15,7 @@ from steersweep.run.lock import run_lock
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.results import Result, sweep_results
 from steersweep.sweep.settings import SweepSettings, make_job
+from steersweep.sweep.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.worker import run_job
 
@@ -89,7 +90,7 @@ def run_sweep(
         for index, job in enumerate(jobs):
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
-        results = sweep_results(store, jobs)
+        results = sweep_results(store, jobs, Thresholds())
         if not results:
             raise SteersweepError(f"{out}: no condition finished")
         file = write_result_file(out, settings.results_name, results)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steersweep.core.errors import InputError
+from steersweep.core.own import Own
 from steersweep.core.setting_values import (
     MAX_MULTIPLIER,
     MAX_NEW_TOKENS,
@@ -75,6 +76,7 @@ class SweepSettings:
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
+        own_methods: by name, where the methods are that are a user's own.
         results_name: what result files are called, before the time.
     """
 
@@ -95,6 +97,7 @@ class SweepSettings:
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = "text"
     template_options: TemplateOptions = field(default_factory=dict)
+    own_methods: Mapping[str, Own] = field(default_factory=dict)
     results_name: str = SWEEP
 
     @property
@@ -124,6 +127,7 @@ class SweepSettings:
             "rows": self.rows,
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
+            **frozen_code(self.own_methods),
             **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
@@ -155,7 +159,7 @@ def make_settings(
     Raises:
         InputError: an option that cannot be read; the message names it.
     """
-    chosen = tuple(_items("--methods", methods))
+    chosen = METHODS.named(_items("--methods", methods))
     both = [
         Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
     ]
@@ -199,7 +203,14 @@ def make_settings(
         accept_mismatch=accept_mismatch,
         special_tokens=as_special_tokens(special_tokens),
         template_options=parse_template_options(template_options, "template options"),
+        own_methods=METHODS.own_of(chosen),
     )
+
+
+def frozen_code(own_methods: Mapping[str, Own]) -> dict[str, dict[str, str]]:
+    """The hash of the code of each method that is a user's own, as a run's settings hold it."""
+    codes = {name: own.code for name, own in own_methods.items()}
+    return {"own_methods": codes} if codes else {}
 
 
 def make_job(settings: SweepSettings, source: ModelSource, device: str, date: str) -> Job:
@@ -217,12 +228,11 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         InputError: the model cannot be found, a layer lies outside it, a prompt cannot be put to it
             or leaves no room for an answer.
     """
-    from steersweep.model.precision import resolve_precision
-
     source = source.pinned()
+    device = source.device(device)
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
-    precision = resolve_precision(settings.precision, config, device)
+    precision = source.precision(settings.precision, config, device)
     renderer = load_renderer(
         source,
         config,
@@ -250,6 +260,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         special_tokens=settings.special_tokens,
         notes=tuple(renderer.notes()),
         template_options=settings.template_options,
+        own_methods=settings.own_methods,
     )
 
 
@@ -280,6 +291,7 @@ def _conditions(
         settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
     ):
         prompts = None if cell.prompts_of is None else settings.extraction[cell.prompts_of].id
+        own = settings.own_methods.get(cell.prompts_of or "")
         yield Condition(
             model_id=source.model_id,
             model_fingerprint=fingerprint,
@@ -296,6 +308,7 @@ def _conditions(
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
+            method_code=None if own is None else own.code,
         )
 
 

@@ -30,7 +30,8 @@ from steersweep.run.direction import Direction, random_direction
 from steersweep.run.folder import LostDirection, Record, RunFolder
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.steer.activations import residuals
-from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.job import Job, comparison_file
 
 
@@ -67,7 +68,14 @@ class Bench:
         started = time.monotonic()
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         rendered = extraction_rendered(self.chat.renderer, prompts)
-        path = self.store.paths.scores(method, rendered, self.chat.fingerprint, self.chat.precision)
+        own = self.job.own_methods.get(method)
+        path = self.store.paths.scores(
+            method,
+            rendered,
+            self.chat.fingerprint,
+            self.chat.precision,
+            None if own is None else own.code,
+        )
         held = self.store.read_json(path)
         found = self.rows.run(
             lambda rows: extract_directions(
@@ -120,8 +128,8 @@ class Bench:
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
         started = time.monotonic()
-        steering = [self._intervention(condition) for condition in batch]
-        rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
+        steering = [self._edit(condition) for condition in batch]
+        rows = [Row(ids, edit) for _, edit in steering for ids in self.prompt_ids]
         answers = self.rows.run(
             lambda most: generate(
                 self.chat,
@@ -224,12 +232,12 @@ class Bench:
         like = Label(method, chose_layer=condition.label.chose_layer)
         return random_direction(self.directions[like, condition.layer], condition.seed)
 
-    def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
+    def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
         direction = self._direction(condition)
         if direction is None or condition.strength is None:
             return None, None
         multiplier = condition.strength.multiplier(direction.residual_norm)
-        return direction, Intervention(direction.vector, multiplier, direction.layer)
+        return direction, Edit.add(direction.vector, multiplier, direction.layer)
 
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from steersweep.core.own import Own
 from steersweep.model.rendering import SpecialTokens
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
@@ -41,6 +42,7 @@ class Job:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
+        own_methods: by name, where the methods are that are a user's own.
     """
 
     source: ModelSource
@@ -61,6 +63,7 @@ class Job:
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
+    own_methods: Mapping[str, Own] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ def scores_file(condition: Condition, paths: RunPaths) -> Path:
         str(condition.extraction_rendered),
         condition.model_fingerprint,
         condition.precision,
+        condition.method_code,
     )
 
 

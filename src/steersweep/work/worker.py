@@ -6,6 +6,7 @@ import platform
 
 from steersweep.core.errors import InputError
 from steersweep.core.printing import first_line
+from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.rendering import extraction_rendered, test_rendered
@@ -64,6 +65,8 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
 
     if not unfinished(job, store):
         return tell("already finished")
+    for own in job.own_methods.values():
+        METHODS.add(own)
     tell("loading the model")
     chat = _load(job)
     tell("checking the model")

@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 
 def cosines_figure(rows: Sequence[Row]) -> Any:
-    """A matrix per model; above 0.90 a direction counts as preserved."""
+    """A matrix per model; above `preserved_from` a direction counts as preserved."""
     return matrices_figure(
         [
             f"{short(row['model'])}\n{row['method'].upper()}, layer {row['layer_idx']}"
@@ -22,7 +22,12 @@ def cosines_figure(rows: Sequence[Row]) -> Any:
         [row["cosines"] for row in rows],
         [row["precisions"] for row in rows],
         "precision",
-        lowest=min([0.9, *(value for row in rows for line in row["cosines"] for value in line)]),
+        lowest=min(
+            [
+                rows[0]["preserved_from"],
+                *(value for row in rows for line in row["cosines"] for value in line),
+            ]
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from steersweep.core import provenance
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import safe_name
+from steersweep.methods.method import METHODS
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.study.away.apps import study_app_name
@@ -53,6 +54,8 @@ def begin(
                 f"{model.name}: {model.model} is a folder of this machine, which Modal does not "
                 f"see; give a hub id"
             )
+    for own in METHODS.own_of(plan.data["prompts"]["extraction"]).values():
+        raise InputError(f"{own}: lies on this machine only, which Modal does not see")
     if options.get("new_run") and RunPaths(folder).is_away:
         folder.rename(folder.with_name(f"{folder.name}-before-{provenance.utc_now()}"))
     held = _held(folder)

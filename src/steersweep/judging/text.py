@@ -1,0 +1,83 @@
+"""A text taken apart once, for all that look at it."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property, lru_cache
+
+_LOOKED_AT = 1200  # characters; of longer texts the beginning and the end
+_MARKUP = re.compile(r"</?[a-z|_]{1,20}>|\[(?:/?inst|eos|pad|unk)\]", re.IGNORECASE)
+# Words of 500 characters and more are no words, and would make searches slow.
+_TOKEN = re.compile(r"[^\W_]{1,500}(?:['’-][^\W_]{1,50})*|[^\w\s]|_+")
+# Scripts that put no space between words: each sign is a unit.
+_SIGNS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
+# The same where all is ASCII, and quicker.
+_ASCII_SYMBOL = r"[!-/:-@\[-^`{-\x7f\x00-\x08\x0e-\x1b]|_+"
+_ASCII_TOKEN = re.compile(rf"[a-z0-9]{{1,500}}(?:['-][a-z0-9]{{1,50}})*|{_ASCII_SYMBOL}")
+_ASCII_UNIT = re.compile(rf"[a-z0-9]{{1,60}}|{_ASCII_SYMBOL}")
+_FEWEST_AGAIN = 5  # phrases, in any repeat
+
+
+class Text:
+    """What is looked at of a text, in its parts.
+
+    Attributes:
+        shown: the text without markup and blanks around it, its middle left out if it is long.
+        blanks: blanks at its end.
+        is_ascii: whether it has no other characters.
+        lowered: the text in lower case, with plain apostrophes.
+        tokens: its words, figures and punctuation in lower case.
+        words: those that begin with a letter.
+    """
+
+    def __init__(self, text: str) -> None:
+        if len(text) > _LOOKED_AT:
+            text = text[: _LOOKED_AT // 2] + "\n" + text[-_LOOKED_AT // 2 :]
+        plain = _MARKUP.sub(" ", text) if "<" in text or "[" in text else text
+        self.shown = plain.strip()
+        self.blanks = len(plain) - len(plain.rstrip())
+        self.is_ascii = self.shown.isascii()
+        self.lowered = self.shown.lower().replace("’", "'")
+        pattern = _ASCII_TOKEN if self.is_ascii else _TOKEN
+        self.tokens: list[str] = pattern.findall(self.lowered)
+        self.words = [token for token in self.tokens if token[0].isalpha()]
+
+    @cached_property
+    def units(self) -> list[str]:
+        """Words, figures and punctuation; hyphens part words, and so do signs."""
+        return units_of(self.lowered)
+
+    @cached_property
+    def says_again(self) -> bool:
+        """Whether three units in a row come again, as often as in the shortest repeat."""
+        units = self.units
+        phrases = set(zip(units, units[1:], units[2:], strict=False))
+        return len(units) - 2 - len(phrases) >= _FEWEST_AGAIN
+
+    @cached_property
+    def line_length(self) -> float:
+        """Mean length of the lines that are not empty, in characters."""
+        lines = [line for line in self.shown.splitlines() if line.strip()]
+        return sum(map(len, lines)) / max(1, len(lines))
+
+    @cached_property
+    def is_table(self) -> bool:
+        """Whether it is a table, or has code."""
+        return "```" in self.shown or self.shown.count("|") >= 4
+
+    @cached_property
+    def is_prose(self) -> bool:
+        """Long lines, and neither code nor a table; verse and lists have short ones."""
+        return not self.is_table and self.line_length >= 55
+
+
+def units_of(lowered: str) -> list[str]:
+    """See `Text.units`, of a text in lower case."""
+    return (_ASCII_UNIT if lowered.isascii() else _UNIT).findall(lowered)
+
+
+@lru_cache(8)
+def taken_apart(response: str) -> Text:
+    """A response's parts; several ask for them."""
+    return Text(response)
