@@ -67,7 +67,7 @@ def run_copy(swept: Path, tmp_path: Path) -> Path:
 
 
 def results_file(folder: Path) -> Path:
-    return next((folder / "results").glob("v3_phase1_*.json"))
+    return next((folder / "results").glob("sweep_*.json"))
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
