@@ -492,3 +492,10 @@ def test_what_a_user_should_know_of_a_model_is_in_the_log(tmp_path: Path) -> Non
     assert end["exit_code"] == 0, end
     log = (tmp_path / "volume" / "log.txt").read_text("utf-8")
     assert log.count("note: answers end at '<|im_end|>' too") == 1
+
+
+def test_only_line_feeds_end_lines_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / away.LOG
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("one\u2028two\x85three\nfour\nfi", "utf-8")
+    assert away.said(tmp_path) == ["one\u2028two\x85three", "four"]

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.core.printing import first_line
 from steersweep.model.hub import check_files
 from steersweep.model.loaded import LoadedSource
@@ -701,6 +701,6 @@ def resolve_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"--device {device}: not available on this machine ({first_line(error)})"
+            f"{setting('device')} {device}: not available on this machine ({first_line(error)})"
         ) from error
     return device

@@ -79,6 +79,7 @@ def write_report(folder: Path) -> Report:
         drawn=drawn,
         decision_lines=decision_lines,
         n_samples=samples.n_samples,
+        modes=sorted(samples.modes),
         embedded=embedded,
         index=script_json(
             [

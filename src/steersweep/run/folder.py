@@ -25,18 +25,18 @@ from steersweep.core.digests import (
     unseal_tensors,
     unseal_text,
 )
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.plain_yaml import parse_yaml
 from steersweep.core.printing import printable
 from steersweep.run.direction import Direction, stored_vector
-from steersweep.run.lock import refuse_other_files
+from steersweep.run.lock import refuse_other_files, unwritable
 from steersweep.run.paths import FOLDERS, RunPaths, free_damaged_name
-from steersweep.run.records import check_record
+from steersweep.run.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Record = dict[str, Any]
 _T = TypeVar("_T")
 
 OnNote = Callable[[str], None]
@@ -105,7 +105,7 @@ class RunFolder:
         """
         # Through YAML and back, so that tuples and lists compare equal.
         text = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True)
-        asked = yaml.safe_load(text)
+        asked = parse_yaml(text, str(RunPaths(root).plan)).data
         refuse_other_files(root)
         run = cls(root, on_note=on_note)
         held = run.get_plan() if root.exists() else None
@@ -126,9 +126,9 @@ class RunFolder:
                 write_bytes(path, seal_text(path.name, text))
             run.look_through()
         except OSError as error:
-            raise InputError(f"--out {root}: cannot be written: {error.strerror}") from error
+            raise unwritable(root, error.strerror) from error
         if not os.access(root, os.W_OK):
-            raise InputError(f"--out {root}: cannot be written: permission denied")
+            raise unwritable(root, "permission denied")
         return run
 
     @classmethod
@@ -170,7 +170,11 @@ class RunFolder:
 
         def whole(data: bytes) -> dict[str, Any]:
             _refuse_other_version(self.root, data)
-            held: dict[str, Any] = yaml.safe_load(unseal_text(self.paths.plan.name, data))
+            name = self.paths.plan.name
+            try:
+                held: dict[str, Any] = parse_yaml(unseal_text(name, data), name).data
+            except InputError as error:
+                raise Damaged(str(error)) from error
             return held
 
         return self._read(self.paths.plan, whole)
@@ -186,7 +190,7 @@ class RunFolder:
             return str(held["created"])
         for path in sorted(self.paths.condition("*").parent.glob("*.json")):
             record = self.get(path.stem)
-            if record is not None and (date := record["provenance"].get("template_date")):
+            if record is not None and (date := record.provenance.get("template_date")):
                 return f"{date}T00:00:00Z"
         return None
 
@@ -202,16 +206,14 @@ class RunFolder:
         path = self.paths.condition(key)
 
         def whole(data: bytes) -> Record:
-            record: Record = unseal(self.paths.name_of(path), data)
-            check_record(record, key, prompts)
-            return record
+            return Record.from_json(unseal(self.paths.name_of(path), data), key, prompts)
 
         return self._read(path, whole)
 
     def put(self, record: Record) -> None:
-        """Save a finished condition under `record["key"]`, unless it is there already."""
-        if self.get(record["key"]) is None:
-            self._write(self.paths.condition(record["key"]), record)
+        """Save a finished condition under its key, unless it is there already."""
+        if self.get(record.key) is None:
+            self._write(self.paths.condition(record.key), record.as_json())
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
@@ -368,7 +370,7 @@ def _refuse_other_run(
         differences = "; ".join(
             f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
         )
-        raise InputError(f"--out {folder}: holds another run ({differences}). {way_out}")
+        raise InputError(f"{setting('out')} {folder}: holds another run ({differences}). {way_out}")
 
 
 def _refuse_other_version(folder: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.run.paths import RunPaths, free_damaged_name
 
 
@@ -30,14 +30,19 @@ def run_lock(root: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"--out {root}: another steersweep is running there; wait for it or stop it"
+            f"{setting('out')} {root}: another steersweep is running there; wait for it or stop it"
         ) from error
     except OSError as error:
-        raise InputError(f"--out {root}: cannot be written: {error.strerror}") from error
+        raise unwritable(root, error.strerror) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def unwritable(root: Path, why: str | None) -> InputError:
+    """The error for a run folder that cannot be written."""
+    return InputError(f"{setting('out')} {root}: cannot be written: {why}")
 
 
 def refuse_other_files(root: Path) -> None:
@@ -47,12 +52,12 @@ def refuse_other_files(root: Path) -> None:
         InputError: it holds other files, or is a file itself.
     """
     if os.path.lexists(root) and not root.is_dir():
-        raise InputError(f"--out {root}: is a file, not a folder")
+        raise InputError(f"{setting('out')} {root}: is a file, not a folder")
     names = [path.name for path in root.iterdir()] if root.exists() else []
     plan, lock = RunPaths(root).plan.name, RunPaths(root).lock.name
     others = sorted(name for name in names if not name.startswith((plan, f".{plan}.", lock)))
     if others and not any(name.startswith(plan) for name in names):
         raise InputError(
-            f"--out {root}: holds files that are no steersweep run ({', '.join(others[:3])}); "
-            f"choose an empty or new folder"
+            f"{setting('out')} {root}: holds files that are no steersweep run "
+            f"({', '.join(others[:3])}); choose an empty or new folder"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import calibration
 from steersweep.budget.ledger import Ledger, Limits
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
@@ -189,8 +189,8 @@ class Jobs:
         if held.get(name, fingerprint) != fingerprint and not accepted:
             raise ChangedWeights(
                 f"{sweep.model.name}: the model's weights are not those this run began with "
-                f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
-                f"or a new folder"
+                f"(fingerprint {held[name]} then, {fingerprint} now). Use "
+                f"{setting('accept')} {name}, or a new folder"
             )
         self.store.write_json(self.store.paths.models, held | {name: fingerprint})
         for note in job.notes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from steersweep.budget.ledger import Limits
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import in_a_line, safe_name
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
@@ -124,7 +124,10 @@ def run_study(
             on_note=on_note or on_line,
             may_differ=FREE_FIELDS,
             accept=options.accept,
-            way_out="Use --accept-change FIELD to go on with it, or --new-run to begin anew",
+            way_out=(
+                f"Use {setting('accept')} FIELD to go on with it, or "
+                f"{setting('new_run')} to begin anew"
+            ),
         )
         engine = engine or local_engine()
         engine.open(out)
@@ -568,7 +571,7 @@ class _Study:
         count = max(self.options.apply_cuts, held["applied"])
         available = len(self.plan.data.get("cuts", []))
         if count > available:
-            raise InputError(f"--apply-cuts {count}: the plan has {available} cuts")
+            raise InputError(f"{setting('apply_cuts')} {count}: the plan has {available} cuts")
         if count != held["applied"]:
             self.store.write_json(self.store.paths.cuts, {"applied": count})
         return Cuts.first(self.plan, count)
@@ -581,8 +584,8 @@ class _Study:
         if held is None and reader.why_damaged(path) and not self.options.apply_cuts:
             raise InputError(
                 f"{path}: is damaged ({reader.why_damaged(path)}), and nothing "
-                f"else says how many cuts were applied. Give their number with --apply-cuts, or "
-                f"remove the file if there were none"
+                f"else says how many cuts were applied. Give their number with "
+                f"{setting('apply_cuts')}, or remove the file if there were none"
             )
         return held or {"applied": 0}
 

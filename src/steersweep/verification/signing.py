@@ -23,9 +23,7 @@ def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any
 
     newest = verification_file(folder)
     if newest is None:
-        raise InputError(
-            f"{folder}: holds no COSMIC verification; run `steersweep verify cosmic --out {folder}`"
-        )
+        raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
     result, page = read_result_file(newest)[0], RunPaths(folder).verification
     if not result["passed"]:
         raise InputError(f"{newest}: did not pass, so it cannot be signed; see {page.name}")

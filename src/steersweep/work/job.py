@@ -15,8 +15,9 @@ from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import (
     Condition,
 )
-from steersweep.run.folder import Record, RunFolder
+from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
+from steersweep.run.records import Record
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,11 @@ def unfinished(job: Job, store: RunFolder) -> int:
     for condition in placeable(job, store):
         record = store.get(condition.key, job.test.prompts)
         missing += record is None
-        if record is not None and condition.direction is None:
-            directions.add(record["result"].get("direction_file", ""))
-    lost = sum(store.vector(Path(name).stem) is None for name in directions - {""})
-    lost += sum(
-        store.read_json(path) is None for path in extraction_files(job, store.paths).values()
-    )
+        if record is not None and record.steering is not None and condition.direction is None:
+            directions.add(record.steering.direction_file)
+    lost = sum(store.vector(Path(name).stem) is None for name in directions)
+    scores = extraction_files(job, store.paths)
+    lost += sum(store.read_json(path) is None for path in scores.values())
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
     lost += bool(store.paths.lost_checks(first.model_fingerprint, first.precision))
@@ -171,8 +171,8 @@ def missing_notes(job: Job, store: RunFolder) -> list[str]:
 
 def unsteered_note(record: Record) -> str | None:
     """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
-    responses = [sample["response"] for sample in record["samples"]]
-    return thinking_note(responses, record["condition"]["max_new_tokens"])
+    responses = [sample.response for sample in record.samples]
+    return thinking_note(responses, record.condition.max_new_tokens)
 
 
 def extraction_files(job: Job, paths: RunPaths) -> dict[str, Path]:

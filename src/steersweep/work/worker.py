@@ -12,7 +12,7 @@ from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunFolder
-from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.label import UNSTEERED
 from steersweep.smoke.required import check_for_run
 from steersweep.steer.steering import StepInfo
 from steersweep.work.bench import Bench
@@ -102,8 +102,7 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
 
         for record in bench.run(batch, on_step):
             store.put(record)
-            label = Label.parse(record["condition"]["method"])
-            if label == UNSTEERED and (thinks := unsteered_note(record)):
+            if record.condition.label == UNSTEERED and (thinks := unsteered_note(record)):
                 warn(thinks)
         done |= missing
         tell("saved")

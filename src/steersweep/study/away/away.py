@@ -14,7 +14,7 @@ from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.atomic import write_bytes
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import safe_name
 from steersweep.methods.method import METHODS
 from steersweep.run.folder import RunFolder
@@ -61,7 +61,8 @@ def begin(
     held = _held(folder)
     if held is None and folder.exists() and any(folder.iterdir()):
         raise InputError(
-            f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
+            f"{setting('out')} {folder}: holds other files; a study on Modal needs a new folder, "
+            f"or its own"
         )
     run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=study_app_name(plan))
@@ -102,7 +103,7 @@ def follow(
         every_s: seconds between two looks.
     """
     remote = remote or remote_of(folder)
-    shown, away = len(_said(folder)), False
+    shown, away = len(said(folder)), False
     while True:
         try:
             end = outcome(folder, remote)  # before the last fetch, so that nothing is missed
@@ -113,7 +114,7 @@ def follow(
             end, away = None, True
         else:
             away = False
-        lines = _said(folder)
+        lines = said(folder)
         for line in lines[shown:]:
             on_line(line)
         shown = len(lines)
@@ -122,9 +123,10 @@ def follow(
         time.sleep(every_s)
 
 
-def _said(folder: Path) -> list[str]:
+def said(folder: Path) -> list[str]:
+    """Lines of the study's log, but for a last one whose end has not arrived."""
     file = RunPaths(folder).messages
-    return file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+    return file.read_text("utf-8", "replace").split("\n")[:-1] if file.is_file() else []
 
 
 def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
