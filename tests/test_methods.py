@@ -158,6 +158,17 @@ def test_caa_and_pca_are_what_numpy_makes_of_the_same_pairs(qwen3: ChatModel, la
     assert first @ mean / np.linalg.norm(mean) < 0.9999
 
 
+@pytest.mark.parametrize("layer", [1, 4, 7])
+def test_pca_turns_round_with_the_classes(qwen3: ChatModel, layer: int) -> None:
+    prompts = load_extraction_set("extract-dim-5")
+    other = ExtractionSet("other", prompts.harmless, prompts.harmful)
+    one, two = (
+        extract_directions(qwen3, "pca", texts, [layer]).at_layer[layer].vector
+        for texts in (prompts, other)
+    )
+    assert float(one @ two) == pytest.approx(-1, abs=1e-6)
+
+
 def test_caa_is_dim_where_every_prompt_has_a_partner(qwen3: ChatModel) -> None:
     prompts = load_extraction_set("extract-dim-5")
     dim, caa, pca = (
