@@ -126,10 +126,13 @@ def test_results_travel_through_storage_where_folders_are_not_shared(
 
 @pytest.mark.slow
 def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cluster: Any) -> None:
-    from steersweep.study.plan import load_plan
+    from steersweep.study.phases.verification import VERIFICATION
+    from steersweep.study.plan_file import load_plan
 
     plan = load_plan("v3-lab")
-    phase_1 = Plan({k: v for k, v in plan.data.items() if k != "verification"}, plan.models)
+    phase_1 = replace(
+        plan, sections={k: v for k, v in plan.sections.items() if k != VERIFICATION.name}
+    )
     run_study(phase_1, tmp_path / "local", PHASE_1, engine=LocalEngine("cpu"))
     killed = kill_when_something_is_saved(tmp_path / "ray", ray_workers)
     run_study(phase_1, tmp_path / "ray", PHASE_1, engine=RayEngine(cpus=THREADS))

@@ -24,10 +24,10 @@ import yaml
 from steersweep import InputError, cli
 from steersweep.cli import failures, judging
 from steersweep.core.errors import setting
-from steersweep.study.plan import load_plan
+from steersweep.study.plan_file import load_plan
 from steersweep.sweep.settings import make_settings
 
-PLAN = yaml.safe_dump(dict(load_plan("v3").data), sort_keys=False)
+PLAN = yaml.safe_dump(dict(load_plan("v3").written), sort_keys=False)
 ROW = '{"prompt": "a", "response": "b"}\n'
 SWEEP = "sweep lab:qwen-7b --out run"
 # Options of git and of ray, and of a whole command (steersweep approve) that messages spell out.

@@ -21,6 +21,7 @@ from steersweep.cli import app
 from steersweep.core.own import Own, find_own
 from steersweep.engines.local import LocalEngine
 from steersweep.methods.method import METHODS
+from steersweep.methods.pca import _component
 from steersweep.prompts.prompts import ExtractionSet, shipped_sets
 from steersweep.run.folder import RunFolder
 from steersweep.study.plan import load_plan, parse_plan
@@ -156,6 +157,14 @@ def test_caa_and_pca_are_what_numpy_makes_of_the_same_pairs(qwen3: ChatModel, la
     centred = np.linalg.eigh(np.cov(pairs.T))[1][:, -1]
     assert abs(first @ centred) < 0.99
     assert first @ mean / np.linalg.norm(mean) < 0.9999
+
+
+def test_pca_points_where_the_mean_difference_does() -> None:
+    """Whatever the sign that the decomposition happens to give."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        differences = torch.randn(6, 8, generator=generator, dtype=torch.float64)
+        assert float(differences.mean(0) @ _component(differences)) > 0
 
 
 def test_caa_is_dim_where_every_prompt_has_a_partner(qwen3: ChatModel) -> None:

@@ -29,7 +29,8 @@ from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.study import jobs
-from steersweep.study.plan import Plan, parse_plan
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 from steersweep.study.status import decided, status
 from steersweep.study.study import GateStop, StudyOptions, run_study
 from steersweep.work import worker
@@ -214,7 +215,7 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
     for phase in ("size_sweep", "precision_sweep", "final"):
         (folder / "decisions" / f"{phase}.json").unlink()
     file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump(dict(plan.data)))
+    file.write_text(yaml.safe_dump(dict(plan.written)))
 
     done = run("run", str(file), "--out", str(folder), "--quiet", cwd=tmp_path)
     assert done.returncode == 3

@@ -30,7 +30,8 @@ from steersweep.report.run import Run, read_run
 from steersweep.report.samples import Samples, script_json
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
-from steersweep.study.findings import TITLES, decision_lines
+from steersweep.study.findings import decision_lines
+from steersweep.study.phases.registry import titles
 from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
@@ -70,11 +71,11 @@ def write_report(folder: Path) -> Report:
     page = environment().get_template("report.html.j2")
     text = page.render(
         run=run,
-        titles=TITLES,
+        titles=titles(),
         flags=FLAG_NOTES,
         headline=headline(run),
-        phases=[name for name in TITLES if run.of_phase(name)],
-        notes={name: _notes(run.of_phase(name)) for name in TITLES},
+        phases=[name for name in titles() if run.of_phase(name)],
+        notes={name: _notes(run.of_phase(name)) for name in titles()},
         maps=_maps(run.results),
         drawn=drawn,
         decision_lines=decision_lines,
@@ -85,7 +86,7 @@ def write_report(folder: Path) -> Report:
             [
                 {
                     **group,
-                    "phase": TITLES[group["phase"]],
+                    "phase": titles()[group["phase"]],
                     "src": f"{paths.samples.name}/{number}.js",
                 }
                 for number, group in enumerate(samples.groups)
@@ -103,7 +104,7 @@ def write_report(folder: Path) -> Report:
 
 def headline(run: Run) -> list[str]:
     """The answer in a few sentences: where steering works, how well, and what a control does."""
-    first = next((run.of_phase(phase) for phase in TITLES if run.of_phase(phase)), [])
+    first = next((run.of_phase(phase) for phase in titles() if run.of_phase(phase)), [])
     by_model: dict[str, Result] = {}
     for result in first:
         held = by_model.get(result["model"])

@@ -14,12 +14,10 @@ from steersweep.people.problems import problems
 from steersweep.people.reviews import read_reviews
 from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, result_files
-from steersweep.study.findings import TITLES
+from steersweep.study.phases.registry import all_phases
 from steersweep.study.status import decided, status
 
 Result = dict[str, Any]
-
-_BY_NUMBER = dict(zip("01234", TITLES, strict=False))
 
 
 @dataclass
@@ -72,11 +70,12 @@ def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result:
     run = Run(folder, store.plan)
     reviews = read_reviews(folder)
     run.n_reviews = len(reviews)
+    names = {phase.number: phase.name for phase in all_phases()}
     for path in result_files(folder):
         for result in read_result_file(path):
             entry = apply_reviews(result, reviews) | {
                 "file": store.paths.name_of(path),
-                "phase_name": _BY_NUMBER[str(result["phase"])],
+                "phase_name": names[str(result["phase"])],
             }
             on_result(entry)
             run.results.append(_without_samples(entry))

@@ -13,7 +13,11 @@ from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import damaged_files
-from steersweep.study.plan import GATES, Plan, parse_plan
+from steersweep.study.final import NAME
+from steersweep.study.phases.registry import gate_after, phases_of
+from steersweep.study.phases.registry import gates as all_gates
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 
 _ADDED = (
     "kind",
@@ -49,17 +53,17 @@ def status(folder: Path) -> dict[str, Any]:
     store = RunFolder.existing(folder)
     plan = frozen_plan(store)
     state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
-    for phase in plan.phases:
-        decided = store.read_json(store.paths.decision(phase))
-        gate = plan.gate_after(phase)
+    for phase in phases_of(plan):
+        decided = store.read_json(store.paths.decision(phase.name))
+        gate = gate_after(plan, phase)
         if decided is None:
-            state["phase"] = phase
+            state["phase"] = phase.name
             break
         if gate is not None:
-            evidence = store.paths.decision(phase)
+            evidence = store.paths.decision(phase.name)
             signature = gates.signature_of(folder, gate, evidence)
             if signature is None or signature.get("rejected"):
-                state |= {"phase": phase, "waiting_gate": gate}
+                state |= {"phase": phase.name, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
                 break
     store.look_through()
@@ -76,7 +80,7 @@ def status(folder: Path) -> dict[str, Any]:
         "done": done,
         "total": len(keys),
         "spent_usd": round(ledger.spent(), 6),
-        "budget_usd": plan.data.get("budget", {}).get("total"),
+        "budget_usd": plan.budget.total,
         "failures": failures,
         "problems": problems(folder),
         "damaged": sorted({*damaged_files(folder), *store.damaged}),
@@ -95,16 +99,16 @@ def sign_gate(
 
     store = RunFolder.existing(folder)
     plan = frozen_plan(store)
-    known = [name for name in GATES if plan.questions(name)]
+    known = {name: phase for name, phase in all_gates().items() if plan.questions(name)}
     if gate not in known:
         raise InputError(
             f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
         )
-    evidence = store.paths.decision(GATES[gate])
+    evidence = store.paths.decision(known[gate].name)
     if store.read_json(evidence) is None:
         _refuse_damaged(store)
         raise InputError(
-            f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
+            f"{gate}: {known[gate].name} has not ended in {folder}, so there is no evidence"
         )
     return gates.sign(
         folder,
@@ -125,9 +129,8 @@ def decided(folder: Path) -> dict[str, Any]:
     """
     store = RunFolder.existing(folder)
     plan = frozen_plan(store)
-    found = {
-        phase: store.read_json(store.paths.decision(phase)) for phase in (*plan.phases, "final")
-    }
+    phases = (*plan.phases, NAME)
+    found = {phase: store.read_json(store.paths.decision(phase)) for phase in phases}
     _refuse_damaged(store)
     return {phase: decision for phase, decision in found.items() if decision is not None}
 
@@ -135,6 +138,6 @@ def decided(folder: Path) -> dict[str, Any]:
 def _refuse_damaged(store: RunFolder) -> None:
     for name, why in store.damaged.items():
         raise InputError(
-            f"{store.paths.named(name)}: is damaged ({why}); run the same command again to make "
-            f"it again"
+            f"{store.paths.named(name)}: is damaged ({why}); run the same command again to make it "
+            f"again"
         )

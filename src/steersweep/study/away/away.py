@@ -54,7 +54,7 @@ def begin(
                 f"{model.name}: {model.model} is a folder of this machine, which Modal does not "
                 f"see; give a hub id"
             )
-    for own in METHODS.own_of(plan.data["prompts"]["extraction"]).values():
+    for own in METHODS.own_of(plan.prompts.extraction).values():
         raise InputError(f"{own}: lies on this machine only, which Modal does not see")
     if options.get("new_run") and RunPaths(folder).is_away:
         folder.rename(folder.with_name(f"{folder.name}-before-{provenance.utc_now()}"))

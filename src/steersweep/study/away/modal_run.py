@@ -33,7 +33,7 @@ class ModalRun:
         """See `RemoteRun`."""
         import yaml
 
-        text = yaml.safe_dump(dict(plan.data), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(dict(plan.written), sort_keys=False, allow_unicode=True)
         try:
             for app in define_apps(plan).values():
                 app.deploy()
