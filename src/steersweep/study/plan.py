@@ -97,16 +97,16 @@ class Dropped:
     """A model left out on purpose.
 
     Attributes:
-        model: hub id.
-        family: its family.
+        model: hub id, or a name of what was left out.
         after: the phase after which to look at it again.
         when: what must have come out for that.
+        family: its family; empty where it belongs to none.
     """
 
     model: str
-    family: str
     after: str
     when: str
+    family: str = ""
 
 
 @dataclass(frozen=True)
