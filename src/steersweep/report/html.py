@@ -27,14 +27,15 @@ from steersweep.report.figures.maps import (
 from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
-from steersweep.report.samples import BESIDE, Samples, script_json
+from steersweep.report.samples import Samples, script_json
 from steersweep.run.label import Label
-from steersweep.study.findings import TITLES, decision_lines
+from steersweep.run.paths import RunPaths
+from steersweep.study.findings import decision_lines
+from steersweep.study.phases.registry import titles
 from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
-NAME = "report.html"
 _MANY_MAPS = 30  # from which maps are folded, and cells say no more than their number
 
 
@@ -61,27 +62,33 @@ def write_report(folder: Path) -> Report:
     Raises:
         InputError: no run there, nothing finished in it, or a file that cannot be read.
     """
-    samples = Samples(folder)
+    paths = RunPaths(folder)
+    samples = Samples(paths.samples)
     run = read_run(folder, samples.add)
     embedded = samples.finish()
-    drawn = draw(run, folder / "figures")
+    drawn = draw(run, paths.figures)
     code, digest = script()
     page = environment().get_template("report.html.j2")
     text = page.render(
         run=run,
-        titles=TITLES,
+        titles=titles(),
         flags=FLAG_NOTES,
         headline=headline(run),
-        phases=[name for name in TITLES if run.of_phase(name)],
-        notes={name: _notes(run.of_phase(name)) for name in TITLES},
+        phases=[name for name in titles() if run.of_phase(name)],
+        notes={name: _notes(run.of_phase(name)) for name in titles()},
         maps=_maps(run.results),
         drawn=drawn,
         decision_lines=decision_lines,
         n_samples=samples.n_samples,
+        modes=sorted(samples.modes),
         embedded=embedded,
         index=script_json(
             [
-                {**group, "phase": TITLES[group["phase"]], "src": f"{BESIDE}/{number}.js"}
+                {
+                    **group,
+                    "phase": titles()[group["phase"]],
+                    "src": f"{paths.samples.name}/{number}.js",
+                }
                 for number, group in enumerate(samples.groups)
             ]
         ),
@@ -91,13 +98,13 @@ def write_report(folder: Path) -> Report:
         script=code,
         script_hash=digest,
     )
-    write_text(folder / NAME, text)
-    return Report(folder / NAME, drawn.files, samples.n_samples, embedded is None)
+    write_text(paths.report, text)
+    return Report(paths.report, drawn.files, samples.n_samples, embedded is None)
 
 
 def headline(run: Run) -> list[str]:
     """The answer in a few sentences: where steering works, how well, and what a control does."""
-    first = next((run.of_phase(phase) for phase in TITLES if run.of_phase(phase)), [])
+    first = next((run.of_phase(phase) for phase in titles() if run.of_phase(phase)), [])
     by_model: dict[str, Result] = {}
     for result in first:
         held = by_model.get(result["model"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.own import Own
 from steersweep.core.setting_values import (
     MAX_MULTIPLIER,
@@ -45,6 +45,7 @@ from steersweep.run.condition import (
     LayerChoice,
     Strength,
 )
+from steersweep.run.result_files import SWEEP
 from steersweep.sweep.expansion import expand
 from steersweep.work.job import Job
 
@@ -76,6 +77,7 @@ class SweepSettings:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
+        results_name: what result files are called, before the time.
     """
 
     models: tuple[ModelSource, ...]
@@ -96,6 +98,7 @@ class SweepSettings:
     special_tokens: SpecialTokens = "text"
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
+    results_name: str = SWEEP
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,6 +128,7 @@ class SweepSettings:
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
+            **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
 
@@ -155,17 +159,23 @@ def make_settings(
     Raises:
         InputError: an option that cannot be read; the message names it.
     """
-    chosen = METHODS.named(_items("--methods", methods))
+    chosen = METHODS.named(_items(setting("methods"), methods))
     both = [
-        Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
+        Strength("multiplier", x)
+        for x in _numbers(setting("multipliers"), multipliers, MAX_MULTIPLIER)
     ]
-    both += [Strength("relative", x) for x in _numbers("--strengths", strengths, MAX_STRENGTH)]
+    both += [
+        Strength("relative", x) for x in _numbers(setting("strengths"), strengths, MAX_STRENGTH)
+    ]
     if not both:
-        raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
-    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
-    whole_number("--rows", rows, 1, MAX_ROWS)
-    whole_number("--seed", seed, 0, MAX_SEED)
-    asked = tuple(LayerChoice(text) for text in _items("--layers", layers))
+        raise InputError(
+            f"no strength given: use {setting('strengths')} 0.5 or {setting('multipliers')} 15, or "
+            f"both"
+        )
+    whole_number(setting("max_new_tokens"), max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number(setting("rows"), rows, 1, MAX_ROWS)
+    whole_number(setting("seed"), seed, 0, MAX_SEED)
+    asked = tuple(LayerChoice(text) for text in _items(setting("layers"), layers))
     if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
         raise InputError(
             f"layers, strengths, multipliers and methods: {cells:,} conditions; "
@@ -174,10 +184,10 @@ def make_settings(
     try:
         get_judge(judge)
     except ValueError as error:
-        raise InputError(f"--judge {judge}: {error}") from error
+        raise InputError(f"{setting('judge')} {judge}: {error}") from error
     test = load_test_set(prompts)
     if max_prompts is not None:
-        whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
+        whole_number(setting("max_prompts"), max_prompts, 1, MAX_PROMPTS)
         test = test.first(max_prompts)
     return SweepSettings(
         models=tuple(
