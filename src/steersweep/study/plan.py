@@ -18,6 +18,8 @@ from steersweep.sweep.verdict import Thresholds
 
 Section = TypeVar("Section")
 
+DEFAULT_TIMEOUT_S = 2 * 3600  # of a job on a rented GPU
+
 
 @dataclass(frozen=True)
 class PlannedModel:
@@ -173,6 +175,7 @@ class Plan:
         prices: USD per hour of kinds of GPU, before the catalog's.
         fallback_gpus: where jobs go that do not fit a kind of GPU.
         at_once: jobs of a kind of GPU that may run at the same time.
+        timeouts: by phase, seconds after which a job ends that has no timeout of its own.
         modal: names on Modal.
         gates: by gate, what a person is asked.
         dropped: models left out on purpose.
@@ -198,6 +201,7 @@ class Plan:
     prices: Mapping[str, float]
     fallback_gpus: Mapping[str, str]
     at_once: Mapping[str, int]
+    timeouts: Mapping[str, int]
     modal: ModalNames
     gates: Mapping[str, tuple[str, ...]]
     dropped: tuple[Dropped, ...]
@@ -252,6 +256,10 @@ class Plan:
     def concurrency(self, gpu: str) -> int | None:
         """Jobs of a kind of GPU that may run at the same time; None: as many as there is room."""
         return self.at_once.get(gpu)
+
+    def timeout(self, phase: str, gpu: str) -> int | None:
+        """Seconds after which a job of a phase ends itself; None: this machine, and none is set."""
+        return self.timeouts.get(phase, None if gpu == LOCAL else DEFAULT_TIMEOUT_S)
 
     def fallback_gpu(self, gpu: str) -> str | None:
         """Where a job goes that does not fit a kind of GPU, or None."""

@@ -46,6 +46,7 @@ def _schema(phases: tuple[Phase, ...]) -> dict[str, Any]:
     for holder, kind in (
         (fields["tracking"]["properties"]["projects"], "project"),
         (fields["budget"]["properties"]["phases"], "usd"),
+        (fields["timeouts"], "count"),
     ):
         holder["properties"] = {name: {"$ref": f"#/$defs/{kind}"} for name in names}
     return schema

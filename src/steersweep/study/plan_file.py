@@ -135,6 +135,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         prices=data.get("prices", {}),
         fallback_gpus=data.get("fallback_gpu", {}),
         at_once=data.get("concurrency", {}),
+        timeouts=data.get("timeouts", {}),
         modal=ModalNames(
             modal.get("apps", {}), modal.get("names", {}), tuple(modal.get("secrets", ()))
         ),

@@ -42,6 +42,7 @@ FREE_FIELDS = (
     "prices",
     "fallback_gpu",
     "concurrency",
+    "timeouts",
     "modal",
     "budget",
     "cuts",
