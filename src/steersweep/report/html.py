@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from steersweep.core.atomic import write_text
+from steersweep.core.errors import InputError
 from steersweep.report.drawing import draw
 from steersweep.report.figures.maps import (
     line_label,
@@ -60,8 +61,19 @@ def write_report(folder: Path) -> Report:
     """Write `report.html` and `figures/` of a sweep's or a study's run folder.
 
     Raises:
-        InputError: no run there, nothing finished in it, or a file that cannot be read.
+        InputError: no run there, nothing finished in it, a file that cannot be read, or a folder
+            that cannot be written.
     """
+    try:
+        return _write(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the report cannot be written there ({error.strerror}); copy the run folder "
+            f"to a place where you may write"
+        ) from error
+
+
+def _write(folder: Path) -> Report:
     paths = RunPaths(folder)
     samples = Samples(paths.samples)
     run = read_run(folder, samples.add)
