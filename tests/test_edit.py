@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steersweep import ChatModel, Edit, InputError, Row, generate, residuals
-from steersweep.steer.edit import Positions, Site
+from steersweep.run.edit_settings import Positions, Site
 from steersweep.steer.row_edits import RowEdits
 from steersweep.steer.steering import Generation
 from test_architectures import tiny

@@ -77,6 +77,8 @@ def _check_steering(condition: Condition, result: Mapping[str, Any]) -> None:
     """Layer, length and relative strength must be what the condition asks for."""
     if condition.strength is None:
         return
+    if result["edit"] != condition.edit.as_json():
+        raise Damaged("edit is not the condition's")
     if condition.layer not in (None, result["layer_idx"]):
         raise Damaged("layer_idx is not the condition's layer")
     norm = result["residual_norm"]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.edit import Edit, Site
+from steersweep.run.edit_settings import Site
+from steersweep.steer.edit import Edit
 
 # `writes`: what attention, MLPs and the like add to the stream; for `Edit.everywhere`.
 Place = Literal["resid_pre", "resid_post", "writes"]

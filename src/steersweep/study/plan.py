@@ -20,7 +20,8 @@ from steersweep.core.text_files import read_text, shown
 from steersweep.judging.judge import DEFAULT_JUDGE, is_judge_name
 from steersweep.methods.method import METHODS
 from steersweep.model.template_options import TemplateOptions, check_template_options
-from steersweep.run.condition import MAX_CONDITIONS, LayerChoice, Strength
+from steersweep.run.condition import MAX_CONDITIONS, REMOVED, LayerChoice, Strength
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import check_source
 from steersweep.study.own_methods import AtPlace, method_lists, with_names
 from steersweep.sweep.verdict import Thresholds
@@ -77,6 +78,11 @@ class Plan:
     def strength(self) -> Strength:
         """The standard strength."""
         return strength_of(self.data["strength"])
+
+    @property
+    def edit(self) -> EditSettings:
+        """What is done with directions, and where."""
+        return EditSettings.read(self.data.get("edit", {}))
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -243,8 +249,10 @@ def layer_choice(value: float) -> LayerChoice:
     return LayerChoice(str(value) if isinstance(value, int) else format(Decimal(repr(value)), "f"))
 
 
-def strength_of(entry: Mapping[str, float]) -> Strength:
-    """A strength as a plan gives it: `{multiplier: 15}` or `{relative: 0.3}`."""
+def strength_of(entry: Mapping[str, float] | str) -> Strength:
+    """A strength as a plan gives it: `{multiplier: 15}`, `{relative: 0.3}` or `removed`."""
+    if isinstance(entry, str):
+        return REMOVED
     ((unit, value),) = entry.items()
     return Strength("multiplier" if unit == "multiplier" else "relative", float(value))
 
@@ -319,6 +327,7 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
         yield ["thresholds", "partial"], "above works"
     if "precision_sweep" in data and "size_sweep" not in data:
         yield ["precision_sweep"], "needs size_sweep, whose results it chooses models by"
+    yield from _unlike_strengths(plan)
     for path, count in _sizes(data):
         if count > MAX_CONDITIONS:
             yield path, f"asks for {count:,} conditions; {MAX_CONDITIONS:,} is the most"
@@ -326,6 +335,25 @@ def _contradictions(plan: Plan) -> Iterator[tuple[list[Any], str]]:
     if not is_judge_name(data.get("judge", DEFAULT_JUDGE)):
         yield ["judge"], f"no judge {data['judge']}; see docs/judging.md"
     yield from _unpriced(plan)
+
+
+def _unlike_strengths(plan: Plan) -> Iterator[tuple[list[Any], str]]:
+    """Strengths that do not go with the operation."""
+    data = plan.data
+    places: list[tuple[list[Any], Any]] = [(["strength"], data["strength"])]
+    for phase in ("follow_up", "fallback"):
+        given = data.get(phase, {}).get("strengths", [])
+        places += [([phase, "strengths", index], entry) for index, entry in enumerate(given)]
+    removes = plan.edit.operation == "remove"
+    for path, entry in places:
+        if removes and strength_of(entry) != REMOVED:
+            yield path, "operation remove takes a direction out as a whole; give removed"
+        if not removes and strength_of(entry) == REMOVED:
+            yield (
+                path,
+                f"removed belongs to operation remove; give operation {plan.edit.operation} a "
+                f"multiplier or a relative strength",
+            )
 
 
 def _unusable_methods(data: Mapping[str, Any]) -> Iterator[tuple[list[Any], str]]:

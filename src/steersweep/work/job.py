@@ -18,6 +18,7 @@ from steersweep.run.condition import (
     content_key,
     extraction_file,
 )
+from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.folder import Record, RunStore
 
 
@@ -45,6 +46,7 @@ class Job:
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
+        edit: what is done with directions, and where.
     """
 
     source: ModelSource
@@ -66,6 +68,7 @@ class Job:
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
+    edit: EditSettings = STANDARD
 
 
 @dataclass(frozen=True)
