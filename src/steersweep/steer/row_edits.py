@@ -153,6 +153,8 @@ class RowEdits:
             push = added[rows].to(kind)
             if mask is not None:
                 push = push * mask
+            if len(push) == len(hidden):
+                return hidden + push
             flat = hidden.reshape(len(push), -1, hidden.shape[-1])
             hidden = (flat + push).view_as(hidden)
         return hidden
