@@ -16,7 +16,7 @@ from steersweep import ChatModel, Direction, Edit, InputError, Row, generate, re
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import REMOVED, Strength
 from steersweep.run.edit_settings import STANDARD, EditSettings
-from steersweep.study.plan import load_plan
+from steersweep.study.plan_file import load_plan
 from steersweep.sweep.run import SweepOutcome, run_sweep
 from steersweep.sweep.settings import make_job, make_settings
 from steersweep.work.job import Job
@@ -163,7 +163,7 @@ def test_generate_takes_the_same_settings(tmp_path: Path) -> None:
         (["--operation", "remove", "--strength", "0.5"], "leave --multiplier and --strength out"),
         (["--operation", "affine"], "give either --multiplier or --strength"),
         (["--strength", "0.5", "--extraction", "extract-dim-5"], "--operation affine"),
-        (["--strength", "0.5", "--site", "mlp"], "site 'mlp': choose from"),
+        (["--strength", "0.5", "--site", "mlp"], "--site 'mlp': choose from"),
     ):
         assert said in refused(*ask, *options, cwd=tmp_path)
 

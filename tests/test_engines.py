@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import yaml
 
 from steersweep import ChatModel, InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
@@ -34,7 +35,7 @@ from steersweep.engines.versions import differences, versions
 from steersweep.model.memory import model_shape
 from steersweep.model.source import ModelSource, find_model
 from steersweep.run.folder import RunStore
-from steersweep.study.plan import Plan
+from steersweep.study.plan import Plan, parse_plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweep.settings import make_job, make_settings
@@ -125,10 +126,13 @@ def test_results_travel_through_storage_where_folders_are_not_shared(
 
 @pytest.mark.slow
 def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cluster: Any) -> None:
-    from steersweep.study.plan import load_plan
+    from steersweep.study.phases.verification import VERIFICATION
+    from steersweep.study.plan_file import load_plan
 
     plan = load_plan("v3-lab")
-    phase_1 = Plan({k: v for k, v in plan.data.items() if k != "verification"}, plan.models)
+    phase_1 = replace(
+        plan, sections={k: v for k, v in plan.sections.items() if k != VERIFICATION.name}
+    )
     run_study(phase_1, tmp_path / "local", PHASE_1, engine=LocalEngine("cpu"))
     killed = kill_when_something_is_saved(tmp_path / "ray", ray_workers)
     run_study(phase_1, tmp_path / "ray", PHASE_1, engine=RayEngine(cpus=THREADS))
@@ -206,6 +210,38 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     ends = [entry["whole"] for entry in Ledger(folder).entries() if entry["do"] == "settle"]
     assert False in ends
     assert True in ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "ray"])
+def test_a_method_of_ones_own_runs_in_a_worker_that_is_killed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+    (tmp_path / "median.py").write_text(
+        "from steersweep.methods.last_token import found_along, last_token_states\n"
+        "class Median:\n"
+        "    name, chooses_layer, default_prompts = 'median', False, 'extract-dim-5'\n"
+        "    def find(self, chat, prompts, layers, given):\n"
+        "        states = last_token_states(chat, prompts, method=self.name)\n"
+        "        vectors = states.paired_differences.median(0).values\n"
+        "        return found_along(vectors, states, chat, prompts, layers, method=self.name)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = copy.deepcopy(SMALL)
+    data["prompts"]["extraction"]["median.py:Median"] = "extract-dim-5"
+    data["family_sweep"]["methods"] = ["median.py:Median"]
+    plan = parse_plan(yaml.safe_dump(data), "small.yaml")
+    monkeypatch.chdir("/")
+    run_study(plan, tmp_path / "alone", PHASE_1, engine=LocalEngine("cpu"))
+    engine: Engine = ProcessEngine(["cpu"]) if kind == "processes" else RayEngine(cpus=THREADS)
+    workers = engine_processes if kind == "processes" else ray_workers
+    killed = kill_when_something_is_saved(tmp_path / "run", workers)
+    run_study(plan, tmp_path / "run", PHASE_1, engine=engine)
+    assert killed()
+    assert results(tmp_path / "run") == results(tmp_path / "alone")
+    assert "median" in json.dumps(results(tmp_path / "run"))
 
 
 class Restless(LocalEngine):
@@ -308,7 +344,7 @@ def test_a_folder_that_the_cluster_does_not_see_is_refused(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steersweep.engines.ray._sees", lambda _path: (False, versions()))
-    with pytest.raises(InputError, match="--ray-storage"):
+    with pytest.raises(InputError, match="or ray_storage"):
         RayEngine().open(tmp_path)
     RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
 

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steersweep import InputError, SteersweepError
-from steersweep.core.digests import seal, seal_tensors, unseal
+from steersweep.core.digests import seal, seal_tensors, seal_text, unseal
 from steersweep.run.direction import Direction, cosine
 from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.records import Steering
 from steersweep.run.result_files import read_result_file
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
@@ -176,6 +178,30 @@ def test_no_damage_to_a_whole_file_is_read(run_copy: Path) -> None:
             (run_copy / name).write_bytes(held)
 
 
+@pytest.mark.parametrize("end", [b"", b"\r\n", b"\n\n", b" \n"])
+def test_white_space_at_the_end_is_no_damage(run_copy: Path, end: bytes) -> None:
+    """Editors change it when they save a file. They may change no other line end."""
+    for name in names_of(run_copy):
+        path = run_copy / name
+        if path.suffix == ".safetensors":
+            continue
+        held, data = read(run_copy, name), path.read_bytes()
+        path.write_bytes(data.removesuffix(b"\n") + end)
+        assert read(run_copy, name) == held, name
+        path.write_bytes(data.replace(b"\n", b"\r\n"))
+        assert read(run_copy, name) is None, name
+        path.write_bytes(data)
+
+
+def test_a_plan_that_multiplies_is_damaged(run_copy: Path) -> None:
+    """Also with the right digest, and in no time."""
+    doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", f"a0: &a0 [x]\n{doubled}"))
+    store = RunStore(run_copy, repairs=False)
+    assert store.get_plan() is None
+    assert "more than 10,000 values" in store.damaged["plan.yaml"]
+
+
 @pytest.mark.parametrize("turn", [0, 7, 13])
 def test_a_damaged_run_comes_back_as_it_was(
     finished: Path, run_copy: Path, settings: SweepSettings, turn: int
@@ -266,6 +292,7 @@ def test_a_machine_short_of_files_damages_nothing(
 # -- records -------------------------------------------------------------------------------------
 
 
+STEERING = [field.name for field in fields(Steering)]
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a rate": lambda r: r["result"].update(coherent_refusal_rate=0.3),
     "an interval": lambda r: r["result"].update(coherent_refusal_ci=[0.0, 1.0]),
@@ -282,12 +309,20 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another precision": lambda r: r["condition"].update(precision="int8"),
     "an unknown field": lambda r: r["condition"].update(colour="red"),
     "a field missing": lambda r: r["condition"].pop("judge"),
+    "no key": lambda r: r.pop("key"),
     "another key": lambda r: r.update(key="0" * 24),
     "another layer": lambda r: r["result"].update(layer_idx=6),
     "another multiplier": lambda r: r["result"].update(multiplier=99.0),
     "another residual norm": lambda r: r["result"].update(residual_norm=1.0),
     "no residual norm": lambda r: r["result"].update(residual_norm=0.0),
     "no result": lambda r: r.pop("result"),
+    "no steering": lambda r: [r["result"].pop(name) for name in STEERING],
+    "part of the steering": lambda r: r["result"].pop("site"),
+    "an unknown number": lambda r: r["result"].update(surprise=1),
+    "an unknown label": lambda r: r["samples"][0].update(quality="splendid"),
+    "a response that is no text": lambda r: r["samples"][0].update(response=None),
+    "a sample with another field": lambda r: r["samples"][0].update(colour="red"),
+    "a method that is no label": lambda r: r["condition"].update(method="random@dim"),
 }
 
 
@@ -298,15 +333,15 @@ def test_a_record_whose_parts_contradict_each_other_is_refused(
     """Also where somebody made the digest fit."""
     store = RunStore(run_copy)
     records = [store.get(path.stem) for path in sorted(run_copy.glob("conditions/*.json"))]
-    record = next(r for r in records if r is not None and r["condition"]["method"] == "dim")
-    name = condition_file(record["key"])
-    changed = copy.deepcopy(record)
+    record = next(r for r in records if r is not None and r.condition.label.is_swept)
+    name = condition_file(record.key)
+    changed = copy.deepcopy(record.as_json())
     EDITS[edit](changed)
     (run_copy / name).write_bytes(seal(name, changed))
-    assert store.get(record["key"], settings.test.prompts) is None
+    assert store.get(record.key, settings.test.prompts) is None
     assert name in store.damaged
     store.put(record)
-    assert store.get(record["key"], settings.test.prompts) == record
+    assert store.get(record.key, settings.test.prompts) == record
 
 
 def test_results_without_a_damaged_condition_are_not_made(
@@ -427,10 +462,11 @@ def test_a_direction_that_does_not_come_back_takes_its_conditions_with_it(
     store = RunStore(run_copy)
     for condition in run_copy.glob("conditions/*.json"):
         record = store.get(condition.stem)
-        if record and record["result"].get("direction_file") == f"directions/{path.name}":
-            record["result"]["direction_file"] = f"directions/{other.key}.safetensors"
+        steering = record and record.steering
+        if record and steering and steering.direction_file == f"directions/{path.name}":
+            steering = replace(steering, direction_file=f"directions/{other.key}.safetensors")
             name = condition_file(condition.stem)
-            condition.write_bytes(seal(name, record))
+            condition.write_bytes(seal(name, replace(record, steering=steering).as_json()))
     path.unlink()
     run_sweep(settings, run_copy)
     assert path.exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from steersweep import get_judge
 from steersweep.judging.files import judge_file
-from steersweep.judging.judge import Fluency
+from steersweep.judging.quality import Fluency
 from steersweep.lab.refusals import REFUSALS
 from steersweep.model.thinking import Parts, opened_thought, split_thinking, thinking_note
 

@@ -126,6 +126,18 @@ def test_every_link_of_the_page_leads_somewhere(studied: Path) -> None:
     assert not [anchor for anchor in anchors if f'id="{anchor}"' not in text]
 
 
+def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
+    results = results_of(run_copy)
+    marks = ("no-answer", "<of one's own>")
+    for sample, mark in zip(results[0]["conditions"][0]["samples"], marks, strict=False):
+        sample["failure_mode"] = mark
+    write_result_file(run_copy, results_file(run_copy).stem, results)
+    page = write_report(run_copy).path.read_text("utf-8")
+    choice = page.partition('<select name="mode">')[2].partition("</select>")[0]
+    assert "<option>no-answer</option>" in choice
+    assert "<option>&lt;of one&#39;s own&gt;</option>" in choice
+
+
 def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
     results = results_of(run_copy)
     for sample, text in zip(

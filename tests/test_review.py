@@ -407,7 +407,7 @@ def test_a_false_length_is_refused(page: Page, length: str) -> None:
 
 def test_a_taken_port_is_refused(page: Page) -> None:
     port = page.server.server_address[1]
-    with pytest.raises(InputError, match=f"--port {port}"):
+    with pytest.raises(InputError, match=f"port {port}"):
         ReviewServer(page.server.folder, [], port=port)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
-    from steersweep.judging.judge import Judgement, get_judge
+    from steersweep.judging.judge import get_judge
     from steersweep.library.results import SweepResults
     from steersweep.library.sweeping import sweep
     from steersweep.methods.dim import dim_directions
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.run.direction import Direction, random_direction
+    from steersweep.run.judgement import Judgement
     from steersweep.steer.activations import residuals
     from steersweep.steer.edit import Edit
     from steersweep.steer.steering import Generation, Row, generate
@@ -29,7 +30,7 @@ _HOMES = {
     "NumericalError": "core.errors",
     "SteersweepError": "core.errors",
     "judge_file": "judging.files",
-    "Judgement": "judging.judge",
+    "Judgement": "run.judgement",
     "get_judge": "judging.judge",
     "SweepResults": "library.results",
     "sweep": "library.sweeping",

@@ -313,7 +313,7 @@ def smoke(
     """
     from steersweep.model.template_options import parse_template_options
     from steersweep.smoke import smoke as smoke_test
-    from steersweep.study.plan import load_plan
+    from steersweep.study.plan_file import load_plan
 
     quiet_libraries()
     options = parse_template_options(template_options, "--template-options")
@@ -340,7 +340,7 @@ def smoke(
                 say()
     if every and not as_json:
         from steersweep.report.plan_table import planned as sweeps_of
-        from steersweep.study.phases import Cuts
+        from steersweep.study.sweeps import Cuts
 
         rows = sweeps_of(load_plan(model), Cuts())
         hours = sum(row["seconds"] for row in rows) / 3600

@@ -30,7 +30,7 @@ PricesOption = Annotated[
 ]
 JUDGES = (
     "default, keywords-v3, arditi-prefixes, classifier:MODEL[#LABEL], llm:MODEL[#FORMAT], "
-    "server:URL#MODEL[#FORMAT]."
+    "server:URL#MODEL[#FORMAT]; or your own, FILE.py:Class."
 )
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.methods.candidates import Selection, SplitIds, candidates_from
 from steersweep.methods.cosmic import CosmicRules
 from steersweep.methods.cosmic_scoring import (
@@ -78,11 +78,13 @@ def fixture_folders(folder: Path) -> list[Path]:
         InputError: there is none, or one lacks a file.
     """
     if not folder.is_dir():
-        raise InputError(f"--fixtures {folder}: no such folder")
+        raise InputError(f"{setting('fixtures')} {folder}: no such folder")
     candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     found = [path for path in candidates if (path / "spec.json").is_file()]
     if not found:
-        raise InputError(f"--fixtures {folder}: holds no fixture (a folder with spec.json)")
+        raise InputError(
+            f"{setting('fixtures')} {folder}: holds no fixture (a folder with spec.json)"
+        )
     for path in found:
         for name in _FILES:
             if not (path / name).is_file():

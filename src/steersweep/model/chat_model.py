@@ -19,11 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.core.printing import first_line
 from steersweep.model.hub import check_files
 from steersweep.model.loaded import LoadedSource
-from steersweep.model.loading import check_numbers, load_network
+from steersweep.model.loading import load_network
+from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_usable
 from steersweep.model.rendering import Renderer, SpecialTokens, load_renderer, max_positions
 from steersweep.model.source import ModelSource, family_of, find_model
@@ -701,6 +702,6 @@ def resolve_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"--device {device}: not available on this machine ({first_line(error)})"
+            f"{setting('device')} {device}: not available on this machine ({first_line(error)})"
         ) from error
     return device

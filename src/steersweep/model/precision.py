@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.precision_labels import is_quantized, label
 from steersweep.model.quantization import (
     METHODS,
@@ -42,12 +42,14 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
     """
     own = checkpoint_precision(config, device)
     if precision not in ("auto", own, *PRECISIONS):
-        raise InputError(f"--precision {precision}: choose one of auto, {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"{setting('precision')} {precision}: choose one of auto, {', '.join(PRECISIONS)}"
+        )
     if own is not None:
         if precision not in ("auto", own):
             raise InputError(
-                f"--precision {precision}: the checkpoint is already quantized "
-                f"({own}); use --precision auto, or its full checkpoint"
+                f"{setting('precision')} {precision}: the checkpoint is already quantized "
+                f"({own}); use {setting('precision')} auto, or its full checkpoint"
             )
         return own
     return _unquantized(config, device) if precision == "auto" else precision

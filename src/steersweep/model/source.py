@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.model.fingerprint import folder_fingerprint
 from steersweep.model.model_folder import ADAPTER, check_adapters, no_config
 
@@ -370,7 +370,7 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
         if "trust_remote_code" in str(error) and not source.trust_remote_code:
             raise InputError(
                 f"{source.model_id}: comes with code of its own, which runs only where that is "
-                f"trusted; read it, then set trust_remote_code (--trust-remote-code)"
+                f"trusted; read it, then set {setting('trust_remote_code')}"
             ) from error
         where = "folder" if source.is_local else "hub or local cache"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

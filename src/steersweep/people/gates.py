@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from steersweep.core import journal
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.journal import Entry, Line
 from steersweep.core.printing import in_a_line
 
@@ -43,7 +43,7 @@ def sign(
     Raises:
         InputError: no name, or a name or note that is too long; or the file cannot be written.
     """
-    check_person("--by", by, note)
+    check_person(setting("by"), by, note)
     signature = {
         "gate": gate,
         "rejected": rejected,

@@ -30,7 +30,8 @@ from steersweep.report.run import Run, read_run
 from steersweep.report.samples import BESIDE, Samples, script_json
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
-from steersweep.study.findings import TITLES, decision_lines
+from steersweep.study.findings import decision_lines
+from steersweep.study.phases.registry import titles
 from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
@@ -70,19 +71,20 @@ def write_report(folder: Path) -> Report:
     page = environment().get_template("report.html.j2")
     text = page.render(
         run=run,
-        titles=TITLES,
+        titles=titles(),
         flags=FLAG_NOTES,
         headline=headline(run),
-        phases=[name for name in TITLES if run.of_phase(name)],
-        notes={name: _notes(run.of_phase(name)) for name in TITLES},
+        phases=[name for name in titles() if run.of_phase(name)],
+        notes={name: _notes(run.of_phase(name)) for name in titles()},
         maps=_maps(run.results),
         drawn=drawn,
         decision_lines=decision_lines,
         n_samples=samples.n_samples,
+        modes=sorted(samples.modes),
         embedded=embedded,
         index=script_json(
             [
-                {**group, "phase": TITLES[group["phase"]], "src": f"{BESIDE}/{number}.js"}
+                {**group, "phase": titles()[group["phase"]], "src": f"{BESIDE}/{number}.js"}
                 for number, group in enumerate(samples.groups)
             ]
         ),
@@ -98,7 +100,7 @@ def write_report(folder: Path) -> Report:
 
 def headline(run: Run) -> list[str]:
     """The answer in a few sentences: where steering works, how well, and what a control does."""
-    first = next((run.of_phase(phase) for phase in TITLES if run.of_phase(phase)), [])
+    first = next((run.of_phase(phase) for phase in titles() if run.of_phase(phase)), [])
     by_model: dict[str, Result] = {}
     for result in first:
         held = by_model.get(result["model"])

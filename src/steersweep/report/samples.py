@@ -28,6 +28,11 @@ class Samples:
 
     Args:
         folder: where the page will lie.
+
+    Attributes:
+        groups: label, phase and number of samples of each.
+        n_samples: of all groups.
+        modes: in which ways judges found answers broken.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,6 +44,7 @@ class Samples:
         self._beside = False
         self.groups: list[dict[str, Any]] = []
         self.n_samples = 0
+        self.modes: set[str] = set()
         shutil.rmtree(folder / BESIDE, ignore_errors=True)
 
     def add(self, result: Result) -> None:
@@ -74,6 +80,7 @@ class Samples:
         index = len(self._open["conditions"])
         self._open["conditions"][entry["key"]] = _facts(entry)
         prompts = self._open["prompts"]
+        self.modes |= {sample.get("failure_mode") or "" for sample in entry["samples"]} - {""}
         for sample in entry["samples"]:
             prompt = prompts.setdefault(visible(sample["prompt"]), len(prompts))
             self._open["samples"].append(

@@ -11,15 +11,14 @@ from rich.text import Text
 
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import OUTCOME_STYLES
-from steersweep.study.findings import TITLES, decision_lines
+from steersweep.study.findings import decision_lines
+from steersweep.study.phases.registry import titles
 
 
 def print_decision(phase: str, decision: Mapping[str, Any], console: Console | None = None) -> None:
     """The evidence of a gate: verdicts with intervals, what follows, curves, failures, notes."""
     console = console or PlainConsole()
-    console.print(Text(TITLES[phase], style="bold"))
-    if phase == "verification":
-        console.print("passed" if decision["passed"] else "failed", highlight=False)
+    console.print(Text(titles()[phase], style="bold"))
     if decision.get("outcomes"):
         console.print(_outcomes(decision["outcomes"]))
         console.print(

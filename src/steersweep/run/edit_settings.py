@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 
 Operation = Literal["add", "remove", "affine"]
@@ -41,9 +41,8 @@ class EditSettings:
         """Refuse what there is not."""
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in get_args(choices):
-                raise InputError(
-                    f"{name} {shown(str(value))}: choose from {', '.join(get_args(choices))}"
-                )
+                there = ", ".join(get_args(choices))
+                raise InputError(f"{setting(name)} {shown(str(value))}: choose from {there}")
 
     @classmethod
     def read(cls, texts: Mapping[str, Any]) -> EditSettings:

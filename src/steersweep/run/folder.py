@@ -26,16 +26,16 @@ from steersweep.core.digests import (
     unseal_tensors,
     unseal_text,
 )
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.plain_yaml import parse_yaml
 from steersweep.run.condition import direction_file
 from steersweep.run.direction import Direction, stored_vector
-from steersweep.run.records import check_record
+from steersweep.run.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Record = dict[str, Any]
 _T = TypeVar("_T")
 
 PLAN = "plan.yaml"
@@ -98,7 +98,7 @@ class RunStore:
         """
         # Through YAML and back, so that tuples and lists compare equal.
         text = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True)
-        asked = yaml.safe_load(text)
+        asked = parse_yaml(text, str(folder / PLAN)).data
         _refuse_other_files(folder)
         store = cls(folder)
         held = store.get_plan() if folder.exists() else None
@@ -118,9 +118,9 @@ class RunStore:
                 write_bytes(folder / PLAN, seal_text(PLAN, text))
             store.look_through()
         except OSError as error:
-            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
+            raise _unwritable(folder, error.strerror) from error
         if not os.access(folder, os.W_OK):
-            raise InputError(f"--out {folder}: cannot be written: permission denied")
+            raise _unwritable(folder, "permission denied")
         return store
 
     @classmethod
@@ -157,7 +157,10 @@ class RunStore:
 
         def whole(data: bytes) -> dict[str, Any]:
             _refuse_other_version(self.folder, data)
-            held: dict[str, Any] = yaml.safe_load(unseal_text(PLAN, data))
+            try:
+                held: dict[str, Any] = parse_yaml(unseal_text(PLAN, data), PLAN).data
+            except InputError as error:
+                raise Damaged(str(error)) from error
             return held
 
         return self._read(PLAN, whole)
@@ -174,16 +177,14 @@ class RunStore:
         name = condition_file(key)
 
         def whole(data: bytes) -> Record:
-            record: Record = unseal(name, data)
-            check_record(record, key, prompts)
-            return record
+            return Record.from_json(unseal(name, data), key, prompts)
 
         return self._read(name, whole)
 
     def put(self, record: Record) -> None:
-        """Save a finished condition under `record["key"]`, unless it is there already."""
-        if self.get(record["key"]) is None:
-            self._write(condition_file(record["key"]), record)
+        """Save a finished condition under its key, unless it is there already."""
+        if self.get(record.key) is None:
+            self._write(condition_file(record.key), record.as_json())
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
@@ -367,27 +368,32 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"--out {folder}: another steersweep is running there; wait for it or stop it"
+            f"{setting('out')} {folder}: another steersweep is running there; wait for it or stop "
+            f"it"
         ) from error
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
+        raise _unwritable(folder, error.strerror) from error
     try:
         yield
     finally:
         lock.release()
 
 
+def _unwritable(folder: Path, why: str | None) -> InputError:
+    return InputError(f"{setting('out')} {folder}: cannot be written: {why}")
+
+
 def _refuse_other_files(folder: Path) -> None:
     """A folder that holds no run must be empty, but for leftovers of one killed before it began."""
     if os.path.lexists(folder) and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file, not a folder")
+        raise InputError(f"{setting('out')} {folder}: is a file, not a folder")
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     ours = (PLAN, f".{PLAN}.", ".lock")
     others = sorted(name for name in names if not name.startswith(ours))
     if others and not any(name.startswith(PLAN) for name in names):
         raise InputError(
-            f"--out {folder}: holds files that are no steersweep run ({', '.join(others[:3])}); "
-            f"choose an empty or new folder"
+            f"{setting('out')} {folder}: holds files that are no steersweep run "
+            f"({', '.join(others[:3])}); choose an empty or new folder"
         )
 
 
@@ -402,7 +408,7 @@ def _refuse_other_run(
         differences = "; ".join(
             f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
         )
-        raise InputError(f"--out {folder}: holds another run ({differences}). {way_out}")
+        raise InputError(f"{setting('out')} {folder}: holds another run ({differences}). {way_out}")
 
 
 def _refuse_other_version(folder: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
 from steersweep.run.condition import checks_begin, content_key
@@ -70,7 +70,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
         raise kind(
             f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "
-            f"accept_mismatch, on the command line --accept-mismatch, goes on all the same)"
+            f"{setting('accept_mismatch')} goes on all the same)"
         )
     notes = [f"goes on although incompatible: {said}"] if wrong else []
     if note := ending_note(chat):

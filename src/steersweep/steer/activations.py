@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.model.chat_model import ChatModel, not_finite
 from steersweep.steer.packing import Layout, layouts
 from steersweep.steer.parity import read_with_nnsight
@@ -188,9 +188,11 @@ def as_backend(name: str) -> Backend:
     if name == "hooks":
         return "hooks"
     if name != "nnsight":
-        raise InputError(f"--backend {name}: choose hooks or nnsight")
+        raise InputError(f"{setting('backend')} {name}: choose hooks or nnsight")
     if find_spec("nnsight") is None:
-        raise InputError("--backend nnsight: not installed: pip install 'steersweep[nnsight]'")
+        raise InputError(
+            f"{setting('backend')} nnsight: not installed: pip install 'steersweep[nnsight]'"
+        )
     return "nnsight"
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.model.chat_model import ChatModel
 from steersweep.steer.decoding import decoder
 from steersweep.steer.edit import Edit, clean_layers
@@ -162,7 +162,8 @@ def _check_rows(chat: ChatModel, rows: Sequence[Row], max_new_tokens: int) -> No
         if limit is not None and len(row.prompt_ids) + max_new_tokens > limit:
             raise InputError(
                 f"a prompt of {len(row.prompt_ids)} tokens plus {max_new_tokens} new ones exceeds "
-                f"the {limit} positions of {chat.source.model_id}; lower --max-new-tokens"
+                f"the {limit} positions of {chat.source.model_id}; lower "
+                f"{setting('max_new_tokens')}"
             )
         if row.edit is not None:
             row.edit.check_fits(chat.source.model_id, chat.n_layers, chat.d_model)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import calibration
 from steersweep.budget.ledger import Ledger, Limits
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunStore
-from steersweep.study import phases
 from steersweep.study.costs import estimate
-from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
+from steersweep.study.settings import settings_of
+from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweep.results import Result, sweep_results
 from steersweep.sweep.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
@@ -182,15 +182,15 @@ class Jobs:
         accepted = name in self.accept
         # A model of the hub stays at the commit this run began with.
         commit = None if accepted else hub_commit(held.get(name, ""))
-        settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
+        settings = settings_of(self.plan, sweep, self.cuts, commit)
         settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
         job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
         fingerprint = job.conditions[0].model_fingerprint
         if held.get(name, fingerprint) != fingerprint and not accepted:
             raise ChangedWeights(
                 f"{sweep.model.name}: the model's weights are not those this run began with "
-                f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
-                f"or a new folder"
+                f"(fingerprint {held[name]} then, {fingerprint} now). Use "
+                f"{setting('accept')} {name}, or a new folder"
             )
         self.store.put_current("models.json", held | {name: fingerprint})
         for note in job.notes:
@@ -214,7 +214,7 @@ class Jobs:
 
         labels = {
             "phase": phase,
-            "step": sweep.step,
+            "step": sweep.step.name,
             "model": sweep.model.name,
             "family": sweep.model.family,
         }
@@ -245,7 +245,7 @@ class Jobs:
         thresholds = self.plan.thresholds
         for sweep, job in merged.values():
             for result in sweep_results(self.store, [job], self.created, thresholds):
-                results.append(result | {"phase": sweep.phase})
+                results.append(result | {"phase": sweep.step.number})
         return results
 
     def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:

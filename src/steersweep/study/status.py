@@ -12,7 +12,12 @@ from steersweep.core.errors import InputError
 from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.run.folder import RunStore
-from steersweep.study.plan import GATES, Plan, parse_plan
+from steersweep.study.final import NAME
+from steersweep.study.phases.registry import gate_after, phases_of
+from steersweep.study.phases.registry import gates as all_gates
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
+from steersweep.study.running import decision_file
 
 _ADDED = (
     "kind",
@@ -48,17 +53,17 @@ def status(folder: Path) -> dict[str, Any]:
     store = RunStore.existing(folder)
     plan = frozen_plan(store)
     state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
-    for phase in plan.phases:
-        decided = store.get_once(f"decisions/{phase}.json")
-        gate = plan.gate_after(phase)
+    for phase in phases_of(plan):
+        decided = store.get_once(decision_file(phase.name))
+        gate = gate_after(plan, phase)
         if decided is None:
-            state["phase"] = phase
+            state["phase"] = phase.name
             break
         if gate is not None:
-            evidence = folder / "decisions" / f"{phase}.json"
+            evidence = folder / decision_file(phase.name)
             signature = gates.signature_of(folder, gate, evidence)
             if signature is None or signature.get("rejected"):
-                state |= {"phase": phase, "waiting_gate": gate}
+                state |= {"phase": phase.name, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
                 break
     store.look_through()
@@ -75,7 +80,7 @@ def status(folder: Path) -> dict[str, Any]:
         "done": done,
         "total": len(keys),
         "spent_usd": round(ledger.spent(), 6),
-        "budget_usd": plan.data.get("budget", {}).get("total"),
+        "budget_usd": plan.budget.total,
         "failures": failures,
         "problems": problems(folder),
         "damaged": sorted(
@@ -96,23 +101,23 @@ def sign_gate(
 
     store = RunStore.existing(folder)
     plan = frozen_plan(store)
-    known = [name for name in GATES if plan.questions(name)]
+    known = {name: phase for name, phase in all_gates().items() if plan.questions(name)}
     if gate not in known:
         raise InputError(
             f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
         )
-    evidence = folder / "decisions" / f"{GATES[gate]}.json"
-    if store.get_once(f"decisions/{GATES[gate]}.json") is None:
+    decision = decision_file(known[gate].name)
+    if store.get_once(decision) is None:
         _refuse_damaged(store)
         raise InputError(
-            f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
+            f"{gate}: {known[gate].name} has not ended in {folder}, so there is no evidence"
         )
     return gates.sign(
         folder,
         gate,
         by=by,
         note=note,
-        evidence=evidence,
+        evidence=folder / decision,
         time=provenance.utc_now(),
         rejected=rejected,
     )
@@ -126,7 +131,7 @@ def decided(folder: Path) -> dict[str, Any]:
     """
     store = RunStore.existing(folder)
     plan = frozen_plan(store)
-    found = {phase: store.get_once(f"decisions/{phase}.json") for phase in (*plan.phases, "final")}
+    found = {phase: store.get_once(decision_file(phase)) for phase in (*plan.phases, NAME)}
     _refuse_damaged(store)
     return {phase: decision for phase, decision in found.items() if decision is not None}
 

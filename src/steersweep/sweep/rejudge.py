@@ -7,7 +7,7 @@ there are not made again.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,11 @@ from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
 from steersweep.core.printing import safe_name
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
-from steersweep.judging.judge import UNJUDGED, Answer, Fluency, Judge, Judgement, get_judge
-from steersweep.judging.summary import summarise
+from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.quality import Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import REPLIES, RunStore
+from steersweep.run.judgement import UNJUDGED, Judgement, rates_of
 from steersweep.sweep.results import best_condition
 from steersweep.sweep.verdict import Thresholds, verdict
 
@@ -152,7 +153,7 @@ def _judge_of(store: RunStore, cells: Iterable[str]) -> str:
     """Id of the judge that the run was judged by."""
     records = filter(None, map(store.get, cells))
     record = next(records, None)
-    return "unknown" if record is None else str(record["condition"]["judge"])
+    return "unknown" if record is None else record.condition.judge
 
 
 # -- judging -------------------------------------------------------------------------------------
@@ -245,7 +246,7 @@ def _compared(
     refusals = _tables(cells, judged, lambda s: s["refusal"], lambda j: j.refusal, (False, True))
     total = sum(tables.values(), start=0 * next(iter(tables.values()))) if tables else None
     failed = [j for found in judged.values() for j in found if j.quality == UNJUDGED]
-    rates = {key: summarise(Counter(found)) for key, found in judged.items()}
+    rates = {key: rates_of(found).as_json() for key, found in judged.items()}
     return Rejudged(
         judge,
         before,

@@ -9,14 +9,15 @@ from typing import Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
-from steersweep.judging.judge import UNJUDGED
 from steersweep.methods.dim import Dim
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
 from steersweep.run.condition import Condition
 from steersweep.run.direction import cosine
-from steersweep.run.folder import Record, RunStore, condition_file
+from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.judgement import UNJUDGED
 from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.records import Record
 from steersweep.run.result_files import write_result_file
 from steersweep.sweep.verdict import Thresholds, verdict
 from steersweep.work.job import (
@@ -79,16 +80,16 @@ def sweep_results(
 
 def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
     """What a reader of a model's results should know: about the model, and layers left out."""
-    notes = [note for _, record in records for note in record["provenance"].get("notes", [])]
+    notes = [note for _, record in records for note in record.provenance.get("notes", [])]
     notes += missing_notes(job, store)
     for condition, record in records:
         if condition.label == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)
-    samples = [sample for _, record in records for sample in record["samples"]]
-    failed = [sample["error"] for sample in samples if sample["quality"] == UNJUDGED]
+    judged = [sample.judgement for _, record in records for sample in record.samples]
+    failed = [judgement.error for judgement in judged if judgement.quality == UNJUDGED]
     if failed:
         notes.append(
-            f"{len(failed)} of {len(samples)} answers could not be judged, such as: {failed[0]}"
+            f"{len(failed)} of {len(judged)} answers could not be judged, such as: {failed[0]}"
         )
     return list(dict.fromkeys(notes))
 
@@ -125,7 +126,7 @@ def _result(
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
     no_steering = unsteered[0] if unsteered else None
     records = [record for _, record in (*steered, *controls)]
-    newest = max(records, key=lambda record: record["timestamp"])
+    newest = max(records, key=lambda record: record.timestamp)
     return {
         "phase": "1",
         "model": job.source.name,
@@ -147,9 +148,9 @@ def _result(
             "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
         },
         "timestamp": created,
-        "gpu": newest["provenance"]["device"],
-        "runtime_seconds": round(sum(record["runtime_seconds"] for record in records), 3),
-        "provenance": newest["provenance"],
+        "gpu": newest.provenance["device"],
+        "runtime_seconds": round(sum(record.runtime_seconds for record in records), 3),
+        "provenance": newest.provenance,
     }
 
 
@@ -288,11 +289,11 @@ def _cell(entry: Result) -> tuple[Any, Any]:
 
 def _entry(condition: Condition, record: Record, job: Job) -> Result:
     """A condition as result files hold it; repeats are the job's, which may have changed since."""
-    refusals = sum(sample["refusal"] for sample in record["samples"])
+    refusals = sum(sample.judgement.refusal for sample in record.samples)
     result = {
-        **record["result"],
+        **record.result(),
         "refusals": refusals * job.test.repeats,
-        "n_samples": len(record["samples"]) * job.test.repeats,
+        "n_samples": len(record.samples) * job.test.repeats,
     }
     result.pop("extraction_seconds", None)
     layer = result.get("layer_idx")
@@ -306,8 +307,9 @@ def _entry(condition: Condition, record: Record, job: Job) -> Result:
         "layer_pct": share,
         **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
+        **({} if condition.strength is None else {"edit": condition.edit.as_json()}),
         "extraction_prompts": condition.extraction_prompts,
         **result,
-        "runtime_seconds": record["runtime_seconds"],
-        "samples": record["samples"],
+        "runtime_seconds": record.runtime_seconds,
+        "samples": [sample.as_json() for sample in record.samples],
     }

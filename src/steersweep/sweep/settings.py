@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.own import Own
 from steersweep.core.setting_values import (
     MAX_MULTIPLIER,
@@ -164,15 +164,15 @@ def make_settings(
     Raises:
         InputError: an option that cannot be read; the message names it.
     """
-    chosen = METHODS.named(_items("--methods", methods))
+    chosen = METHODS.named(_items(setting("methods"), methods))
     edit = EditSettings.read(
         {"operation": operation, "site": site, "span": span, "positions": positions}
     )
     both = _strengths(edit, multipliers, strengths)
-    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
-    whole_number("--rows", rows, 1, MAX_ROWS)
-    whole_number("--seed", seed, 0, MAX_SEED)
-    asked = tuple(LayerChoice(text) for text in _items("--layers", layers))
+    whole_number(setting("max_new_tokens"), max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number(setting("rows"), rows, 1, MAX_ROWS)
+    whole_number(setting("seed"), seed, 0, MAX_SEED)
+    asked = tuple(LayerChoice(text) for text in _items(setting("layers"), layers))
     if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
         raise InputError(
             f"layers, strengths, multipliers and methods: {cells:,} conditions; "
@@ -181,10 +181,10 @@ def make_settings(
     try:
         get_judge(judge)
     except ValueError as error:
-        raise InputError(f"--judge {judge}: {error}") from error
+        raise InputError(f"{setting('judge')} {judge}: {error}") from error
     test = load_test_set(prompts)
     if max_prompts is not None:
-        whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
+        whole_number(setting("max_prompts"), max_prompts, 1, MAX_PROMPTS)
         test = test.first(max_prompts)
     return SweepSettings(
         models=tuple(
@@ -213,19 +213,26 @@ def make_settings(
 
 def _strengths(edit: EditSettings, multipliers: str, strengths: str) -> list[Strength]:
     if edit.operation == "remove":
-        for setting, given in (("strengths", strengths), ("multipliers", multipliers)):
+        for name, given in (("strengths", strengths), ("multipliers", multipliers)):
             if given:
                 raise InputError(
-                    f"{setting} {shown(given)}: operation remove takes a direction out as a whole "
-                    f"and has no strength; leave {setting} out, or use operation add or affine"
+                    f"{setting(name)} {shown(given)}: {setting('operation')} remove takes a "
+                    f"direction out as a whole and has no strength; leave it out, or use add or "
+                    f"affine"
                 )
         return [REMOVED]
     found = [
-        Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
+        Strength("multiplier", x)
+        for x in _numbers(setting("multipliers"), multipliers, MAX_MULTIPLIER)
     ]
-    found += [Strength("relative", x) for x in _numbers("--strengths", strengths, MAX_STRENGTH)]
+    found += [
+        Strength("relative", x) for x in _numbers(setting("strengths"), strengths, MAX_STRENGTH)
+    ]
     if not found:
-        raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
+        raise InputError(
+            f"no strength given: use {setting('strengths')} 0.5 or {setting('multipliers')} 15, or "
+            f"both"
+        )
     return found
 
 

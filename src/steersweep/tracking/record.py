@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steersweep.people.reviews import results_in
-from steersweep.study.phases import run_name
-from steersweep.study.plan import PHASES, Plan
+from steersweep.run.label import Label
+from steersweep.study.phases.registry import step_of_file
+from steersweep.study.plan import Plan
+from steersweep.study.sweeps import Step
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Ended
 
 Result = dict[str, Any]
 
-# The source plan's, section 4.2.
+# What a row of a run has, see docs/tracking.md.
 FIELDS = (
     "model_id",
     "method",
@@ -98,7 +100,7 @@ class TrackedRun:
 
 def runs_of_job(plan: Plan, ended: Ended) -> list[TrackedRun]:
     """What a study knows of a model when a job of it is done."""
-    return runs_of_phase(plan, ended.phase, ended.sweep.step, ended.results)
+    return runs_of_step(plan, ended.sweep.step, ended.results)
 
 
 def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
@@ -108,27 +110,27 @@ def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
         results = [result for result in held if "conditions" in result]
         if not results:
             continue  # the verification's
-        step = "validation" if "layer_validation" in path.name else ""
-        found += runs_of_phase(plan, PHASES[int(results[0]["phase"])], step, results)
+        if (step := step_of_file(path.name)) is not None:
+            found += runs_of_step(plan, step, results)
     return found
 
 
-def runs_of_phase(plan: Plan, phase: str, step: str, results: Iterable[Result]) -> list[TrackedRun]:
+def runs_of_step(plan: Plan, step: Step, results: Iterable[Result]) -> list[TrackedRun]:
     """Results under the plan's project and run names."""
     names = {model.model: model.name for model in plan.models.values()}
     together: dict[str, list[Result]] = {}
     for result in results:
         model = names.get(result["model_id"]) or str(result["model"])
         method, precision = result["method"], result["quantization"]
-        name = run_name(str(result["phase"]), step, model, precision, method)
+        name = step.run_name(model, precision, method)
         together.setdefault(name, []).append(result)
     return [
         tracked(
             held,
-            plan.project(phase),
+            plan.project(step.phase),
             name,
             plan.name,
-            (held[0]["family"], f"phase-{held[0]['phase']}"),
+            (held[0]["family"], f"phase-{step.number}"),
         )
         for name, held in together.items()
     ]
@@ -139,7 +141,7 @@ def runs_of_sweep(results: Iterable[Result], folder: Path) -> list[TrackedRun]:
     together: dict[str, list[Result]] = {}
     for result in results:
         model = result["model"].removeprefix("lab:").replace("/", "-")
-        name = run_name("1", "sweep", model, result["quantization"], result["method"])
+        name = f"{model}-{Label.parse(result['method']).method}-layer-sweep"
         together.setdefault(name, []).append(result)
     return [
         tracked(held, SWEEPS, name, folder.resolve().name, (held[0]["family"], "sweep"))

@@ -22,9 +22,7 @@ def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any
 
     files = newest_result_files(folder, "v3_cosmic_verification_*.json")
     if not files:
-        raise InputError(
-            f"{folder}: holds no COSMIC verification; run `steersweep verify cosmic --out {folder}`"
-        )
+        raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
     newest = files[-1]
     result = read_result_file(newest)[0]
     if not result["passed"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
-from steersweep.core.errors import SteersweepError
+from steersweep.core.errors import SteersweepError, setting
 from steersweep.core.statistics import wilson
 from steersweep.methods.official import Check, check_fixture, fixture_folders
 from steersweep.model.template_options import TemplateOptions
@@ -169,7 +169,7 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str
     result = next((found for found in outcome.results if found["method"] == method), None)
     if result is None:
         note = outcome.results[0]["extraction"]["notes"][-1]
-        raise SteersweepError(f"{asked.model}: {note}. Give --layer")
+        raise SteersweepError(f"{asked.model}: {note}. Give {setting('layer')}")
     entry = result["conditions"][0]
     n, rate = entry["n_unique"], entry["coherent_refusal_rate"]
     return {
@@ -208,7 +208,7 @@ def _acceptance(fixtures_passed: bool, run: dict[str, Any] | None) -> list[dict[
         {
             "criterion": "The reproduction run reaches the stated refusal rate",
             "met": None if run is None else run["passed"],
-            "note": "not run; use --model" if run is None else run["model_id"],
+            "note": "not run: no model was given" if run is None else run["model_id"],
         },
         {
             "criterion": "The lead signs off on this report",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,8 +14,8 @@ from torch import Tensor
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
-from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
-from steersweep.judging.summary import summarise
+from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.quality import Fluency
 from steersweep.methods.dim import Dim
 from steersweep.methods.extraction import extract_directions
 from steersweep.model.chat_model import ChatModel
@@ -30,8 +29,10 @@ from steersweep.run.condition import (
     extraction_file,
 )
 from steersweep.run.direction import Direction, random_direction
-from steersweep.run.folder import REPLIES, LostDirection, Record, RunStore, condition_file
+from steersweep.run.folder import REPLIES, LostDirection, RunStore, condition_file
+from steersweep.run.judgement import Judgement, rates_of
 from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, Row, StepInfo, generate
@@ -219,7 +220,7 @@ class Bench:
         if record is None:
             return None
         opened = self.chat.opened_thought
-        texts = [sample["response"].removeprefix(opened) for sample in record["samples"]]
+        texts = [sample.response.removeprefix(opened) for sample in record.samples]
         ids = [self.chat.token_ids(text) for text in texts]
         found = self.rows.run(
             lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
@@ -269,8 +270,8 @@ class Bench:
                     f"{self.job.source.model_id}: the unsteered control was damaged while the run "
                     f"went on; run the same command again"
                 )
-            value = record["result"]["fluency_threshold"]
-            self._threshold = float("inf") if value is None else float(value)
+            value = record.fluency_threshold
+            self._threshold = float("inf") if value is None else value
         return self._threshold
 
     def _direction_file(self, condition: Condition, direction: Direction) -> str:
@@ -285,9 +286,9 @@ class Bench:
         """
         direction = self._direction(condition)
         record = self.store.get(condition.key)
-        if direction is None or record is None:
+        if direction is None or record is None or record.steering is None:
             return record is not None
-        named = record["result"]["direction_file"]
+        named = record.steering.direction_file
         if self.store.vector(Path(named).stem) is not None:
             return True
         if self._direction_file(condition, direction) == named:
@@ -321,35 +322,18 @@ class Bench:
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
         judged = self._judge.judge(asked)
-        result = summarise(Counter(judged), self.job.test.repeats)
-        result["fluency_threshold"] = None if threshold == float("inf") else threshold
-        if condition.label.own_method is not None:
-            result["extraction_seconds"] = self.extraction_seconds[condition.label.own_method]
-        if direction is not None and condition.strength is not None:
-            multiplier = condition.strength.multiplier(direction.residual_norm)
-            result |= {
-                "layer_idx": direction.layer,
-                "position": direction.position,
-                "site": direction.site,
-                "multiplier": multiplier,
-                "relative_strength": multiplier / direction.residual_norm,
-                "direction_norm": direction.raw_norm,
-                "residual_norm": direction.residual_norm,
-                "direction_file": self._direction_file(condition, direction),
-                "edit": condition.edit.as_json(),
-            }
-            if (reference := self._reference(condition, direction)) is not None:
-                result["reference"] = float(reference @ direction.vector)
-        return {
-            "key": condition.key,
-            "condition": condition.as_json(),
-            "result": result,
-            "samples": [
-                _sample(*parts) for parts in zip(asked, judged, answers, nlls, strict=True)
-            ],
-            "runtime_seconds": seconds,
-            "timestamp": provenance.utc_now(),
-            "provenance": {
+        own = condition.label.own_method
+        samples = zip(asked, judged, answers, nlls, strict=True)
+        return Record(
+            condition=condition,
+            rates=rates_of(judged, self.job.test.repeats),
+            steering=self._steering(condition, direction),
+            samples=tuple(_sample(*parts) for parts in samples),
+            fluency_threshold=None if threshold == float("inf") else threshold,
+            extraction_seconds=None if own is None else self.extraction_seconds[own],
+            runtime_seconds=seconds,
+            timestamp=provenance.utc_now(),
+            provenance={
                 **self.facts,
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
@@ -365,7 +349,24 @@ class Bench:
                 ),
                 "model_fingerprint": condition.model_fingerprint,
             },
-        }
+        )
+
+    def _steering(self, condition: Condition, direction: Direction | None) -> Steering | None:
+        if direction is None or condition.strength is None:
+            return None
+        multiplier = condition.strength.multiplier(direction.residual_norm)
+        reference = self._reference(condition, direction)
+        return Steering(
+            layer_idx=direction.layer,
+            position=direction.position,
+            site=direction.site,
+            multiplier=multiplier,
+            relative_strength=multiplier / direction.residual_norm,
+            direction_norm=direction.raw_norm,
+            residual_norm=direction.residual_norm,
+            direction_file=self._direction_file(condition, direction),
+            reference=None if reference is None else float(reference @ direction.vector),
+        )
 
 
 def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
@@ -381,14 +382,13 @@ def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
 
 def _sample(
     asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
-) -> Record:
-    """A judged answer, as records hold it."""
-    return {
-        "prompt": asked.prompt,
-        "response": asked.response,
-        **judgement.fields(),
-        "finish_reason": answer.finish_reason,
-        "nll": None if nll is None else nll.mean,
-        "nll_worst": None if nll is None else nll.worst,
-        "n_tokens": len(answer.token_ids),
-    }
+) -> Sample:
+    return Sample(
+        prompt=asked.prompt,
+        response=asked.response,
+        judgement=judgement,
+        finish_reason=answer.finish_reason,
+        nll=None if nll is None else nll.mean,
+        nll_worst=None if nll is None else nll.worst,
+        n_tokens=len(answer.token_ids),
+    )

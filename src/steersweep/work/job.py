@@ -19,7 +19,8 @@ from steersweep.run.condition import (
     extraction_file,
 )
 from steersweep.run.edit_settings import STANDARD, EditSettings
-from steersweep.run.folder import Record, RunStore
+from steersweep.run.folder import RunStore
+from steersweep.run.records import Record
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,9 @@ def unfinished(job: Job, store: RunStore) -> int:
     for condition in placeable(job, store):
         record = store.get(condition.key, job.test.prompts)
         missing += record is None
-        if record is not None and condition.direction is None:
-            directions.add(record["result"].get("direction_file", ""))
-    lost = sum(store.vector(Path(name).stem) is None for name in directions - {""})
+        if record is not None and record.steering is not None and condition.direction is None:
+            directions.add(record.steering.direction_file)
+    lost = sum(store.vector(Path(name).stem) is None for name in directions)
     lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
@@ -169,8 +170,8 @@ def missing_notes(job: Job, store: RunStore) -> list[str]:
 
 def unsteered_note(record: Record) -> str | None:
     """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
-    responses = [sample["response"] for sample in record["samples"]]
-    return thinking_note(responses, record["condition"]["max_new_tokens"])
+    responses = [sample.response for sample in record.samples]
+    return thinking_note(responses, record.condition.max_new_tokens)
 
 
 def extraction_files(job: Job) -> dict[str, str]:

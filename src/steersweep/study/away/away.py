@@ -14,7 +14,7 @@ from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.atomic import write_bytes
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import safe_name
 from steersweep.engines.modal.remote import LOG
 from steersweep.methods.method import METHODS
@@ -58,14 +58,15 @@ def begin(
                 f"{model.name}: {model.model} is a folder of this machine, which Modal does not "
                 f"see; give a hub id"
             )
-    for own in METHODS.own_of(plan.data["prompts"]["extraction"]).values():
+    for own in METHODS.own_of(plan.prompts.extraction).values():
         raise InputError(f"{own}: lies on this machine only, which Modal does not see")
     if options.get("new_run") and is_away(folder):
         folder.rename(folder.with_name(f"{folder.name}-before-{provenance.utc_now()}"))
     held = _held(folder)
     if held is None and folder.exists() and any(folder.iterdir()):
         raise InputError(
-            f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
+            f"{setting('out')} {folder}: holds other files; a study on Modal needs a new folder, "
+            f"or its own"
         )
     run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=study_app_name(plan))
@@ -106,7 +107,7 @@ def follow(
         every_s: seconds between two looks.
     """
     remote = remote or remote_of(folder)
-    shown, away = len(_said(folder)), False
+    shown, away = len(said(folder)), False
     while True:
         try:
             end = outcome(folder, remote)  # before the last fetch, so that nothing is missed
@@ -117,7 +118,7 @@ def follow(
             end, away = None, True
         else:
             away = False
-        lines = _said(folder)
+        lines = said(folder)
         for line in lines[shown:]:
             on_line(line)
         shown = len(lines)
@@ -126,9 +127,10 @@ def follow(
         time.sleep(every_s)
 
 
-def _said(folder: Path) -> list[str]:
+def said(folder: Path) -> list[str]:
+    """Lines of the study's log, but for a last one whose end has not arrived."""
     file = folder / LOG
-    return file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+    return file.read_text("utf-8", "replace").split("\n")[:-1] if file.is_file() else []
 
 
 def fetch(folder: Path, remote: RemoteRun | None = None) -> int:

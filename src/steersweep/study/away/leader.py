@@ -18,7 +18,8 @@ from steersweep.engines.modal import remote
 from steersweep.engines.modal.engine import ModalCalls, ModalEngine
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.study.away.apps import function_of, remote_functions
-from steersweep.study.plan import Plan, parse_plan
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work.job import Progress
 
