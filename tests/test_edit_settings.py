@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 
 from steersweep import ChatModel, Direction, Edit, InputError, Row, generate, residuals
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
-from steersweep.run.condition import REMOVED, Strength
+from steersweep.run.condition import REMOVED, Condition, Strength
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.study.plan_file import load_plan
 from steersweep.sweep.run import SweepOutcome, run_sweep
@@ -22,6 +23,14 @@ from steersweep.sweep.settings import make_job, make_settings
 from steersweep.work.job import Job
 from test_cli import refused, run
 
+VALUES: tuple[tuple[str, Any], ...] = (
+    ("operation", "affine"),
+    ("site", "resid_pre"),
+    ("span", "one"),
+    ("positions", "prompt"),
+    ("positions", "new"),
+    ("positions", "last"),
+)
 OPTIONS: dict[str, Any] = {"layers": "0.3,0.6", "max_prompts": 3, "max_new_tokens": 8}
 
 
@@ -31,27 +40,18 @@ def job(**changes: Any) -> Job:
     return make_job(settings, settings.models[0], "cpu", "2026-11-25")
 
 
-def keys(**changes: Any) -> list[str]:
-    return [condition.key for condition in job(**changes).conditions]
-
-
 def test_each_setting_is_in_the_key_of_what_it_changes() -> None:
-    plain = keys()
-    assert keys(operation="add", site="resid_post", span="to-end", positions="all") == plain
-    seen = {*plain}
-    for name, value in (
-        ("operation", "affine"),
-        ("site", "resid_pre"),
-        ("span", "one"),
-        ("positions", "prompt"),
-        ("positions", "new"),
-        ("positions", "last"),
-    ):
-        found = keys(**{name: value})
-        assert found[0] == plain[0], "no setting changes the unsteered control"
-        assert not seen & {*found[1:]}, (name, value)
-        seen |= {*found}
-    assert not seen & {*keys(operation="remove", strengths="")[1:]}
+    plain = job().conditions
+    assert {condition.edit for condition in plain} == {STANDARD}
+    everything = job(operation="affine", site="resid_pre", span="one", positions="last").conditions
+    chosen = EditSettings("affine", "resid_pre", "one", "last")
+    assert [c.edit for c in everything] == [STANDARD, *[chosen] * (len(plain) - 1)]
+    assert everything[0].key == plain[0].key, "no setting changes the unsteered control"
+    steered = plain[1]
+    others = [EditSettings(**{field: value}) for field, value in VALUES]
+    keys = {replace(steered, edit=edit).key for edit in others}
+    assert len({steered.key, *keys}) == 1 + len(VALUES)
+    assert {Condition.from_json(c.as_json()).key for c in everything} == {c.key for c in everything}
 
 
 def test_a_random_direction_in_an_affine_edit_rests_on_the_harmless_prompts() -> None:
@@ -210,7 +210,7 @@ def test_a_plan_that_removes_has_no_other_strength(tmp_path: Path) -> None:
     wrong = {"model": "gemma-9b", **layers, "strengths": [{"relative": 0.3}]}
     with pytest.raises(InputError, match=r"fallback.*give removed"):
         load_plan(plan_file(tmp_path, **{**removal, "fallback": wrong}))
-    with pytest.raises(InputError, match="removed belongs to operation remove"):
+    with pytest.raises(InputError, match="removed goes with operation remove"):
         load_plan(plan_file(tmp_path, strength="removed"))
     with pytest.raises(InputError, match="edit"):
         load_plan(plan_file(tmp_path, edit={"operation": "ablate"}))
