@@ -47,6 +47,7 @@ from steersweep.run.condition import (
     Strength,
 )
 from steersweep.run.edit_settings import STANDARD, EditSettings
+from steersweep.run.result_files import SWEEP
 from steersweep.sweep.expansion import expand
 from steersweep.work.job import Job
 
@@ -79,6 +80,7 @@ class SweepSettings:
         template_options: variables that chat templates are given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
+        results_name: what result files are called, before the time.
     """
 
     models: tuple[ModelSource, ...]
@@ -100,6 +102,7 @@ class SweepSettings:
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
+    results_name: str = SWEEP
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,6 +133,7 @@ class SweepSettings:
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
+            **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
 
