@@ -29,6 +29,7 @@ from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
 from steersweep.report.samples import Samples, script_json
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
@@ -146,7 +147,7 @@ def headline(run: Run) -> list[str]:
         f"Most coherent refusals: {_rate(best):.0%} [{low:.0%}, {high:.0%}] of "
         f"{best['conditions'][0]['n_unique']} benign prompts in {short(best['model'])} by "
         f"{best['method'].upper()}, from layer {at['layer_idx']} of {best['n_layers']} on "
-        f"({at['layer_pct']:.0%} of the depth), relative strength {at['relative_strength']:.2g}; "
+        f"({at['layer_pct']:.0%} of the depth), {_strength(at)}; "
         f"{at['garbled_rate']:.0%} of the answers are garbled there."
     )
     said += judge_error_sentence(best)
@@ -249,6 +250,12 @@ def _cell(entry: Result) -> Result:
     }
 
 
+def _strength(best: Result) -> str:
+    if best["multiplier"] == 0:
+        return "the direction removed"
+    return f"relative strength {best['relative_strength']:.2g}"
+
+
 def _prints(run: Run) -> list[tuple[str, str]]:
     """Provenance: what must be known to run it again."""
     if not run.results:
@@ -259,4 +266,9 @@ def _prints(run: Run) -> list[tuple[str, str]]:
         for result in run.results
     }
     rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
-    return [*rows, ("models", ", ".join(models))]
+    edits = dict.fromkeys(
+        str(EditSettings.read(entry["edit"]))
+        for result in run.results
+        for entry in result["conditions"]
+    )
+    return [*rows, ("models", ", ".join(models)), ("edit", "; ".join(edits))]
