@@ -70,7 +70,7 @@ class Deployment:
             gpu=[modal_gpu(kind) for kind in function.gpus],
             timeout=function.timeout_s,
             max_containers=function.max_containers,
-            retries=0,  # whoever schedules the work does that, and pays each attempt from the ledger
+            retries=0,  # the scheduler does that, and pays each attempt from the ledger
             **self._shared,
         )(remote.work_there)
 
