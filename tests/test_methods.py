@@ -23,7 +23,7 @@ from steersweep.engines.local import LocalEngine
 from steersweep.methods.method import METHODS
 from steersweep.prompts.prompts import ExtractionSet, shipped_sets
 from steersweep.run.folder import RunStore
-from steersweep.study.plan import load_plan, parse_plan
+from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.status import frozen_plan, status
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweep.run import run_sweep
@@ -107,7 +107,7 @@ def test_plans_and_help_ask_methods_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
         "from steersweep.methods.method import METHODS\n"
-        "from steersweep.study.plan import load_plan\n"
+        "from steersweep.study.plan_file import load_plan\n"
         "import steersweep.cli.app\n"
         "load_plan('v3-lab')\n"
         "every = map(METHODS.get, METHODS.names)\n"
@@ -454,7 +454,7 @@ def test_a_study_is_read_without_the_code(here: Path) -> None:
     # Readers run none of it, not even where it is there and would stop them.
     (here / "mine.py").write_text("raise SystemExit('was run')")
     assert (status(here / "run")["done"], status(here / "run")["total"]) == (4, 4)
-    assert frozen_plan(RunStore.existing(here / "run")).data["own_methods"].keys() == {"mine"}
+    assert frozen_plan(RunStore.existing(here / "run")).own_methods.keys() == {"mine"}
     with pytest.raises(InputError, match="was run"):
         load_plan("plan.yaml")
     (here / "mine.py").write_text(METHOD.replace(".median(0).values", ".mean(0)"))
