@@ -34,7 +34,7 @@ from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
 from steersweep.model.memory import model_shape
 from steersweep.model.source import ModelSource, find_model
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.plan import Plan, parse_plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
@@ -263,7 +263,7 @@ class Restless(LocalEngine):
 def test_a_machine_lost_three_times_is_given_up_by_name(tmp_path: Path) -> None:
     engine = Restless(losses=3)
     store = run_study(small(), tmp_path / "run", PHASE_1, engine=engine)
-    failures = store.get_once("phases/family_sweep-failures.json")
+    failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert list(failures) == ["q7 family fp32"]
     assert "lost 3 times: preempted" in failures["q7 family fp32"]
 
@@ -399,18 +399,18 @@ def test_warnings_travel_however_soon_after_other_progress() -> None:
 def test_a_file_that_was_damaged_and_made_again_reaches_the_others(tmp_path: Path) -> None:
     """Also where the damaged one went to the storage first."""
     storage = (tmp_path / "bucket").as_uri()
-    leader, worker_there = RunStore(tmp_path / "run"), RunStore(tmp_path / "copy")
+    leader, worker_there = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "copy")
     damaged = leader.folder / "extraction" / "a.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("null")
     lead, share = Mirror(storage, waits=()), Mirror(storage, waits=())
     lead.publish(leader.folder)
     share.refresh(worker_there.folder)
-    assert leader.get_once("extraction/a.json") is None
-    worker_there.put_once("extraction/a.json", {"right": 1})
+    assert leader.read_json(leader.root / "extraction/a.json") is None
+    worker_there.write_once(worker_there.root / "extraction/a.json", {"right": 1})
     share.publish(worker_there.folder)
     lead.refresh(leader.folder)
-    assert leader.get_once("extraction/a.json") == {"right": 1}
+    assert leader.read_json(leader.root / "extraction/a.json") == {"right": 1}
     assert len(list((tmp_path / "bucket").rglob("*.json"))) == 1
 
 
@@ -540,9 +540,9 @@ def test_rows_are_halved_until_they_fit_and_results_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(prompts=6, rows=12)
-    run_job(job, RunStore(tmp_path / "ample"))
+    run_job(job, RunFolder(tmp_path / "ample"))
     tried = out_of_memory_above(4, monkeypatch)
-    run_job(job, RunStore(tmp_path / "scarce"))
+    run_job(job, RunFolder(tmp_path / "scarce"))
     assert tried == [12, 6, 3, 3]  # what was too much is not tried again
     ample, scarce = records(tmp_path / "ample"), records(tmp_path / "scarce")
     assert {r["provenance"]["rows"] for r in ample.values()} == {12}
@@ -560,7 +560,7 @@ def test_rows_follow_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     row = model_shape(chat.model.config).row("fp32", longest, 12)
     monkeypatch.setattr("steersweep.model.memory.free_bytes", lambda _device: int(2.5 * row / 0.85))
     tried = out_of_memory_above(12, monkeypatch)
-    run_job(job, RunStore(tmp_path))
+    run_job(job, RunFolder(tmp_path))
     assert tried == [2, 2]
 
 
@@ -595,7 +595,7 @@ def test_a_job_that_does_not_fit_moves_to_the_next_larger_gpu(
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
     lines: list[str] = []
     store = run_study(plan, tmp_path / "run", PHASE_1, engine=TwoKinds("cpu"), on_line=lines.append)
-    assert store.get_once("phases/family_sweep-failures.json") == {}
+    assert store.read_json(store.root / "phases/family_sweep-failures.json") == {}
     assert any("moved from A10G to A100-80GB" in line for line in lines)
     for found in results(tmp_path / "run")["v3_phase1_family_sweep"]:
         assert found["provenance"]["moved_from"] == ["A10G"]
@@ -624,7 +624,7 @@ def test_other_errors_are_not_taken_for_memory(
 
     monkeypatch.setattr(bench, "generate", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        run_job(job_of(), RunStore(tmp_path))
+        run_job(job_of(), RunFolder(tmp_path))
     assert calls == [1]
 
 
@@ -652,7 +652,7 @@ def test_the_memory_model_is_exact_where_it_can_be(family: ChatModel) -> None:
 def test_the_memory_model_covers_what_a_gpu_allocates(tmp_path: Path) -> None:
     job = replace(job_of("lab:qwen-32b", prompts=40, tokens=100), device="cuda")
     torch.cuda.reset_peak_memory_stats()
-    run_job(job, RunStore(tmp_path))
+    run_job(job, RunFolder(tmp_path))
     chat = ChatModel.load("lab:qwen-32b", device="cpu")
     model = model_shape(chat.model.config)
     longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
@@ -675,7 +675,7 @@ def test_an_unforeseen_error_ends_one_job_and_leaves_its_traceback(
 
     monkeypatch.setattr(engine_module, "run_job", fails_for_qwen)
     store = run_study(small(), tmp_path / "run", PHASE_1, engine=LocalEngine("cpu"))
-    failures = store.get_once("phases/family_sweep-failures.json")
+    failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert "ZeroDivisionError: a bug" in failures["q7 family fp32"]
     log = tmp_path / "run" / "logs" / "q7-family-fp32.txt"
     assert "fails_for_qwen" in log.read_text()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from steersweep import InputError, SteersweepError
 from steersweep.core.digests import seal, seal_tensors, seal_text, unseal
 from steersweep.run.direction import Direction, cosine
-from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.folder import RunFolder
 from steersweep.run.records import Steering
 from steersweep.run.result_files import read_result_file
 from steersweep.sweep.run import run_sweep
@@ -67,7 +67,7 @@ def names_of(folder: Path) -> list[str]:
 
 def read(folder: Path, name: str) -> Any:
     """What a run reads of a file; None where the file counts as absent."""
-    store = RunStore(folder)
+    store = RunFolder(folder)
     kind, stem = Path(name).parent.name, Path(name).stem
     if kind == "conditions":
         return store.get(stem)
@@ -77,7 +77,7 @@ def read(folder: Path, name: str) -> Any:
     try:
         if kind == "results":
             return read_result_file(folder / name)
-        return store.plan if name == "plan.yaml" else store.get_once(name)
+        return store.plan if name == "plan.yaml" else store.read_json(folder / name)
     except InputError:
         return None
 
@@ -197,7 +197,7 @@ def test_a_plan_that_multiplies_is_damaged(run_copy: Path) -> None:
     """Also with the right digest, and in no time."""
     doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
     (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", f"a0: &a0 [x]\n{doubled}"))
-    store = RunStore(run_copy, repairs=False)
+    store = RunFolder(run_copy, repairs=False)
     assert store.get_plan() is None
     assert "more than 10,000 values" in store.damaged["plan.yaml"]
 
@@ -236,7 +236,7 @@ def comparable_results(folder: Path) -> dict[str, Any]:
     for path in folder.glob("extraction/*.json"):
         found[path.name] = strip(json.loads(path.read_text()))
     found["prompts"] = json.loads((folder / "prompts.json").read_text())
-    found["plan"] = RunStore.existing(folder).plan
+    found["plan"] = RunFolder.existing(folder).plan
     return found
 
 
@@ -331,13 +331,14 @@ def test_a_record_whose_parts_contradict_each_other_is_refused(
     run_copy: Path, settings: SweepSettings, edit: str
 ) -> None:
     """Also where somebody made the digest fit."""
-    store = RunStore(run_copy)
+    store = RunFolder(run_copy)
     records = [store.get(path.stem) for path in sorted(run_copy.glob("conditions/*.json"))]
     record = next(r for r in records if r is not None and r.condition.label.is_swept)
-    name = condition_file(record.key)
+    path = store.paths.condition(record.key)
+    name = store.paths.name_of(path)
     changed = copy.deepcopy(record.as_json())
     EDITS[edit](changed)
-    (run_copy / name).write_bytes(seal(name, changed))
+    path.write_bytes(seal(name, changed))
     assert store.get(record.key, settings.test.prompts) is None
     assert name in store.damaged
     store.put(record)
@@ -350,8 +351,8 @@ def test_results_without_a_damaged_condition_are_not_made(
     """Another layer would be called the best."""
     from steersweep.sweep import run as runner
 
-    def run_and_damage(_job: Any, store: RunStore, _on_progress: Any) -> None:
-        victim = next(store.folder.glob("conditions/*.json"))
+    def run_and_damage(_job: Any, store: RunFolder, _on_progress: Any) -> None:
+        victim = next(store.root.glob("conditions/*.json"))
         victim.write_text("null")
 
     monkeypatch.setattr(runner, "run_job", run_and_damage)
@@ -417,9 +418,9 @@ DIRECTIONS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("kind", DIRECTIONS)
 def test_no_bad_direction_is_read(run_copy: Path, kind: str) -> None:
     path = sorted(run_copy.glob("directions/*.safetensors"))[0]
-    assert RunStore(run_copy).direction(path.stem) is not None
+    assert RunFolder(run_copy).direction(path.stem) is not None
     DIRECTIONS[kind](path)
-    assert RunStore(run_copy).direction(path.stem) is None
+    assert RunFolder(run_copy).direction(path.stem) is None
 
 
 @pytest.mark.parametrize("length", [0.0, 0.99, 3.0, math.nan])
@@ -459,14 +460,14 @@ def test_a_direction_that_does_not_come_back_takes_its_conditions_with_it(
     )
     changed = Direction.load(path)
     other = Direction(**changed.facts, vector=first_differs(changed.vector))
-    store = RunStore(run_copy)
+    store = RunFolder(run_copy)
     for condition in run_copy.glob("conditions/*.json"):
         record = store.get(condition.stem)
         steering = record and record.steering
         if record and steering and steering.direction_file == f"directions/{path.name}":
             steering = replace(steering, direction_file=f"directions/{other.key}.safetensors")
-            name = condition_file(condition.stem)
-            condition.write_bytes(seal(name, replace(record, steering=steering).as_json()))
+            changed_record = replace(record, steering=steering).as_json()
+            condition.write_bytes(seal(store.paths.name_of(condition), changed_record))
     path.unlink()
     run_sweep(settings, run_copy)
     assert path.exists()
@@ -508,7 +509,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_untouched(
         else:
             path.write_text(json.dumps(unseal(name, path.read_bytes()), indent=1))
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
-    for use in (lambda: run_sweep(settings, run_copy), lambda: RunStore.existing(run_copy)):
+    for use in (lambda: run_sweep(settings, run_copy), lambda: RunFolder.existing(run_copy)):
         with pytest.raises(InputError, match=r"earlier version.*Use a new folder"):
             use()
     assert before == {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
@@ -520,5 +521,5 @@ def test_a_lost_beginning_of_the_plan_is_no_earlier_version(run_copy: Path) -> N
         held = plan.read_bytes()
         plan.write_bytes(held[:size])
         with pytest.raises(InputError, match=r"plan.yaml: is damaged"):
-            RunStore.existing(run_copy)
+            RunFolder.existing(run_copy)
         plan.write_bytes(held)

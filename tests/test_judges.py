@@ -33,7 +33,7 @@ from steersweep.judging.language_model import language_model_judge
 from steersweep.judging.replies import Replies
 from steersweep.judging.server import Server
 from steersweep.people.corrected import judge_error
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import rates_of, unjudged
 from steersweep.sweep.rejudge import rejudge
 from steersweep.sweep.results import p_difference
@@ -563,7 +563,7 @@ def test_a_sweep_judged_by_a_server_goes_on_without_asking_again(
     assert all(s["error"].startswith("the reply cannot be read: 'what?'") for s in failed)
     assert steered["coherent_refusal_rate"] == 0
     assert "unjudged" in result["verdict"]["flags"]
-    assert RunStore.existing(tmp_path / "run").get(steered["key"]) is not None
+    assert RunFolder.existing(tmp_path / "run").get(steered["key"]) is not None
 
 
 def test_unjudged_answers_make_no_rate_higher() -> None:

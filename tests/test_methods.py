@@ -21,8 +21,9 @@ from steersweep.cli import app
 from steersweep.core.own import Own, find_own
 from steersweep.engines.local import LocalEngine
 from steersweep.methods.method import METHODS
+from steersweep.methods.pca import _component
 from steersweep.prompts.prompts import ExtractionSet, shipped_sets
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.status import frozen_plan, status
 from steersweep.study.study import StudyOptions, run_study
@@ -158,6 +159,14 @@ def test_caa_and_pca_are_what_numpy_makes_of_the_same_pairs(qwen3: ChatModel, la
     assert first @ mean / np.linalg.norm(mean) < 0.9999
 
 
+def test_pca_points_where_the_mean_difference_does() -> None:
+    """Whatever the sign that the decomposition happens to give."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        differences = torch.randn(6, 8, generator=generator, dtype=torch.float64)
+        assert float(differences.mean(0) @ _component(differences)) > 0
+
+
 def test_caa_is_dim_where_every_prompt_has_a_partner(qwen3: ChatModel) -> None:
     prompts = load_extraction_set("extract-dim-5")
     dim, caa, pca = (
@@ -285,7 +294,7 @@ def test_an_edited_method_uses_no_earlier_result(here: Path) -> None:
         sweep_own("mine.py:Mine")
     # A job that was made before the edit runs no other code than it was made for.
     with pytest.raises(InputError, match="its code is not what this began with"):
-        run_job(job, RunStore(here / "other"))
+        run_job(job, RunFolder(here / "other"))
 
 
 def test_a_method_that_was_imported_is_not_run_in_two_versions(here: Path) -> None:
@@ -454,7 +463,7 @@ def test_a_study_is_read_without_the_code(here: Path) -> None:
     # Readers run none of it, not even where it is there and would stop them.
     (here / "mine.py").write_text("raise SystemExit('was run')")
     assert (status(here / "run")["done"], status(here / "run")["total"]) == (4, 4)
-    assert frozen_plan(RunStore.existing(here / "run")).own_methods.keys() == {"mine"}
+    assert frozen_plan(RunFolder.existing(here / "run")).own_methods.keys() == {"mine"}
     with pytest.raises(InputError, match="was run"):
         load_plan("plan.yaml")
     (here / "mine.py").write_text(METHOD.replace(".median(0).values", ".mean(0)"))

@@ -32,7 +32,7 @@ from steersweep.engines.modal.image import container_image, pinned_requirements
 from steersweep.engines.modal.remote import run_work
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.engines.processes import ProcessEngine
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.away import apps, away
 from steersweep.study.away.deploy import define_apps
 from steersweep.study.away.leader import lead
@@ -446,12 +446,13 @@ class Hostile:
 def test_files_that_would_leave_the_folder_are_not_fetched(tmp_path: Path) -> None:
     out = tmp_path / "here"
     where = {"run": "r", "call": "c", "study_app": "a", "began": "2026-01-01T00:00:00Z"}
-    RunStore(out).put_current(away.ENGINE_FILE, where)
+    run = RunFolder(out)
+    run.write_json(run.paths.engine, where)
     hostile: Any = Hostile()
     assert away.fetch(out, hostile) == 1
     assert not (tmp_path / "escaped").exists()
     assert not (out / "gates.jsonl").exists()
-    assert RunStore(out).get_once("engine.json") == where
+    assert RunFolder(out).read_json(out / "engine.json") == where
 
 
 def test_folders_of_this_machine_and_foreign_folders_are_refused(
@@ -490,7 +491,7 @@ def test_what_a_user_should_know_of_a_model_is_in_the_log(tmp_path: Path) -> Non
     share = VolumeShare(tmp_path / "volume", lambda: None, lambda: None)
     end = lead(one_phase, share, ProcessEngine(["cpu"]), PHASE_1)
     assert end["exit_code"] == 0, end
-    log = (tmp_path / "volume" / there.LOG).read_text("utf-8")
+    log = (tmp_path / "volume" / "log.txt").read_text("utf-8")
     assert log.count("note: answers end at '<|im_end|>' too") == 1
 
 

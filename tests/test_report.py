@@ -21,7 +21,7 @@ from steersweep.report import drawing, samples
 from steersweep.report.comparison import compare_runs, write_comparison
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, write_result_file
 from steersweep.study.study import run_study
 from steersweep.sweep.results import best_condition
@@ -67,7 +67,7 @@ def run_copy(swept: Path, tmp_path: Path) -> Path:
 
 
 def results_file(folder: Path) -> Path:
-    return next((folder / "results").glob("v3_phase1_*.json"))
+    return next((folder / "results").glob("sweep_*.json"))
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
@@ -322,7 +322,7 @@ def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: 
         next(entry for entry in results[1]["conditions"] if entry["key"] != best)
     )
     write_result_file(run_copy, results_file(run_copy).stem, results)
-    plan = RunStore.existing(run_copy).plan | {"max_new_tokens": 7}
+    plan = RunFolder.existing(run_copy).plan | {"max_new_tokens": 7}
     (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", yaml.safe_dump(plan)))
 
     found = compare_runs(swept, run_copy)

@@ -35,7 +35,7 @@ from steersweep.people.reviews import (
     read_reviews,
     undo_review,
 )
-from steersweep.run.folder import run_lock
+from steersweep.run.lock import run_lock
 from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"

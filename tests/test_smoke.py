@@ -385,10 +385,10 @@ def test_a_study_skips_a_model_that_fails_and_says_why(
     )
     options = StudyOptions(until="family_sweep")
     store = run_study(small(), tmp_path / "run", options)
-    failures = store.get_once("phases/family_sweep-failures.json")
+    failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert list(failures) == ["q7 family fp32"]
     assert "incompatible: ending: the template ends an answer with" in failures["q7 family fp32"]
-    families = store.get_once("decisions/family_sweep.json")["families"]
+    families = store.read_json(store.root / "decisions/family_sweep.json")["families"]
     assert [row["family"] for row in families] == ["mistral"]
 
 

@@ -15,7 +15,7 @@ from conftest import lab
 from steersweep import ChatModel, InputError
 from steersweep.cli.app import app
 from steersweep.model.template_options import parse_template_options, shown_options, variables_of
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.phases.families import FAMILIES
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.settings import settings_of
@@ -159,7 +159,7 @@ def test_a_sweep_with_the_switch_end_to_end(tmp_path: Path) -> None:
     told = results["thinks"]["provenance"]["template_options"]
     assert told == {"thinking": True}
     assert "template_options" not in results["run"]["provenance"]
-    assert RunStore.existing(tmp_path / "thinks").plan["template_options"] == {"thinking": True}
+    assert RunFolder.existing(tmp_path / "thinks").plan["template_options"] == {"thinking": True}
     for name, opening in (("run", ""), ("thinks", "<think>\n")):
         samples = results[name]["controls"]["unsteered"]["samples"]
         assert all(sample["response"].startswith(opening) for sample in samples)

@@ -18,7 +18,7 @@ from steersweep.core.digests import seal
 from steersweep.people.corrected import apply_to_files
 from steersweep.people.reviews import add_review, queue
 from steersweep.report.html import write_report
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import Judgement, rates_of
 from steersweep.study.decisions import (
     choose_for_precision,
@@ -51,8 +51,8 @@ def judged(folder: Path) -> Judged:
     )
     settings = replace(settings, test=replace(settings.test, repeats=1))
     run_sweep(settings, folder)
-    store = RunStore(folder)
-    run = store.get_once("run.json")
+    store = RunFolder(folder)
+    run = store.read_json(store.root / "run.json")
     assert run is not None
     job = make_job(settings, settings.models[0], "cpu", run["created"][:10])
     steered = next(c for c in job.conditions if c.label.is_swept)

@@ -14,6 +14,7 @@ from steersweep.catalog.gpus import LOCAL
 from steersweep.core import journal
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.journal import Entry, Line
+from steersweep.run.paths import RunPaths
 
 _LARGEST = 1e12  # USD or seconds of one job; more is a mistake or damage
 _TEXTS = {"reserve": ("id", "phase", "job"), "settle": ("id",)}
@@ -77,7 +78,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "ledger.jsonl"
+        self._path = RunPaths(folder).ledger
         self._reserved_here: dict[str, Entry] = {}
 
     def entries(self) -> list[Entry]:

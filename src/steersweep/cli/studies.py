@@ -115,6 +115,7 @@ def run(
     Example: `steersweep run v3-lab --out study`
     """
     from steersweep.report.study_table import print_decision
+    from steersweep.run.paths import RunPaths
     from steersweep.study.plan_file import load_plan, with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.status import decided
@@ -157,7 +158,7 @@ def run(
     last = phase or "final"
     print_decision(last, decided(out)[last])
     say(f"\n{loaded.name}: every phase asked for is done")
-    say(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+    say(f"Findings:  {RunPaths(out).findings}\nDecisions: steersweep decide {out}")
     show_report(out)
 
 
@@ -248,10 +249,10 @@ def status(
 
     Example: `steersweep status study`
     """
-    from steersweep.run.folder import is_away
+    from steersweep.run.paths import RunPaths
     from steersweep.study.status import status as status_of
 
-    if is_away(folder):
+    if RunPaths(folder).is_away:
         from steersweep.study.away import away
 
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,7 @@ def demo(
     Example: `steersweep demo --out demo`
     """
     from steersweep.lab.models import DEMO_MODELS
+    from steersweep.run.result_files import FAMILY_SWEEP
     from steersweep.sweep.settings import make_settings
 
     settings = make_settings(
@@ -71,6 +73,7 @@ def demo(
             f"--quick: {QUICK_PROMPTS} prompts instead of {DEMO_PROMPTS}; intervals are wide.",
             err=True,
         )
+    settings = replace(settings, results_name=FAMILY_SWEEP)
     _run_and_show(settings, out, "auto", as_json=as_json, quiet=quiet)
 
 

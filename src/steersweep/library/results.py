@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.run.direction import Direction
-from steersweep.run.folder import RunStore
-from steersweep.run.result_files import newest_result_files, read_result_file
+from steersweep.run.folder import RunFolder
+from steersweep.run.result_files import read_result_file, result_files
 
 if TYPE_CHECKING:
     import pandas
@@ -54,8 +54,8 @@ class SweepResults:
         Raises:
             InputError: it holds no run, or no results.
         """
-        RunStore.existing(Path(folder))
-        files = newest_result_files(Path(folder))
+        RunFolder.existing(Path(folder))
+        files = result_files(Path(folder))
         results = [result for file in files for result in read_result_file(file)]
         if not results:
             raise InputError(f"{folder}: holds no results yet; run the sweep to its end")
@@ -128,7 +128,7 @@ class SweepResults:
             if (result["model"], result["method"]) == (model, method):
                 key = result["verdict"]["best"]["key"]
                 best = next(entry for entry in result["conditions"] if entry["key"] == key)
-                found = RunStore.existing(self.folder).direction(Path(best["direction_file"]).stem)
+                found = RunFolder.existing(self.folder).direction(Path(best["direction_file"]).stem)
                 if found is None:
                     raise InputError(f"{self.folder / best['direction_file']}: is damaged or gone")
                 return found

@@ -23,7 +23,8 @@ from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.core.printing import first_line
 from steersweep.model.hub import check_files
 from steersweep.model.loaded import LoadedSource
-from steersweep.model.loading import check_numbers, load_network
+from steersweep.model.loading import load_network
+from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_usable
 from steersweep.model.rendering import Renderer, SpecialTokens, load_renderer, max_positions
 from steersweep.model.source import ModelSource, family_of, find_model

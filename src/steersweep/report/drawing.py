@@ -11,7 +11,7 @@ from steersweep.report.figures import depth, failures, methods, precisions, size
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.label import Label
 from steersweep.study.analysis import layer_cosines
 from steersweep.study.phases.precisions import PRECISIONS
@@ -107,7 +107,7 @@ def _figures(run: Run) -> list[Figure]:
             "refuse equally often.",
             lambda: methods.methods_figure(swept, looks),
         )
-    store = RunStore.existing(run.folder)
+    store = RunFolder.existing(run.folder)
     few = swept if len(swept) <= _MOST_RESULTS else []
     whole = [result for result in few if _has_directions(result, store)]
     matrices = layer_cosines(whole, store)
@@ -166,7 +166,7 @@ def _figures(run: Run) -> list[Figure]:
     return found if run.results else []
 
 
-def _has_directions(result: Result, store: RunStore) -> bool:
+def _has_directions(result: Result, store: RunFolder) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
     names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
     return all(store.vector(name) is not None for name in names)

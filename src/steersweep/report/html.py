@@ -27,15 +27,15 @@ from steersweep.report.figures.maps import (
 from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
-from steersweep.report.samples import BESIDE, Samples, script_json
+from steersweep.report.samples import Samples, script_json
 from steersweep.run.label import Label
+from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
 from steersweep.study.phases.registry import titles
 from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
-NAME = "report.html"
 _MANY_MAPS = 30  # from which maps are folded, and cells say no more than their number
 
 
@@ -62,10 +62,11 @@ def write_report(folder: Path) -> Report:
     Raises:
         InputError: no run there, nothing finished in it, or a file that cannot be read.
     """
-    samples = Samples(folder)
+    paths = RunPaths(folder)
+    samples = Samples(paths.samples)
     run = read_run(folder, samples.add)
     embedded = samples.finish()
-    drawn = draw(run, folder / "figures")
+    drawn = draw(run, paths.figures)
     code, digest = script()
     page = environment().get_template("report.html.j2")
     text = page.render(
@@ -83,7 +84,11 @@ def write_report(folder: Path) -> Report:
         embedded=embedded,
         index=script_json(
             [
-                {**group, "phase": titles()[group["phase"]], "src": f"{BESIDE}/{number}.js"}
+                {
+                    **group,
+                    "phase": titles()[group["phase"]],
+                    "src": f"{paths.samples.name}/{number}.js",
+                }
                 for number, group in enumerate(samples.groups)
             ]
         ),
@@ -93,8 +98,8 @@ def write_report(folder: Path) -> Report:
         script=code,
         script_hash=digest,
     )
-    write_text(folder / NAME, text)
-    return Report(folder / NAME, drawn.files, samples.n_samples, embedded is None)
+    write_text(paths.report, text)
+    return Report(paths.report, drawn.files, samples.n_samples, embedded is None)
 
 
 def headline(run: Run) -> list[str]:

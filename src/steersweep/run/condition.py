@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
-from steersweep.core.printing import safe_name
 from steersweep.core.text_files import shown
 from steersweep.run.label import Label
 
@@ -191,28 +190,6 @@ class Borrowed:
     layer: int
     direction: str
     prompts: str
-
-
-def direction_file(key: str) -> str:
-    """Where in a run folder a direction is kept."""
-    return f"directions/{key}.safetensors"
-
-
-def extraction_file(
-    method: str, rendered: str, model_fingerprint: str, precision: str, code: str | None
-) -> str:
-    """Where in a run folder the scores a method chose by are kept; named by all they rest on.
-
-    `rendered` is a condition's `extraction_rendered`, `code` its `method_code`.
-    """
-    own = [] if code is None else [code]
-    key = content_key([method, rendered, model_fingerprint, precision, *own])
-    return f"extraction/{safe_name(method)}-{key}.json"
-
-
-def checks_begin(model_fingerprint: str, precision: str) -> str:
-    """How the names begin of the files in a run folder that say what was seen of a model."""
-    return f"extraction/checks-{content_key([model_fingerprint, precision])[:12]}-"
 
 
 def content_key(content: object) -> str:

@@ -10,15 +10,14 @@ from typing import Any
 from steersweep.core.atomic import read_file, write_text
 from steersweep.core.digests import Damaged
 from steersweep.core.printing import markdown
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study import final
 from steersweep.study.phases.registry import phase_named, titles
 
-NAME = "FINDINGS_LOG.md"
 _BEGINNING = "# Findings\n"
 
 
-def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) -> None:
+def append_findings(store: RunFolder, phase: str, decision: Mapping[str, Any]) -> None:
     """Add a section on a phase, unless one about exactly these findings is there.
 
     A log whose section on them has changed is set aside, and begun again.
@@ -29,19 +28,21 @@ def append_findings(store: RunStore, phase: str, decision: Mapping[str, Any]) ->
     section = "\n".join(lines).rstrip() + "\n"
     held = _held(store)
     if mark in held and section not in held:
-        store.set_aside(NAME, f"the section {titles()[phase]} is not as it was written")
+        why = f"the section {titles()[phase]} is not as it was written"
+        store.set_aside(store.paths.findings, why)
         held = _BEGINNING
     if section not in held:
-        write_text(store.folder / NAME, f"{held}\n{section}")
+        write_text(store.paths.findings, f"{held}\n{section}")
 
 
-def _held(store: RunStore) -> str:
+def _held(store: RunFolder) -> str:
     """The log so far; a new one where it cannot be read. People may have written into it."""
     try:
-        data = read_file(store.folder / NAME)
+        data = read_file(store.paths.findings)
         return _BEGINNING if data is None else data.decode("utf-8")
     except (Damaged, UnicodeDecodeError) as error:
-        store.set_aside(NAME, "no UTF-8" if isinstance(error, ValueError) else str(error))
+        why = "no UTF-8" if isinstance(error, ValueError) else str(error)
+        store.set_aside(store.paths.findings, why)
         return _BEGINNING
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steersweep.core.errors import SteersweepError
 from steersweep.core.printing import safe_name
 from steersweep.run.condition import Strength
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import write_result_file
 from steersweep.study import decisions
 from steersweep.study.decisions import Outcome
@@ -30,20 +30,18 @@ class Running:
         store: the run folder.
         jobs: runs sweeps.
         cuts: cuts that apply.
-        created: UTC time the study began.
         say: tells people a line.
     """
 
     plan: Plan
-    store: RunStore
+    store: RunFolder
     jobs: Jobs
     cuts: Cuts
-    created: str
     say: Callable[[str], None]
 
     def decided(self, phase: str) -> dict[str, Any] | None:
         """What a phase decided, None where it has not yet."""
-        held = self.store.get_once(decision_file(phase))
+        held = self.store.read_json(self.store.paths.decision(phase))
         return None if held is None else dict(held)
 
     def decision(self, phase: str) -> dict[str, Any]:
@@ -54,7 +52,7 @@ class Running:
         """
         held = self.decided(phase)
         if held is None:
-            raise SteersweepError(f"{phase} has not been decided in {self.store.folder}")
+            raise SteersweepError(f"{phase} has not been decided in {self.store.root}")
         return held
 
     def outcomes(self, results: Iterable[Result]) -> list[Outcome]:
@@ -73,9 +71,8 @@ class Running:
 
     def write_results(self, step: Step, results: Sequence[Result], *, family: str = "") -> None:
         """Write a step's result file, of one family where its name says one."""
-        stem = step.results.format(family=safe_name(family))
-        stamp = self.created.replace("-", "").replace(":", "")
-        write_result_file(self.store.folder, f"{stem}_{stamp}", results)
+        kind = step.results.format(family=safe_name(family))
+        write_result_file(self.store.root, kind, results)
 
     def write_by_family(self, step: Step, results: Iterable[Result]) -> None:
         """Write a step's result files, one per family."""
@@ -94,11 +91,6 @@ def grouped(results: Iterable[Result], key: Callable[[Result], str]) -> dict[str
     for result in results:
         found.setdefault(key(result), []).append(result)
     return found
-
-
-def decision_file(phase: str) -> str:
-    """Where in a run folder a decision is kept."""
-    return f"decisions/{phase}.json"
 
 
 def plain(value: Any) -> dict[str, Any]:

@@ -24,14 +24,15 @@ from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION
-from steersweep.run.folder import RunStore, run_lock
+from steersweep.run.folder import RunFolder
+from steersweep.run.lock import run_lock
 from steersweep.study import final
 from steersweep.study.findings import append_findings
 from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan
-from steersweep.study.running import Running, decision_file
+from steersweep.study.running import Running
 from steersweep.study.sweeps import Cuts
 from steersweep.sweep.settings import frozen_code
 from steersweep.work.job import OnProgress
@@ -92,7 +93,7 @@ def run_study(
     on_job: OnJob = lambda _ended: None,
     on_line: Callable[[str], None] = lambda _line: None,
     on_note: Callable[[str], None] | None = None,
-) -> RunStore:
+) -> RunFolder:
     """Run every phase up to its gate, as far as signatures and budget allow.
 
     Args:
@@ -118,9 +119,10 @@ def run_study(
         out.rename(aside)
         on_line(f"the earlier run is kept in {aside}")
     with run_lock(out):
-        store = RunStore.open(
+        store = RunFolder.open(
             out,
             _frozen(plan),
+            on_note=on_note or on_line,
             may_differ=FREE_FIELDS,
             accept=options.accept,
             way_out=(
@@ -163,7 +165,7 @@ def _frozen(plan: Plan) -> dict[str, Any]:
 
 def _run_phases(
     plan: Plan,
-    store: RunStore,
+    store: RunFolder,
     options: StudyOptions,
     engine: Engine,
     on_progress: OnProgress,
@@ -172,7 +174,8 @@ def _run_phases(
 ) -> None:
     """Phase after phase; each ends at its gate. Then what all say together."""
     total = plan.budget.total if options.budget is None else options.budget
-    created = str(store.put_once("run.json", {"created": provenance.utc_now()})["created"])
+    begun = store.begun() or provenance.utc_now()
+    created = str(store.write_once(store.paths.run, {"created": begun})["created"])
     cuts = _apply_cuts(plan, store, options)
     jobs = Jobs(
         plan,
@@ -187,7 +190,7 @@ def _run_phases(
         on_job=on_job,
         on_line=on_line,
     )
-    study = Running(plan, store, jobs, cuts, created, on_line)
+    study = Running(plan, store, jobs, cuts, on_line)
     decided = {}
     for phase in phases_of(plan):
         on_line(f"phase {phase.name}")
@@ -197,7 +200,7 @@ def _run_phases(
             return
         _pass_gate(study, phase)
     analysis = final.final_analysis(decided)
-    store.put_current(decision_file(final.NAME), analysis)
+    store.write_json(store.paths.decision(final.NAME), analysis)
     append_findings(store, final.NAME, analysis)
 
 
@@ -208,10 +211,10 @@ def _decide(study: Running, phase: Phase) -> dict[str, Any]:
         SteersweepError: the study must not go on after it.
     """
     decision = {"phase": phase.name, **phase.run(study)}
-    failures = study.store.get_once(f"phases/{phase.name}-failures.json")
+    failures = study.store.read_json(study.store.paths.failures(phase.name))
     if failures is not None:
         decision["failures"] = failures
-    study.store.put_current(decision_file(phase.name), decision)
+    study.store.write_json(study.store.paths.decision(phase.name), decision)
     if (obstacle := phase.obstacle(study, decision)) is not None:
         raise SteersweepError(obstacle)
     return study.decision(phase.name)
@@ -223,16 +226,16 @@ def _pass_gate(study: Running, phase: Phase) -> None:
     Raises:
         GateStop: nobody has, or somebody said no.
     """
-    gate, folder = gate_after(study.plan, phase), study.store.folder
+    gate, paths = gate_after(study.plan, phase), study.store.paths
     if gate is None:
         return
-    evidence = folder / decision_file(phase.name)
-    signature = gates.signature_of(folder, gate, evidence)
+    evidence = paths.decision(phase.name)
+    signature = gates.signature_of(paths.root, gate, evidence)
     if signature is None:
         questions = " ".join(study.plan.questions(gate))
         raise GateStop(
             f"gate {gate} waits for a person after {phase.name}. {questions} Evidence: "
-            f"{evidence}, FINDINGS_LOG.md. Then: steersweep approve {folder} "
+            f"{evidence}, {paths.findings.name}. Then: steersweep approve {paths.root} "
             f"{gate} --by NAME, and the same run command again",
             phase.name,
         )
@@ -245,25 +248,25 @@ def _pass_gate(study: Running, phase: Phase) -> None:
         )
 
 
-def _apply_cuts(plan: Plan, store: RunStore, options: StudyOptions) -> Cuts:
+def _apply_cuts(plan: Plan, store: RunFolder, options: StudyOptions) -> Cuts:
     """The cuts of earlier runs, and those asked for now."""
     held = _cuts_so_far(store, options)
     count = max(options.apply_cuts, held["applied"])
     if count > len(plan.cuts):
         raise InputError(f"{setting('apply_cuts')} {count}: the plan has {len(plan.cuts)} cuts")
     if count != held["applied"]:
-        store.put_current("cuts.json", {"applied": count})
+        store.write_json(store.paths.cuts, {"applied": count})
     return Cuts.first(plan, count)
 
 
-def _cuts_so_far(store: RunStore, options: StudyOptions) -> Mapping[str, Any]:
+def _cuts_so_far(store: RunFolder, options: StudyOptions) -> Mapping[str, Any]:
     """What earlier runs cut. No other file says it, so a damaged one stops the study."""
-    name = "cuts.json"
-    reader = RunStore(store.folder, repairs=options.apply_cuts > 0)
-    held = reader.get_once(name)
-    if held is None and name in reader.damaged and not options.apply_cuts:
+    reader = RunFolder(store.root, repairs=options.apply_cuts > 0)
+    held = reader.read_json(reader.paths.cuts)
+    why = reader.why_damaged(reader.paths.cuts)
+    if held is None and why is not None and not options.apply_cuts:
         raise InputError(
-            f"{store.folder / name}: is damaged ({reader.damaged[name]}), and nothing "
+            f"{reader.paths.cuts}: is damaged ({why}), and nothing "
             f"else says how many cuts were applied. Give their number with "
             f"{setting('apply_cuts')}, or remove the file if there were none"
         )

@@ -45,6 +45,7 @@ from steersweep.run.condition import (
     LayerChoice,
     Strength,
 )
+from steersweep.run.result_files import SWEEP
 from steersweep.sweep.expansion import expand
 from steersweep.work.job import Job
 
@@ -76,6 +77,7 @@ class SweepSettings:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
+        results_name: what result files are called, before the time.
     """
 
     models: tuple[ModelSource, ...]
@@ -96,6 +98,7 @@ class SweepSettings:
     special_tokens: SpecialTokens = "text"
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
+    results_name: str = SWEEP
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,6 +128,7 @@ class SweepSettings:
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
+            **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from steersweep.people.reviews import results_in
 from steersweep.run.label import Label
+from steersweep.run.paths import RunPaths
 from steersweep.study.phases.registry import step_of_file
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Step
@@ -107,11 +108,8 @@ def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
     """Every result file of a study."""
     found: list[TrackedRun] = []
     for path, held in results_in(run_folder):
-        results = [result for result in held if "conditions" in result]
-        if not results:
-            continue  # the verification's
         if (step := step_of_file(path.name)) is not None:
-            found += runs_of_step(plan, step, results)
+            found += runs_of_step(plan, step, held)
     return found
 
 
@@ -167,6 +165,7 @@ def tracked(
     directions = {
         entry["direction_file"] for _, entry, _ in entries.values() if entry["direction_file"]
     }
+    paths = RunPaths(Path())
     return TrackedRun(
         project,
         name,
@@ -184,7 +183,7 @@ def tracked(
         _summary(results),
         {
             "direction": sorted(directions),
-            "condition": [f"conditions/{key}.json" for key in entries],
+            "condition": [paths.name_of(paths.condition(key)) for key in entries],
         },
         [_without_samples(result) for result in results],
     )

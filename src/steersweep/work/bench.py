@@ -24,12 +24,9 @@ from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.condition import (
     Condition,
-    content_key,
-    direction_file,
-    extraction_file,
 )
 from steersweep.run.direction import Direction, random_direction
-from steersweep.run.folder import REPLIES, LostDirection, RunStore, condition_file
+from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.judgement import Judgement, rates_of
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record, Sample, Steering
@@ -43,7 +40,7 @@ class Bench:
     """A loaded model with its directions, ready to run conditions."""
 
     def __init__(
-        self, chat: ChatModel, job: Job, store: RunStore, notes: tuple[str, ...] = ()
+        self, chat: ChatModel, job: Job, store: RunFolder, notes: tuple[str, ...] = ()
     ) -> None:
         self.chat = chat
         self.notes = notes
@@ -73,14 +70,14 @@ class Bench:
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         rendered = extraction_rendered(self.chat.renderer, prompts)
         own = self.job.own_methods.get(method)
-        name = extraction_file(
+        path = self.store.paths.scores(
             method,
             rendered,
             self.chat.fingerprint,
             self.chat.precision,
             None if own is None else own.code,
         )
-        held = self.store.get_once(name)
+        held = self.store.read_json(path)
         found = self.rows.run(
             lambda rows: extract_directions(
                 self.chat,
@@ -92,8 +89,8 @@ class Bench:
             )
         )
         chosen = found.chosen
-        held = self.store.put_once(
-            name,
+        held = self.store.write_once(
+            path,
             {
                 "method": method,
                 "prompts": prompts.id,
@@ -120,8 +117,9 @@ class Bench:
         asked = condition.label.method, condition.extraction_prompts
         if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
             raise LostDirection(
-                f"{direction_file(key)}: is a direction of {found.method} from {found.prompts} "
-                f"with {len(found.vector)} components, which {condition} did not ask for"
+                f"{self.store.paths.direction(key)}: is a direction of {found.method} from "
+                f"{found.prompts} with {len(found.vector)} components, which {condition} did not "
+                f"ask for"
             )
         norm = self.residual_norms[condition.layer]
         self.directions[condition.label, condition.layer] = replace(
@@ -182,16 +180,17 @@ class Bench:
         activations = None
         if prompts is not None:
             rendered = extraction_rendered(self.chat.renderer, prompts)
-            key = content_key([rendered, self.chat.fingerprint, self.chat.precision])
             activations = self.store.put_tensors(
-                f"extraction/activations-{key}.safetensors",
+                self.store.paths.activations(
+                    [rendered, self.chat.fingerprint, self.chat.precision]
+                ),
                 lambda: {
                     "harmful": self._last_token(prompts.harmful).numpy(),
                     "harmless": self._last_token(prompts.harmless).numpy(),
                 },
             )
-        self.store.put_once(
-            comparison_file(self.job),
+        self.store.write_once(
+            comparison_file(self.job, self.store.paths),
             {
                 "precision": self.job.precision,
                 "reference": self.job.reference,
@@ -256,7 +255,7 @@ class Bench:
 
     def _direction_file(self, condition: Condition, direction: Direction) -> str:
         if condition.direction is not None:
-            return direction_file(condition.direction)
+            return self.store.paths.name_of(self.store.paths.direction(condition.direction))
         return self.store.put_direction(direction)
 
     def has_direction(self, condition: Condition) -> bool:
@@ -273,12 +272,12 @@ class Bench:
             return True
         if self._direction_file(condition, direction) == named:
             return True
-        self.store.set_aside(condition_file(condition.key), f"{named} is lost")
+        self.store.set_aside(self.store.paths.condition(condition.key), f"{named} is lost")
         return False
 
     @cached_property
     def _judge(self) -> Judge:
-        return get_judge(self.job.conditions[0].judge, self.store.folder / REPLIES)
+        return get_judge(self.job.conditions[0].judge, self.store.paths.replies)
 
     def _record(
         self,

@@ -11,7 +11,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import in_batches
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
 from steersweep.smoke.required import check_for_run
 from steersweep.steer.steering import StepInfo
@@ -31,7 +31,7 @@ from steersweep.work.job import (
 _DECODING = 0.85
 
 
-def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progress: None) -> None:
+def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progress: None) -> None:
     """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
 
     Conditions that are there are neither computed nor touched, with one exception to the first: a
@@ -72,8 +72,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     tell("checking the model")
     notes = check_for_run(
         chat,
-        store.get_once,
-        store.put_once,
+        store,
         every=job.smoke,
         accept_mismatch=job.accept_mismatch,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
 from steersweep.study.decisions import Action, FamilyDecision
 from steersweep.study.phases.fields import defined, listing, mapping
@@ -116,7 +117,7 @@ class Families(Phase):
         name,
         number,
         "family",
-        results="v3_phase1_family_sweep",
+        results=FAMILY_SWEEP,
         run="{model}-{method}-layer-sweep",
         function="sweep_{model}",
     )

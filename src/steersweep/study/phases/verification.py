@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.paths import RunPaths
 from steersweep.study.phases.fields import defined, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
@@ -127,7 +129,7 @@ class Verification(Phase):
         )
         result, path = verify_cosmic(
             built_in_fixtures(),
-            study.store.folder,
+            study.store.root,
             reproduction=reproduction,
             on_fixture=lambda name: study.say(f"comparing COSMIC with {name}"),
             device=study.jobs.device(sweep),
@@ -135,7 +137,7 @@ class Verification(Phase):
         )
         return {
             "passed": result["passed"],
-            "results_file": f"results/{path.name}",
+            "results_file": study.store.paths.name_of(path),
             "quantities": result["quantities"],
             "reproduction": result["reproduction"],
         }
@@ -145,14 +147,14 @@ class Verification(Phase):
         if decision["passed"]:
             return None
         return (
-            f"the COSMIC verification failed; see {study.store.folder}/COSMIC_VERIFICATION.md. "
+            f"the COSMIC verification failed; see {study.store.paths.verification}. "
             f"Phase 1 does not start without it"
         )
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.findings`."""
         yield "Passed." if decision["passed"] else "Failed."
-        yield f"Report: COSMIC_VERIFICATION.md, `{decision['results_file']}`."
+        yield f"Report: {RunPaths(Path()).verification}, `{decision['results_file']}`."
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
