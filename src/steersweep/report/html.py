@@ -31,7 +31,8 @@ from steersweep.report.samples import Samples, script_json
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
-from steersweep.study.phases.registry import titles
+from steersweep.study.phases.registry import all_phases, titles
+from steersweep.study.phases.verification import VERIFICATION
 from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
@@ -72,6 +73,8 @@ def write_report(folder: Path) -> Report:
     text = page.render(
         run=run,
         titles=titles(),
+        borrowed_elsewhere={phase.name for phase in all_phases() if phase.borrowed_elsewhere},
+        verification=VERIFICATION.name,
         flags=FLAG_NOTES,
         headline=headline(run),
         phases=[name for name in titles() if run.of_phase(name)],
