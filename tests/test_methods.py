@@ -467,7 +467,7 @@ def test_a_study_is_read_without_the_code(here: Path) -> None:
     with pytest.raises(InputError, match="was run"):
         load_plan("plan.yaml")
     (here / "mine.py").write_text(METHOD.replace(".median(0).values", ".mean(0)"))
-    with pytest.raises(InputError, match=r"own_methods.*--accept-change FIELD"):
+    with pytest.raises(InputError, match=r"own_methods.*accept FIELD"):
         run_study(load_plan("plan.yaml"), here / "run", options, engine=LocalEngine("cpu"))
     accept = StudyOptions(until="family_sweep", accept=("own_methods",))
     run_study(load_plan("plan.yaml"), here / "run", accept, engine=LocalEngine("cpu"))

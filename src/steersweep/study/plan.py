@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
-from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.condition import REMOVED, LayerChoice, Strength
+from steersweep.run.edit_settings import EditSettings
 from steersweep.sweep.verdict import Thresholds
 
 Section = TypeVar("Section")
@@ -164,6 +165,7 @@ class Plan:
         prompts: what models are asked.
         precision: what models run in where a phase says nothing else.
         strength: how strongly to steer where a phase says nothing else.
+        edit: what is done with directions, and where.
         thresholds: what decides who goes on.
         flat_within: half the width of what counts as a flat size curve, as a rate.
         sections: by phase, what it is to run; see `section`. In the order of phases.
@@ -189,6 +191,7 @@ class Plan:
     prompts: Prompts
     precision: str
     strength: Strength
+    edit: EditSettings
     thresholds: Thresholds
     flat_within: float
     sections: Mapping[str, object]
@@ -263,7 +266,9 @@ def layer_choice(value: float) -> LayerChoice:
     return LayerChoice(str(value) if isinstance(value, int) else format(Decimal(repr(value)), "f"))
 
 
-def strength_of(entry: Mapping[str, float]) -> Strength:
-    """A strength as a plan gives it: `{multiplier: 15}` or `{relative: 0.3}`."""
+def strength_of(entry: Mapping[str, float] | str) -> Strength:
+    """A strength as a plan gives it: `{multiplier: 15}`, `{relative: 0.3}` or `removed`."""
+    if isinstance(entry, str):
+        return REMOVED
     ((unit, value),) = entry.items()
     return Strength("multiplier" if unit == "multiplier" else "relative", float(value))

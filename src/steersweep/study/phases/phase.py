@@ -21,13 +21,14 @@ class Mention:
 
     Attributes:
         kind: `model`, `family` or `method` of that name; `layer`: an index within the model of that
-            name; `conditions`: how many a field leads to at most, controls aside.
+            name; `strength`, whose text is the name; `conditions`: how many a field leads to at
+            most, controls aside.
         path: the field that names it.
-        name: of the model, family or method.
+        name: of the model, family or method; the strength as text.
         number: the layer, or the conditions.
     """
 
-    kind: Literal["model", "family", "method", "layer", "conditions"]
+    kind: Literal["model", "family", "method", "layer", "strength", "conditions"]
     path: FieldPath
     name: str = ""
     number: int = 0
