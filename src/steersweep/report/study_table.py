@@ -43,6 +43,7 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
         marks = ("*" if row["provisional"] else "") + ("" if row["certainty"] == "clear" else " ?")
         strength = row["strength"]
         unit = "x" if strength["unit"] == "multiplier" else ""
+        removed = strength["unit"] == "removed"
         table.add_row(
             row["model"],
             *((row["precision"],) if precisions else ()),
@@ -50,7 +51,7 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
             Text(row["outcome"] + marks, style=OUTCOME_STYLES[row["outcome"]]),
             f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
             f"{row['layer_idx']}/{row['n_layers']}",
-            f"{strength['value']:g}{unit}",
+            "removed" if removed else f"{strength['value']:g}{unit}",
             f"{row['garbled']:.0%}",
         )
     return table

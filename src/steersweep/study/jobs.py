@@ -219,7 +219,8 @@ class Jobs:
             "family": sweep.model.family,
         }
         kind = self._engine.kind(sweep.model.gpu)
-        work = Work(str(sweep), job, kind, sweep.timeout_s, folder, labels)
+        timeout_s = sweep.timeout_s or self.plan.timeout(phase, kind)
+        work = Work(str(sweep), job, kind, timeout_s, folder, labels)
         return Task(work, seconds)
 
     def _ended(self, name: str, *, earlier: bool = False) -> None:

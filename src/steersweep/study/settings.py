@@ -65,4 +65,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         special_tokens=as_special_tokens(plan.prompts.special_tokens),
         template_options=sweep.model.template_options,
         own_methods=METHODS.own_of(sweep.methods),
+        edit=plan.edit,
     )

@@ -43,6 +43,7 @@ FREE_FIELDS = (
     "prices",
     "fallback_gpu",
     "concurrency",
+    "timeouts",
     "modal",
     "budget",
     "cuts",

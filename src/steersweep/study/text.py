@@ -15,11 +15,13 @@ def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in outcomes:
         low, high = row["interval"]
         strength = row["strength"]
+        removed = strength["unit"] == "removed"
+        given = "removed" if removed else f"{strength['value']:g} {strength['unit']}"
         yield (
             f"| {row['model']} | {row['precision']} | {row['method']} | {row['outcome']}"
             f"{_marks(row)} | {row['coherent']:.0%} "
             f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
-            f"{strength['value']:g} {strength['unit']} | {row['garbled']:.0%} | {row['n_unique']} |"
+            f"{given} | {row['garbled']:.0%} | {row['n_unique']} |"
         )
     yield ""
     yield "`*`: provisional until a person has labelled samples. `?`: the interval crosses a"

@@ -302,6 +302,7 @@ def _entry(condition: Condition, record: Record, job: Job) -> Result:
         "layer_pct": share,
         **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
+        **({} if condition.strength is None else {"edit": condition.edit.as_json()}),
         "extraction_prompts": condition.extraction_prompts,
         **result,
         "runtime_seconds": record.runtime_seconds,

@@ -192,7 +192,7 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str
 
 
 def _acceptance(fixtures_passed: bool, run: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The source plan's four criteria; `met` is null while open."""
+    """The four criteria of phase 0 (docs/study-plan.md); `met` is null while open."""
     return [
         {
             "criterion": "Every algorithmic step maps to the method's source",
