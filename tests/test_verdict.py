@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from steersweep import InputError, verdict
 from steersweep.core.statistics import fisher, holm
 from steersweep.model.source import find_model
-from steersweep.sweep.results import p_difference
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.results import p_difference
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 PERCENT = st.integers(0, 100)
 

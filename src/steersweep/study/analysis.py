@@ -14,7 +14,7 @@ from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import Label
 from steersweep.study.decisions import Outcome, curve_shape
-from steersweep.sweep.results import coherent_refusals, p_difference
+from steersweep.sweeps.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
     import numpy as np

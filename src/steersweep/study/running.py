@@ -18,7 +18,7 @@ from steersweep.study.sweeps import Cuts, Step
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Jobs
-    from steersweep.sweep.results import Result
+    from steersweep.sweeps.results import Result
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class Families(Phase):
 
     def follow_ups(self, plan: Plan, decided: Iterable[FamilyDecision]) -> list[Sweep]:
         """More layers and strengths for partial families, their best layer so far included."""
-        from steersweep.sweep.expansion import distinct_layers
+        from steersweep.sweeps.expansion import distinct_layers
 
         section = plan.section(FamilySweep)
         more = section.follow_up

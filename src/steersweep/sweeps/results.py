@@ -18,7 +18,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.verdict import Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
