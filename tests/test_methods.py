@@ -24,11 +24,11 @@ from steersweep.methods.method import METHODS
 from steersweep.methods.pca import _component
 from steersweep.prompts.prompts import ExtractionSet, shipped_sets
 from steersweep.run.folder import RunFolder
-from steersweep.study.plan import load_plan, parse_plan
+from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.status import frozen_plan, status
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_job, make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.worker import run_job
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_plans_and_help_ask_methods_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
         "from steersweep.methods.method import METHODS\n"
-        "from steersweep.study.plan import load_plan\n"
+        "from steersweep.study.plan_file import load_plan\n"
         "import steersweep.cli.app\n"
         "load_plan('v3-lab')\n"
         "every = map(METHODS.get, METHODS.names)\n"
@@ -463,11 +463,11 @@ def test_a_study_is_read_without_the_code(here: Path) -> None:
     # Readers run none of it, not even where it is there and would stop them.
     (here / "mine.py").write_text("raise SystemExit('was run')")
     assert (status(here / "run")["done"], status(here / "run")["total"]) == (4, 4)
-    assert frozen_plan(RunFolder.existing(here / "run")).data["own_methods"].keys() == {"mine"}
+    assert frozen_plan(RunFolder.existing(here / "run")).own_methods.keys() == {"mine"}
     with pytest.raises(InputError, match="was run"):
         load_plan("plan.yaml")
     (here / "mine.py").write_text(METHOD.replace(".median(0).values", ".mean(0)"))
-    with pytest.raises(InputError, match=r"own_methods.*--accept-change FIELD"):
+    with pytest.raises(InputError, match=r"own_methods.*accept FIELD"):
         run_study(load_plan("plan.yaml"), here / "run", options, engine=LocalEngine("cpu"))
     accept = StudyOptions(until="family_sweep", accept=("own_methods",))
     run_study(load_plan("plan.yaml"), here / "run", accept, engine=LocalEngine("cpu"))

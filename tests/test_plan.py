@@ -36,7 +36,7 @@ from steersweep.study.plan import Budget, Thresholds, layer_choice
 from steersweep.study.plan_file import load_plan, parse_plan, shipped_plans, with_prices
 from steersweep.study.settings import planned_prompts, settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.settings import make_job
+from steersweep.sweeps.settings import make_job
 
 V3 = load_plan("v3")
 LAB = load_plan("v3-lab")

@@ -29,10 +29,12 @@ from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.study import jobs
+from steersweep.study.ahead import look_ahead
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.status import decided, status
 from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.study.sweeps import Cuts
 from steersweep.work import worker
 from test_cli import refused, run
 
@@ -141,6 +143,16 @@ def test_all_phases_end_with_decisions_and_findings(finished: Path) -> None:
         assert stem in found
     phases = {r["phase"] for name, rs in found.items() if name.startswith("v3_") for r in rs}
     assert phases == {"1", "2", "3", "4"}
+
+
+def test_no_phase_runs_more_than_its_plan_says_ahead(finished: Path) -> None:
+    store, plan = RunFolder.existing(finished), small()
+    expected = look_ahead(plan, Cuts())
+    for phase in plan.phases:
+        of_phase = [e for e in expected if e.sweep.step.phase == phase]
+        held = store.read_json(store.paths.phase(phase))
+        assert held is not None
+        assert 0 < len(held["conditions"]) <= sum(e.sweep.n_conditions for e in of_phase)
 
 
 def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(

@@ -12,6 +12,7 @@ import typer
 
 from steersweep.cli.options import JsonOption, OfflineOption
 from steersweep.cli.output import say, tell_note, tell_problems, tell_tracker, verdicts_of
+from steersweep.core.errors import InputError
 
 if TYPE_CHECKING:
     from steersweep.people.reviews import Item
@@ -104,7 +105,10 @@ def review(
     results = apply_to_files(folder, tell_note)
     damaged = tell_problems(folder)
     if RunPaths(folder).report.exists():
-        write_report(folder)
+        try:
+            write_report(folder)
+        except InputError as error:  # of the page alone: what labels say is shown all the same
+            tell_note(str(error))
     found = agreements(items, read_reviews(folder))
     if as_json:
         verdicts = verdicts_of(results, RunPaths(folder).results)["results"]

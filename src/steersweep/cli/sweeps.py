@@ -18,11 +18,15 @@ from steersweep.cli.options import (
     MismatchOption,
     ModelArgument,
     OfflineOption,
+    OperationOption,
+    PositionsOption,
     PrecisionOption,
     QuietOption,
     RemoteCodeOption,
     RevisionOption,
     RowsOption,
+    SiteOption,
+    SpanOption,
     SpecialTokensOption,
     TemplateOption,
 )
@@ -35,7 +39,7 @@ from steersweep.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from steersweep.sweep.settings import SweepSettings
+    from steersweep.sweeps.settings import SweepSettings
 
 
 # Relative to the residual norm: from a nudge to destruction.
@@ -59,7 +63,7 @@ def demo(
     """
     from steersweep.lab.models import DEMO_MODELS
     from steersweep.run.result_files import FAMILY_SWEEP
-    from steersweep.sweep.settings import make_settings
+    from steersweep.sweeps.settings import make_settings
 
     settings = make_settings(
         [f"lab:{name}" for name in DEMO_MODELS],
@@ -83,6 +87,10 @@ def sweep(
         str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
     ] = "0.2,0.4,0.5,0.6,0.8",
     methods: MethodsOption = "dim",
+    operation: OperationOption = "add",
+    site: SiteOption = "resid_post",
+    span: SpanOption = "to-end",
+    positions: PositionsOption = "all",
     multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
     strengths: Annotated[
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
@@ -114,12 +122,13 @@ def sweep(
 ) -> None:
     """Sweep layers and strengths on one model. The same command again continues a killed run.
 
-    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5.
+    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5; with --operation remove,
+    none.
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
     from steersweep.model.source import find_model
-    from steersweep.sweep.settings import make_settings
+    from steersweep.sweeps.settings import make_settings
     from steersweep.tracking.tracker import open_tracker
 
     source = find_model(model, revision=revision, trust_remote_code=trust_remote_code)
@@ -128,7 +137,13 @@ def sweep(
         methods=methods,
         layers=layers,
         multipliers=multipliers,
-        strengths=strengths if strengths or multipliers else DEFAULT_STRENGTHS,
+        strengths=(
+            strengths if strengths or multipliers or operation == "remove" else DEFAULT_STRENGTHS
+        ),
+        operation=operation,
+        site=site,
+        span=span,
+        positions=positions,
         prompts=prompts,
         extraction=extraction,
         max_prompts=max_prompts,
@@ -155,7 +170,7 @@ def _run_and_show(
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view
     from steersweep.report.terminal import power_line, print_verdicts
-    from steersweep.sweep.run import run_sweep
+    from steersweep.sweeps.run import run_sweep
 
     quiet_libraries()
     show_notes(settings.notes)

@@ -11,8 +11,8 @@ from steersweep.library.results import SweepResults
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource, find_model
 from steersweep.report.live import live_view
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import DEFAULT_LAYERS, DEFAULT_ROWS, make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import DEFAULT_LAYERS, DEFAULT_ROWS, make_settings
 
 DEFAULT_STRENGTHS = (0.1, 0.2, 0.3, 0.5)
 
@@ -27,6 +27,10 @@ def sweep(
     layers: Sequence[float | int | str] = DEFAULT_LAYERS,
     strengths: Sequence[float] = (),
     multipliers: Sequence[float] = (),
+    operation: str = "add",
+    site: str = "resid_post",
+    span: str = "to-end",
+    positions: str = "all",
     prompts: str | Path = "benign-120",
     extraction: str | Path | None = None,
     max_prompts: int | None = None,
@@ -52,6 +56,11 @@ def sweep(
         strengths: lengths of the addition over the mean residual norm at the layer; 0.1, 0.2, 0.3
             and 0.5 where neither these nor `multipliers` are given.
         multipliers: lengths of the addition in units of the residual stream.
+        operation: `add` directions; `remove` the component along them, without a strength; or
+            `affine`: set it to that of harmless prompts, then add.
+        site: `resid_post`, after each layer, or `resid_pre`, before it.
+        span: `one` layer, or each from that one `to-end`.
+        positions: `all` tokens; those of the `prompt`; its `last` one; `new` ones.
         prompts: test prompts: a shipped set or a file.
         extraction: extraction prompts: a shipped set or a file; None: those made for each method.
         max_prompts: use the first so many test prompts; None: all.
@@ -69,7 +78,7 @@ def sweep(
         SteersweepError: the run could not finish; what did finish is in `out`.
     """
     models = [model] if isinstance(model, str | Path | ModelSource | ChatModel) else [*model]
-    if not strengths and not multipliers:
+    if not strengths and not multipliers and operation != "remove":
         strengths = DEFAULT_STRENGTHS
     settings = make_settings(
         [_source(one) for one in models],
@@ -77,6 +86,10 @@ def sweep(
         layers=_listed("layers", layers),
         strengths=_listed("strengths", strengths),
         multipliers=_listed("multipliers", multipliers),
+        operation=operation,
+        site=site,
+        span=span,
+        positions=positions,
         prompts=str(prompts),
         extraction=None if extraction is None else str(extraction),
         max_prompts=max_prompts,

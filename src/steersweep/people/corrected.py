@@ -22,7 +22,7 @@ from steersweep.people.reviews import (
 )
 from steersweep.run.lock import run_lock
 from steersweep.run.result_files import replace_result_file
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from steersweep.core.atomic import write_text
+from steersweep.core.errors import InputError
 from steersweep.report.drawing import draw
 from steersweep.report.figures.maps import (
     line_label,
@@ -28,11 +29,13 @@ from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
 from steersweep.report.samples import Samples, script_json
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
-from steersweep.study.phases.registry import titles
-from steersweep.sweep.verdict import FLAG_NOTES
+from steersweep.study.phases.registry import all_phases, titles
+from steersweep.study.phases.verification import VERIFICATION
+from steersweep.sweeps.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
@@ -60,8 +63,19 @@ def write_report(folder: Path) -> Report:
     """Write `report.html` and `figures/` of a sweep's or a study's run folder.
 
     Raises:
-        InputError: no run there, nothing finished in it, or a file that cannot be read.
+        InputError: no run there, nothing finished in it, a file that cannot be read, or a folder
+            that cannot be written.
     """
+    try:
+        return _write(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the report cannot be written there ({error.strerror}); copy the run folder "
+            f"to a place where you may write"
+        ) from error
+
+
+def _write(folder: Path) -> Report:
     paths = RunPaths(folder)
     samples = Samples(paths.samples)
     run = read_run(folder, samples.add)
@@ -72,6 +86,8 @@ def write_report(folder: Path) -> Report:
     text = page.render(
         run=run,
         titles=titles(),
+        borrowed_elsewhere={phase.name for phase in all_phases() if phase.borrowed_elsewhere},
+        verification=VERIFICATION.name,
         flags=FLAG_NOTES,
         headline=headline(run),
         phases=[name for name in titles() if run.of_phase(name)],
@@ -134,7 +150,7 @@ def headline(run: Run) -> list[str]:
         f"Most coherent refusals: {_rate(best):.0%} [{low:.0%}, {high:.0%}] of "
         f"{best['conditions'][0]['n_unique']} benign prompts in {short(best['model'])} by "
         f"{best['method'].upper()}, from layer {at['layer_idx']} of {best['n_layers']} on "
-        f"({at['layer_pct']:.0%} of the depth), relative strength {at['relative_strength']:.2g}; "
+        f"({at['layer_pct']:.0%} of the depth), {_strength(at)}; "
         f"{at['garbled_rate']:.0%} of the answers are garbled there."
     )
     said += judge_error_sentence(best)
@@ -237,6 +253,12 @@ def _cell(entry: Result) -> Result:
     }
 
 
+def _strength(best: Result) -> str:
+    if best["multiplier"] == 0:
+        return "the direction removed"
+    return f"relative strength {best['relative_strength']:.2g}"
+
+
 def _prints(run: Run) -> list[tuple[str, str]]:
     """Provenance: what must be known to run it again."""
     if not run.results:
@@ -247,4 +269,9 @@ def _prints(run: Run) -> list[tuple[str, str]]:
         for result in run.results
     }
     rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
-    return [*rows, ("models", ", ".join(models))]
+    edits = dict.fromkeys(
+        str(EditSettings.read(entry["edit"]))
+        for result in run.results
+        for entry in result["conditions"]
+    )
+    return [*rows, ("models", ", ".join(models)), ("edit", "; ".join(edits))]

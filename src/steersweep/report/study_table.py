@@ -45,7 +45,7 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
             Text(row["outcome"] + text.marks(row), style=OUTCOME_STYLES[row["outcome"]]),
             f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
             f"{row['layer_idx']}/{row['n_layers']}",
-            f"{row['relative_strength']:.2g} ({row['multiplier']:.3g}x)",
+            text.push(row, short=True),
             f"{row['garbled']:.0%}",
         )
     return table

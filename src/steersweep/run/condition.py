@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from steersweep.core.errors import InputError
 from steersweep.core.text_files import shown
+from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.label import Label
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
@@ -77,19 +78,27 @@ class Strength:
 
     Attributes:
         unit: `multiplier` (length of the addition) or `relative` (that length over the mean length
-            of the residual stream at the start layer; comparable between models).
+            of the residual stream at the start layer; comparable between models). `removed`: the
+            component along the direction is taken out, all of it; then the value is 1.
         value: in that unit.
     """
 
-    unit: Literal["multiplier", "relative"]
+    unit: Literal["multiplier", "relative", "removed"]
     value: float
 
     def multiplier(self, residual_norm: float) -> float:
         """Length of the addition where the residual stream is `residual_norm` long."""
+        if self.unit == "removed":
+            return 0.0
         return self.value if self.unit == "multiplier" else self.value * residual_norm
 
     def __str__(self) -> str:
+        if self.unit == "removed":
+            return self.unit
         return f"{self.value:g}x" if self.unit == "multiplier" else f"{self.value:g} rel"
+
+
+REMOVED = Strength("removed", 1.0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,8 @@ class Condition:
 
     `direction` is the content key of a direction found elsewhere, by the label's `source`; None
     where the method finds its own.
+
+    `edit` is what is done with the direction, and where; as by default for the unsteered control.
 
     `method_code` is a hash of the code of a method that is a user's own; None for the methods that
     come with the package, whose changes `RESULT_VERSION` stands for.
@@ -127,6 +138,7 @@ class Condition:
     extraction_rendered: str | None = None
     direction: str | None = None
     method_code: str | None = None
+    edit: EditSettings = STANDARD
 
     @cached_property
     def key(self) -> str:
@@ -138,12 +150,18 @@ class Condition:
             facts["method"] = "borrowed"
         if self.method_code is None:
             del facts["method_code"]
+        if self.edit == STANDARD:
+            del facts["edit"]
         if self.strength is not None:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
 
     def __post_init__(self) -> None:
-        """See that label and direction agree on where the direction comes from."""
+        """See that label and direction agree, and that what is removed has no other strength."""
+        if self.strength is not None and (self.edit.operation == "remove") != (
+            self.strength == REMOVED
+        ):
+            raise ValueError(f"{self.edit.operation} and strength {self.strength} do not match")
         if (self.label.source is None) != (self.direction is None):
             raise ValueError(f"{self.label} and direction {self.direction} do not go together")
 
@@ -161,7 +179,8 @@ class Condition:
         """
         rest = {name: value for name, value in facts.items() if name != "method"}
         strength = None if rest["strength"] is None else Strength(**rest["strength"])
-        return cls(**{**rest, "strength": strength}, label=Label.parse(facts["method"]))
+        rest |= {"strength": strength, "edit": EditSettings.read(rest["edit"])}
+        return cls(**rest, label=Label.parse(facts["method"]))
 
     @property
     def is_control(self) -> bool:

@@ -85,6 +85,8 @@ class Steering:
         direction_norm: length of the direction before normalising, in the same units.
         residual_norm: mean length of the residual stream at that layer, in the same units.
         direction_file: of the direction, in the run folder.
+        reference: of affine edits: the component of harmless prompts that is put back, in units of
+            the residual stream; else None.
     """
 
     layer_idx: int
@@ -95,6 +97,14 @@ class Steering:
     direction_norm: float
     residual_norm: float
     direction_file: str
+    reference: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; the reference where there is one."""
+        facts = asdict(self)
+        if self.reference is None:
+            del facts["reference"]
+        return facts
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ class Record:
             **self.rates.as_json(),
             "fluency_threshold": self.fluency_threshold,
             **({} if spent is None else {"extraction_seconds": spent}),
-            **({} if self.steering is None else asdict(self.steering)),
+            **({} if self.steering is None else self.steering.as_json()),
         }
 
     def as_json(self) -> dict[str, Any]:

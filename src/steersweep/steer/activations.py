@@ -84,6 +84,27 @@ def residuals(
     return result
 
 
+def harmless_mean(
+    chat: ChatModel,
+    prompts: Sequence[str],
+    *,
+    position: int,
+    site: ReadSite,
+    max_rows: int = 64,
+) -> Tensor:
+    """Mean residual stream of prompts at a position, `[layer, d_model]`, float64, on the CPU.
+
+    What affine edits put back (`Edit.affine`).
+
+    Raises:
+        InputError: a prompt cannot be put to the model, or is shorter than the position.
+        NumericalError: see `residuals`.
+    """
+    ids = chat.renderer.ids_of(prompts, "harmless prompt")
+    states = residuals(chat, ids, positions=(position,), site=site, max_rows=max_rows)
+    return states[:, 0].double().mean(0)
+
+
 @dataclass(frozen=True, eq=False)
 class MeanResiduals:
     """Means over prompts, in float64.

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from steersweep.core.errors import InputError
-
-Site = Literal["resid_pre", "resid_post"]
-Positions = Literal["all", "prompt", "new", "last"]
+from steersweep.run.edit_settings import EditSettings, Positions, Site
 
 # A difference of means that should be zero is not, by rounding: about 1e-17.
 _NO_UNIT, _NO_VECTOR = 1e-4, 1e-12
@@ -136,6 +134,34 @@ class Edit:
         """
         return cls(0, removed=_unit(vector), site="resid_pre", all_writes=True)
 
+    @classmethod
+    def of(
+        cls,
+        settings: EditSettings,
+        vector: Tensor,
+        layer: int,
+        *,
+        multiplier: float = 0.0,
+        reference: Tensor | None = None,
+    ) -> Edit:
+        """What settings do with a direction at a layer, or from it on.
+
+        Args:
+            settings: operation, site, span and positions.
+            vector: the direction, `[d_model]`.
+            layer: first decoder layer that is edited.
+            multiplier: length of what is added, in units of the stream; of no use to `remove`.
+            reference: for `affine`: the mean of harmless prompts, `[d_model]`.
+        """
+        stop = settings.stop(layer)
+        where: dict[str, Any] = {"site": settings.site, "positions": settings.positions}
+        if settings.operation == "remove":
+            return cls.remove(vector, layer, stop, **where)
+        if settings.operation == "add":
+            return cls.add(vector, multiplier, layer, stop, **where)
+        assert reference is not None, "affine edits have a reference"
+        return cls.affine(vector, reference, multiplier, layer, stop, **where)
+
     @cached_property
     def changes_nothing(self) -> bool:
         """Whether it is too short to change an activation, as at layer 0 for template tokens."""
@@ -181,6 +207,11 @@ class Edit:
                     f"the direction has shape {tuple(vector.shape)}, but the residual stream of "
                     f"{model_id} is {d_model} wide"
                 )
+
+
+def clean_layers(edit: Edit | None, n_layers: int) -> int:
+    """`Edit.clean_layers`; of no edit, as of one that does nothing to prompts."""
+    return n_layers + 1 if edit is None else edit.clean_layers(n_layers)
 
 
 def _finite(multiplier: float) -> float:

@@ -22,7 +22,7 @@ from steersweep.model.chat_model import Batch, ChatModel, at_positions, not_fini
 from steersweep.model.kv_cache import can_be_filled, fill, keeps_states, make_cache
 from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.decoding import decoder
-from steersweep.steer.edit import Edit
+from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
 from steersweep.steer.row_edits import RowEdits
 
@@ -164,9 +164,6 @@ class _Case:
     ids: tuple[int, ...]
     edit: Edit | None = None
 
-    def clean_layers(self, n_layers: int) -> int:
-        return n_layers + 1 if self.edit is None else self.edit.clean_layers(n_layers)
-
 
 class _Probe:
     """Rows with different prompts and additions, and the logits they have alone."""
@@ -192,7 +189,7 @@ class _Probe:
             _Case(long),
             _Case(short),
         ]
-        self._cases.sort(key=lambda case: case.clean_layers(n))
+        self._cases.sort(key=lambda case: clean_layers(case.edit, n))
         self._alone = [self._plain(case) for case in self._cases]
 
     def _check_stream(self, ids: Sequence[int]) -> None:
@@ -243,18 +240,16 @@ class _Probe:
 
     def _plainly_added(self, edit: Edit) -> list[Any]:
         """Handles of one hook on each layer of an addition."""
-        assert edit.added is not None, "a case adds a vector"
-        push = edit.added.to(self._chat.device, self._chat.dtype)
+        push = torch.as_tensor(edit.added).to(self._chat.device, self._chat.dtype)
 
         def before(_module: Any, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (args[0] + push, *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + push}
+            if not args:
+                return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + push}
+            return (args[0] + push, *args[1:]), kwargs
 
         def after(_module: Any, _inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (output[0] + push, *output[1:])
-            return output + push
+            is_tuple = isinstance(output, tuple)
+            return (output[0] + push, *output[1:]) if is_tuple else output + push
 
         layers = self._chat.layers[slice(*edit.span(self._chat.n_layers))]
         if edit.site == "resid_pre":
@@ -285,8 +280,8 @@ class _Probe:
         batch = chat.pad(prompts)
         cache = regime.cache(chat, batch.input_ids.shape[1] + _STEPS)
         edits = RowEdits(chat, [case.edit for case in cases])
-        clean_layers = [case.clean_layers(chat.n_layers) for case in cases]
-        logits = prefill(chat, batch, of_row, clean_layers, edits, cache, resumes=regime.resumes)
+        clean = [clean_layers(case.edit, chat.n_layers) for case in cases]
+        logits = prefill(chat, batch, of_row, clean, edits, cache, resumes=regime.resumes)
         found = [_apart(row, self._alone[i][0]) for row, i in zip(logits, group, strict=True)]
         if regime.pads:  # and as passes without a cache have it
             bare = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.edit import Edit, Site
+from steersweep.run.edit_settings import Site
+from steersweep.steer.edit import Edit
 
 # `writes`: what attention, MLPs and the like add to the stream; for `Edit.everywhere`.
 Place = Literal["resid_pre", "resid_post", "writes"]
@@ -152,6 +153,8 @@ class RowEdits:
             push = added[rows].to(kind)
             if mask is not None:
                 push = push * mask
+            if len(push) == len(hidden):
+                return hidden + push
             flat = hidden.reshape(len(push), -1, hidden.shape[-1])
             hidden = (flat + push).view_as(hidden)
         return hidden

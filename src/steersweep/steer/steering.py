@@ -17,7 +17,7 @@ from torch import Tensor
 from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.model.chat_model import ChatModel
 from steersweep.steer.decoding import decoder
-from steersweep.steer.edit import Edit
+from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.steer.row_edits import RowEdits
@@ -97,7 +97,9 @@ def _generate_batch(
     on_step: Callable[[StepInfo], None] | None,
 ) -> list[Generation]:
     # Rows that begin to be edited at the same layer lie together, for the prompts' pass.
-    order = sorted(range(len(rows)), key=lambda index: _clean_layers(chat, rows[index]))
+    order = sorted(
+        range(len(rows)), key=lambda index: clean_layers(rows[index].edit, chat.n_layers)
+    )
     rows = [rows[index] for index in order]
     prompts = {tuple(row.prompt_ids): None for row in rows}
     numbers = {ids: number for number, ids in enumerate(prompts)}
@@ -115,8 +117,8 @@ def _generate_batch(
     cache = regime.cache(chat, width + max_new_tokens)
     edits = RowEdits(chat, [row.edit for row in rows])
 
-    clean_layers = [_clean_layers(chat, row) for row in rows]
-    logits = prefill(chat, batch, of_row, clean_layers, edits, cache, resumes=regime.resumes)
+    clean = [clean_layers(row.edit, chat.n_layers) for row in rows]
+    logits = prefill(chat, batch, of_row, clean, edits, cache, resumes=regime.resumes)
     decoding = decoder(chat, batch.rows(of_row), cache, edits, max_new_tokens)
     with edits.applied():
         for step in range(max_new_tokens):
@@ -139,10 +141,6 @@ def _generate_batch(
                 break
             logits = decoding.step(token)
     return [_finish(chat, row) for row in tokens.tolist()]
-
-
-def _clean_layers(chat: ChatModel, row: Row) -> int:
-    return chat.n_layers + 1 if row.edit is None else row.edit.clean_layers(chat.n_layers)
 
 
 def _finish(chat: ChatModel, tokens: Sequence[int]) -> Generation:

@@ -15,7 +15,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.label import Label
 from steersweep.study.curves import curve_shape
 from steersweep.study.decisions import Outcome
-from steersweep.sweep.results import coherent_refusals, p_difference
+from steersweep.sweeps.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
     import numpy as np

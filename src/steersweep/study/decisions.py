@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.label import Label
-from steersweep.sweep.verdict import TOO_WEAK
+from steersweep.sweeps.verdict import TOO_WEAK
 
 Action = Literal["continue", "continue-with-caveat", "follow-up", "exclude", "undecided"]
 
@@ -208,7 +208,7 @@ def _decide(
     best = best_outcome(found)
     diverged = len({outcome.outcome for outcome in found}) > 1
     where = f"{best.method}, layer {best.layer_idx}"
-    if best.multiplier:
+    if best.multiplier or best.strength == REMOVED:
         where += f", {push_text(best.strength, best.multiplier, best.relative_strength)}"
     rate = f"{best.coherent:.0%} coherent at best ({where})"
     action: Action
@@ -267,6 +267,8 @@ def _failed(
 
 def push_text(strength: Strength, multiplier: float, relative: float) -> str:
     """A strength in both units, the one that was asked for first."""
+    if strength == REMOVED:
+        return str(strength)
     if strength.unit == "multiplier":
         return f"multiplier {multiplier:g} = {relative:.2g} of the residual norm"
     return f"{strength.value:g} of the residual norm = multiplier {multiplier:.3g}"

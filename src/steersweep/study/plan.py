@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
-from steersweep.run.condition import LayerChoice, Strength
-from steersweep.sweep.verdict import Thresholds
+from steersweep.run.condition import REMOVED, LayerChoice, Strength
+from steersweep.run.edit_settings import EditSettings
+from steersweep.sweeps.verdict import Thresholds
 
 Section = TypeVar("Section")
+
+DEFAULT_TIMEOUT_S = 2 * 3600  # of a job on a rented GPU
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ class Plan:
         prompts: what models are asked.
         precision: what models run in where a phase says nothing else.
         strength: how strongly to steer where a phase says nothing else.
+        edit: what is done with directions, and where.
         thresholds: what decides who goes on.
         flat_within: half the width of what counts as a flat size curve, as a rate.
         sections: by phase, what it is to run; see `section`. In the order of phases.
@@ -173,6 +177,7 @@ class Plan:
         prices: USD per hour of kinds of GPU, before the catalog's.
         fallback_gpus: where jobs go that do not fit a kind of GPU.
         at_once: jobs of a kind of GPU that may run at the same time.
+        timeouts: by phase, seconds after which a job ends that has no timeout of its own.
         modal: names on Modal.
         gates: by gate, what a person is asked.
         dropped: models left out on purpose.
@@ -189,6 +194,7 @@ class Plan:
     prompts: Prompts
     precision: str
     strength: Strength
+    edit: EditSettings
     thresholds: Thresholds
     flat_within: float
     sections: Mapping[str, object]
@@ -198,6 +204,7 @@ class Plan:
     prices: Mapping[str, float]
     fallback_gpus: Mapping[str, str]
     at_once: Mapping[str, int]
+    timeouts: Mapping[str, int]
     modal: ModalNames
     gates: Mapping[str, tuple[str, ...]]
     dropped: tuple[Dropped, ...]
@@ -253,6 +260,10 @@ class Plan:
         """Jobs of a kind of GPU that may run at the same time; None: as many as there is room."""
         return self.at_once.get(gpu)
 
+    def timeout(self, phase: str, gpu: str) -> int | None:
+        """Seconds after which a job of a phase ends itself; None: this machine, and none is set."""
+        return self.timeouts.get(phase, None if gpu == LOCAL else DEFAULT_TIMEOUT_S)
+
     def fallback_gpu(self, gpu: str) -> str | None:
         """Where a job goes that does not fit a kind of GPU, or None."""
         return self.fallback_gpus.get(gpu)
@@ -263,7 +274,9 @@ def layer_choice(value: float) -> LayerChoice:
     return LayerChoice(str(value) if isinstance(value, int) else format(Decimal(repr(value)), "f"))
 
 
-def strength_of(entry: Mapping[str, float]) -> Strength:
-    """A strength as a plan gives it: `{multiplier: 15}` or `{relative: 0.3}`."""
+def strength_of(entry: Mapping[str, float] | str) -> Strength:
+    """A strength as a plan gives it: `{multiplier: 15}`, `{relative: 0.3}` or `removed`."""
+    if isinstance(entry, str):
+        return REMOVED
     ((unit, value),) = entry.items()
     return Strength("multiplier" if unit == "multiplier" else "relative", float(value))

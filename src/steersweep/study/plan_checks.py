@@ -14,7 +14,7 @@ from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.core.text_files import shown
 from steersweep.judging.judge import is_judge_name
 from steersweep.methods.method import METHODS
-from steersweep.run.condition import MAX_CONDITIONS
+from steersweep.run.condition import MAX_CONDITIONS, REMOVED
 from steersweep.study.curves import PRECISION_MATTERS
 from steersweep.study.phases.phase import FieldPath, Mention, Phase
 from steersweep.study.phases.registry import all_phases
@@ -47,6 +47,7 @@ def _schema(phases: tuple[Phase, ...]) -> dict[str, Any]:
     for holder, kind in (
         (fields["tracking"]["properties"]["projects"], "project"),
         (fields["budget"]["properties"]["phases"], "usd"),
+        (fields["timeouts"], "count"),
     ):
         holder["properties"] = {name: {"$ref": f"#/$defs/{kind}"} for name in names}
     return schema
@@ -130,6 +131,13 @@ def contradictions(plan: Plan) -> Iterator[tuple[FieldPath, str]]:
         if mention.number > MAX_CONDITIONS:
             asked = f"asks for {mention.number:,} conditions"
             yield mention.path, f"{asked}; {MAX_CONDITIONS:,} is the most"
+    removes = plan.edit.operation == "remove"
+    for mention in _of(mentions, "strength"):
+        if removes and mention.name != str(REMOVED):
+            yield mention.path, "operation remove takes a direction out as a whole; give removed"
+        if not removes and mention.name == str(REMOVED):
+            wanted = "a multiplier or a relative strength"
+            yield mention.path, f"removed goes with operation remove; give {wanted}"
     given = plan.prompts.extraction
     known = {*METHODS.names, *METHODS.own_of(given), *plan.own_methods}
     for mention in _of(mentions, "method"):
@@ -165,6 +173,7 @@ def _of(mentions: list[Mention], kind: str) -> Iterator[Mention]:
 
 def _mentioned(plan: Plan) -> Iterator[Mention]:
     """What the plan names outside its phases."""
+    yield Mention("strength", ["strength"], str(plan.strength))
     for name in plan.prompts.extraction:
         yield Mention("method", ["prompts", "extraction", name], name)
     for i, row in enumerate(plan.dropped):

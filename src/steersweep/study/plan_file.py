@@ -15,6 +15,7 @@ from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
 from steersweep.judging.judge import DEFAULT_JUDGE
 from steersweep.model.template_options import check_template_options
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import check_source
 from steersweep.study.own_methods import AtPlace, with_names
 from steersweep.study.phases.registry import all_phases
@@ -31,7 +32,7 @@ from steersweep.study.plan import (
     strength_of,
 )
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -126,6 +127,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         ),
         precision=data["precision"],
         strength=strength_of(data["strength"]),
+        edit=EditSettings.read(data.get("edit", {})),
         thresholds=Thresholds(float(rates["works"]), float(rates["partial"])),
         flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),
         sections={phase.name: phase.read(data) for phase in all_phases() if phase.name in data},
@@ -135,6 +137,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         prices=data.get("prices", {}),
         fallback_gpus=data.get("fallback_gpu", {}),
         at_once=data.get("concurrency", {}),
+        timeouts=data.get("timeouts", {}),
         modal=ModalNames(
             modal.get("apps", {}), modal.get("names", {}), tuple(modal.get("secrets", ()))
         ),

@@ -19,7 +19,7 @@ from steersweep.study.sweeps import Cuts, Step, Sweep
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Jobs
-    from steersweep.sweep.results import Result
+    from steersweep.sweeps.results import Result
 
 Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
 

@@ -10,7 +10,7 @@ from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.settings import SweepSettings
+from steersweep.sweeps.settings import SweepSettings
 
 
 def planned_prompts(plan: Plan, cuts: Cuts) -> TestSet:
@@ -65,4 +65,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         special_tokens=as_special_tokens(plan.prompts.special_tokens),
         template_options=sweep.model.template_options,
         own_methods=METHODS.own_of(sweep.methods),
+        edit=plan.edit,
     )

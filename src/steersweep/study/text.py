@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from steersweep.run.condition import Strength
+from steersweep.run.condition import REMOVED, Strength
 from steersweep.study.decisions import push_text
-from steersweep.sweep.verdict import FLAG_NOTES, TOO_WEAK
+from steersweep.sweeps.verdict import FLAG_NOTES, TOO_WEAK
 
 
 def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -47,8 +47,10 @@ def legend(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f"too weak: {FLAG_NOTES[TOO_WEAK]}"
 
 
-def push(row: Mapping[str, Any]) -> str:
-    """An outcome's strength in both units."""
+def push(row: Mapping[str, Any], *, short: bool = False) -> str:
+    """An outcome's strength in both units; `short`: as tables of a terminal have it."""
+    if short and row["strength"]["unit"] != REMOVED.unit:
+        return f"{row['relative_strength']:.2g} ({row['multiplier']:.3g}x)"
     return push_text(Strength(**row["strength"]), row["multiplier"], row["relative_strength"])
 
 

@@ -176,6 +176,7 @@ def tracked(
             "n_layers": first["n_layers"],
             "d_model": first["d_model"],
             "methods": [result["method"] for result in results],
+            "edit": first["conditions"][0]["edit"],
             "provenance": first["provenance"],
         },
         [_row(*held) for held in entries.values()],

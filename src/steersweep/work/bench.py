@@ -34,6 +34,7 @@ from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.job import Job, comparison_file
+from steersweep.work.references import References
 
 
 class Bench:
@@ -50,7 +51,9 @@ class Bench:
         self.rows = _row_limit(chat, job, max(map(len, self.prompt_ids)))
         # One length per layer for all methods: strengths mean the same whatever is added.
         states = self.rows.run(  # [prompt, layer, d_model]
-            lambda rows: residuals(chat, self.prompt_ids, max_rows=min(64, rows))[:, 0]
+            lambda rows: residuals(
+                chat, self.prompt_ids, site=job.edit.site, max_rows=min(64, rows)
+            )[:, 0]
         )
         self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
         # By method and layer; the layer is None where the method chose it.
@@ -61,6 +64,7 @@ class Bench:
         for condition in job.conditions:
             if condition.direction is not None:
                 self._borrow(condition, condition.direction)
+        self._references = References(chat, job, self.rows)
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
 
@@ -229,16 +233,32 @@ class Bench:
             return None
         if not condition.is_control:
             return self.directions[condition.label, condition.layer]
+        return random_direction(self._compared(condition), condition.seed)
+
+    def _compared(self, condition: Condition) -> Direction:
+        """The direction that a random one is compared with."""
         method = condition.label.method or next(iter(self.job.extraction))
         like = Label(method, chose_layer=condition.label.chose_layer)
-        return random_direction(self.directions[like, condition.layer], condition.seed)
+        return self.directions[like, condition.layer]
 
     def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
         direction = self._direction(condition)
         if direction is None or condition.strength is None:
             return None, None
-        multiplier = condition.strength.multiplier(direction.residual_norm)
-        return direction, Edit.add(direction.vector, multiplier, direction.layer)
+        return direction, Edit.of(
+            condition.edit,
+            direction.vector,
+            direction.layer,
+            multiplier=condition.strength.multiplier(direction.residual_norm),
+            reference=self._reference(condition, direction),
+        )
+
+    def _reference(self, condition: Condition, direction: Direction) -> Tensor | None:
+        """What an affine edit puts back, `[d_model]`; a random one puts back what its like does."""
+        if condition.edit.operation != "affine":
+            return None
+        like = self._compared(condition) if condition.is_control else direction
+        return self._references.at(condition.label.method, like.position, direction.layer)
 
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
@@ -334,6 +354,7 @@ class Bench:
         if direction is None or condition.strength is None:
             return None
         multiplier = condition.strength.multiplier(direction.residual_norm)
+        reference = self._reference(condition, direction)
         return Steering(
             layer_idx=direction.layer,
             position=direction.position,
@@ -343,6 +364,7 @@ class Bench:
             direction_norm=direction.raw_norm,
             residual_norm=direction.residual_norm,
             direction_file=self._direction_file(condition, direction),
+            reference=None if reference is None else float(reference @ direction.vector),
         )
 
 

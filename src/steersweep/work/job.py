@@ -15,6 +15,7 @@ from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import (
     Condition,
 )
+from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.run.records import Record
@@ -44,6 +45,7 @@ class Job:
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
+        edit: what is done with directions, and where.
     """
 
     source: ModelSource
@@ -65,6 +67,7 @@ class Job:
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
+    edit: EditSettings = STANDARD
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Families that work in part get more layers and strengths. If all fail, one model
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -166,11 +166,13 @@ class Families(Phase):
         if (more := section.follow_up) is not None:
             count = methods * len(section.models) * len(more.layers) * len(more.strengths)
             yield Mention("conditions", ["follow_up"], number=count)
+            yield from _strengths_mentioned("follow_up", more.strengths)
         if (last := section.fallback) is not None:
             yield Mention("model", ["fallback", "model"], last.model)
             yield from _indices(["fallback", "layers"], last.model, last.layers)
             count = methods * len(last.layers) * len(last.strengths)
             yield Mention("conditions", ["fallback"], number=count)
+            yield from _strengths_mentioned("fallback", last.strengths)
 
     def may_call(self, plan: Plan) -> Iterator[tuple[Step, PlannedModel, int | None]]:
         """See `Phase.may_call`; a follow-up is called as the sweep it follows."""
@@ -214,7 +216,7 @@ class Families(Phase):
 
     def follow_ups(self, plan: Plan, decided: Iterable[FamilyDecision]) -> list[Sweep]:
         """More layers and strengths for partial families, their best layer so far included."""
-        from steersweep.sweep.expansion import distinct_layers
+        from steersweep.sweeps.expansion import distinct_layers
 
         section = plan.section(FamilySweep)
         more = section.follow_up
@@ -381,6 +383,11 @@ def _indices(path: list[str | int], model: str, layers: Iterable[LayerChoice]) -
 
 def _layers(section: Mapping[str, Any]) -> tuple[LayerChoice, ...]:
     return tuple(layer_choice(layer) for layer in section["layers"])
+
+
+def _strengths_mentioned(section: str, strengths: Sequence[Strength]) -> Iterator[Mention]:
+    for index, strength in enumerate(strengths):
+        yield Mention("strength", [section, "strengths", index], str(strength))
 
 
 def _strengths(section: Mapping[str, Any]) -> tuple[Strength, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from steersweep.study.decisions import NotRun, Outcome
 from steersweep.study.running import Running
 from steersweep.study.sweeps import Sweep
-from steersweep.sweep.results import Result
+from steersweep.sweeps.results import Result
 
 
 class Growing:

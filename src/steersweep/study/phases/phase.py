@@ -21,13 +21,14 @@ class Mention:
 
     Attributes:
         kind: `model`, `family` or `method` of that name; `layer`: an index within the model of that
-            name; `conditions`: how many a field leads to at most, controls aside.
+            name; `strength`, whose text is the name; `conditions`: how many a field leads to at
+            most, controls aside.
         path: the field that names it.
-        name: of the model, family or method.
+        name: of the model, family or method; the strength as text.
         number: the layer, or the conditions.
     """
 
-    kind: Literal["model", "family", "method", "layer", "conditions"]
+    kind: Literal["model", "family", "method", "layer", "strength", "conditions"]
     path: FieldPath
     name: str = ""
     number: int = 0
@@ -82,6 +83,8 @@ class Phase(Protocol):
         steps: the kinds of sweeps it has.
         required: whether every plan has it.
         needs: phases that a plan with this one must have, and why: `whose results it ...`.
+        borrowed_elsewhere: whether a report's table of the phase leaves out borrowed directions,
+            since a figure or the lines of its decision show them.
         reconsiders: whether models that the plan dropped are thought of again after it.
     """
 
@@ -93,6 +96,7 @@ class Phase(Protocol):
     steps: tuple[Step, ...]
     required: bool = False
     needs: Mapping[str, str] = {}
+    borrowed_elsewhere: bool = False
     reconsiders: bool = False
 
     def read(self, data: Mapping[str, Any]) -> object:

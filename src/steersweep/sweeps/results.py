@@ -18,7 +18,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record
-from steersweep.sweep.verdict import TOO_WEAK, Thresholds, verdict
+from steersweep.sweeps.verdict import TOO_WEAK, Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -252,7 +252,8 @@ def is_too_weak(conditions: Iterable[Result], unsteered: Result | None) -> bool:
 
     In each cell no more answers are garbled or refused than without steering, and at least half of
     them are the unsteered ones: word for word, or through half of the longer one, since a greedy
-    answer goes its own way from the first word that a push changes.
+    answer goes its own way from the first word that a push changes. A direction that is removed is
+    removed wholly, which is never too weak.
 
     Args:
         conditions: cells of a result.
@@ -263,6 +264,8 @@ def is_too_weak(conditions: Iterable[Result], unsteered: Result | None) -> bool:
     plain = {sample["prompt"]: sample["response"] for sample in unsteered["samples"]}
     rates = ("garbled_rate", "refusal_rate")
     for entry in conditions:
+        if entry["multiplier"] == 0:
+            return False
         pairs = [
             (sample["response"], plain[sample["prompt"]])
             for sample in entry["samples"]
@@ -341,6 +344,7 @@ def _entry(condition: Condition, record: Record, job: Job) -> Result:
         "layer_pct": share,
         **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
+        **({} if condition.strength is None else {"edit": condition.edit.as_json()}),
         "extraction_prompts": condition.extraction_prompts,
         **result,
         "runtime_seconds": record.runtime_seconds,
