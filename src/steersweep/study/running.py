@@ -14,7 +14,7 @@ from steersweep.run.result_files import write_result_file
 from steersweep.study import decisions
 from steersweep.study.choices import SizeChoice
 from steersweep.study.decisions import FamilyDecision, NotRun, Outcome
-from steersweep.study.plan import Plan
+from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.sweeps import Cuts, Step, Sweep
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class Running:
             for sweep in sweeps
             if str(sweep) in failures
         ]
+
+    @property
+    def models(self) -> dict[str, PlannedModel]:
+        """The plan's models by id."""
+        return {model.model: model for model in self.plan.models.values()}
 
     @property
     def names(self) -> dict[str, str]:

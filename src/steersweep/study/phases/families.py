@@ -15,6 +15,7 @@ from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
 from steersweep.study.curves import triggers
 from steersweep.study.decisions import Action, FamilyDecision
+from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.growing import Growing
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
@@ -287,6 +288,7 @@ class Families(Phase):
             "outcomes": [plain(outcome) for outcome in sweeps.outcomes()],
             "not_run": [plain(found) for found in gone],
             "methods": analysis.compare_methods(sweeps.results),
+            "depths": depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed),
             "layer_cosines": analysis.layer_cosines(sweeps.results, study.store),
             "followed_up": followed,
             "notes": [
@@ -320,11 +322,13 @@ class Families(Phase):
             yield from text.outcome_table(decision["outcomes"])
         if decision["families"]:
             yield from text.family_actions(decision["families"])
+        yield from text.depth_patterns(decision["depths"])
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         for row in decision["families"]:
             yield f"{row['family']}: {row['action']}: {row['reason']}"
+        yield from map(row_text, decision["depths"])
 
 
 def confirmed(plan: Plan) -> list[FamilyDecision]:
