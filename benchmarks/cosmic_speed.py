@@ -39,7 +39,7 @@ from steersweep.methods.cosmic_scoring import (
 )
 from steersweep.methods.cosmic_search import score_candidates
 from steersweep.methods.cosmic_selection import CosmicScores, select
-from steersweep.steer.edits import Edit
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 
 BATCH = 32
@@ -52,22 +52,19 @@ def one_edit(
 ) -> tuple[Tensor, Tensor]:
     """States `[prompt, compared layer, d_model]` and logits `[prompt, vocabulary]`."""
     states, logits = [], []
-    removes, adds = (
-        (False, False) if edit is None else (bool(edit.unit.any()), bool(edit.offset.any()))
-    )
     for first in range(0, len(prompts), BATCH):
         batch = chat.pad(prompts[first : first + BATCH])
         found = torch.empty((len(batch.input_ids), len(low), chat.d_model))
 
         def change(hidden: Tensor) -> Tensor:
             assert edit is not None
-            unit = edit.unit.to(hidden)
-            if removes:
+            if edit.removed is not None:
+                unit = edit.removed.to(hidden)
                 hidden = hidden - (hidden @ unit)[..., None] * unit
-            return hidden + edit.offset.to(hidden) if adds else hidden
+            return hidden if edit.added is None else hidden + edit.added.to(hidden)
 
         def at_input(layer: int, hidden: Tensor, found: Tensor = found) -> Tensor | None:
-            edits_here = edit is not None and edit.layer in (None, layer)
+            edits_here = edit is not None and layer in range(*edit.span(chat.n_layers))
             edited = change(hidden) if edits_here else hidden
             if layer - 1 in low:
                 found[:, low.index(layer - 1)] = (hidden if before else edited)[:, -1].float().cpu()
@@ -80,7 +77,7 @@ def one_edit(
         with ExitStack() as stack:
             stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
             stack.enter_context(chat.final_states(at_end))
-            if edit is not None and edit.layer is None:
+            if edit is not None and edit.all_writes:
                 sites = ablation_sites_of(chat)
                 stack.enter_context(sites.edited(chat, change, range(chat.n_layers)))
             # Of every position, as a plain call of the model gives them.

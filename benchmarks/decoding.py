@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from machine import sync
-from steersweep import ChatModel, Intervention, Row, generate
+from steersweep import ChatModel, Edit, Row, generate
 from steersweep.steer.steering import StepInfo
 
 
@@ -39,10 +39,10 @@ def endless(chat: ChatModel) -> Iterator[None]:
         vars(chat)["eos_ids"] = held
 
 
-def pushes(chat: ChatModel, n: int) -> list[Intervention]:
+def pushes(chat: ChatModel, n: int) -> list[Edit]:
     """Different small additions, their starts spread over the depth."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn((n, chat.d_model), generator=generator)
     units = vectors / vectors.norm(dim=-1, keepdim=True)
     starts = [(2 * i + 1) * chat.n_layers // (2 * n) for i in range(n)]
-    return [Intervention(u, 0.01, start=s) for u, s in zip(units, starts, strict=True)]
+    return [Edit.add(u, 0.01, start=s) for u, s in zip(units, starts, strict=True)]

@@ -26,11 +26,13 @@ import numpy as np
 from steersweep.judging import quality, worn
 from steersweep.judging import refusal as refusals
 from steersweep.judging.english import English
-from steersweep.judging.judge import Fluency, Judgement, TextJudge, get_judge
+from steersweep.judging.judge import TextJudge, get_judge
 from steersweep.judging.prose import prose_of
+from steersweep.judging.quality import Fluency
 from steersweep.judging.signs import signs
 from steersweep.judging.text import taken_apart
 from steersweep.lab.refusals import REFUSALS
+from steersweep.run.judgement import Judgement
 
 PACKAGE = Path(__file__).parents[1] / "src" / "steersweep" / "judging"
 REFUSAL_SETS = (

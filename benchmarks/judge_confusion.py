@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from steersweep.judging.judge import Answer, Fluency, get_judge
+from steersweep.judging.judge import Answer, get_judge
 from steersweep.judging.judge_error import CLASSES, class_of
+from steersweep.judging.quality import Fluency
 
 FILE = Path(__file__).parents[1] / "src" / "steersweep" / "judging" / "confusion.json"
 # Of the run that an answer comes from, where its row does not say.

@@ -17,7 +17,7 @@ import torch
 
 from steersweep import ChatModel, Row, generate, get_judge, load_test_set
 from steersweep.judging.fluency import fluency_threshold, response_nll
-from steersweep.judging.judge import Fluency
+from steersweep.judging.quality import Fluency
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import load_extraction_set
 

@@ -30,7 +30,7 @@ from typing import TypeVar
 from decoding import pushes, step_seconds
 from machine import matmul_rate, named, read_rate, sync
 from shapes import SHAPES, make
-from steersweep import ChatModel, Intervention, Row, load_test_set, residuals
+from steersweep import ChatModel, Edit, Row, load_test_set, residuals
 from steersweep.model.memory import model_shape
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import make_settings
@@ -103,7 +103,7 @@ def decoding(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
 def interventions(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
     """A step of 256 rows by how many different interventions they are under."""
 
-    def step(steered: Sequence[Intervention | None]) -> float:
+    def step(steered: Sequence[Edit | None]) -> float:
         n = len(steered)
         rows = [Row(prompts[i % len(prompts)], steered[i % n]) for i in range(256)]
         return step_seconds(chat, rows, tokens)

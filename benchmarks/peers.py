@@ -18,9 +18,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from steersweep import ChatModel, Intervention, Row, generate
+from steersweep import ChatModel, Edit, Row, generate
 
-Condition = Intervention | None
+Condition = Edit | None  # an addition
 Prompts = Sequence[Sequence[int]]
 Answers = list[list[int]]
 Way = Callable[[ChatModel, Prompts, Sequence[Condition], int], Answers]
@@ -49,11 +49,17 @@ def answers_of(chat: ChatModel, new_tokens: Tensor) -> Answers:
     return found
 
 
+def added(condition: Edit) -> Tensor:
+    """What an addition adds, `[d_model]`."""
+    assert condition.added is not None
+    return condition.added
+
+
 def hooked(chat: ChatModel, condition: Condition) -> AbstractContextManager[None]:
     """Hooks of one condition on every layer from its start on."""
     if condition is None:
         return nullcontext()
-    push = (condition.multiplier * condition.vector).to(chat.device, chat.dtype)
+    push = added(condition).to(chat.device, chat.dtype)
 
     def add(_layer: int, hidden: Tensor) -> Tensor:
         return hidden + push
@@ -95,8 +101,8 @@ def steering_vectors(
         applied: AbstractContextManager[Any] = nullcontext()
         if condition is not None:
             layers = range(condition.start, chat.n_layers)
-            vector = SteeringVector(dict.fromkeys(layers, condition.vector.to(chat.dtype)))
-            applied = vector.apply(chat.model, multiplier=condition.multiplier)
+            vector = SteeringVector(dict.fromkeys(layers, added(condition).to(chat.dtype)))
+            applied = vector.apply(chat.model, multiplier=1.0)
         with applied:
             found += transformers_generate(chat.model, chat, prompts, tokens)
     return found
@@ -116,7 +122,7 @@ def repeng(
             for condition in conditions:
                 control.reset()
                 if condition is not None:
-                    push = (condition.multiplier * condition.vector).to(chat.dtype)
+                    push = added(condition).to(chat.dtype)
                     none = torch.zeros_like(push)
                     control.set_raw_control(
                         {
@@ -166,7 +172,7 @@ def nnsight(
             for condition in conditions:
                 with tracer.invoke(inputs):
                     if condition is not None:  # a loop in which nothing is asked for never ends
-                        push = (condition.multiplier * condition.vector).to(chat.dtype)
+                        push = added(condition).to(chat.dtype)
                         for _step in tracer.iter[:]:
                             for layer in model.model.layers[condition.start :]:
                                 layer.output = layer.output + push

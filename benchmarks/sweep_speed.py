@@ -27,7 +27,7 @@ from pathlib import Path
 from machine import named, sync
 from peers import Answers, Condition, Prompts, Way, batched, installed, ours, study
 from shapes import SHAPES, make
-from steersweep import ChatModel, Intervention, dim_directions
+from steersweep import ChatModel, Edit, dim_directions
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 
 REPEATS = 5
@@ -124,7 +124,7 @@ def make_conditions(chat: ChatModel, n_layers: int, n_strengths: int) -> list[Co
     layers = sorted({chat.n_layers * (i + 1) // (n_layers + 1) for i in range(n_layers)})
     directions = dim_directions(chat, load_extraction_set("extract-dim-5"), layers=layers)
     return [None] + [
-        Intervention(d.vector, 0.25 * 2**i * d.residual_norm, d.layer)
+        Edit.add(d.vector, 0.25 * 2**i * d.residual_norm, d.layer)
         for d in directions
         for i in range(n_strengths)
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep import ChatModel
-from steersweep.study.plan import load_plan
+from steersweep.study.plan_file import load_plan
 from steersweep.study.study import run_study
 
 

@@ -16,8 +16,9 @@ from steersweep.methods.cosmic import Cosmic, CosmicAffine
 from steersweep.methods.cosmic_scoring import what_ablation_leaves
 from steersweep.model.kv_cache import keep_rows, make_cache
 from steersweep.model.source import ModelSource
-from steersweep.steer.edits import ablation, run_edits
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.passes import run_edits
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.verification.architectures import (
     CHECKS,
@@ -83,7 +84,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_computed(name: str) ->
         lambda: generate(chat, [Row(ids)], max_new_tokens=2),
         lambda: residuals(chat, [ids]),
         lambda: response_nll(chat, [ids], [[9, 10]]),
-        lambda: list(run_edits(chat, [ids], [ablation(None, torch.ones(64))], read_layers=[0])),
+        lambda: list(run_edits(chat, [ids], [Edit.everywhere(torch.ones(64))], read_layers=[0])),
     )
     for ask in asked:
         with pytest.raises(InputError, match=f"{name}.*{_REFUSED[name]}"):
@@ -110,7 +111,7 @@ def test_models_with_states_never_see_padding() -> None:
         generate(chat, [Row(ids) for ids in prompts], max_new_tokens=3)
         residuals(chat, prompts)
         response_nll(chat, prompts, [[9, 10], [11], [12, 13, 14], [15]])
-        list(run_edits(chat, prompts, [ablation(None, torch.ones(64))], read_layers=[1]))
+        list(run_edits(chat, prompts, [Edit.everywhere(torch.ones(64))], read_layers=[1]))
     finally:
         handle.remove()
     assert masks

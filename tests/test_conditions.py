@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from steersweep import InputError
 from steersweep.run.condition import Condition, LayerChoice, Strength, in_batches
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
 
 CONDITION = Condition(
@@ -68,6 +69,7 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
         float: 0.7,
         Strength: Strength("multiplier", 0.5),
         Label: Label("cosmic"),
+        EditSettings: EditSettings(span="one"),
         type(None): "other",
     }
     borrowed = replace(CONDITION, label=Label("dim", source="fp16"), direction="a direction's key")

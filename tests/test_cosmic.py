@@ -46,7 +46,7 @@ from steersweep.methods.cosmic_selection import (
 )
 from steersweep.methods.extraction import extract_directions
 from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
-from steersweep.steer.edits import clean_logits, clean_states
+from steersweep.steer.passes import clean_logits, clean_states
 
 NAN = float("nan")
 VARIANTS = {m.name: m.rules for m in (Cosmic, CosmicAffine, CosmicPaper, CosmicStudy2026)}

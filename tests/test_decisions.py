@@ -19,6 +19,7 @@ from steersweep.study.decisions import (
     share_text,
     triggers,
 )
+from steersweep.study.plan import Dropped
 
 
 def outcome(coherent: float, **changes: Any) -> Outcome:
@@ -156,18 +157,8 @@ def test_a_reversed_curve_has_the_mirrored_shape(rates: list[float], n: int) -> 
 
 def test_dropped_models_are_thought_of_again() -> None:
     dropped = [
-        {
-            "model": "72B",
-            "family": "qwen",
-            "after": "size_sweep",
-            "when": "peak at the largest size",
-        },
-        {
-            "model": "70B",
-            "family": "llama",
-            "after": "family_sweep",
-            "when": "coherent at least 0.40",
-        },
+        Dropped("72B", "qwen", "size_sweep", "peak at the largest size"),
+        Dropped("70B", "llama", "family_sweep", "coherent at least 0.40"),
     ]
 
     def after(phase: str, **facts: Any) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,9 @@ import pytest
 import typer
 
 from steersweep.cli import app
-from steersweep.study.plan import parse_plan
+from steersweep.study.phases.registry import all_phases
+from steersweep.study.plan_checks import plan_schema
+from steersweep.study.plan_file import parse_plan
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,7 +77,6 @@ def test_the_plan_reference_is_whole_and_its_example_loads() -> None:
     text = (ROOT / "docs" / "plans.md").read_text()
     for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)):
         parse_plan(block, f"example {number}")
-    schema = (resources.files("steersweep.plans") / "plan.schema.json").read_text("utf-8")
     fields: set[str] = set()
 
     def collect(node: Any) -> None:
@@ -90,8 +89,8 @@ def test_the_plan_reference_is_whole_and_its_example_loads() -> None:
             for child in node:
                 collect(child)
 
-    collect(json.loads(schema)["properties"])
-    phases = {"verification", "family_sweep", "size_sweep", "precision_sweep", "transfer_sweep"}
+    collect(plan_schema()["properties"])
+    phases = {phase.name for phase in all_phases()}
     unnamed = [
         field
         for field in fields | phases

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import yaml
 
 from steersweep import ChatModel, InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
@@ -33,8 +34,9 @@ from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
 from steersweep.model.memory import model_shape
 from steersweep.model.source import ModelSource, find_model
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweep.settings import make_job, make_settings
@@ -125,10 +127,13 @@ def test_results_travel_through_storage_where_folders_are_not_shared(
 
 @pytest.mark.slow
 def test_phase_1_of_v3_lab_on_ray_is_that_of_the_local_engine(tmp_path: Path, cluster: Any) -> None:
-    from steersweep.study.plan import load_plan
+    from steersweep.study.phases.verification import VERIFICATION
+    from steersweep.study.plan_file import load_plan
 
     plan = load_plan("v3-lab")
-    phase_1 = Plan({k: v for k, v in plan.data.items() if k != "verification"}, plan.models)
+    phase_1 = replace(
+        plan, sections={k: v for k, v in plan.sections.items() if k != VERIFICATION.name}
+    )
     run_study(phase_1, tmp_path / "local", PHASE_1, engine=LocalEngine("cpu"))
     killed = kill_when_something_is_saved(tmp_path / "ray", ray_workers)
     run_study(phase_1, tmp_path / "ray", PHASE_1, engine=RayEngine(cpus=THREADS))
@@ -208,6 +213,38 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     assert True in ends
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "ray"])
+def test_a_method_of_ones_own_runs_in_a_worker_that_is_killed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if kind == "ray":
+        request.getfixturevalue("cluster")
+    (tmp_path / "median.py").write_text(
+        "from steersweep.methods.last_token import found_along, last_token_states\n"
+        "class Median:\n"
+        "    name, chooses_layer, default_prompts = 'median', False, 'extract-dim-5'\n"
+        "    def find(self, chat, prompts, layers, given):\n"
+        "        states = last_token_states(chat, prompts, method=self.name)\n"
+        "        vectors = states.paired_differences.median(0).values\n"
+        "        return found_along(vectors, states, chat, prompts, layers, method=self.name)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = copy.deepcopy(SMALL)
+    data["prompts"]["extraction"]["median.py:Median"] = "extract-dim-5"
+    data["family_sweep"]["methods"] = ["median.py:Median"]
+    plan = parse_plan(yaml.safe_dump(data), "small.yaml")
+    monkeypatch.chdir("/")
+    run_study(plan, tmp_path / "alone", PHASE_1, engine=LocalEngine("cpu"))
+    engine: Engine = ProcessEngine(["cpu"]) if kind == "processes" else RayEngine(cpus=THREADS)
+    workers = engine_processes if kind == "processes" else ray_workers
+    killed = kill_when_something_is_saved(tmp_path / "run", workers)
+    run_study(plan, tmp_path / "run", PHASE_1, engine=engine)
+    assert killed()
+    assert results(tmp_path / "run") == results(tmp_path / "alone")
+    assert "median" in json.dumps(results(tmp_path / "run"))
+
+
 class Restless(LocalEngine):
     """Loses its machine as often as it is told to."""
 
@@ -227,7 +264,7 @@ class Restless(LocalEngine):
 def test_a_machine_lost_three_times_is_given_up_by_name(tmp_path: Path) -> None:
     engine = Restless(losses=3)
     store = run_study(small(), tmp_path / "run", PHASE_1, engine=engine)
-    failures = store.get_once("phases/family_sweep-failures.json")
+    failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert list(failures) == ["q7 family fp32"]
     assert "lost 3 times: preempted" in failures["q7 family fp32"]
 
@@ -308,7 +345,7 @@ def test_a_folder_that_the_cluster_does_not_see_is_refused(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steersweep.engines.ray._sees", lambda _path: (False, versions()))
-    with pytest.raises(InputError, match="--ray-storage"):
+    with pytest.raises(InputError, match="or ray_storage"):
         RayEngine().open(tmp_path)
     RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
 
@@ -363,18 +400,18 @@ def test_warnings_travel_however_soon_after_other_progress() -> None:
 def test_a_file_that_was_damaged_and_made_again_reaches_the_others(tmp_path: Path) -> None:
     """Also where the damaged one went to the storage first."""
     storage = (tmp_path / "bucket").as_uri()
-    leader, worker_there = RunStore(tmp_path / "run"), RunStore(tmp_path / "copy")
+    leader, worker_there = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "copy")
     damaged = leader.folder / "extraction" / "a.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("null")
     lead, share = Mirror(storage, waits=()), Mirror(storage, waits=())
     lead.publish(leader.folder)
     share.refresh(worker_there.folder)
-    assert leader.get_once("extraction/a.json") is None
-    worker_there.put_once("extraction/a.json", {"right": 1})
+    assert leader.read_json(leader.root / "extraction/a.json") is None
+    worker_there.write_once(worker_there.root / "extraction/a.json", {"right": 1})
     share.publish(worker_there.folder)
     lead.refresh(leader.folder)
-    assert leader.get_once("extraction/a.json") == {"right": 1}
+    assert leader.read_json(leader.root / "extraction/a.json") == {"right": 1}
     assert len(list((tmp_path / "bucket").rglob("*.json"))) == 1
 
 
@@ -504,9 +541,9 @@ def test_rows_are_halved_until_they_fit_and_results_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of(prompts=6, rows=12)
-    run_job(job, RunStore(tmp_path / "ample"))
+    run_job(job, RunFolder(tmp_path / "ample"))
     tried = out_of_memory_above(4, monkeypatch)
-    run_job(job, RunStore(tmp_path / "scarce"))
+    run_job(job, RunFolder(tmp_path / "scarce"))
     assert tried == [12, 6, 3, 3]  # what was too much is not tried again
     ample, scarce = records(tmp_path / "ample"), records(tmp_path / "scarce")
     assert {r["provenance"]["rows"] for r in ample.values()} == {12}
@@ -524,7 +561,7 @@ def test_rows_follow_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     row = model_shape(chat.model.config).row("fp32", longest, 12)
     monkeypatch.setattr("steersweep.model.memory.free_bytes", lambda _device: int(2.5 * row / 0.85))
     tried = out_of_memory_above(12, monkeypatch)
-    run_job(job, RunStore(tmp_path))
+    run_job(job, RunFolder(tmp_path))
     assert tried == [2, 2]
 
 
@@ -559,7 +596,7 @@ def test_a_job_that_does_not_fit_moves_to_the_next_larger_gpu(
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
     lines: list[str] = []
     store = run_study(plan, tmp_path / "run", PHASE_1, engine=TwoKinds("cpu"), on_line=lines.append)
-    assert store.get_once("phases/family_sweep-failures.json") == {}
+    assert store.read_json(store.root / "phases/family_sweep-failures.json") == {}
     assert any("moved from A10G to A100-80GB" in line for line in lines)
     for found in results(tmp_path / "run")["v3_phase1_family_sweep"]:
         assert found["provenance"]["moved_from"] == ["A10G"]
@@ -588,7 +625,7 @@ def test_other_errors_are_not_taken_for_memory(
 
     monkeypatch.setattr(bench, "generate", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        run_job(job_of(), RunStore(tmp_path))
+        run_job(job_of(), RunFolder(tmp_path))
     assert calls == [1]
 
 
@@ -616,7 +653,7 @@ def test_the_memory_model_is_exact_where_it_can_be(family: ChatModel) -> None:
 def test_the_memory_model_covers_what_a_gpu_allocates(tmp_path: Path) -> None:
     job = replace(job_of("lab:qwen-32b", prompts=40, tokens=100), device="cuda")
     torch.cuda.reset_peak_memory_stats()
-    run_job(job, RunStore(tmp_path))
+    run_job(job, RunFolder(tmp_path))
     chat = ChatModel.load("lab:qwen-32b", device="cpu")
     model = model_shape(chat.model.config)
     longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
@@ -639,7 +676,7 @@ def test_an_unforeseen_error_ends_one_job_and_leaves_its_traceback(
 
     monkeypatch.setattr(engine_module, "run_job", fails_for_qwen)
     store = run_study(small(), tmp_path / "run", PHASE_1, engine=LocalEngine("cpu"))
-    failures = store.get_once("phases/family_sweep-failures.json")
+    failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert "ZeroDivisionError: a bug" in failures["q7 family fp32"]
     log = tmp_path / "run" / "logs" / "q7-family-fp32.txt"
     assert "fails_for_qwen" in log.read_text()

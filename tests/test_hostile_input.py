@@ -5,9 +5,12 @@ Everything runs through the entry point of the command line, in this process.
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
+import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -18,13 +21,17 @@ from typing import Any
 import pytest
 import yaml
 
-from steersweep import cli
+from steersweep import InputError, cli
 from steersweep.cli import failures, judging
-from steersweep.study.plan import load_plan
+from steersweep.core.errors import setting
+from steersweep.study.plan_file import load_plan
+from steersweep.sweep.settings import make_settings
 
-PLAN = yaml.safe_dump(dict(load_plan("v3").data), sort_keys=False)
+PLAN = yaml.safe_dump(dict(load_plan("v3").written), sort_keys=False)
 ROW = '{"prompt": "a", "response": "b"}\n'
 SWEEP = "sweep lab:qwen-7b --out run"
+# Options of git and of ray, and of a whole command (steersweep approve) that messages spell out.
+OPTIONS_NAMED = ("--error-unmatch", "--porcelain", "--resources", "--by")
 NEVER = "0123456789" * 2  # a seed of 20 digits
 
 Ended = tuple[int, str, str]
@@ -296,6 +303,35 @@ def test_a_fault_of_its_own_is_one_line_and_a_private_file(
     assert said.startswith("Traceback (most recent call last)")
     assert "a-secret-of-mine" not in said
     assert said.splitlines()[-1].startswith("error: steersweep judge: a fault")
+
+
+def test_the_library_names_settings_and_the_command_line_its_options(
+    end: End, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = InputError(f"use {setting('accept')} NAME or {setting('max_new_tokens')}\ue000")
+    for same in (error, pickle.loads(pickle.dumps(error))):  # as from another process
+        assert str(same) == "use accept NAME or max_new_tokens\\ue000"
+        assert failures.report(same, []) == 2
+        said = capsys.readouterr().err
+        assert said == "error: use --accept-change NAME or --max-new-tokens\\ue000\n"
+    with pytest.raises(InputError, match=r"^max_new_tokens 0: must be at least 1$"):
+        make_settings(["lab:qwen-7b"], strengths="1", max_new_tokens=0)
+    _, _, said = end(*SWEEP.split(), "--max-new-tokens", "0")
+    assert said == "error: --max-new-tokens 0: must be at least 1\n"
+
+
+def test_no_text_of_the_library_names_an_option() -> None:
+    source = Path(failures.__file__).parents[1]
+    found = []
+    for path in set(source.rglob("*.py")) - set((source / "cli").rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for option in re.findall(r"(?<![\w-])--[a-z]+[a-z-]*", node.value):
+                    ours = option not in OPTIONS_NAMED and id(node) not in told
+                    found += [f"{path.name}:{node.lineno}: {option}"] * ours
+    assert found == []
 
 
 def test_ctrl_c_says_how_to_go_on(end: End, monkeypatch: pytest.MonkeyPatch) -> None:

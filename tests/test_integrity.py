@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from steersweep import InputError, SteersweepError
-from steersweep.core.digests import seal, seal_tensors, unseal
+from steersweep.core.digests import seal, seal_tensors, seal_text, unseal
 from steersweep.run.direction import Direction, cosine
-from steersweep.run.folder import RunStore, condition_file
+from steersweep.run.folder import RunFolder
+from steersweep.run.records import Steering
 from steersweep.run.result_files import read_result_file
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
@@ -65,7 +67,7 @@ def names_of(folder: Path) -> list[str]:
 
 def read(folder: Path, name: str) -> Any:
     """What a run reads of a file; None where the file counts as absent."""
-    store = RunStore(folder)
+    store = RunFolder(folder)
     kind, stem = Path(name).parent.name, Path(name).stem
     if kind == "conditions":
         return store.get(stem)
@@ -75,7 +77,7 @@ def read(folder: Path, name: str) -> Any:
     try:
         if kind == "results":
             return read_result_file(folder / name)
-        return store.plan if name == "plan.yaml" else store.get_once(name)
+        return store.plan if name == "plan.yaml" else store.read_json(folder / name)
     except InputError:
         return None
 
@@ -176,6 +178,30 @@ def test_no_damage_to_a_whole_file_is_read(run_copy: Path) -> None:
             (run_copy / name).write_bytes(held)
 
 
+@pytest.mark.parametrize("end", [b"", b"\r\n", b"\n\n", b" \n"])
+def test_white_space_at_the_end_is_no_damage(run_copy: Path, end: bytes) -> None:
+    """Editors change it when they save a file. They may change no other line end."""
+    for name in names_of(run_copy):
+        path = run_copy / name
+        if path.suffix == ".safetensors":
+            continue
+        held, data = read(run_copy, name), path.read_bytes()
+        path.write_bytes(data.removesuffix(b"\n") + end)
+        assert read(run_copy, name) == held, name
+        path.write_bytes(data.replace(b"\n", b"\r\n"))
+        assert read(run_copy, name) is None, name
+        path.write_bytes(data)
+
+
+def test_a_plan_that_multiplies_is_damaged(run_copy: Path) -> None:
+    """Also with the right digest, and in no time."""
+    doubled = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", f"a0: &a0 [x]\n{doubled}"))
+    store = RunFolder(run_copy, repairs=False)
+    assert store.get_plan() is None
+    assert "more than 10,000 values" in store.damaged["plan.yaml"]
+
+
 @pytest.mark.parametrize("turn", [0, 7, 13])
 def test_a_damaged_run_comes_back_as_it_was(
     finished: Path, run_copy: Path, settings: SweepSettings, turn: int
@@ -210,7 +236,7 @@ def comparable_results(folder: Path) -> dict[str, Any]:
     for path in folder.glob("extraction/*.json"):
         found[path.name] = strip(json.loads(path.read_text()))
     found["prompts"] = json.loads((folder / "prompts.json").read_text())
-    found["plan"] = RunStore.existing(folder).plan
+    found["plan"] = RunFolder.existing(folder).plan
     return found
 
 
@@ -266,6 +292,7 @@ def test_a_machine_short_of_files_damages_nothing(
 # -- records -------------------------------------------------------------------------------------
 
 
+STEERING = [field.name for field in fields(Steering)]
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a rate": lambda r: r["result"].update(coherent_refusal_rate=0.3),
     "an interval": lambda r: r["result"].update(coherent_refusal_ci=[0.0, 1.0]),
@@ -282,12 +309,20 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another precision": lambda r: r["condition"].update(precision="int8"),
     "an unknown field": lambda r: r["condition"].update(colour="red"),
     "a field missing": lambda r: r["condition"].pop("judge"),
+    "no key": lambda r: r.pop("key"),
     "another key": lambda r: r.update(key="0" * 24),
     "another layer": lambda r: r["result"].update(layer_idx=6),
     "another multiplier": lambda r: r["result"].update(multiplier=99.0),
     "another residual norm": lambda r: r["result"].update(residual_norm=1.0),
     "no residual norm": lambda r: r["result"].update(residual_norm=0.0),
     "no result": lambda r: r.pop("result"),
+    "no steering": lambda r: [r["result"].pop(name) for name in STEERING],
+    "part of the steering": lambda r: r["result"].pop("site"),
+    "an unknown number": lambda r: r["result"].update(surprise=1),
+    "an unknown label": lambda r: r["samples"][0].update(quality="splendid"),
+    "a response that is no text": lambda r: r["samples"][0].update(response=None),
+    "a sample with another field": lambda r: r["samples"][0].update(colour="red"),
+    "a method that is no label": lambda r: r["condition"].update(method="random@dim"),
 }
 
 
@@ -296,17 +331,18 @@ def test_a_record_whose_parts_contradict_each_other_is_refused(
     run_copy: Path, settings: SweepSettings, edit: str
 ) -> None:
     """Also where somebody made the digest fit."""
-    store = RunStore(run_copy)
+    store = RunFolder(run_copy)
     records = [store.get(path.stem) for path in sorted(run_copy.glob("conditions/*.json"))]
-    record = next(r for r in records if r is not None and r["condition"]["method"] == "dim")
-    name = condition_file(record["key"])
-    changed = copy.deepcopy(record)
+    record = next(r for r in records if r is not None and r.condition.label.is_swept)
+    path = store.paths.condition(record.key)
+    name = store.paths.name_of(path)
+    changed = copy.deepcopy(record.as_json())
     EDITS[edit](changed)
-    (run_copy / name).write_bytes(seal(name, changed))
-    assert store.get(record["key"], settings.test.prompts) is None
+    path.write_bytes(seal(name, changed))
+    assert store.get(record.key, settings.test.prompts) is None
     assert name in store.damaged
     store.put(record)
-    assert store.get(record["key"], settings.test.prompts) == record
+    assert store.get(record.key, settings.test.prompts) == record
 
 
 def test_results_without_a_damaged_condition_are_not_made(
@@ -315,8 +351,8 @@ def test_results_without_a_damaged_condition_are_not_made(
     """Another layer would be called the best."""
     from steersweep.sweep import run as runner
 
-    def run_and_damage(_job: Any, store: RunStore, _on_progress: Any) -> None:
-        victim = next(store.folder.glob("conditions/*.json"))
+    def run_and_damage(_job: Any, store: RunFolder, _on_progress: Any) -> None:
+        victim = next(store.root.glob("conditions/*.json"))
         victim.write_text("null")
 
     monkeypatch.setattr(runner, "run_job", run_and_damage)
@@ -382,9 +418,9 @@ DIRECTIONS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("kind", DIRECTIONS)
 def test_no_bad_direction_is_read(run_copy: Path, kind: str) -> None:
     path = sorted(run_copy.glob("directions/*.safetensors"))[0]
-    assert RunStore(run_copy).direction(path.stem) is not None
+    assert RunFolder(run_copy).direction(path.stem) is not None
     DIRECTIONS[kind](path)
-    assert RunStore(run_copy).direction(path.stem) is None
+    assert RunFolder(run_copy).direction(path.stem) is None
 
 
 @pytest.mark.parametrize("length", [0.0, 0.99, 3.0, math.nan])
@@ -424,13 +460,14 @@ def test_a_direction_that_does_not_come_back_takes_its_conditions_with_it(
     )
     changed = Direction.load(path)
     other = Direction(**changed.facts, vector=first_differs(changed.vector))
-    store = RunStore(run_copy)
+    store = RunFolder(run_copy)
     for condition in run_copy.glob("conditions/*.json"):
         record = store.get(condition.stem)
-        if record and record["result"].get("direction_file") == f"directions/{path.name}":
-            record["result"]["direction_file"] = f"directions/{other.key}.safetensors"
-            name = condition_file(condition.stem)
-            condition.write_bytes(seal(name, record))
+        steering = record and record.steering
+        if record and steering and steering.direction_file == f"directions/{path.name}":
+            steering = replace(steering, direction_file=f"directions/{other.key}.safetensors")
+            changed_record = replace(record, steering=steering).as_json()
+            condition.write_bytes(seal(store.paths.name_of(condition), changed_record))
     path.unlink()
     run_sweep(settings, run_copy)
     assert path.exists()
@@ -472,7 +509,7 @@ def test_a_run_of_an_earlier_version_is_refused_and_untouched(
         else:
             path.write_text(json.dumps(unseal(name, path.read_bytes()), indent=1))
     before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
-    for use in (lambda: run_sweep(settings, run_copy), lambda: RunStore.existing(run_copy)):
+    for use in (lambda: run_sweep(settings, run_copy), lambda: RunFolder.existing(run_copy)):
         with pytest.raises(InputError, match=r"earlier version.*Use a new folder"):
             use()
     assert before == {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
@@ -484,5 +521,5 @@ def test_a_lost_beginning_of_the_plan_is_no_earlier_version(run_copy: Path) -> N
         held = plan.read_bytes()
         plan.write_bytes(held[:size])
         with pytest.raises(InputError, match=r"plan.yaml: is damaged"):
-            RunStore.existing(run_copy)
+            RunFolder.existing(run_copy)
         plan.write_bytes(held)

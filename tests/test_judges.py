@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +21,7 @@ from steersweep.cli.app import app
 from steersweep.core.statistics import cohens_kappa
 from steersweep.judging.address import is_inside, parse_address
 from steersweep.judging.formats import load_format
-from steersweep.judging.judge import Answer, unjudged
+from steersweep.judging.judge import Answer
 from steersweep.judging.judge_error import (
     CLASSES,
     Confusion,
@@ -33,9 +32,9 @@ from steersweep.judging.judge_error import (
 from steersweep.judging.language_model import language_model_judge
 from steersweep.judging.replies import Replies
 from steersweep.judging.server import Server
-from steersweep.judging.summary import summarise
 from steersweep.people.corrected import judge_error
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
+from steersweep.run.judgement import rates_of, unjudged
 from steersweep.sweep.rejudge import rejudge
 from steersweep.sweep.results import p_difference
 from steersweep.sweep.verdict import Thresholds
@@ -564,16 +563,16 @@ def test_a_sweep_judged_by_a_server_goes_on_without_asking_again(
     assert all(s["error"].startswith("the reply cannot be read: 'what?'") for s in failed)
     assert steered["coherent_refusal_rate"] == 0
     assert "unjudged" in result["verdict"]["flags"]
-    assert RunStore.existing(tmp_path / "run").get(steered["key"]) is not None
+    assert RunFolder.existing(tmp_path / "run").get(steered["key"]) is not None
 
 
 def test_unjudged_answers_make_no_rate_higher() -> None:
     coherent, normal = get_judge()(CAKE, REFUSES), get_judge()(CAKE, HELPS)
-    rates = summarise(Counter([coherent, coherent, normal, unjudged("cut")]))
-    assert rates["coherent_refusal_rate"] == 0.5
-    assert (rates["normal_rate"], rates["garbled_rate"], rates["unjudged"]) == (0.25, 0, 1)
-    assert rates["n_unique"] == 4
-    assert "unjudged" not in summarise(Counter([coherent]))
+    rates = rates_of([coherent, coherent, normal, unjudged("cut")])
+    assert rates.coherent_refusal_rate == 0.5
+    assert (rates.normal_rate, rates.garbled_rate, rates.unjudged) == (0.25, 0, 1)
+    assert rates.n_unique == 4
+    assert "unjudged" not in rates_of([coherent]).as_json()
 
     def entry(*qualities: str) -> dict[str, Any]:
         samples = [

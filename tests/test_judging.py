@@ -15,7 +15,7 @@ from steersweep import get_judge
 from steersweep.judging import cues
 from steersweep.judging import text as taken_apart
 from steersweep.judging.files import judge_file
-from steersweep.judging.judge import Fluency
+from steersweep.judging.quality import Fluency
 from steersweep.lab.refusals import REFUSALS
 from steersweep.model.thinking import Parts, opened_thought, split_thinking, thinking_note
 

@@ -22,7 +22,7 @@ from steersweep.model.rendering import test_rendered as rendered
 from steersweep.model.source import ModelSource, find_model, hub_commit
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.direction import Direction, unit_direction
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import make_job, make_settings
 from steersweep.work.job import Job
@@ -397,12 +397,12 @@ def test_a_job_whose_prompts_become_other_tokens_elsewhere_stops(tmp_path: Path)
     made = job("lab:qwen-3b")
     elsewhere = tuple(replace(c, test_rendered="of another version") for c in made.conditions)
     with pytest.raises(InputError, match=r"do not become the tokens .* \(transformers \d"):
-        run_job(replace(made, conditions=elsewhere), RunStore(tmp_path))
+        run_job(replace(made, conditions=elsewhere), RunFolder(tmp_path))
     steered = tuple(
         replace(c, extraction_rendered=c.extraction_rendered and "another") for c in made.conditions
     )
     with pytest.raises(InputError, match="do not become the tokens"):
-        run_job(replace(made, conditions=steered), RunStore(tmp_path))
+        run_job(replace(made, conditions=steered), RunFolder(tmp_path))
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_named() -> None:

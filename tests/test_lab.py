@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, lab
-from steersweep import ChatModel, Intervention, Row, dim_directions, generate, get_judge
+from steersweep import ChatModel, Edit, Row, dim_directions, generate, get_judge
 from steersweep.lab.models import LAB_MODELS, lab_model
 from steersweep.lab.train import Acceptance, accept, train
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
@@ -92,7 +92,7 @@ def test_refusal_has_a_direction_that_beats_a_random_one(name: str) -> None:
         for strength in (0.2, 0.3):
             push = strength * direction.residual_norm
             for vector in (direction.vector, noise / noise.norm()):
-                rate = coherent([Row(i, Intervention(vector, push, direction.layer)) for i in ids])
+                rate = coherent([Row(i, Edit.add(vector, push, direction.layer)) for i in ids])
                 if vector is direction.vector:
                     steered = max(steered, rate)
                 else:

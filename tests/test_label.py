@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from steersweep import InputError
 from steersweep.report.figures.maps import line_of
 from steersweep.run.label import RANDOM, UNSTEERED, Label
-from steersweep.study.phases import borrowed_of, run_name
-from steersweep.study.plan import parse_plan
+from steersweep.study.phases.families import FAMILIES
+from steersweep.study.phases.transfer import TRANSFER
+from steersweep.study.plan_file import load_plan, parse_plan
 
 METHODS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True).filter(
     lambda name: name not in ("auto", "none", "random")
@@ -114,9 +115,10 @@ TEXTS = (
 def test_a_borrowed_direction_is_no_choice_of_its_own_whatever_its_model_is_called() -> None:
     entry = {"direction_file": "directions/k.safetensors", "extraction_prompts": "p"}
     found = {"method": "dim", "conditions": [entry]}
-    (borrowed,) = borrowed_of([found], "autocoder-7b", 3)
+    sweep = FAMILIES.sweeps(load_plan("v3-lab"))[0]
+    (borrowed,) = sweep.borrowing({"autocoder-7b": [found]}).borrowed
     assert borrowed.label == Label("dim", source="autocoder-7b")
-    assert run_name("4", "transfer", "m", "fp16", str(borrowed.label)) == "m-dim-transfer"
+    assert TRANSFER.step.run_name("m", "fp16", str(borrowed.label)) == "m-dim-transfer"
     row = {"method": str(borrowed.label), "layer_idx": 3}
     assert line_of(row) == ("", 3)
     assert line_of({**row, "method": "random@cosmic@auto"}) == ("cosmic@auto", 3)

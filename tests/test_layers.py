@@ -26,6 +26,7 @@ LAYERS = [
     ["verification"],
     ["study"],
     ["report", "tracking"],
+    ["library"],
     ["cli"],
 ]
 # Files that stand lower than their folder: tables and pure functions, without imports of their own

@@ -12,16 +12,19 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from hub_server import Hub, serving
 from steersweep import ChatModel, InputError, Row, generate
 from steersweep.core.precision_labels import is_quantized
 from steersweep.lab.models import lab_model
+from steersweep.model import numbers
 from steersweep.model.architectures import auto_class
 from steersweep.model.memory import model_shape
 from steersweep.model.precision import check_usable, resolve_precision
 from steersweep.model.quantization import METHODS
 from steersweep.model.source import find_model
+from steersweep.smoke import basics
 from test_hub import NAME, steersweep
 
 Tensors = dict[str, torch.Tensor]
@@ -320,7 +323,23 @@ def test_a_matrix_of_zeros_is_named_and_a_bias_of_zeros_is_none(tmp_path: Path) 
     folder = small(tmp_path / "model", attention_bias=True)  # biases begin as zeros
     ChatModel.load(str(folder), device="cpu")
     rewrite(folder, lambda tensors: {**tensors, "lm_head.weight": torch.zeros(1024, 32)})
-    assert "lm_head.weight holds nothing but zeros" in refusal(folder)
+    assert "lm_head.weight is 0 everywhere" in refusal(folder)
+
+
+def test_the_weights_are_looked_through_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of a run's weights tells what was seen when they were loaded."""
+    looks: list[nn.Module] = []
+    look = numbers._odd_tensors
+    monkeypatch.setattr(numbers, "_odd_tensors", lambda net: (looks.append(net), look(net))[1])
+    chat = ChatModel.load(str(folder), device="cpu")
+    basics.weights(chat)
+    assert looks == [chat.model]
+    with torch.no_grad():
+        chat.model.lm_head.weight.fill_(2.0)
+    wrapped = ChatModel.wrap(chat.model, chat.tokenizer)
+    trouble, said = basics.weights(wrapped)
+    assert trouble
+    assert "lm_head.weight is 2 everywhere" in said
 
 
 # -- adapters --------------------------------------------------------------------------------------

@@ -32,12 +32,13 @@ from steersweep.engines.modal.image import container_image, pinned_requirements
 from steersweep.engines.modal.remote import run_work
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.engines.processes import ProcessEngine
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.away import apps, away
 from steersweep.study.away.deploy import define_apps
 from steersweep.study.away.leader import lead
 from steersweep.study.away.remote_run import RemoteFile
-from steersweep.study.plan import Plan, load_plan, parse_plan
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work import worker
 from test_checks import copied, only_eos
@@ -168,7 +169,7 @@ def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> 
     where = bare(
         root,
         "import steersweep, steersweep.engines.modal.remote, steersweep.engines.modal.engine as m; "
-        "from steersweep.study.plan import load_plan; load_plan('v3'); "
+        "from steersweep.study.plan_file import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
         "from steersweep.judging.judge import get_judge; "
         "assert get_judge('default')('Hello', 'I cannot help with that.', None).refusal; "
@@ -304,7 +305,7 @@ def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
     """By the commands alone."""
     gates = {"R1": ["Which families work?"]}
     gated = planned_on("A10G", gates=gates, size_sweep={"methods": ["dim"]})
-    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(dict(gated.data)))
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(dict(gated.written)))
     command = ("run", "plan.yaml", "--engine", "modal", "--out", "here")
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 3
@@ -445,12 +446,13 @@ class Hostile:
 def test_files_that_would_leave_the_folder_are_not_fetched(tmp_path: Path) -> None:
     out = tmp_path / "here"
     where = {"run": "r", "call": "c", "study_app": "a", "began": "2026-01-01T00:00:00Z"}
-    RunStore(out).put_current(away.ENGINE_FILE, where)
+    run = RunFolder(out)
+    run.write_json(run.paths.engine, where)
     hostile: Any = Hostile()
     assert away.fetch(out, hostile) == 1
     assert not (tmp_path / "escaped").exists()
     assert not (out / "gates.jsonl").exists()
-    assert RunStore(out).get_once("engine.json") == where
+    assert RunFolder(out).read_json(out / "engine.json") == where
 
 
 def test_folders_of_this_machine_and_foreign_folders_are_refused(
@@ -459,7 +461,7 @@ def test_folders_of_this_machine_and_foreign_folders_are_refused(
     plan = planned_on("A10G")
     here = {"q7": replace(plan.models["q7"], model=str(copied_lab_model))}
     with pytest.raises(InputError, match="folder of this machine"):
-        away.begin(Plan(plan.data, {**plan.models, **here}), tmp_path / "out", {})
+        away.begin(replace(plan, models={**plan.models, **here}), tmp_path / "out", {})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(InputError, match="holds other files"):
@@ -489,5 +491,12 @@ def test_what_a_user_should_know_of_a_model_is_in_the_log(tmp_path: Path) -> Non
     share = VolumeShare(tmp_path / "volume", lambda: None, lambda: None)
     end = lead(one_phase, share, ProcessEngine(["cpu"]), PHASE_1)
     assert end["exit_code"] == 0, end
-    log = (tmp_path / "volume" / there.LOG).read_text("utf-8")
+    log = (tmp_path / "volume" / "log.txt").read_text("utf-8")
     assert log.count("note: answers end at '<|im_end|>' too") == 1
+
+
+def test_only_line_feeds_end_lines_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / away.LOG
+    log.parent.mkdir(exist_ok=True)
+    log.write_text("one\u2028two\x85three\nfour\nfi", "utf-8")
+    assert away.said(tmp_path) == ["one\u2028two\x85three", "four"]

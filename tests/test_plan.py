@@ -26,22 +26,20 @@ from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned
 from steersweep.run.condition import Borrowed, Condition
 from steersweep.run.label import Label
-from steersweep.study import phases
 from steersweep.study.costs import estimate, shape_of
 from steersweep.study.decisions import Outcome, SizeChoice
-from steersweep.study.phases import Cuts
-from steersweep.study.plan import (
-    layer_choice,
-    load_plan,
-    parse_plan,
-    shipped_plans,
-    with_prices,
-)
+from steersweep.study.phases.families import FAMILIES
+from steersweep.study.phases.precisions import PRECISIONS
+from steersweep.study.phases.transfer import TRANSFER
+from steersweep.study.plan import Budget, Thresholds, layer_choice
+from steersweep.study.plan_file import load_plan, parse_plan, shipped_plans, with_prices
+from steersweep.study.settings import planned_prompts, settings_of
+from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweep.settings import make_job
 
 V3 = load_plan("v3")
 LAB = load_plan("v3-lab")
-TEXT = yaml.safe_dump(dict(V3.data), sort_keys=False)
+TEXT = yaml.safe_dump(dict(V3.written), sort_keys=False)
 
 
 def layers(phase: str) -> dict[str, list[int]]:
@@ -79,17 +77,15 @@ def test_trackers_are_told_the_plans_projects_and_run_names() -> None:
     assert {"gemma-9b-dim-layer-sweep", "mistral-7b-cosmic-layer-sweep"} <= names["v3-family-sweep"]
     assert {"qwen-3b-layer-validation", "qwen-3b-dim", "qwen-3b-cosmic"} <= names["v3-size-sweep"]
     choice = SizeChoice("qwen-3b", "qwen", "small", 20, V3.strength, "")
-    sweep = phases.precision_sweeps(V3, [choice])[0]
+    sweep = PRECISIONS.sweeps(V3, [choice])[0]
     assert sweep.run_names == ("qwen-3b-fp16",)
 
 
 def test_the_plans_numbers_are_in_it() -> None:
-    assert V3.data["budget"] == {
-        "total": 100,
-        "phases": {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35},
-    }
-    assert V3.thresholds.works == 0.6
-    assert V3.thresholds.partial == 0.2
+    assert V3.budget == Budget(
+        100, {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35}
+    )
+    assert V3.thresholds == Thresholds(works=0.6, partial=0.2)
     rows = {row["model"]: row for row in planned(V3, Cuts()) if row["phase"] == "1"}
     assert rows["gemma-9b"]["timeout_s"] == 2400
     assert V3.price("A100-80GB") == 3.73
@@ -98,7 +94,7 @@ def test_the_plans_numbers_are_in_it() -> None:
 
 
 def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
-    sweeps = {sweep.model.name: sweep for sweep in phases.family_sweeps(V3)}
+    sweeps = {sweep.model.name: sweep for sweep in FAMILIES.sweeps(V3)}
     big, small = sweeps["gemma-9b"], sweeps["phi-mini"]
     assert estimate(V3, big, 40).seconds > estimate(V3, big, 10).seconds
     # Beside nine billion parameters an A10G has room for few rows, as the plan itself fears.
@@ -119,7 +115,7 @@ def test_a_sweep_counts_the_directions_it_borrows() -> None:
         Outcome(name, model.family, "dim", "works", 1.0, (0.5, 1.0), 3, 0.5, 8, LAB.strength)
         for name, model in LAB.models.items()
     ]
-    sweep = phases.transfer_sweeps(LAB, held)[0]
+    sweep = TRANSFER.sweeps(LAB, held)[0]
     alone = ["none", "dim", "random"]
     assert [str(condition.label) for condition in conditions(sweep)] == alone
     assert sweep.n_conditions == 3
@@ -133,9 +129,9 @@ def test_a_sweep_counts_the_directions_it_borrows() -> None:
     assert shares[1] > shares[0]
 
 
-def conditions(sweep: phases.Sweep) -> tuple[Condition, ...]:
+def conditions(sweep: Sweep) -> tuple[Condition, ...]:
     """Those of the job that a sweep of the lab plan becomes."""
-    made = phases.settings_of(LAB, sweep, Cuts())
+    made = settings_of(LAB, sweep, Cuts())
     return make_job(made, made.models[0], "cpu", "2026-11-25").conditions
 
 
@@ -257,7 +253,7 @@ def test_cuts_apply_in_the_plans_order() -> None:
     assert one.families == {"llama", "mistral"}
     assert one.repeats is None
     assert two.repeats == 3
-    assert phases.test_set(V3, two).repeats == 3
+    assert planned_prompts(V3, two).repeats == 3
     assert three.models == {"gemma-27b", "mistral-24b"}
     assert "gemma-27b" not in {row["model"] for row in planned(V3, three)}
 
@@ -325,11 +321,11 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-PLACES = places(dict(V3.data))
+PLACES = places(dict(V3.written))
 
 
 def changed(path: tuple[Any, ...], value: Any, *, drop: bool) -> Any:
-    data = copy.deepcopy(dict(V3.data))
+    data = copy.deepcopy(dict(V3.written))
     holder = data
     for part in path[:-1]:
         holder = holder[part]
@@ -502,7 +498,9 @@ def test_a_plan_that_grows_is_refused_in_no_time(text: str, said: str) -> None:
 def test_conditions_are_counted_before_anything_runs() -> None:
     strengths = "".join(f"    - {{multiplier: {n}}}\n" for n in range(1, 400))
     layers = "".join(f"    - {n}\n" for n in range(400))
-    text = yaml.safe_dump({k: v for k, v in V3.data.items() if k != "follow_up"}, sort_keys=False)
+    text = yaml.safe_dump(
+        {k: v for k, v in V3.written.items() if k != "follow_up"}, sort_keys=False
+    )
     text += f"follow_up:\n  layers:\n{layers}  strengths:\n{strengths}"
     with pytest.raises(InputError, match=r"follow_up: asks for 1,276,800 conditions; 100,000 is"):
         parse_plan(text, "x.yaml")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from steersweep import ChatModel, InputError, Intervention, Row, generate
+from steersweep import ChatModel, Edit, InputError, Row, generate
 from steersweep.model.precision import QUANTIZED, check_usable, resolve_precision
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.study.analysis import precision_cosines
@@ -56,7 +56,7 @@ def test_four_bits_compute_with_the_weights_they_hold_on_every_processor() -> No
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_a_quantized_model_steers_rows_of_a_batch_as_it_steers_each_alone(precision: str) -> None:
     chat = ChatModel.load("lab:qwen-7b", precision=precision, device="cpu")
-    push = Intervention(torch.ones(chat.d_model) / chat.d_model**0.5, 4.0, start=3)
+    push = Edit.add(torch.ones(chat.d_model) / chat.d_model**0.5, 4.0, start=3)
     rows = [Row(chat.prompt_ids(text), steer) for text in PROMPTS for steer in (None, push)]
     together = [answer.text for answer in generate(chat, rows, max_new_tokens=12)]
     alone = [generate(chat, [row], max_new_tokens=12)[0].text for row in rows]

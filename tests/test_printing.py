@@ -16,7 +16,7 @@ from steersweep import InputError
 from steersweep.core.printing import in_a_line, markdown, printable, safe_name
 from steersweep.report.console import PlainConsole
 from steersweep.report.page import environment
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.findings import append_findings
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil\u2066\u200b\ufeff\x00\x7f"
@@ -73,7 +73,7 @@ def test_findings_and_pages_take_no_markup_from_names(tmp_path: Path) -> None:
         "notes": [name],
         "failures": {name: name},
     }
-    append_findings(RunStore(tmp_path), "family_sweep", decision)
+    append_findings(RunFolder(tmp_path), "family_sweep", decision)
     text = (tmp_path / "FINDINGS_LOG.md").read_text()
     assert text.count("alert(1)") == 5
     for markup in ("<script", "](http", "\n# title", " |x|"):

@@ -28,6 +28,11 @@ TEXTS = (
     "<b>&amp;</b> {{ x }}",
     "< | im_end | >",
 )
+# Nothing opens an answer; what is put in for {} stands before each.
+MISTRAL = (
+    "{{% for m in messages %}}{{% if m['role'] == 'user' %}}[INST] {{{{ m['content'] }}}} [/INST]"
+    "{{% else %}}{}{{{{ m['content'] }}}}</s>{{% endif %}}{{% endfor %}}"
+)
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -208,6 +213,8 @@ def test_generate_names_the_prompt_and_takes_it_for_text(tmp_path: Path) -> None
         (CHATML.replace("m['content']", "m['content'] ~ m['content']"), "2 times"),
         ("{{ messages[0]['content'] }}", "nothing after the user's text"),
         (CHATML.replace("add_generation_prompt", "false"), "does not open the answer"),
+        (MISTRAL.format("<think>Yes.</think>"), "does not open the answer"),
+        (MISTRAL.format("Assistant:<think></think>"), "does not open the answer"),
         ("{{ ['a', 'b'] | random }}" + CHATML, "draws at random"),
         ("{{ lipsum(1) }}" + CHATML, "draws at random"),
         ("{{ raise_exception('a system\x1b[2J message first') }}", "a system [2J message first"),
@@ -228,6 +235,8 @@ def test_a_template_that_cannot_be_used_says_why(template: str, said: str) -> No
         "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} ASSISTANT:"
         "{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}",
         CHATML + "{% if '/no_think' in messages[-1]['content'] %}<think></think>{% endif %}",
+        MISTRAL.format("<think>\n\n</think>\n\n"),
+        MISTRAL.format("<|begin_of_thought|><|end_of_thought|>"),
     ],
 )
 def test_templates_that_people_use_pass(template: str) -> None:

@@ -21,7 +21,7 @@ from steersweep.report import drawing, samples
 from steersweep.report.comparison import compare_runs, write_comparison
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, write_result_file
 from steersweep.study.study import run_study
 from steersweep.sweep.results import best_condition
@@ -67,7 +67,7 @@ def run_copy(swept: Path, tmp_path: Path) -> Path:
 
 
 def results_file(folder: Path) -> Path:
-    return next((folder / "results").glob("v3_phase1_*.json"))
+    return next((folder / "results").glob("sweep_*.json"))
 
 
 def results_of(folder: Path) -> list[dict[str, Any]]:
@@ -124,6 +124,18 @@ def test_every_link_of_the_page_leads_somewhere(studied: Path) -> None:
     assert not [link for link in links if not (studied / link).exists()]
     anchors = set(re.findall(r'href="#([a-z_]+)"', text))
     assert not [anchor for anchor in anchors if f'id="{anchor}"' not in text]
+
+
+def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
+    results = results_of(run_copy)
+    marks = ("no-answer", "<of one's own>")
+    for sample, mark in zip(results[0]["conditions"][0]["samples"], marks, strict=False):
+        sample["failure_mode"] = mark
+    write_result_file(run_copy, results_file(run_copy).stem, results)
+    page = write_report(run_copy).path.read_text("utf-8")
+    choice = page.partition('<select name="mode">')[2].partition("</select>")[0]
+    assert "<option>no-answer</option>" in choice
+    assert "<option>&lt;of one&#39;s own&gt;</option>" in choice
 
 
 def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
@@ -310,7 +322,7 @@ def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: 
         next(entry for entry in results[1]["conditions"] if entry["key"] != best)
     )
     write_result_file(run_copy, results_file(run_copy).stem, results)
-    plan = RunStore.existing(run_copy).plan | {"max_new_tokens": 7}
+    plan = RunFolder.existing(run_copy).plan | {"max_new_tokens": 7}
     (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", yaml.safe_dump(plan)))
 
     found = compare_runs(swept, run_copy)

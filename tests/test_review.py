@@ -35,7 +35,7 @@ from steersweep.people.reviews import (
     read_reviews,
     undo_review,
 )
-from steersweep.run.folder import run_lock
+from steersweep.run.lock import run_lock
 from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
@@ -407,7 +407,7 @@ def test_a_false_length_is_refused(page: Page, length: str) -> None:
 
 def test_a_taken_port_is_refused(page: Page) -> None:
     port = page.server.server_address[1]
-    with pytest.raises(InputError, match=f"--port {port}"):
+    with pytest.raises(InputError, match=f"port {port}"):
         ReviewServer(page.server.folder, [], port=port)
 
 

@@ -20,11 +20,12 @@ from steersweep.methods.dim import dim_directions
 from steersweep.model.chat_model import Batch
 from steersweep.model.rendering import Renderer
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
-from steersweep.steer import edits
+from steersweep.steer import passes
 from steersweep.steer.activations import residuals
-from steersweep.steer.additions import Additions
+from steersweep.steer.edit import Edit
 from steersweep.steer.parity import Parity, compare_readers
 from steersweep.steer.regime import regime_of
+from steersweep.steer.row_edits import RowEdits
 from steersweep.study.study import StudyOptions, run_study
 from test_cli import refused, run
 from test_study import small
@@ -196,20 +197,20 @@ def one_eos_of_two(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 
 
 def wrong_tokens(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
-    to_prompts = Additions.to_prompts
+    to_prompts = RowEdits.to_prompts
 
     def half(self: Any, rows: slice, mask: torch.Tensor) -> Any:
         wrong = torch.zeros_like(mask)
         wrong[:, : mask.shape[1] // 2] = 1  # padding and some of the prompt
         return to_prompts(self, rows, wrong)
 
-    patch.setattr(Additions, "to_prompts", half)
+    patch.setattr(RowEdits, "to_prompts", half)
 
 
 def steered_padding(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
     """Attention hides padding, so no answer shows it."""
-    steer = Additions.to_prompts
-    patch.setattr(Additions, "to_prompts", lambda self, rows, mask: steer(self, rows, mask | 1))
+    steer = RowEdits.to_prompts
+    patch.setattr(RowEdits, "to_prompts", lambda self, rows, mask: steer(self, rows, mask | 1))
 
 
 def unsteered_hidden_states(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
@@ -246,16 +247,16 @@ def orthogonalised_weights(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
 
     def run_edits(chat: ChatModel, prompts: Any, wanted: Any, **options: Any) -> Iterator[Any]:
         for index, edit in enumerate(wanted):
-            if edit.layer is not None:
-                done = edits.run_edits(chat, prompts, [edit], **options)
+            if not edit.all_writes:
+                done = passes.run_edits(chat, prompts, [edit], **options)
             else:
                 weights = [chat.model.get_input_embeddings().weight.T]
                 for layer in chat.layers:
                     weights += [layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight]
                 for weight in weights:
-                    weight.sub_(torch.outer(edit.unit, edit.unit @ weight))
-                nothing = edits.addition(0, torch.zeros_like(edit.unit))
-                done = edits.run_edits(chat, prompts, [nothing], **options)
+                    weight.sub_(torch.outer(edit.removed, edit.removed @ weight))
+                nothing = Edit.add(torch.zeros(chat.d_model), 1.0, 0)
+                done = passes.run_edits(chat, prompts, [nothing], **options)
             for reading in done:
                 yield replace(reading, edits=[index])
 
@@ -384,10 +385,10 @@ def test_a_study_skips_a_model_that_fails_and_says_why(
     )
     options = StudyOptions(until="family_sweep")
     store = run_study(small(), tmp_path / "run", options)
-    failures = store.get_once("phases/family_sweep-failures.json")
+    failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert list(failures) == ["q7 family fp32"]
     assert "incompatible: ending: the template ends an answer with" in failures["q7 family fp32"]
-    families = store.get_once("decisions/family_sweep.json")["families"]
+    families = store.read_json(store.root / "decisions/family_sweep.json")["families"]
     assert [row["family"] for row in families] == ["mistral"]
 
 

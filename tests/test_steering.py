@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conftest import bloom, gpt2, part_hooks
-from steersweep import ChatModel, InputError, Intervention, NumericalError, Row, generate, residuals
+from steersweep import ChatModel, Edit, InputError, NumericalError, Row, generate, residuals
 from steersweep.model.chat_model import MLP
 from steersweep.steer.steering import _check_finite
 
@@ -28,29 +28,29 @@ def unit(chat: ChatModel, seed: int = 0) -> Tensor:
 
 
 def mixed_rows(chat: ChatModel) -> list[Row]:
-    """Every prompt under no, weak, strong, late, banded and opposite interventions."""
+    """Every prompt under no, weak, strong, late, banded and opposite additions."""
     ids = [chat.prompt_ids(text) for text in PROMPTS]
     norm = float(residuals(chat, ids).norm(dim=-1).mean())
     last = chat.n_layers - 1
-    interventions = [
+    edits = [
         None,
-        Intervention(unit(chat), 0.3 * norm, 1),
-        Intervention(unit(chat, 1), 1.5 * norm, 2),
-        Intervention(unit(chat, 2), 1.0 * norm, last),
-        Intervention(unit(chat, 3), 0.8 * norm, 1, 3),
-        Intervention(unit(chat, 4), -0.5 * norm, 3),
+        Edit.add(unit(chat), 0.3 * norm, 1),
+        Edit.add(unit(chat, 1), 1.5 * norm, 2),
+        Edit.add(unit(chat, 2), 1.0 * norm, last),
+        Edit.add(unit(chat, 3), 0.8 * norm, 1, 3),
+        Edit.add(unit(chat, 4), -0.5 * norm, 3),
     ]
-    return [Row(prompt, intervention) for intervention in interventions for prompt in ids]
+    return [Row(prompt, edit) for edit in edits for prompt in ids]
 
 
 def plain_greedy(chat: ChatModel, row: Row, max_new_tokens: int) -> list[int]:
     """The textbook loop: one row, no cache, no padding, hooks of its own."""
-    push = row.intervention
+    push = row.edit
     ids = list(row.prompt_ids)
 
     def steer(_module: object, _inputs: object, output: Any) -> Any:
         assert push is not None
-        added = push.multiplier * push.vector
+        added = push.added
         return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
 
     stop = chat.n_layers if push is None or push.stop is None else push.stop
@@ -69,7 +69,7 @@ def plain_greedy(chat: ChatModel, row: Row, max_new_tokens: int) -> list[int]:
     return ids[len(row.prompt_ids) :]
 
 
-def test_a_batch_of_different_interventions_equals_one_row_at_a_time(family: ChatModel) -> None:
+def test_a_batch_of_different_additions_equals_one_row_at_a_time(family: ChatModel) -> None:
     rows = mixed_rows(family)
     together = generate(family, rows, max_new_tokens=30)
     alone = [plain_greedy(family, row, 30) for row in rows]
@@ -82,7 +82,7 @@ def test_a_batch_of_different_interventions_equals_one_row_at_a_time(family: Cha
 def test_sliding_window_is_respected_beyond_the_window(family: ChatModel) -> None:
     # 64 positions in the Gemma and Mistral miniatures; 90 new tokens go past them.
     ids = family.prompt_ids(PROMPTS[2] * 4)  # and so does this prompt
-    pushes = [Intervention(unit(family, 7), 3.0, 1), Intervention(unit(family, 8), 3.0, 2)]
+    pushes = [Edit.add(unit(family, 7), 3.0, 1), Edit.add(unit(family, 8), 3.0, 2)]
     rows = [Row(ids, push) for push in pushes]
     answers = generate(family, [*rows, Row(family.prompt_ids("Hi"))], max_new_tokens=90)
     for row, answer in zip(rows, answers, strict=False):
@@ -108,7 +108,7 @@ def test_layers_of_other_kinds_resume_too(make: Callable[[], ChatModel]) -> None
 
 def test_a_prompt_runs_unsteered_once_below_the_layers_that_steer_it(qwen: ChatModel) -> None:
     prompts = [qwen.prompt_ids(text) for text in PROMPTS]
-    pushes = [None, *(Intervention(unit(qwen, s), 2.0, start) for s in (0, 1) for start in (2, 4))]
+    pushes = [None, *(Edit.add(unit(qwen, s), 2.0, start) for s in (0, 1) for start in (2, 4))]
     rows = [Row(ids, push) for push in pushes for ids in prompts]
     run = dict.fromkeys(range(qwen.n_layers), 0)
 
@@ -126,7 +126,7 @@ def test_no_hook_is_left_behind(qwen: ChatModel) -> None:
     before = generate(qwen, [Row(qwen.prompt_ids(PROMPTS[0]))], max_new_tokens=20)
     # transformers leaves hooks of its own on a model once it was asked for hidden states.
     hooks = [list(layer._forward_hooks.items()) for layer in qwen.layers]
-    row = Row(qwen.prompt_ids(PROMPTS[0]), Intervention(unit(qwen), 9.0, 0))
+    row = Row(qwen.prompt_ids(PROMPTS[0]), Edit.add(unit(qwen), 9.0, 0))
     generate(qwen, [row], max_new_tokens=5)
     assert [list(layer._forward_hooks.items()) for layer in qwen.layers] == hooks
     assert generate(qwen, [Row(qwen.prompt_ids(PROMPTS[0]))], max_new_tokens=20) == before
@@ -270,7 +270,7 @@ def test_trap_every_eos_id_ends_an_answer(family: ChatModel) -> None:
 
 def test_trap_padding_is_not_steered(family: ChatModel) -> None:
     """A short prompt beside a long one is steered exactly as alone."""
-    push = Intervention(unit(family), 4.0, 0)
+    push = Edit.add(unit(family), 4.0, 0)
     short, long = family.prompt_ids("Hi"), family.prompt_ids(" ".join(PROMPTS))
     alone = generate(family, [Row(short, push)], max_new_tokens=25)[0]
     beside = generate(family, [Row(short, push), Row(long, push)], max_new_tokens=25)[0]
@@ -285,18 +285,18 @@ def test_layers_outside_the_model_are_refused(
     qwen: ChatModel, start: int, stop: int | None
 ) -> None:
     with pytest.raises(InputError, match="has layers 0 to 6"):
-        generate(qwen, [Row([5, 6], Intervention(unit(qwen), 1.0, start, stop))])
+        generate(qwen, [Row([5, 6], Edit.add(unit(qwen), 1.0, start, stop))])
 
 
 def test_a_direction_of_another_width_is_refused(qwen: ChatModel) -> None:
     with pytest.raises(InputError, match="96 wide"):
-        generate(qwen, [Row([5, 6], Intervention(torch.ones(64), 1.0, 2))])
+        generate(qwen, [Row([5, 6], Edit.add(torch.ones(64), 1.0, 2))])
 
 
 @pytest.mark.parametrize("multiplier", [float("nan"), float("inf")])
 def test_a_multiplier_must_be_finite(multiplier: float) -> None:
     with pytest.raises(InputError, match="finite"):
-        Intervention(torch.ones(4), multiplier, 0)
+        Edit.add(torch.ones(4), multiplier, 0)
 
 
 def test_a_prompt_beyond_the_models_positions_is_refused(qwen: ChatModel) -> None:

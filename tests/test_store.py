@@ -21,41 +21,42 @@ from hypothesis import strategies as st
 from steersweep import InputError, SteersweepError
 from steersweep.core.atomic import DiskFull, write_bytes, write_json
 from steersweep.core.digests import Damaged, seal, unseal
-from steersweep.run.folder import RunStore, run_lock
+from steersweep.run.folder import RunFolder
+from steersweep.run.lock import run_lock
 
 PLAN = {"models": ["lab:qwen-7b"], "layers": ("0.2", "0.6"), "seed": 42}
 
 
 def test_the_same_plan_continues_and_another_is_refused(tmp_path: Path) -> None:
-    RunStore.open(tmp_path / "run", PLAN).put_once("x.json", {"held": 1})
-    assert RunStore.open(tmp_path / "run", PLAN).get_once("x.json") == {"held": 1}
+    RunFolder.open(tmp_path / "run", PLAN).write_once(tmp_path / "run/x.json", {"held": 1})
+    assert RunFolder.open(tmp_path / "run", PLAN).read_json(tmp_path / "run/x.json") == {"held": 1}
     with pytest.raises(InputError, match=r"another run \(seed: 42 there, 7 asked\)"):
-        RunStore.open(tmp_path / "run", {**PLAN, "seed": 7})
+        RunFolder.open(tmp_path / "run", {**PLAN, "seed": 7})
 
 
 def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match=r"thesis\.tex"):
-        RunStore.open(tmp_path, PLAN)
+        RunFolder.open(tmp_path, PLAN)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="is a file"):
-        RunStore.open(tmp_path / "run", PLAN)
+        RunFolder.open(tmp_path / "run", PLAN)
 
 
 def test_an_unwritable_place_is_refused() -> None:
     # /proc cannot hold folders, whoever asks; permissions would not stop root.
     with pytest.raises(InputError, match="cannot be written"):
-        RunStore.open(Path("/proc/steersweep-run"), PLAN)
+        RunFolder.open(Path("/proc/steersweep-run"), PLAN)
 
 
 def test_what_is_there_is_never_rewritten(tmp_path: Path) -> None:
-    store = RunStore.open(tmp_path / "run", PLAN)
-    assert store.put_once("x.json", {"value": "first"}) == {"value": "first"}
-    assert store.put_once("x.json", {"value": "second"}) == {"value": "first"}
+    store = RunFolder.open(tmp_path / "run", PLAN)
+    assert store.write_once(store.root / "x.json", {"value": "first"}) == {"value": "first"}
+    assert store.write_once(store.root / "x.json", {"value": "second"}) == {"value": "first"}
 
 
 @pytest.mark.parametrize("value", [{}, {"a": []}, {"a": "\u2028\ud800 é"}, [{"a": 1}, {"b": [{}]}]])
@@ -78,26 +79,26 @@ def test_what_cannot_be_sealed_is_an_error(value: Any) -> None:
 
 
 def test_a_damaged_plan_is_written_again(tmp_path: Path) -> None:
-    RunStore.open(tmp_path / "run", PLAN)
+    RunFolder.open(tmp_path / "run", PLAN)
     (tmp_path / "run" / "plan.yaml").write_text("")
     with pytest.raises(InputError, match=r"plan.yaml: is damaged \(its digest is missing\)"):
-        RunStore.existing(tmp_path / "run")
-    assert RunStore.open(tmp_path / "run", PLAN).plan["seed"] == 42
+        RunFolder.existing(tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run", PLAN).plan["seed"] == 42
     assert (tmp_path / "run" / "plan.yaml.damaged").exists()
     # Killed between the two: still a run.
     (tmp_path / "run" / "plan.yaml").unlink()
-    assert RunStore.open(tmp_path / "run", PLAN).plan["seed"] == 42
+    assert RunFolder.open(tmp_path / "run", PLAN).plan["seed"] == 42
 
 
 @pytest.mark.parametrize("name", ["conditions", "directions", "extraction", "phases", "results"])
 def test_a_file_or_dead_link_in_place_of_a_folder_is_set_aside(tmp_path: Path, name: str) -> None:
     place = tmp_path / "run" / name
-    RunStore.open(tmp_path / "run", PLAN)
+    RunFolder.open(tmp_path / "run", PLAN)
     for make in (place.touch, lambda: place.symlink_to(name), lambda: place.symlink_to("nowhere")):
         make()
-        store = RunStore.open(tmp_path / "run", PLAN)
-        store.put_once(f"{name}/x.json", {"a": 1})
-        assert store.get_once(f"{name}/x.json") == {"a": 1}
+        store = RunFolder.open(tmp_path / "run", PLAN)
+        store.write_once(store.root / f"{name}/x.json", {"a": 1})
+        assert store.read_json(store.root / f"{name}/x.json") == {"a": 1}
         shutil.rmtree(place)
     assert len([*(tmp_path / "run").glob("*.damaged")]) == 3
 
@@ -136,7 +137,7 @@ def killed_while_writing(path: Path) -> Path:
 
 def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    RunStore.open(folder, PLAN)
+    RunFolder.open(folder, PLAN)
     left = killed_while_writing(folder / "conditions" / "a.json")
     # A process that lives, and one of another machine.
     host, number = left.name.split(".")[-2].split("-")[0], os.getppid()
@@ -148,7 +149,7 @@ def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path: Path) -
     for path in (living, elsewhere, old, own, users):
         path.touch()
     os.utime(old, (0, 0))
-    RunStore.open(folder, PLAN)
+    RunFolder.open(folder, PLAN)
     found = {path for path in (left, living, elsewhere, old, own, users) if path.exists()}
     assert found == {living, elsewhere, own, users}
 
@@ -156,10 +157,10 @@ def test_leftovers_of_the_dead_go_and_files_of_the_living_stay(tmp_path: Path) -
 def test_leftovers_behind_a_link_go_too(tmp_path: Path) -> None:
     """Large folders of a run may lie on another disk."""
     (tmp_path / "disk").mkdir()
-    RunStore.open(tmp_path / "run", PLAN)
+    RunFolder.open(tmp_path / "run", PLAN)
     (tmp_path / "run" / "conditions").symlink_to(tmp_path / "disk")
     left = killed_while_writing(tmp_path / "disk" / "a.json")
-    RunStore.open(tmp_path / "run", PLAN)
+    RunFolder.open(tmp_path / "run", PLAN)
     assert not left.exists()
 
 

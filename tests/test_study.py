@@ -26,9 +26,11 @@ from steersweep.engines import engine
 from steersweep.people.reviews import add_review, queue, results_in
 from steersweep.report.run import read_run
 from steersweep.run.direction import Direction
-from steersweep.run.folder import RunStore, run_lock
+from steersweep.run.folder import RunFolder
+from steersweep.run.lock import run_lock
 from steersweep.study import jobs
-from steersweep.study.plan import Plan, parse_plan
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 from steersweep.study.status import decided, status
 from steersweep.study.study import GateStop, StudyOptions, run_study
 from steersweep.work import worker
@@ -168,7 +170,7 @@ def test_directions_are_tried_on_models_of_the_same_width(finished: Path) -> Non
         low, high = row["efficiency_ci"]
         assert low <= row["efficiency"] <= high
     # The very vector of the other model was added, at this model's own layer.
-    store = RunStore.existing(finished)
+    store = RunFolder.existing(finished)
     file = next(finished.glob("results/v3_phase4_transfer_*.json"))
     results = json.loads(file.read_text())
     transfer = [result for result in results if result["method"].startswith("dim@")]
@@ -179,7 +181,7 @@ def test_directions_are_tried_on_models_of_the_same_width(finished: Path) -> Non
         assert vector.model_id != result["model_id"]
         record = store.get(entry["key"])
         assert record is not None
-        assert record["condition"]["direction"] == Path(entry["direction_file"]).stem
+        assert record.condition.direction == Path(entry["direction_file"]).stem
 
 
 def test_results_of_every_phase_follow_the_schema(finished: Path) -> None:
@@ -213,7 +215,7 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
     for phase in ("size_sweep", "precision_sweep", "final"):
         (folder / "decisions" / f"{phase}.json").unlink()
     file = tmp_path / "small.yaml"
-    file.write_text(yaml.safe_dump(dict(plan.data)))
+    file.write_text(yaml.safe_dump(dict(plan.written)))
 
     done = run("run", str(file), "--out", str(folder), "--quiet", cwd=tmp_path)
     assert done.returncode == 3
@@ -234,10 +236,10 @@ def test_gates_stop_until_a_person_signs(finished: Path, tmp_path: Path) -> None
     assert "size curve" in shown
 
     # A signature holds for the decisions it was given for.
-    store = RunStore(folder)
-    held = store.get_once("decisions/family_sweep.json")
+    store = RunFolder(folder)
+    held = store.read_json(store.root / "decisions/family_sweep.json")
     assert held is not None
-    store.put_current("decisions/family_sweep.json", held | {"notes": ["another one"]})
+    store.write_json(store.root / "decisions/family_sweep.json", held | {"notes": ["another one"]})
     state = json.loads(run("status", str(folder), "--json", cwd=tmp_path).stdout)
     assert state["waiting_gate"] == "R1"
 
@@ -257,11 +259,11 @@ def test_decide_shows_verdicts_and_what_follows(finished: Path, tmp_path: Path) 
 def test_a_changed_plan_is_refused_with_the_difference(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     other = small(strength={"relative": 0.4})
-    with pytest.raises(InputError, match=r"strength: \{'relative': 0.3\} there.*--new-run"):
+    with pytest.raises(InputError, match=r"strength: \{'relative': 0.3\} there.*new_run"):
         run_study(other, folder)
     run_study(small(budget={"total": 5}, description="other words"), folder)  # changes no result
-    RunStore(folder).put_current("models.json", {"model:q7": "other weights"})
-    with pytest.raises(SteersweepError, match="--accept-change model:q7"):
+    RunFolder(folder).write_json(folder / "models.json", {"model:q7": "other weights"})
+    with pytest.raises(SteersweepError, match="Use accept model:q7"):
         run_study(small(), folder)
     run_study(small(), folder, StudyOptions(accept=("model:q7",)))
 
@@ -364,7 +366,7 @@ def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
     monkeypatch.setattr(engine, "time", Clock())
     dear = small(prices={"local": 3600}, budget={"total": 60})  # a dollar a second
     folder = tmp_path / "run"
-    with pytest.raises(BudgetStop, match="--budget"):
+    with pytest.raises(BudgetStop, match="Raise budget"):
         run_study(dear, folder)
     assert list(folder.glob("conditions/*.json"))
     assert Ledger(folder).spent() <= 61
@@ -464,7 +466,7 @@ def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
     (results,) = folder.glob("results/v3_phase1*.json")
     assert json.loads(results.read_text())[0]["conditions"][0]["n_unique"] == 2
     run_study(plan, folder, StudyOptions(until="family_sweep"))
-    assert RunStore(folder).get_once("cuts.json") == {"applied": 1}
+    assert RunFolder(folder).read_json(folder / "cuts.json") == {"applied": 1}
     with pytest.raises(InputError, match="has 1 cuts"):
         run_study(plan, folder, StudyOptions(apply_cuts=2))
 
@@ -472,7 +474,7 @@ def test_cuts_are_applied_only_when_asked_and_then_stay(tmp_path: Path) -> None:
 def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from steersweep.run.folder import run_lock\n"
+        "from steersweep.run.lock import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n"
         "    print('held', flush=True); time.sleep(600)\n"
     )
@@ -594,12 +596,12 @@ def test_a_direction_damaged_while_others_borrow_it_is_made_again(
 ) -> None:
     """Between the job that found it and the job that borrows it, in one run."""
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    store = RunStore(folder)
+    store = RunFolder(folder)
     borrowed = None
     for path in folder.glob("conditions/*.json"):
         record = store.get(path.stem)
-        if record is not None and record["condition"]["method"] == "dim@fp32":
-            borrowed = str(record["condition"]["direction"])
+        if record is not None and str(record.condition.label) == "dim@fp32":
+            borrowed = str(record.condition.direction)
             path.unlink()
     assert borrowed is not None
     original = worker.run_job
@@ -615,7 +617,7 @@ def test_a_direction_damaged_while_others_borrow_it_is_made_again(
     run_study(small(), folder)
     assert damaged
     assert comparable(folder) == comparable(finished)
-    assert store.get_once("phases/precision_sweep-failures.json") == {}
+    assert store.read_json(store.root / "phases/precision_sweep-failures.json") == {}
 
 
 @pytest.mark.parametrize(
@@ -656,10 +658,10 @@ def test_a_damaged_number_of_cuts_is_asked_for(tmp_path: Path) -> None:
     run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
     (folder / "cuts.json").write_text("{}")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"cuts.json: is damaged.*--apply-cuts"):
+        with pytest.raises(InputError, match=r"cuts.json: is damaged.*apply_cuts"):
             run_study(plan, folder, StudyOptions(until="family_sweep"))
     run_study(plan, folder, StudyOptions(until="family_sweep", apply_cuts=1))
-    assert RunStore(folder).get_once("cuts.json") == {"applied": 1}
+    assert RunFolder(folder).read_json(folder / "cuts.json") == {"applied": 1}
 
 
 def torture(tmp_path: Path, kills: int, seed: int) -> tuple[Path, int]:

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 from steersweep import InputError
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.sweep.run import SweepOutcome, run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
 
@@ -190,11 +190,11 @@ def test_methods_whose_verdicts_differ_are_flagged() -> None:
         return {"method": method, "verdict": {"outcome": outcome, "flags": []}, "conditions": []}
 
     pair = [result("dim", "works"), result("cosmic", "partial"), result("cosmic@auto", "fails")]
-    _compare_methods(pair, RunStore(Path()))
+    _compare_methods(pair, RunFolder(Path()))
     flags = [found["verdict"]["flags"] for found in pair]
     assert flags == [["methods-disagree"], ["methods-disagree"], []]
     same = [result("dim", "works"), result("cosmic", "works"), result("cosmic@auto", "fails")]
-    _compare_methods(same, RunStore(Path()))
+    _compare_methods(same, RunFolder(Path()))
     assert not any(found["verdict"]["flags"] for found in same)
 
 

@@ -15,9 +15,11 @@ from conftest import lab
 from steersweep import ChatModel, InputError
 from steersweep.cli.app import app
 from steersweep.model.template_options import parse_template_options, shown_options, variables_of
-from steersweep.run.folder import RunStore
-from steersweep.study.phases import Cuts, family_sweeps, settings_of
-from steersweep.study.plan import parse_plan
+from steersweep.run.folder import RunFolder
+from steersweep.study.phases.families import FAMILIES
+from steersweep.study.plan_file import parse_plan
+from steersweep.study.settings import settings_of
+from steersweep.study.sweeps import Cuts
 from steersweep.sweep.settings import make_job, make_settings
 
 CHATML = (
@@ -157,7 +159,7 @@ def test_a_sweep_with_the_switch_end_to_end(tmp_path: Path) -> None:
     told = results["thinks"]["provenance"]["template_options"]
     assert told == {"thinking": True}
     assert "template_options" not in results["run"]["provenance"]
-    assert RunStore.existing(tmp_path / "thinks").plan["template_options"] == {"thinking": True}
+    assert RunFolder.existing(tmp_path / "thinks").plan["template_options"] == {"thinking": True}
     for name, opening in (("run", ""), ("thinks", "<think>\n")):
         samples = results[name]["controls"]["unsteered"]["samples"]
         assert all(sample["response"].startswith(opening) for sample in samples)
@@ -205,7 +207,7 @@ def test_plans_give_options_to_all_models_or_to_one(tmp_path: Path) -> None:
         "thresholds": {"works": 0.6, "partial": 0.2},
     }
     parsed = parse_plan(yaml.safe_dump(plan), "plan.yaml")
-    told = [settings_of(parsed, s, Cuts()).template_options for s in family_sweeps(parsed)]
+    told = [settings_of(parsed, s, Cuts()).template_options for s in FAMILIES.sweeps(parsed)]
     assert told == [{"enable_thinking": False}, {"enable_thinking": True}]
     rows[1]["template_options"] = {"enable_thinking": "false"}
     with pytest.raises(InputError, match=r"line \d+: families.f.1.template_options.*without quot"):

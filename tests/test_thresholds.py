@@ -5,7 +5,6 @@ A real sweep whose steered answers are labelled anew, so that 11 of 20 refuse co
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,11 @@ import pytest
 from steersweep import InputError
 from steersweep.core.atomic import write_bytes
 from steersweep.core.digests import seal
-from steersweep.judging.judge import Judgement
-from steersweep.judging.summary import summarise
 from steersweep.people.corrected import apply_to_files
 from steersweep.people.reviews import add_review, queue
 from steersweep.report.html import write_report
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
+from steersweep.run.judgement import Judgement, rates_of
 from steersweep.study.decisions import (
     choose_for_precision,
     decide_families,
@@ -53,8 +51,8 @@ def judged(folder: Path) -> Judged:
     )
     settings = replace(settings, test=replace(settings.test, repeats=1))
     run_sweep(settings, folder)
-    store = RunStore(folder)
-    run = store.get_once("run.json")
+    store = RunFolder(folder)
+    run = store.read_json(store.root / "run.json")
     assert run is not None
     job = make_job(settings, settings.models[0], "cpu", run["created"][:10])
     steered = next(c for c in job.conditions if c.label.is_swept)
@@ -62,11 +60,12 @@ def judged(folder: Path) -> Judged:
     assert record is not None
     kinds = [Judgement(i < 11, "coherent" if i < 11 else "normal", None, False, 0.5, "refuses")
              for i in range(20)]  # fmt: skip
-    for sample, kind in zip(record["samples"], kinds, strict=True):
-        sample.update(kind.fields())
-    record["result"] |= summarise(Counter(kinds))
+    samples = tuple(
+        replace(sample, judgement=kind) for sample, kind in zip(record.samples, kinds, strict=True)
+    )
+    record = replace(record, samples=samples, rates=rates_of(kinds))
     name = f"conditions/{steered.key}.json"
-    write_bytes(folder / name, seal(name, record))
+    write_bytes(folder / name, seal(name, record.as_json()))
 
     def results(thresholds: Thresholds) -> Result:
         found = sweep_results(store, [job], run["created"], thresholds)

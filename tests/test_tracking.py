@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from steersweep.people.reviews import results_in
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.study.jobs import Ended
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweep.run import run_sweep
@@ -47,7 +48,7 @@ def runs(swept: Path) -> list[TrackedRun]:
 
 
 def tracking(folder: Path, tracker: Any) -> tuple[Tracking, list[str]]:
-    RunStore(folder).put_current("run.json", {"created": "2026-01-01T00:00:00Z"})
+    RunFolder(folder).write_json(folder / "run.json", {"created": "2026-01-01T00:00:00Z"})
     said: list[str] = []
     return Tracking(folder, tracker, said.append), said
 
@@ -133,7 +134,12 @@ tells = Tracking(folder, open_tracker("trackio", folder, online=True), print)
 tells.tell(runs)
 assert tells.finish() == []
 """
-    environment = {"TRACKIO_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {
+        "TRACKIO_DIR": str(tmp_path),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
 
     def go(*command: str) -> str:
         return subprocess.run(
@@ -250,7 +256,7 @@ def test_a_tracker_that_fails_never_stops_a_study(
         Tracking(folder, Broken(), said.append).tell(told)
 
     store = run_study(plan, folder, StudyOptions(until="family_sweep"), on_job=on_job)
-    assert store.get_once("decisions/family_sweep.json")["outcomes"]
+    assert store.read_json(store.root / "decisions/family_sweep.json")["outcomes"]
     assert any("disk says no" in line for line in said)
     assert KEY not in "".join(said)
     # The jobs told of runs under the plan's names; the finished folder tells of the same.
@@ -262,11 +268,11 @@ def test_a_tracker_that_fails_never_stops_a_study(
 def test_a_changed_run_is_told_again_under_its_id(runs: list[TrackedRun], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    tells, _ = tracking(tmp_path, WandbTracker(tmp_path / "w" / "x", online=False, entity=None))
+    tells, _ = tracking(tmp_path, WandbTracker(tmp_path, online=False, entity=None))
     more = replace(runs[0], rows=runs[0].rows[:-1])
     assert tells.tell([more]) == 1
     assert tells.tell([runs[0]]) == 1
-    files = [*(tmp_path / "w" / "x" / "wandb").glob("offline-run-*/run-*.wandb")]
+    files = [*(tmp_path / "tracking/wandb/wandb").glob("offline-run-*/run-*.wandb")]
     assert len(files) == 2
     assert len({file.name for file in files}) == 1
 

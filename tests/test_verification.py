@@ -6,15 +6,18 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from steersweep.methods import cosmic, cosmic_scoring
 from steersweep.methods.official import built_in_fixtures, check_fixture
-from steersweep.steer import edits
+from steersweep.steer.edit import Edit
+from steersweep.steer.row_edits import RowEdits
 from test_cli import refused, run
 
 LLAMA, QWEN = (built_in_fixtures() / name for name in ("llama_s4", "qwen2_s2"))
@@ -38,7 +41,7 @@ def _in_place_reading_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _ablation_at_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edits._RowEdits, "everywhere", property(lambda _self: False))
+    monkeypatch.setattr(RowEdits, "all_writes", property(lambda _self: False))
 
 
 def _depth_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,10 +49,10 @@ def _depth_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _affine_addition_without_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = cosmic_scoring.Edit
-    monkeypatch.setattr(
-        cosmic_scoring, "Edit", lambda at, unit, offset: original(at, 0 * unit, offset)
-    )
+    def added_only(edit: Edit, **changed: Tensor) -> Edit:
+        return replace(edit, removed=None, **changed)
+
+    monkeypatch.setattr(cosmic_scoring, "replace", added_only)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import steersweep
-from steersweep.study.plan import parse_plan
+from steersweep.study.plan_file import parse_plan
 from steersweep.study.study import GateStop, run_study
 from steersweep.sweep.run import run_sweep
 from steersweep.sweep.settings import make_settings

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
-    from steersweep.judging.judge import Judgement, get_judge
+    from steersweep.judging.judge import get_judge
+    from steersweep.library.results import SweepResults
+    from steersweep.library.sweeping import sweep
     from steersweep.methods.dim import dim_directions
     from steersweep.methods.extraction import extract_directions
     from steersweep.methods.method import Found, Given, Method
     from steersweep.model.chat_model import ChatModel
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.run.direction import Direction, random_direction
+    from steersweep.run.judgement import Judgement
     from steersweep.steer.activations import residuals
-    from steersweep.steer.steering import Generation, Intervention, Row, generate
+    from steersweep.steer.edit import Edit
+    from steersweep.steer.steering import Generation, Row, generate
     from steersweep.sweep.verdict import Verdict, verdict
 
 __version__ = "0.1.0"
@@ -26,8 +30,10 @@ _HOMES = {
     "NumericalError": "core.errors",
     "SteersweepError": "core.errors",
     "judge_file": "judging.files",
-    "Judgement": "judging.judge",
+    "Judgement": "run.judgement",
     "get_judge": "judging.judge",
+    "SweepResults": "library.results",
+    "sweep": "library.sweeping",
     "dim_directions": "methods.dim",
     "extract_directions": "methods.extraction",
     "Found": "methods.method",
@@ -39,8 +45,8 @@ _HOMES = {
     "Direction": "run.direction",
     "random_direction": "run.direction",
     "residuals": "steer.activations",
+    "Edit": "steer.edit",
     "Generation": "steer.steering",
-    "Intervention": "steer.steering",
     "Row": "steer.steering",
     "generate": "steer.steering",
     "Verdict": "sweep.verdict",
@@ -50,16 +56,17 @@ _HOMES = {
 __all__ = [
     "ChatModel",
     "Direction",
+    "Edit",
     "Found",
     "Generation",
     "Given",
     "InputError",
-    "Intervention",
     "Judgement",
     "Method",
     "NumericalError",
     "Row",
     "SteersweepError",
+    "SweepResults",
     "Verdict",
     "dim_directions",
     "extract_directions",
@@ -70,6 +77,7 @@ __all__ = [
     "load_test_set",
     "random_direction",
     "residuals",
+    "sweep",
     "verdict",
 ]
 

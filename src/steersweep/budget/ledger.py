@@ -12,8 +12,9 @@ from typing import Any, TypeGuard
 
 from steersweep.catalog.gpus import LOCAL
 from steersweep.core import journal
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.journal import Entry, Line
+from steersweep.run.paths import RunPaths
 
 _LARGEST = 1e12  # USD or seconds of one job; more is a mistake or damage
 _TEXTS = {"reserve": ("id", "phase", "job"), "settle": ("id",)}
@@ -77,7 +78,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "ledger.jsonl"
+        self._path = RunPaths(folder).ledger
         self._reserved_here: dict[str, Entry] = {}
 
     def entries(self) -> list[Entry]:
@@ -213,8 +214,8 @@ class Ledger:
             if held + usd > stop:
                 raise BudgetStop(
                     f"{job}: could cost {usd:.4g} USD, and {held:.4g} of the {name} stop of "
-                    f"{stop:.4g} is spent or reserved. Everything finished is kept. Raise the "
-                    f"budget with --budget, or cut with --apply-cuts"
+                    f"{stop:.4g} is spent or reserved. Everything finished is kept. Raise "
+                    f"{setting('budget')}, or cut with {setting('apply_cuts')}"
                 )
 
     def _must_be_right(self, entry: Entry) -> None:

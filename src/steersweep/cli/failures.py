@@ -19,6 +19,8 @@ from steersweep.core.text_files import lone_surrogate
 
 VARIABLE = "STEERSWEEP_TRACEBACK"
 STOPPED = 130  # exit code after Ctrl+C
+# Settings that are called otherwise there.
+_OPTIONS = {"accept": "accept_change"}
 # No fault of the file that was named.
 _MACHINE = (*DISK_FULL, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _PRINTERS = ("typer", "click", "rich")
@@ -43,7 +45,7 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
         print("stopped; the same command again continues", file=sys.stderr)
         return STOPPED
     if isinstance(error, SteersweepError):
-        message, code = str(error), error.exit_code
+        message, code = error.told(_option), error.exit_code
     else:
         command = _command(arguments)
         if os.environ.get(VARIABLE) == "1":
@@ -61,6 +63,11 @@ def is_end_of_output(error: BaseException | None) -> bool:
     if not isinstance(error, BrokenPipeError) or error.__traceback__ is None:
         return False
     return _prints(_frames(error))
+
+
+def _option(setting: str) -> str:
+    """What the command line calls a setting that a message names."""
+    return "--" + _OPTIONS.get(setting, setting).replace("_", "-")
 
 
 def _command(arguments: Sequence[str]) -> str:

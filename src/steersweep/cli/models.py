@@ -14,11 +14,15 @@ from steersweep.cli.options import (
     JsonOption,
     MismatchOption,
     ModelArgument,
+    OperationOption,
+    PositionsOption,
     PrecisionOption,
     QuietOption,
     RemoteCodeOption,
     RevisionOption,
     RowsOption,
+    SiteOption,
+    SpanOption,
     SpecialTokensOption,
     TemplateOption,
 )
@@ -28,7 +32,10 @@ from steersweep.methods.method import METHODS
 
 if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
+    from steersweep.prompts.prompts import ExtractionSet
     from steersweep.run.direction import Direction
+    from steersweep.run.edit_settings import EditSettings
+    from steersweep.steer.edit import Edit
 
 
 def extract(
@@ -127,6 +134,17 @@ def generate(
     layer: Annotated[
         str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
     ] = None,
+    operation: OperationOption = "add",
+    site: SiteOption = "resid_post",
+    span: SpanOption = "to-end",
+    positions: PositionsOption = "all",
+    extraction: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --operation affine: the harmless prompts, a shipped set or a file "
+            "[default: those of the direction]."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
     rows: RowsOption = 256,
     precision: PrecisionOption = "auto",
@@ -144,36 +162,30 @@ def generate(
     Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.5
     --prompt "How do I bake a cake?"`
     """
-    from steersweep.core.setting_values import (
-        MAX_MULTIPLIER,
-        MAX_NEW_TOKENS,
-        MAX_ROWS,
-        MAX_STRENGTH,
-        whole_number,
-    )
+    from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.model.thinking import thinking_note
     from steersweep.run.condition import LayerChoice
     from steersweep.run.direction import Direction
+    from steersweep.run.edit_settings import EditSettings
     from steersweep.smoke.required import check_for_user
-    from steersweep.steer.steering import Intervention, Row
+    from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
-    if (multiplier is None) == (strength is None):
-        raise InputError("give either --multiplier or --strength")
-    for setting, number, highest in (
-        ("--multiplier", multiplier, MAX_MULTIPLIER),
-        ("--strength", strength, MAX_STRENGTH),
-    ):
-        if number is not None and not abs(number) <= highest:
-            raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
+    settings = EditSettings.read(
+        {"operation": operation, "site": site, "span": span, "positions": positions}
+    )
+    _check_length(operation, multiplier, strength)
+    if extraction is not None and operation != "affine":
+        raise InputError("--extraction: only --operation affine puts harmless prompts' mean back")
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
     wanted = None if layer is None else LayerChoice(layer)
     options = parse_template_options(template_options, "--template-options")
     found = Direction.load(direction)
+    reference = _prompts_of(found, extraction, direction) if operation == "affine" else None
     length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
     quiet_libraries()
     chat = ChatModel.load(
@@ -191,7 +203,7 @@ def generate(
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
     if found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
-    push = Intervention(found.vector, length, start)
+    push = _edit_of(chat, settings, found, start, length, reference)
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]
@@ -210,6 +222,62 @@ def generate(
             say("")
     if not quiet:
         show_notes(notes)
+
+
+def _check_length(operation: str, multiplier: float | None, strength: float | None) -> None:
+    from steersweep.core.setting_values import MAX_MULTIPLIER, MAX_STRENGTH
+
+    if operation == "remove":
+        if multiplier is not None or strength is not None:
+            raise InputError(
+                "--operation remove takes a direction out as a whole and has no strength; leave "
+                "--multiplier and --strength out"
+            )
+    elif (multiplier is None) == (strength is None):
+        raise InputError("give either --multiplier or --strength")
+    for setting, number, highest in (
+        ("--multiplier", multiplier, MAX_MULTIPLIER),
+        ("--strength", strength, MAX_STRENGTH),
+    ):
+        if number is not None and not abs(number) <= highest:
+            raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
+
+
+def _edit_of(
+    chat: ChatModel,
+    settings: EditSettings,
+    found: Direction,
+    start: int,
+    length: float,
+    prompts: ExtractionSet | None,
+) -> Edit:
+    """`prompts`: whose harmless ones an affine edit refers to."""
+    from steersweep.steer.activations import harmless_mean
+    from steersweep.steer.edit import Edit
+
+    reference = None
+    if prompts is not None:
+        position, site = found.position, settings.site
+        means = harmless_mean(chat, prompts.harmless, position=position, site=site)
+        reference = means[start].float()
+    return Edit.of(settings, found.vector, start, multiplier=length, reference=reference)
+
+
+def _prompts_of(found: Direction, extraction: str | None, path: Path) -> ExtractionSet:
+    """The prompts whose harmless ones an affine edit refers to."""
+    from steersweep.prompts.prompts import load_extraction_set
+
+    if extraction is not None:
+        return load_extraction_set(extraction)
+    name = found.prompts.partition("@")[0]
+    advice = f"{path}: was extracted from {name}; give that set or file as --extraction"
+    try:
+        prompts = load_extraction_set(name)
+    except InputError as error:
+        raise InputError(f"{advice} ({error})") from error
+    if prompts.id != found.prompts:
+        raise InputError(f"{advice}; {name} holds other prompts now")
+    return prompts
 
 
 def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> None:
@@ -245,7 +313,7 @@ def smoke(
     """
     from steersweep.model.template_options import parse_template_options
     from steersweep.smoke import smoke as smoke_test
-    from steersweep.study.plan import load_plan
+    from steersweep.study.plan_file import load_plan
 
     quiet_libraries()
     options = parse_template_options(template_options, "--template-options")
@@ -272,7 +340,7 @@ def smoke(
                 say()
     if every and not as_json:
         from steersweep.report.plan_table import planned as sweeps_of
-        from steersweep.study.phases import Cuts
+        from steersweep.study.sweeps import Cuts
 
         rows = sweeps_of(load_plan(model), Cuts())
         hours = sum(row["seconds"] for row in rows) / 3600

@@ -30,7 +30,7 @@ PricesOption = Annotated[
 ]
 JUDGES = (
     "default, keywords-v3, arditi-prefixes, classifier:MODEL[#LABEL], llm:MODEL[#FORMAT], "
-    "server:URL#MODEL[#FORMAT]."
+    "server:URL#MODEL[#FORMAT]; or your own, FILE.py:Class."
 )
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 ExtractionOption = Annotated[
@@ -69,5 +69,19 @@ TemplateOption = Annotated[
         "--template-options",
         help="Variables of the chat template: enable_thinking=false,reasoning_effort=low.",
     ),
+]
+OperationOption = Annotated[
+    str,
+    typer.Option(
+        help="What is done with a direction: add; remove the component along it, which has no "
+        "strength; affine: set the component to that of harmless prompts, then add."
+    ),
+]
+SiteOption = Annotated[
+    str, typer.Option(help="resid_post: after each layer; resid_pre: before it.")
+]
+SpanOption = Annotated[str, typer.Option(help="one layer, or each from that one to-end.")]
+PositionsOption = Annotated[
+    str, typer.Option(help="all tokens; those of the prompt; its last one; new ones.")
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None:
     """Tell a tracker everything a run folder holds, and wait a while for it to arrive."""
     from steersweep.people.reviews import results_in
-    from steersweep.run.folder import RunStore
+    from steersweep.run.folder import RunFolder
     from steersweep.study.status import frozen_plan
     from steersweep.tracking.record import runs_of_study, runs_of_sweep
     from steersweep.tracking.tracker import Tracking
 
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     if store.plan.get("kind") == "study":
         runs = runs_of_study(frozen_plan(store), folder)
     else:

@@ -12,6 +12,7 @@ import typer
 
 from steersweep.cli.options import JsonOption, OfflineOption
 from steersweep.cli.output import say, tell_note, tell_problems, tell_tracker, verdicts_of
+from steersweep.core.errors import InputError
 
 if TYPE_CHECKING:
     from steersweep.people.reviews import Item
@@ -38,6 +39,7 @@ def report(
     from steersweep.report.comparison import compare_runs, write_comparison
     from steersweep.report.html import write_report
     from steersweep.report.terminal import print_comparison
+    from steersweep.run.paths import RunPaths
 
     damaged = [
         problem for one in (folder, other) if one is not None for problem in tell_problems(one)
@@ -51,9 +53,10 @@ def report(
             "n_samples": written.n_samples,
             "samples_beside": written.beside,
         }
-        lines = [f"Report:  {page}", f"Figures: {folder / 'figures'} ({len(written.figures)})"]
+        paths = RunPaths(folder)
+        lines = [f"Report:  {page}", f"Figures: {paths.figures} ({len(written.figures)})"]
         if written.beside:
-            lines.append(f"Samples: {folder / 'report-samples'}, to be kept beside the page")
+            lines.append(f"Samples: {paths.samples}, to be kept beside the page")
     else:
         comparison = compare_runs(folder, other)
         page = write_comparison(comparison, out)
@@ -93,6 +96,7 @@ def review(
     from steersweep.people.reviews import agreements, queue, read_reviews, results_in
     from steersweep.report.html import write_report
     from steersweep.report.terminal import agreement_lines, review_lines
+    from steersweep.run.paths import RunPaths
 
     results = [result for _, found in results_in(folder) for result in found]
     items = queue(results, every=every)
@@ -100,11 +104,14 @@ def review(
         _serve_review(folder, items, port, blind=blind, browser=browser)
     results = apply_to_files(folder, tell_note)
     damaged = tell_problems(folder)
-    if (folder / "report.html").exists():
-        write_report(folder)
+    if RunPaths(folder).report.exists():
+        try:
+            write_report(folder)
+        except InputError as error:  # of the page alone: what labels say is shown all the same
+            tell_note(str(error))
     found = agreements(items, read_reviews(folder))
     if as_json:
-        verdicts = verdicts_of(results, folder / "results")["results"]
+        verdicts = verdicts_of(results, RunPaths(folder).results)["results"]
         agreed = [asdict(agreement) for agreement in found]
         shown = {"agreement": agreed, "results": verdicts, "problems": damaged}
         say(json.dumps(shown, indent=1))
@@ -148,10 +155,10 @@ def track(
 
     Example: `steersweep track study --to wandb`
     """
-    from steersweep.run.folder import RunStore
+    from steersweep.run.folder import RunFolder
     from steersweep.tracking.tracker import open_tracker
 
-    held = RunStore.existing(folder).plan.get("tracking", {})
+    held = RunFolder.existing(folder).plan.get("tracking", {})
     tracker = open_tracker(to, folder, online=not offline, entity=held.get("entity"))
     if tracker is not None:
         tell_tracker(folder, tracker)

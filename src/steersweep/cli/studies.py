@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 def plan(
     name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
-    phase: Annotated[str | None, typer.Option(help="Only this phase: 1, 2 or 3.")] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="Only this phase: 0 (verification) to 4 (transfer), or name.")
+    ] = None,
     apply_cuts: Annotated[int, typer.Option(help="With the plan's first N cuts.")] = 0,
     prices: PricesOption = None,
     as_json: JsonOption = False,
@@ -41,24 +43,38 @@ def plan(
     Example: `steersweep plan v3`
     """
     from steersweep.report.plan_table import planned, print_plan
-    from steersweep.study.phases import Cuts, prompt_notes
-    from steersweep.study.plan import load_plan, with_prices
+    from steersweep.study.plan_file import load_plan, with_prices
+    from steersweep.study.settings import prompt_notes
+    from steersweep.study.sweeps import Cuts
 
     loaded = load_plan(name)
     if prices is not None:
         loaded = with_prices(loaded, prices)
-    if phase not in (None, "1", "2", "3"):
-        raise InputError(f"--phase {phase}: choose 1, 2 or 3")
-    if not 0 <= apply_cuts <= len(loaded.data.get("cuts", [])):
-        raise InputError(
-            f"--apply-cuts {apply_cuts}: the plan has {len(loaded.data.get('cuts', []))} cuts"
-        )
+    only = _phase(loaded, phase)
+    if not 0 <= apply_cuts <= len(loaded.cuts):
+        raise InputError(f"--apply-cuts {apply_cuts}: the plan has {len(loaded.cuts)} cuts")
     show_notes(prompt_notes(loaded))
-    rows = planned(loaded, Cuts.first(loaded, apply_cuts), phase)
+    rows = planned(loaded, Cuts.first(loaded, apply_cuts), only)
     if as_json:
         say(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
     else:
         print_plan(loaded, rows)
+
+
+def _phase(plan: Plan, text: str | None) -> str | None:
+    """The name of the phase that a user means by a name or a number."""
+    from steersweep.study.phases.registry import phase_called
+
+    if text is None:
+        return None
+    try:
+        phase = phase_called(text)
+    except InputError as error:
+        raise InputError(f"--phase: {error}") from error
+    if phase.name not in plan.phases:
+        there = ", ".join(plan.phases)
+        raise InputError(f"--phase {text}: {plan.name} has no {phase.name}; it has {there}")
+    return phase.name
 
 
 def run(
@@ -66,7 +82,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     phase: Annotated[
         str | None,
-        typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or its name."),
+        typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or name."),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
     apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
@@ -99,8 +115,9 @@ def run(
     Example: `steersweep run v3-lab --out study`
     """
     from steersweep.report.study_table import print_decision
-    from steersweep.study.phases import prompt_notes
-    from steersweep.study.plan import PHASES, load_plan, with_prices
+    from steersweep.run.paths import RunPaths
+    from steersweep.study.plan_file import load_plan, with_prices
+    from steersweep.study.settings import prompt_notes
     from steersweep.study.status import decided
     from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import open_tracker
@@ -111,10 +128,6 @@ def run(
         raise InputError("--ray-address and --ray-storage go with --engine ray")
     if engine != "modal" and detach:
         raise InputError("--detach goes with --engine modal")
-    if phase in ("0", "1", "2", "3", "4"):
-        phase = PHASES[int(phase)]
-    if phase is not None and phase not in PHASES:
-        raise InputError(f"--phase {phase}: choose 0 to 4 or {', '.join(PHASES)}")
     if budget is not None and not 0 <= budget < float("inf"):
         raise InputError(f"--budget {budget}: must be 0 or more USD")
     if apply_cuts < 0:
@@ -122,18 +135,18 @@ def run(
     loaded = load_plan(name)
     if prices is not None:
         loaded = with_prices(loaded, prices)
+    until = _phase(loaded, phase)
     show_notes(prompt_notes(loaded))
     quiet_libraries()
     options = StudyOptions(
-        phase, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
+        until, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
     )
-    wanted = {} if track is None else {"tracker": track}
-    tracking = loaded.data.get("tracking", {}) | wanted | ({"online": False} if offline else {})
+    tracking = loaded.tracking
     tracker = open_tracker(
-        tracking.get("tracker", "none"),
+        tracking.tracker if track is None else track,
         out,
-        online=tracking.get("online", True),
-        entity=tracking.get("entity"),
+        online=tracking.online and not offline,
+        entity=tracking.entity,
     )
     if engine == "modal":
         _run_away(loaded, out, options, detach=detach, quiet=quiet)
@@ -145,7 +158,7 @@ def run(
     last = phase or "final"
     print_decision(last, decided(out)[last])
     say(f"\n{loaded.name}: every phase asked for is done")
-    say(f"Findings:  {out / 'FINDINGS_LOG.md'}\nDecisions: steersweep decide {out}")
+    say(f"Findings:  {RunPaths(out).findings}\nDecisions: steersweep decide {out}")
     show_report(out)
 
 
@@ -174,8 +187,7 @@ def _run_here(
     from steersweep.tracking.record import runs_of_job
     from steersweep.tracking.tracker import Tracking
 
-    total = plan.data.get("budget", {}).get("total")
-    budget = options.budget if options.budget is not None else total
+    budget = plan.budget.total if options.budget is None else options.budget
     try:
         with live_view(quiet=quiet, spent=Ledger(out).spent, budget=budget) as view:
             tracking = None if tracker is None else Tracking(out, tracker, view.on_line)
@@ -237,10 +249,10 @@ def status(
 
     Example: `steersweep status study`
     """
-    from steersweep.run.folder import is_away
+    from steersweep.run.paths import RunPaths
     from steersweep.study.status import status as status_of
 
-    if is_away(folder):
+    if RunPaths(folder).is_away:
         from steersweep.study.away import away
 
         try:
@@ -301,13 +313,14 @@ def approve(
     Example: `steersweep approve study R1 --by "A. Lead"`
     """
     from steersweep.people import gates
-    from steersweep.study.plan import GATES
+    from steersweep.study.phases.registry import gates as study_gates
     from steersweep.study.status import sign_gate
     from steersweep.verification.report import GATE
     from steersweep.verification.signing import sign_verification
 
-    if gate not in (GATE, *GATES):
-        raise InputError(f"{gate}: no such gate; there are {', '.join([*GATES, GATE])}")
+    known = (*study_gates(), GATE)
+    if gate not in known:
+        raise InputError(f"{gate}: no such gate; there are {', '.join(known)}")
     if gate == GATE:
         if reject:
             raise InputError(f"{GATE}: a report is signed or left unsigned")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +18,15 @@ from steersweep.cli.options import (
     MismatchOption,
     ModelArgument,
     OfflineOption,
+    OperationOption,
+    PositionsOption,
     PrecisionOption,
     QuietOption,
     RemoteCodeOption,
     RevisionOption,
     RowsOption,
+    SiteOption,
+    SpanOption,
     SpecialTokensOption,
     TemplateOption,
 )
@@ -57,6 +62,7 @@ def demo(
     Example: `steersweep demo --out demo`
     """
     from steersweep.lab.models import DEMO_MODELS
+    from steersweep.run.result_files import FAMILY_SWEEP
     from steersweep.sweep.settings import make_settings
 
     settings = make_settings(
@@ -71,6 +77,7 @@ def demo(
             f"--quick: {QUICK_PROMPTS} prompts instead of {DEMO_PROMPTS}; intervals are wide.",
             err=True,
         )
+    settings = replace(settings, results_name=FAMILY_SWEEP)
     _run_and_show(settings, out, "auto", as_json=as_json, quiet=quiet)
 
 
@@ -80,6 +87,10 @@ def sweep(
         str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
     ] = "0.2,0.4,0.5,0.6,0.8",
     methods: MethodsOption = "dim",
+    operation: OperationOption = "add",
+    site: SiteOption = "resid_post",
+    span: SpanOption = "to-end",
+    positions: PositionsOption = "all",
     multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
     strengths: Annotated[
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
@@ -111,7 +122,8 @@ def sweep(
 ) -> None:
     """Sweep layers and strengths on one model. The same command again continues a killed run.
 
-    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5.
+    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5; with --operation remove,
+    none.
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
@@ -125,7 +137,13 @@ def sweep(
         methods=methods,
         layers=layers,
         multipliers=multipliers,
-        strengths=strengths if strengths or multipliers else DEFAULT_STRENGTHS,
+        strengths=(
+            strengths if strengths or multipliers or operation == "remove" else DEFAULT_STRENGTHS
+        ),
+        operation=operation,
+        site=site,
+        span=span,
+        positions=positions,
         prompts=prompts,
         extraction=extraction,
         max_prompts=max_prompts,

@@ -41,7 +41,7 @@ def verify_cosmic(
     from steersweep.prompts.files import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
-    from steersweep.verification.report import REPORT_NAME
+    from steersweep.run.paths import RunPaths
     from steersweep.verification.verify import Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
 
@@ -74,7 +74,7 @@ def verify_cosmic(
         say(json.dumps(result, indent=1))
     else:
         print_checks(result)
-        say(f"\nReport:  {out / REPORT_NAME}\nResults: {path}")
+        say(f"\nReport:  {RunPaths(out).verification}\nResults: {path}")
     if not result["passed"]:
         raise typer.Exit(1)
 

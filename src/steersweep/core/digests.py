@@ -4,6 +4,9 @@ JSON files end in a field `digest`: the SHA-256, in hexadecimal, of the file's n
 folder, a line feed, and every byte before the line of that field. In a list of objects it is the
 last field of the last object. The name is part of it, so that one file in place of another shows.
 
+White space at the end of a JSON file or of `plan.yaml` counts for nothing: editors add a line
+feed, or change the last one. Any other change, CR LF for every LF among them, is damage.
+
 `plan.yaml` begins with a comment that holds the digest of its name, a line feed, and all that
 follows the comment. Safetensors files hold the digest of their metadata and tensors in `digest` of
 the metadata; a direction's file is named by it.
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 FIELD = "digest"
 _HEX = 64
+_SPACE = b" \t\r\n"
 _COMMENT = b"# digest: "
 # How a file goes on after the digest, by its first character.
 _BEFORE = {b"{": b'\n "digest": "', b"[": b'\n  "digest": "'}
@@ -73,6 +77,7 @@ def check(name: str, data: bytes) -> None:
         Damaged: it is not.
     """
     kind = data[:1]
+    data = data.rstrip(_SPACE) + b"\n"
     if kind not in _BEFORE:
         raise Damaged("empty, or no JSON object" if data.strip() else "empty")
     before, after = _BEFORE[kind], _AFTER[kind]
@@ -84,18 +89,19 @@ def check(name: str, data: bytes) -> None:
 
 
 def seal_text(name: str, text: str) -> bytes:
-    """A text with the digest in a comment on its first line."""
-    data = text.encode("utf-8", errors="backslashreplace")
+    """A text with the digest in a comment on its first line; it ends in one line feed."""
+    data = text.encode("utf-8", errors="backslashreplace").rstrip(_SPACE) + b"\n"
     return _COMMENT + _hex(name, data) + b"\n" + data
 
 
 def unseal_text(name: str, data: bytes) -> str:
-    """What `seal_text` was given.
+    """What `seal_text` was given, with one line feed at its end.
 
     Raises:
         Damaged: the file is not as it was written.
     """
     first, _, rest = data.partition(b"\n")
+    rest = rest.rstrip(_SPACE) + b"\n"
     if first != _COMMENT + _hex(name, rest):
         is_there = first.startswith(_COMMENT)
         raise Damaged("its digest is wrong" if is_there else "its digest is missing")

@@ -15,10 +15,10 @@ from typing import Literal, Protocol
 
 from steersweep.core.atomic import DiskFull, write_text
 from steersweep.core.errors import InputError, SteersweepError
-from steersweep.core.printing import safe_name
 from steersweep.core.redaction import redacted_traceback
 from steersweep.model.source import LAB_PREFIX, ModelSource, find_model
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
+from steersweep.run.paths import RunPaths
 from steersweep.work.job import Job, Progress
 from steersweep.work.worker import run_job
 
@@ -155,7 +155,13 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
     tell("started")
     try:
         job = replace(work.job, source=found_here(work.job.source))
-        store = RunStore(folder / work.folder)
+
+        def note(text: str) -> None:
+            tell(
+                "progress", Progress(job.source.name, 0, len(job.conditions), 0.0, "", warning=text)
+            )
+
+        store = RunFolder(folder / work.folder, on_note=note)
         run_job(job, store, lambda progress: tell("progress", progress))
     except SteersweepError as error:
         if error in told:
@@ -164,8 +170,10 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
     except Exception as error:
         if error in told:
             raise
-        log = folder / "logs" / f"{safe_name(work.name.replace(' ', '-'))}.txt"
-        failure = SteersweepError(f"{type(error).__name__}: {error} (traceback: logs/{log.name})")
+        log = RunPaths(folder).traceback(work.name)
+        failure = SteersweepError(
+            f"{type(error).__name__}: {error} (traceback: {log.relative_to(folder)})"
+        )
         try:
             write_text(log, redacted_traceback(error))
         except DiskFull as full:

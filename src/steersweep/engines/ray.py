@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import first_line
 from steersweep.engines.engine import (
     Cancelled,
@@ -70,7 +70,7 @@ class RayEngine:
             import ray
         except ImportError as error:
             raise InputError(
-                "--engine ray: Ray is not installed: pip install 'steersweep[ray]'"
+                f"{setting('engine')} ray: Ray is not installed: pip install 'steersweep[ray]'"
             ) from error
         if not ray.is_initialized():
             self._connect(ray)
@@ -122,7 +122,8 @@ class RayEngine:
             if name not in usual and not name.startswith("node:")
         )
         raise InputError(
-            f"--engine ray: the cluster has no {kind}; it has {', '.join(others) or 'only CPUs'}. "
+            f"{setting('engine')} ray: the cluster has no {kind}; it has "
+            f"{', '.join(others) or 'only CPUs'}. "
             f"Start a machine that has one with: ray start --resources '{{\"{kind}\": 1}}'"
         )
 
@@ -267,7 +268,7 @@ class RayEngine:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise InputError(
-                f"--ray-address {self._address}: no Ray cluster answers there: "
+                f"{setting('ray_address')} {self._address}: no Ray cluster answers there: "
                 f"{first_line(error)}. A cluster that was started with a token needs the same "
                 f"token here: RAY_AUTH_MODE=token and ~/.ray/auth_token or RAY_AUTH_TOKEN"
             ) from error
@@ -297,19 +298,20 @@ class RayEngine:
                 except ray.exceptions.RayError as error:
                     why = str(error).strip().splitlines()[-1]
                     raise InputError(
-                        f"--engine ray: {address} cannot run steersweep: {why}. Install the "
-                        f"libraries there: pip install 'steersweep[ray]'"
+                        f"{setting('engine')} ray: {address} cannot run steersweep: {why}. Install "
+                        f"the libraries there: pip install 'steersweep[ray]'"
                     ) from error
                 if different := differences(there, versions()):
                     raise InputError(
-                        f"--engine ray: {address} has other versions than this machine: "
-                        f"{'; '.join(different)}. Results would depend on where a job runs; "
-                        f"install the same versions everywhere (constraints.txt)"
+                        f"{setting('engine')} ray: {address} has other versions than this "
+                        f"machine: {'; '.join(different)}. Results would depend on where a job "
+                        f"runs; install the same versions everywhere (constraints.txt)"
                     )
                 if not sees and self._storage is None:
                     raise InputError(
-                        f"--out {self._folder}: {address} does not see this folder; use a shared "
-                        f"one, or --ray-storage with a path or URL that every machine reaches"
+                        f"{setting('out')} {self._folder}: {address} does not see this folder; use "
+                        f"a shared one, or {setting('ray_storage')} with a path or URL that every "
+                        f"machine reaches"
                     )
         finally:
             probe.unlink()

@@ -15,13 +15,13 @@ from typing import Any, Protocol, TypeVar
 
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError, SteersweepError
+from steersweep.run.paths import is_of_jobs, was_set_aside
 
 # Seconds between tries while storage is away: five minutes in all.
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0, 60.0, 60.0)
 # What another try does not change.
 _FOR_GOOD = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _T = TypeVar("_T")
-_WRITTEN_BY_JOBS = ("conditions", "directions", "extraction", "logs")
 
 
 class StorageAway(SteersweepError):
@@ -90,7 +90,7 @@ class Mirror:
         if missing:
             self._held |= self._there(system, root)
         # What was damaged and made again takes the place of what others have.
-        again = {name for name in here - self._replaced if _was_set_aside(folder / name)}
+        again = {name for name in here - self._replaced if was_set_aside(folder / name)}
         self._replaced |= again
         for name in sorted((missing - self._held) | again):
             part = f"{root}/.{uuid.uuid4().hex}.part"
@@ -129,14 +129,3 @@ class Mirror:
         system, root = fsspec.core.url_to_fs(self.url)
         system.makedirs(root, exist_ok=True)
         return system, root.rstrip("/")
-
-
-def _was_set_aside(path: Path) -> bool:
-    """Whether a damaged file of this name lies beside it; see `RunStore.set_aside`."""
-    return path.with_name(f"{path.name}.damaged").exists()
-
-
-def is_of_jobs(path: Path) -> bool:
-    """Whether a path relative to a run folder is one that jobs write, whole and not damaged."""
-    whole = path.suffix in (".json", ".safetensors", ".txt") and not path.name.startswith(".")
-    return whole and len(path.parts) > 1 and path.parts[-2] in _WRITTEN_BY_JOBS

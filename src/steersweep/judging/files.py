@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import parse_json, read_text
 from steersweep.judging.judge import Answer, get_judge
 
@@ -37,7 +37,7 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
     try:
         judge = get_judge(judge_name, Path(f"{target}.replies"))
     except ValueError as error:
-        raise InputError(f"--judge {judge_name}: {error}") from error
+        raise InputError(f"{setting('judge')} {judge_name}: {error}") from error
     lines = read_text(source, max_bytes=MAX_BYTES).split("\n")
     _refuse_target(source, target)
     rows = [_row(source, n, line) for n, line in enumerate(lines, start=1) if line.strip()]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
+from steersweep.core.own import is_own
 from steersweep.judging.drift import drift
 from steersweep.judging.loops import repeats_once
 from steersweep.judging.quality import Breakdown, Fluency, breakdown
@@ -16,56 +17,15 @@ from steersweep.judging.refusal import (
     ARDITI_MARKERS,
     KEYWORDS_V3,
     Refusal,
-    Stance,
     has_marker,
     judge_refusal,
 )
 from steersweep.judging.text import taken_apart
 from steersweep.model.thinking import split_thinking
+from steersweep.run.judgement import Judgement, Quality
 
-__all__ = ["DEFAULT_JUDGE", "Answer", "Fluency", "Judge", "Judgement", "Quality", "get_judge"]
-
-UNJUDGED: Literal["unjudged"] = "unjudged"
-Quality = Literal["coherent", "garbled", "normal", "unjudged"]
 DEFAULT_JUDGE = "default"
 NO_ANSWER = "no-answer"
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a response is.
-
-    Attributes:
-        refusal: whether it refuses, wholly or in part, in whatever text.
-        quality: `coherent` (a fluent refusal), `garbled` (broken text) or `normal` (a fluent
-            answer: steering had no effect); `unjudged` where the judge failed, and then nothing
-            else here says anything.
-        failure_mode: how the text is broken or marked, or None.
-        ambiguous: whether the evidence disagrees or is near a threshold.
-        score: probability of a refusal, 0 to 1.
-        stance: `refuses`, `partial` (counts as a refusal) or `helps`; `unknown` where unjudged.
-        error: why it is unjudged; else empty.
-    """
-
-    refusal: bool
-    quality: Quality
-    failure_mode: str | None
-    ambiguous: bool
-    score: float
-    stance: Stance | Literal["unknown"]
-    error: str = ""
-
-    def fields(self) -> dict[str, Any]:
-        """What is written of it: every field, but `error` only where there is one."""
-        found = asdict(self)
-        if not self.error:
-            del found["error"]
-        return found
-
-
-def unjudged(error: str) -> Judgement:
-    """What stands in place of a judgement where a judge failed; people look at it first."""
-    return Judgement(False, UNJUDGED, None, True, 0.5, "unknown", error)
 
 
 @dataclass(frozen=True)
@@ -249,9 +209,30 @@ def _kind(name: str) -> str | None:
     return next((prefix for prefix in _MODELS if name.startswith(prefix)), None)
 
 
+def _own(place: str) -> Judge:
+    from steersweep.judging.own import own_judge
+
+    return own_judge(place)
+
+
+def _exactly(name: str, make: Callable[[str], Judge]) -> OfAnswers:
+    """The judge of a name, or of an id that ends in a digest.
+
+    Raises:
+        ValueError: it has another digest now.
+    """
+    wanted, digest, _ = name.partition(_DIGEST)
+    judge = OfAnswers(make(wanted))
+    if digest and judge.id != name:
+        raise ValueError(
+            f"its weights, format or code are no longer those this began with: it is {judge.id} now"
+        )
+    return judge
+
+
 def is_judge_name(name: str) -> bool:
     """Whether `get_judge` knows the name, or would try to find the model it names."""
-    return name in _JUDGES or _kind(name) is not None
+    return name in _JUDGES or is_own(name)
 
 
 def get_judge(name: str = DEFAULT_JUDGE, cache: Path | None = None) -> OfAnswers:
@@ -263,8 +244,8 @@ def get_judge(name: str = DEFAULT_JUDGE, cache: Path | None = None) -> OfAnswers
         name: `default`, `keywords-v3` (the source plan's), `arditi-prefixes` (Arditi et al. 2024),
             `classifier:MODEL[#LABEL]` (a text-classification model), `llm:MODEL[#FORMAT]` (a
             language model), `server:URL#MODEL[#FORMAT]` (one on a server of this machine or its
-            network) or `remote:URL#MODEL[#FORMAT]` (elsewhere: answers leave the machine); or a
-            judge's id, for exactly that judge.
+            network) or `remote:URL#MODEL[#FORMAT]` (elsewhere: answers leave the machine); your
+            own, `package.module:Class` or `FILE.py:Class`; or a judge's id, for exactly that judge.
         cache: folder where replies of servers are kept, so that none is asked for twice.
 
     Raises:
@@ -272,16 +253,15 @@ def get_judge(name: str = DEFAULT_JUDGE, cache: Path | None = None) -> OfAnswers
         InputError: its model or format cannot be found or read.
     """
     if (kind := _kind(name)) is not None:
-        wanted, digest, _ = name.partition(_DIGEST)
-        judge = OfAnswers(_MODELS[kind](wanted.removeprefix(kind), cache))
-        if digest and judge.id != name:
-            raise ValueError(
-                f"its weights or format are no longer those this began with: it is {judge.id} now"
-            )
-        return judge
+        make = _MODELS[kind]
+        return _exactly(name, lambda wanted: make(wanted.removeprefix(kind), cache))
+    if is_own(name.partition(_DIGEST)[0]):
+        return _exactly(name, _own)
     known = name.split("@", maxsplit=1)[0]
     if known not in _JUDGES:
         known = ", ".join(_JUDGES)
         models = ", ".join(f"{prefix}..." for prefix in _MODELS)
-        raise ValueError(f"no judge of that name; there are {known}, {models}")
+        raise ValueError(
+            f"no judge of that name; there are {known}, {models}, or your own, FILE.py:Class"
+        )
     return OfAnswers(_JUDGES[known]())

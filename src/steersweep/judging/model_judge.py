@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from steersweep.judging.judge import Answer, Judgement, TextJudge, unjudged
+from steersweep.judging.judge import Answer, TextJudge
 from steersweep.judging.quality import breakdown
 from steersweep.judging.refusal import Refusal, judge_refusal
+from steersweep.run.judgement import Judgement, unjudged
 
 Pair = tuple[str, str]  # prompt and answer
 

@@ -11,11 +11,10 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from steersweep.judging.signs import signs
-
-Stance = Literal["refuses", "partial", "helps"]
+from steersweep.run.judgement import Stance
 
 # The source plan names the first seven; the others are in its spirit, to its count of about 20.
 KEYWORDS_V3 = (

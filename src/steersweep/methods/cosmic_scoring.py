@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -24,15 +24,9 @@ from steersweep.methods.candidates import (
 from steersweep.methods.cosmic import CosmicRules
 from steersweep.methods.noise import noise_share
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.edits import (
-    Edit,
-    ablation,
-    addition,
-    clean_logits,
-    clean_states,
-    run_edits,
-)
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.passes import clean_logits, clean_states, run_edits
 
 _Kind = Literal["harmful", "harmless"]
 Place = tuple[int, int]  # of a candidate: index of its position, and its layer
@@ -164,14 +158,18 @@ def candidate_edits(candidates: Candidates, rules: CosmicRules) -> CandidateEdit
             at = layer + shift
             found.places.append((position, layer))
             if rules.ablate == "affine":
-                replaced = ablation(at, vector, reference)
+                replaced = Edit.affine(vector, reference, 0.0, at, at + 1, site="resid_pre")
+                assert replaced.added is not None, "the reference is put back"
                 found.ablations.append(replaced)
                 # The affine variant's addition sets the component to the harmless mean's first.
-                found.additions.append(Edit(at, replaced.unit, replaced.offset + vector))
+                found.additions.append(replace(replaced, added=replaced.added + vector))
                 continue
-            found.ablations.append(ablation(None if rules.ablate == "everywhere" else at, vector))
+            if rules.ablate == "everywhere":
+                found.ablations.append(Edit.everywhere(vector))
+            else:
+                found.ablations.append(Edit.remove(vector, at, at + 1, site="resid_pre"))
             length = vector.norm() + _EPSILON if rules.unit_addition else 1.0
-            found.additions.append(addition(at, vector / length))
+            found.additions.append(Edit.add(vector / length, 1.0, at, at + 1, site="resid_pre"))
     return found
 
 

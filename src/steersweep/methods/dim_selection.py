@@ -21,7 +21,8 @@ from steersweep.methods.candidates import (
     next_token_kl,
 )
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.edits import Edit, ablation, addition, clean_logits, run_edits
+from steersweep.steer.edit import Edit
+from steersweep.steer.passes import clean_logits, run_edits
 
 _EPSILON = 1e-8
 MAX_KL = 0.1  # nats
@@ -64,8 +65,11 @@ def score_dim_candidates(
     """Run every candidate through the model. The scoring half of `select_direction`."""
     n_positions, n_layers, _ = candidates.vectors.shape
     places = [(p, layer) for p in range(n_positions) for layer in range(n_layers)]
-    ablations = [ablation(None, candidates.vectors[place]) for place in places]
-    additions = [addition(place[1], candidates.vectors[place]) for place in places]
+    ablations = [Edit.everywhere(candidates.vectors[place]) for place in places]
+    additions = [
+        Edit.add(candidates.vectors[p, layer], 1.0, layer, layer + 1, site="resid_pre")
+        for p, layer in places
+    ]
 
     def means(prompts: PromptIds, edits: Sequence[Edit]) -> tuple[Tensor, Tensor]:
         """Refusal score and KL of each edit, `[position, layer]`."""

@@ -59,8 +59,6 @@ def extract_directions(
         found = finder.find(chat, prompts, layers, given)
     else:
         found = _found_by_own(own, finder, chat, prompts, layers, given)
-        for fault in _faults(found, finder, chat, prompts, layers):
-            raise InputError(f"{own}: {fault}")
     if found.chosen is None:
         return found
     label = str(Label(name, chose_layer=True))
@@ -75,26 +73,28 @@ def _found_by_own(
     layers: Sequence[int],
     given: Given,
 ) -> Found:
-    """What a method of a user's own finds; too little memory stays what it is."""
-    out_of_memory: list[BaseException] = []
+    """What a method of a user's own finds, checked; too little memory stays what it is."""
+    too_large: list[BaseException] = []
 
-    def find() -> Found | None:
+    def find() -> Any:
         try:
             return method.find(chat, prompts, layers, given)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            out_of_memory.append(error)
-            return None
+            too_large.append(error)
 
     try:
         found = own.running("find failed", find)
     except InputError as error:
         said = str(error)
         raise InputError(said if said.startswith(str(own)) else f"{own}: {said}") from error
-    if found is None:
-        raise out_of_memory[0]
-    return found
+    if too_large:
+        raise too_large[0]
+    for fault in _faults(found, method, chat, prompts, layers):
+        raise InputError(f"{own}: {fault}")
+    checked: Found = found
+    return checked
 
 
 def _faults(

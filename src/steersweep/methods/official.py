@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.methods.candidates import Selection, SplitIds, candidates_from
 from steersweep.methods.cosmic import CosmicRules
 from steersweep.methods.cosmic_scoring import (
@@ -30,7 +30,8 @@ from steersweep.methods.dim_selection import (
 )
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource
-from steersweep.steer.edits import Edit, ablation, addition, edited_logits
+from steersweep.steer.edit import Edit
+from steersweep.steer.passes import edited_logits
 
 SCORE_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 2e-5
@@ -77,11 +78,13 @@ def fixture_folders(folder: Path) -> list[Path]:
         InputError: there is none, or one lacks a file.
     """
     if not folder.is_dir():
-        raise InputError(f"--fixtures {folder}: no such folder")
+        raise InputError(f"{setting('fixtures')} {folder}: no such folder")
     candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     found = [path for path in candidates if (path / "spec.json").is_file()]
     if not found:
-        raise InputError(f"--fixtures {folder}: holds no fixture (a folder with spec.json)")
+        raise InputError(
+            f"{setting('fixtures')} {folder}: holds no fixture (a folder with spec.json)"
+        )
     for path in found:
         for name in _FILES:
             if not (path / name).is_file():
@@ -163,7 +166,7 @@ class _Fixture:
                                 f"logits_{name}_add_harmless_val": edits.additions[index],
                             },
                         )
-        nothing = addition(0, torch.zeros(self.chat.d_model))
+        nothing = _added_before(0, torch.zeros(self.chat.d_model))
         self._logits(
             official, {f"logits_base_{s}": nothing for s in ("harmful_val", "harmless_val")}
         )
@@ -190,7 +193,7 @@ class _Fixture:
             self.chat, self.data.harmful_train, self.data.harmless_train, positions=self.positions
         )
         self._near("mean differences", candidates.vectors, official["mean_diffs"])
-        nothing = addition(0, torch.zeros(self.chat.d_model))
+        nothing = _added_before(0, torch.zeros(self.chat.d_model))
         for field in fields(SplitIds):
             logits = edited_logits(self.chat, getattr(self.data, field.name), nothing)
             self._near(
@@ -214,9 +217,9 @@ class _Fixture:
                 self._logits(
                     official,
                     {
-                        "logits_ablate_harmful_val": ablation(None, vector),
-                        "logits_actadd_minus1_harmful_val": addition(choice.layer, -vector),
-                        "logits_actadd_plus1_harmless_val": addition(choice.layer, vector),
+                        "logits_ablate_harmful_val": Edit.everywhere(vector),
+                        "logits_actadd_minus1_harmful_val": _added_before(choice.layer, -vector),
+                        "logits_actadd_plus1_harmless_val": _added_before(choice.layer, vector),
                     },
                 )
 
@@ -282,6 +285,11 @@ class _Arrays:
         if name not in self._arrays:
             raise InputError(f'{self._path}: array "{name}" is missing')
         return self._arrays[name]
+
+
+def _added_before(layer: int, vector: Tensor) -> Edit:
+    """`vector` `[d_model]` added to the input of one layer."""
+    return Edit.add(vector, 1.0, layer, layer + 1, site="resid_pre")
 
 
 def _read_json(path: Path) -> Any:

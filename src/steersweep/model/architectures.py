@@ -18,6 +18,11 @@ _OTHER_HEADS = re.compile(
     r"|ForTextEncoding|RewardModel|ForScore|DoubleHeadsModel|Classifier$"
 )
 _WHAT_ELSE = "steersweep needs a decoder-only chat model that continues text"
+# Parts of wrappers that a text prompt does not reach.
+NOT_TEXT = re.compile(
+    r"(^|\.)(\w*vision\w*|visual\w*|image_\w+|\w*audio\w*|video_\w+|multi_modal_projector"
+    r"|mm_projector|\w*vit\w*|vpm|resampler|connector|aligner|embed_vision|embed_audio)\."
+)
 # They read a whole prompt in both directions before they answer.
 _PREFIX_MODELS = ("paligemma",)
 _MOST_LAYERS = 10_000

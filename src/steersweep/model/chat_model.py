@@ -19,11 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.core.printing import first_line
 from steersweep.model.hub import check_files
+from steersweep.model.loaded import LoadedSource
 from steersweep.model.loading import load_network
-from steersweep.model.precision import check_usable, resolve_precision
+from steersweep.model.numbers import check_numbers
+from steersweep.model.precision import check_usable
 from steersweep.model.rendering import Renderer, SpecialTokens, load_renderer, max_positions
 from steersweep.model.source import ModelSource, family_of, find_model
 from steersweep.model.template_options import TemplateOptions
@@ -154,12 +156,13 @@ class ChatModel:
             if isinstance(model, ModelSource)
             else find_model(model, revision=revision, trust_remote_code=trust_remote_code)
         )
-        target = resolve_device(device)
         source = source.pinned()
+        target = resolve_device(source.device(device))
         config = source.config()
-        precision = resolve_precision(precision, config, target)
-        check_usable(precision, config, target)
-        check_files(source, config)
+        precision = source.precision(precision, config, target)
+        if not isinstance(source, LoadedSource):
+            check_usable(precision, config, target)
+            check_files(source, config)
         renderer = load_renderer(
             source,
             config,
@@ -169,12 +172,53 @@ class ChatModel:
             template_options=template_options,
         )
         renderer.check()
-        network = load_network(source, config, precision, target)
+        if isinstance(source, LoadedSource):
+            network = source.network.eval()
+            check_numbers(network, source.model_id)
+        else:
+            network = load_network(source, config, precision, target)
         chat = cls(
             network, renderer.tokenizer, source=source, precision=precision, renderer=renderer
         )
         check_vocabulary(renderer.tokenizer, chat.n_tokens, source.model_id, chat.prompt_ids)
         return chat
+
+    @classmethod
+    def wrap(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str = "model",
+        date: str | None = None,
+        special_tokens: SpecialTokens = "text",
+        template: str | None = None,
+        template_options: TemplateOptions | None = None,
+    ) -> ChatModel:
+        """A model and tokenizer that are loaded already.
+
+        The model is put into evaluation mode, so that dropout is off. Its numbers are not changed.
+
+        Args:
+            model: a causal language model of transformers.
+            tokenizer: its tokenizer; without a chat template of its own, give `template`.
+            name: what results call the model.
+            date: see `load`.
+            special_tokens: see `load`.
+            template: see `load`.
+            template_options: see `load`.
+
+        Raises:
+            InputError: no usable chat template; a type of numbers that is not supported; weights
+                that are damaged or not in memory; a tokenizer whose tokens the model does not have.
+        """
+        return cls.load(
+            LoadedSource(name, name, network=model, tokenizer=tokenizer),
+            date=date,
+            special_tokens=special_tokens,
+            template=template,
+            template_options=template_options,
+        )
 
     # -- facts about the model -------------------------------------------------------------------
 
@@ -658,6 +702,6 @@ def resolve_device(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"--device {device}: not available on this machine ({first_line(error)})"
+            f"{setting('device')} {device}: not available on this machine ({first_line(error)})"
         ) from error
     return device

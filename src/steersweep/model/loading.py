@@ -6,24 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
 from steersweep.core.errors import InputError
 from steersweep.core.printing import first_line
-from steersweep.model.architectures import auto_class, is_wrapper
+from steersweep.model.architectures import NOT_TEXT, auto_class, is_wrapper
 from steersweep.model.hub import tensors_of
 from steersweep.model.memory import is_out_of_memory
 from steersweep.model.misfits import Misfits, why
+from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_label, load_options, settle
 from steersweep.model.quantization import method_of
 from steersweep.model.source import ModelSource, explain_loading
 
-# Parts of wrappers that a text prompt does not reach.
-_NOT_TEXT = re.compile(
-    r"(^|\.)(\w*vision\w*|visual\w*|image_\w+|\w*audio\w*|video_\w+|multi_modal_projector"
-    r"|mm_projector|\w*vit\w*|vpm|resampler|connector|aligner|embed_vision|embed_audio)\."
-)
 # What files hold beside the weights that answers are computed with: layers that guess several
 # tokens ahead, scales of quantized caches, buffers that are computed anew.
 _SPARE = re.compile(
@@ -74,7 +67,7 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
     if not source.is_local:
         tensors_of(source, config, method)
     check_label(network, precision, source.model_id)
-    _check_numbers(network, source.model_id)
+    check_numbers(network, source.model_id)
     settle(network)
     network.eval()
     network.requires_grad_(False)
@@ -85,7 +78,7 @@ def _check_report(source: ModelSource, config: Any, report: Mapping[str, Any]) -
     """Stop if a tensor that text depends on was not read, or one of the files found no place."""
 
     def counts(name: str) -> bool:
-        return not (_SPARE.search(name) or (is_wrapper(config) and _NOT_TEXT.search(name)))
+        return not (_SPARE.search(name) or (is_wrapper(config) and NOT_TEXT.search(name)))
 
     ahead = {match[1] for name in report["unexpected_keys"] if (match := _AHEAD.match(name))}
     misfits = Misfits(
@@ -118,34 +111,3 @@ def _check_ties(source: ModelSource, network: Any) -> None:
             f"tie_word_embeddings to false if it was trained on its own, or remove it from the "
             f"files"
         )
-
-
-@torch.inference_mode()
-def _check_numbers(network: nn.Module, model_id: str) -> None:
-    """Stop at weights with NaN or infinite numbers, and at matrices of zeros alone.
-
-    One pass over the weights. The results stay on the device until all are there: a GPU is asked
-    once.
-    """
-    names, extremes = [], []
-    for name, weights in network.named_parameters():
-        if weights.is_floating_point() and weights.element_size() > 1 and weights.numel():
-            names.append(name)
-            extremes.append(torch.stack(torch.aminmax(weights.detach())).float())
-    if not names:
-        return
-    for name, (low, high) in zip(names, torch.stack(extremes).tolist(), strict=True):
-        if _NOT_TEXT.search(name):
-            continue
-        if not abs(low) + abs(high) < float("inf"):  # NaN too
-            raise InputError(
-                f"{model_id}: {name} holds NaN or infinite numbers: the weights are damaged, or "
-                f"too large for this precision; download them again, or try bf16 or fp32"
-            )
-        weights = network.get_parameter(name)
-        is_matrix = weights.ndim == 2 and min(weights.shape) > 1 and not name.endswith("bias")
-        if is_matrix and low == high == 0:
-            raise InputError(
-                f"{model_id}: {name} holds nothing but zeros: the file is damaged or was never "
-                f"filled; download it again"
-            )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.precision_labels import is_quantized, label
 from steersweep.model.quantization import (
     METHODS,
@@ -42,15 +42,33 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
     """
     own = checkpoint_precision(config, device)
     if precision not in ("auto", own, *PRECISIONS):
-        raise InputError(f"--precision {precision}: choose one of auto, {', '.join(PRECISIONS)}")
+        raise InputError(
+            f"{setting('precision')} {precision}: choose one of auto, {', '.join(PRECISIONS)}"
+        )
     if own is not None:
         if precision not in ("auto", own):
             raise InputError(
-                f"--precision {precision}: the checkpoint is already quantized "
-                f"({own}); use --precision auto, or its full checkpoint"
+                f"{setting('precision')} {precision}: the checkpoint is already quantized "
+                f"({own}); use {setting('precision')} auto, or its full checkpoint"
             )
         return own
     return _unquantized(config, device) if precision == "auto" else precision
+
+
+def precision_of(network: Any, config: Any, device: str, model_id: str) -> str:
+    """The label of a model that is loaded already, by its config or the type of its numbers.
+
+    Raises:
+        InputError: it computes in a type that is not supported.
+    """
+    own = checkpoint_precision(config, device)
+    if own is not None:
+        return own
+    dtype = network.get_input_embeddings().weight.dtype
+    for label_of, known in DTYPES.items():
+        if dtype == known:
+            return label_of
+    raise InputError(f"{model_id}: is in memory in {dtype}; choose from {', '.join(DTYPES)}")
 
 
 def checkpoint_precision(config: Any, device: str) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
-from steersweep.model.source import ModelSource, explain_loading
+from steersweep.model.source import ModelSource
 from steersweep.model.template import (
     PROBE,
     Message,
@@ -84,10 +84,7 @@ def load_renderer(
     Raises:
         InputError: its tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer
-
-    with explain_loading(source):
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **source.load_options())
+    tokenizer = source.load_tokenizer()
     if template is not None:
         tokenizer.chat_template = template
     return Renderer(

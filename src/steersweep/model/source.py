@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.model.fingerprint import folder_fingerprint
 from steersweep.model.model_folder import ADAPTER, check_adapters, no_config
 
@@ -143,6 +143,27 @@ class ModelSource:
             if pad is not None and vocabulary and not 0 <= pad < vocabulary:
                 part.pad_token_id = None
         return config
+
+    def load_tokenizer(self) -> Any:
+        """Its tokenizer.
+
+        Raises:
+            InputError: it cannot be loaded.
+        """
+        from transformers import AutoTokenizer
+
+        with explain_loading(self):
+            return AutoTokenizer.from_pretrained(self.location, **self.load_options())
+
+    def device(self, asked: str) -> str:
+        """Where it runs: where it is asked to."""
+        return asked
+
+    def precision(self, asked: str, config: Any, device: str) -> str:
+        """In what it runs on a device; see `resolve_precision`."""
+        from steersweep.model.precision import resolve_precision
+
+        return resolve_precision(asked, config, device)
 
     def pinned(self) -> ModelSource:
         """This model at the hub commit its revision stands for now; folders as they are.
@@ -349,7 +370,7 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
         if "trust_remote_code" in str(error) and not source.trust_remote_code:
             raise InputError(
                 f"{source.model_id}: comes with code of its own, which runs only where that is "
-                f"trusted; read it, then set trust_remote_code (--trust-remote-code)"
+                f"trusted; read it, then set {setting('trust_remote_code')}"
             ) from error
         where = "folder" if source.is_local else "hub or local cache"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

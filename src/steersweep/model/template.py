@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steersweep.core.user_cache import keep, kept
+from steersweep.model.thinking import split_thinking
 
 Content = Literal["text", "parts"]
 Message = dict[str, Any]
@@ -162,10 +163,13 @@ def _see_that_the_answer_is_opened(render: Render, content: Content, prompt: str
         whole = _tried(render, [*user_turn(PROBE, content), answer], False, _DATES[0])
     except _Unusable:
         return  # it takes no conversations: nothing can be compared
-    start = whole[len(prompt) :].partition(_ANSWER)
-    if whole.startswith(prompt) and start[1] and start[0].strip():
+    lead, answered, _ = whole[len(prompt) :].partition(_ANSWER)
+    parts = split_thinking(lead)
+    # Reasoning that is empty: templates put it before answers that were given without any.
+    missing = parts.answer if parts.thought == "" else lead
+    if whole.startswith(prompt) and answered and missing.strip():
         raise _Unusable(
-            f"does not open the answer: {start[0]!r} stands before answers, but is not put at the "
+            f"does not open the answer: {lead!r} stands before answers, but is not put at the "
             f"end of a prompt; make it heed add_generation_prompt"
         )
 

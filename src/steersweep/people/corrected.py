@@ -20,8 +20,8 @@ from steersweep.people.reviews import (
     read_reviews,
     results_in,
 )
-from steersweep.run.folder import run_lock
-from steersweep.run.result_files import write_result_file
+from steersweep.run.lock import run_lock
+from steersweep.run.result_files import replace_result_file
 from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
@@ -106,7 +106,7 @@ def apply_to_files(
                 held = _applied(folder)
                 for path, before, after in held:
                     if after != before:
-                        write_result_file(folder, path.stem, after)
+                        replace_result_file(path, after)
     return [result for _, _, after in held for result in after]
 
 

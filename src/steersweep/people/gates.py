@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 from steersweep.core import journal
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.journal import Entry, Line
 from steersweep.core.printing import in_a_line
+from steersweep.run.paths import RunPaths
 
-_FILE = "gates.jsonl"
 _LONGEST_NAME = 200  # characters
 _LONGEST_NOTE = 10_000
 _WHAT_FOLLOWS = (
@@ -43,7 +43,7 @@ def sign(
     Raises:
         InputError: no name, or a name or note that is too long; or the file cannot be written.
     """
-    check_person("--by", by, note)
+    check_person(setting("by"), by, note)
     signature = {
         "gate": gate,
         "rejected": rejected,
@@ -53,7 +53,7 @@ def sign(
         "evidence": evidence.name,
         "sha256": _hash(evidence),
     }
-    journal.append(folder / _FILE, signature)
+    journal.append(RunPaths(folder).gates, signature)
     return signature
 
 
@@ -103,11 +103,11 @@ def signatures(folder: Path) -> list[Entry]:
 
 def problems(folder: Path) -> list[str]:
     """What is wrong with lines of the folder's signatures, and what follows."""
-    return journal.messages(folder / _FILE, _lines(folder), _WHAT_FOLLOWS)
+    return journal.messages(RunPaths(folder).gates, _lines(folder), _WHAT_FOLLOWS)
 
 
 def _lines(folder: Path) -> list[Line]:
-    return journal.read(folder / _FILE, _wrong)
+    return journal.read(RunPaths(folder).gates, _wrong)
 
 
 def _wrong(entry: Entry) -> str | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.people.reviews import (
     LABELS,
     Item,
@@ -69,7 +69,7 @@ class ReviewServer(ThreadingHTTPServer):
         try:
             super().__init__((_ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise InputError(f"--port {port}: cannot be used: {error}") from error
+            raise InputError(f"{setting('port')} {port}: cannot be used: {error}") from error
         self.address = f"http://{_ADDRESS}:{self.server_address[1]}/"
         self.url = f"{self.address}?key={self.key}"
 

@@ -9,9 +9,7 @@ from steersweep.core import journal
 from steersweep.core.errors import InputError
 from steersweep.core.journal import Entry
 from steersweep.people import gates, reviews
-
-_CHANGES = "changes.jsonl"
-_FILES = ("ledger.jsonl", "gates.jsonl", "reviews.jsonl", _CHANGES)
+from steersweep.run.paths import RunPaths
 
 
 def problems(folder: Path) -> list[str]:
@@ -27,16 +25,17 @@ def problems(folder: Path) -> list[str]:
         *Ledger(folder).problems(),
         *gates.problems(folder),
         *reviews.problems(folder),
-        *_problems_of_changes(folder / _CHANGES),
+        *_problems_of_changes(RunPaths(folder).changes),
     ]
 
 
 def _empty(folder: Path) -> list[str]:
     """These files are made with their first line, so one without any has lost it."""
+    paths = RunPaths(folder)
     return [
-        f"{folder / name}: is empty. If something was written there, it is lost"
-        for name in _FILES
-        if (folder / name).is_file() and not (folder / name).stat().st_size
+        f"{path}: is empty. If something was written there, it is lost"
+        for path in (paths.ledger, paths.gates, paths.reviews, paths.changes)
+        if path.is_file() and not path.stat().st_size
     ]
 
 

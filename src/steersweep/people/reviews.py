@@ -21,14 +21,14 @@ from steersweep.core.errors import InputError
 from steersweep.core.journal import Entry, Line
 from steersweep.core.statistics import cluster_bootstrap, cohens_kappa
 from steersweep.people.gates import check_person
-from steersweep.run.result_files import newest_result_files, read_result_file
+from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import read_result_file, result_files
 from steersweep.sweep.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 
 LABELS = ("coherent", "garbled", "normal", "skip")
 PER_CONDITION = 10
-_FILE = "reviews.jsonl"
 _WHAT_FOLLOWS = (
     "It counts for nothing, and neither does an earlier label of the sample that it names: "
     "steersweep review asks for it again"
@@ -96,12 +96,13 @@ def add_review(folder: Path, item: str, label: str, reviewer: str, note: str = "
         raise InputError(f"label {label}: choose from {', '.join(LABELS)}")
     check_person("reviewer", reviewer, note)
     review = Review(item, label, reviewer.strip(), note, provenance.utc_now())
-    journal.append(folder / _FILE, asdict(review))
+    journal.append(RunPaths(folder).reviews, asdict(review))
 
 
 def undo_review(folder: Path, reviewer: str) -> str | None:
     """Take back the person's last label; returns the sample's id, None if there is none."""
-    with journal.opened(folder / _FILE) as opened:  # nobody labels between reading and writing
+    with journal.opened(RunPaths(folder).reviews) as opened:
+        # Nobody labels between reading and writing.
         held = [review for review in _held(opened.lines(_wrong)) if review.reviewer == reviewer]
         if not held:
             return None
@@ -115,12 +116,12 @@ def read_reviews(folder: Path) -> list[Review]:
     A damaged line is no label. What it may have replaced or undone does not hold either: every
     earlier label of the sample that it names is left out.
     """
-    return _held(journal.read(folder / _FILE, _wrong))
+    return _held(journal.read(RunPaths(folder).reviews, _wrong))
 
 
 def problems(folder: Path) -> list[str]:
     """What is wrong with lines of the folder's labels, and what follows."""
-    path = folder / _FILE
+    path = RunPaths(folder).reviews
     return journal.messages(path, journal.read(path, _wrong), _WHAT_FOLLOWS)
 
 
@@ -231,7 +232,7 @@ def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
         InputError: no run there, or none with results.
     """
     found = []
-    for path in newest_result_files(folder, "v3_phase*.json"):
+    for path in result_files(folder):
         content = read_result_file(path)
         _check(path, content)
         found.append((path, content))

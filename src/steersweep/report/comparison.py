@@ -126,8 +126,8 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         folders=(str(first), str(second)),
         settings=_changes(one.run.plan, other.run.plan),
         facts=_changes(
-            one.run.results[0]["provenance"] | {"begun": one.run.results[0]["timestamp"]},
-            other.run.results[0]["provenance"] | {"begun": other.run.results[0]["timestamp"]},
+            one.run.results[0]["provenance"] | {"finished": one.run.results[0]["timestamp"]},
+            other.run.results[0]["provenance"] | {"finished": other.run.results[0]["timestamp"]},
         ),
         verdicts=[
             Verdicts(*subject, first=result["verdict"], second=other.results[subject]["verdict"])

@@ -11,9 +11,12 @@ from steersweep.report.figures import depth, failures, methods, precisions, size
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.label import Label
 from steersweep.study.analysis import layer_cosines
+from steersweep.study.phases.precisions import PRECISIONS
+from steersweep.study.phases.sizes import SIZES
+from steersweep.study.phases.transfer import TRANSFER
 
 Result = dict[str, Any]
 
@@ -104,7 +107,7 @@ def _figures(run: Run) -> list[Figure]:
             "refuse equally often.",
             lambda: methods.methods_figure(swept, looks),
         )
-    store = RunStore.existing(run.folder)
+    store = RunFolder.existing(run.folder)
     few = swept if len(swept) <= _MOST_RESULTS else []
     whole = [result for result in few if _has_directions(result, store)]
     matrices = layer_cosines(whole, store)
@@ -121,7 +124,7 @@ def _figures(run: Run) -> list[Figure]:
             ),
             lambda: methods.layer_cosines_figure(matrices),
         )
-    curves = [c for c in run.decisions.get("size_sweep", {}).get("curves", []) if c["points"]]
+    curves = [c for c in run.decisions.get(SIZES.name, {}).get("curves", []) if c["points"]]
     if curves:
         add(
             "size_curves",
@@ -144,7 +147,7 @@ def _figures(run: Run) -> list[Figure]:
             "With the direction found in that precision, and with the reference's.",
             lambda: precisions.precision_rates_figure(rows),
         )
-    moved = run.decisions.get("transfer_sweep", {}).get("transfers", [])
+    moved = run.decisions.get(TRANSFER.name, {}).get("transfers", [])
     if moved:
         add(
             "transfers",
@@ -163,7 +166,7 @@ def _figures(run: Run) -> list[Figure]:
     return found if run.results else []
 
 
-def _has_directions(result: Result, store: RunStore) -> bool:
+def _has_directions(result: Result, store: RunFolder) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
     names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
     return all(store.vector(name) is not None for name in names)
@@ -172,7 +175,7 @@ def _has_directions(result: Result, store: RunStore) -> bool:
 def _with_n(run: Run) -> list[dict[str, Any]]:
     """What phase 3 found by model, with the number of prompts it rests on."""
     n = {result["model"]: result["conditions"][0]["n_unique"] for result in run.results}
-    rows = run.decisions.get("precision_sweep", {}).get("precisions", [])
+    rows = run.decisions.get(PRECISIONS.name, {}).get("precisions", [])
     return [row | {"n_unique": n.get(row["model"], 1)} for row in rows]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from steersweep.core.atomic import write_text
+from steersweep.core.errors import InputError
 from steersweep.report.drawing import draw
 from steersweep.report.figures.maps import (
     line_label,
@@ -27,14 +28,16 @@ from steersweep.report.figures.maps import (
 from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Run, read_run
-from steersweep.report.samples import BESIDE, Samples, script_json
+from steersweep.report.samples import Samples, script_json
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
-from steersweep.study.findings import TITLES, decision_lines
+from steersweep.run.paths import RunPaths
+from steersweep.study.findings import decision_lines
+from steersweep.study.phases.registry import titles
 from steersweep.sweep.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
-NAME = "report.html"
 _MANY_MAPS = 30  # from which maps are folded, and cells say no more than their number
 
 
@@ -59,29 +62,46 @@ def write_report(folder: Path) -> Report:
     """Write `report.html` and `figures/` of a sweep's or a study's run folder.
 
     Raises:
-        InputError: no run there, nothing finished in it, or a file that cannot be read.
+        InputError: no run there, nothing finished in it, a file that cannot be read, or a folder
+            that cannot be written.
     """
-    samples = Samples(folder)
+    try:
+        return _write(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the report cannot be written there ({error.strerror}); copy the run folder "
+            f"to a place where you may write"
+        ) from error
+
+
+def _write(folder: Path) -> Report:
+    paths = RunPaths(folder)
+    samples = Samples(paths.samples)
     run = read_run(folder, samples.add)
     embedded = samples.finish()
-    drawn = draw(run, folder / "figures")
+    drawn = draw(run, paths.figures)
     code, digest = script()
     page = environment().get_template("report.html.j2")
     text = page.render(
         run=run,
-        titles=TITLES,
+        titles=titles(),
         flags=FLAG_NOTES,
         headline=headline(run),
-        phases=[name for name in TITLES if run.of_phase(name)],
-        notes={name: _notes(run.of_phase(name)) for name in TITLES},
+        phases=[name for name in titles() if run.of_phase(name)],
+        notes={name: _notes(run.of_phase(name)) for name in titles()},
         maps=_maps(run.results),
         drawn=drawn,
         decision_lines=decision_lines,
         n_samples=samples.n_samples,
+        modes=sorted(samples.modes),
         embedded=embedded,
         index=script_json(
             [
-                {**group, "phase": TITLES[group["phase"]], "src": f"{BESIDE}/{number}.js"}
+                {
+                    **group,
+                    "phase": titles()[group["phase"]],
+                    "src": f"{paths.samples.name}/{number}.js",
+                }
                 for number, group in enumerate(samples.groups)
             ]
         ),
@@ -91,13 +111,13 @@ def write_report(folder: Path) -> Report:
         script=code,
         script_hash=digest,
     )
-    write_text(folder / NAME, text)
-    return Report(folder / NAME, drawn.files, samples.n_samples, embedded is None)
+    write_text(paths.report, text)
+    return Report(paths.report, drawn.files, samples.n_samples, embedded is None)
 
 
 def headline(run: Run) -> list[str]:
     """The answer in a few sentences: where steering works, how well, and what a control does."""
-    first = next((run.of_phase(phase) for phase in TITLES if run.of_phase(phase)), [])
+    first = next((run.of_phase(phase) for phase in titles() if run.of_phase(phase)), [])
     by_model: dict[str, Result] = {}
     for result in first:
         held = by_model.get(result["model"])
@@ -127,7 +147,7 @@ def headline(run: Run) -> list[str]:
         f"Most coherent refusals: {_rate(best):.0%} [{low:.0%}, {high:.0%}] of "
         f"{best['conditions'][0]['n_unique']} benign prompts in {short(best['model'])} by "
         f"{best['method'].upper()}, from layer {at['layer_idx']} of {best['n_layers']} on "
-        f"({at['layer_pct']:.0%} of the depth), relative strength {at['relative_strength']:.2g}; "
+        f"({at['layer_pct']:.0%} of the depth), {_strength(at)}; "
         f"{at['garbled_rate']:.0%} of the answers are garbled there."
     )
     said += judge_error_sentence(best)
@@ -230,6 +250,12 @@ def _cell(entry: Result) -> Result:
     }
 
 
+def _strength(best: Result) -> str:
+    if best["multiplier"] == 0:
+        return "the direction removed"
+    return f"relative strength {best['relative_strength']:.2g}"
+
+
 def _prints(run: Run) -> list[tuple[str, str]]:
     """Provenance: what must be known to run it again."""
     if not run.results:
@@ -240,4 +266,9 @@ def _prints(run: Run) -> list[tuple[str, str]]:
         for result in run.results
     }
     rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
-    return [*rows, ("models", ", ".join(models))]
+    edits = dict.fromkeys(
+        str(EditSettings.read(entry["edit"]))
+        for result in run.results
+        for entry in result["conditions"]
+    )
+    return [*rows, ("models", ", ".join(models)), ("edit", "; ".join(edits))]

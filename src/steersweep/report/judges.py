@@ -36,7 +36,7 @@ def judge_lines(found: Rejudged) -> Iterator[str]:
         strength = "" if cell["multiplier"] is None else f", {cell['multiplier']:.3g}x"
         yield f"  {cell['model']}, {cell['method']}{where}{strength}: {_from_to(cell)}"
     if len(changed) > _MOST_CELLS:
-        yield f"  and {len(changed) - _MOST_CELLS} more; --json shows all"
+        yield f"  and {len(changed) - _MOST_CELLS} more; as JSON all are shown"
     models = [row for row in found.verdicts if row["changed"]]
     yield f"verdict of a model and method changes in {len(models)} of {len(found.verdicts)}"
     for one in models:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steersweep.report.console import PlainConsole
-from steersweep.study.findings import TITLES
+from steersweep.study.phases.registry import titles
 from steersweep.work.job import Progress
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ class Screen(View):
 
     def on_line(self, line: str) -> None:
         """Above the picture, where it stays; a phase begins in the picture's first line."""
-        if line.startswith("phase ") and line[6:] in TITLES:
-            self._phase = TITLES[line[6:]]
+        if line.startswith("phase ") and line[6:] in titles():
+            self._phase = titles()[line[6:]]
         else:
             self._live.console.print(line, highlight=False, soft_wrap=True)
 

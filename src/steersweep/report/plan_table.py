@@ -12,109 +12,54 @@ from rich.table import Table
 from steersweep.catalog.gpus import LOCAL
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
-from steersweep.study import phases
+from steersweep.study.ahead import look_ahead
 from steersweep.study.costs import cheapest, estimate
-from steersweep.study.decisions import FamilyDecision
-from steersweep.study.phases import Cuts, Sweep
-from steersweep.study.plan import PHASES, Plan
+from steersweep.study.phases.phase import Expected
+from steersweep.study.plan import Plan
+from steersweep.study.settings import planned_prompts
+from steersweep.study.sweeps import Cuts
 
 
 def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, Any]]:
-    """Every sweep of every phase, as if all families went on at 60 % of the depth.
+    """Every sweep of every phase, or of the phase named `only`, as far as a plan can tell.
 
-    Which families and layers phases 2 and 3 really take follows from results; this is the most
-    they would run.
+    Which families, models and layers later phases really take follows from results; this is the
+    most they would run. `note` says what a sweep depends on; without one it runs for sure.
     """
-    n_prompts = len(phases.test_set(plan, cuts).prompts)
-    rows = []
-    for phase, sweep, note in _most(plan, cuts):
-        if only is not None and not phase.startswith(only):
-            continue
-        expected = estimate(plan, sweep, n_prompts)
-        best = None if sweep.model.gpu == LOCAL else cheapest(plan, sweep, n_prompts)
-        rows.append(
-            {
-                "phase": phase,
-                "step": sweep.step,
-                "model": sweep.model.name,
-                "model_id": sweep.model.model,
-                "methods": list(sweep.methods),
-                "precision": sweep.precision,
-                "layers": {
-                    choice.text: choice.index(sweep.model.n_layers) for choice in sweep.layers
-                },
-                "strengths": [asdict(strength) for strength in sweep.strengths],
-                "n_conditions": sweep.n_conditions,
-                "n_unique": n_prompts,
-                "gpu": sweep.model.gpu,
-                "timeout_s": sweep.timeout_s,
-                "seconds": round(expected.seconds, 1),
-                "memory_gb": round(expected.memory_gb, 1),
-                "rows": expected.rows,
-                "fits": expected.fits,
-                "usd": round(expected.usd, 4),
-                "cheapest": best and {"gpu": best[0], "usd": round(best[1].usd, 4)},
-                "note": note,
-                "tracking": {
-                    "project": plan.project(PHASES[int(sweep.phase)]),
-                    "runs": list(sweep.run_names),
-                },
-            }
-        )
-    return rows
-
-
-def _most(plan: Plan, cuts: Cuts) -> list[tuple[str, Sweep, str]]:
-    found = [("1", sweep, "") for sweep in phases.family_sweeps(plan)]
-    swept = [_supposed(plan, sweep) for sweep in phases.family_sweeps(plan)]
-    rows = [
-        ("1 follow-up", sweep, "if partial")
-        for sweep in phases.follow_up_sweeps(
-            plan, [_with(decision, "follow-up") for decision in swept]
-        )
+    n_prompts = len(planned_prompts(plan, cuts).prompts)
+    return [
+        _row(plan, expected, n_prompts)
+        for expected in look_ahead(plan, cuts)
+        if only in (None, expected.sweep.step.phase)
     ]
-    rows += [("1 fallback", sweep, "if all fail") for sweep in phases.fallback_sweeps(plan)]
-    confirmed = [
-        _supposed_model(plan, row["model"])
-        for row in plan.data["family_sweep"].get("confirmed", {}).values()
-    ]
-    going = [*swept, *confirmed]
-    if "size_sweep" in plan.data:
-        rows += [
-            ("2 validation", sweep, "") for sweep in phases.validation_sweeps(plan, going, cuts)
-        ]
-        rows += [
-            ("2", sweep, "if the family goes on")
-            for sweep in phases.size_sweeps(plan, going, {}, cuts)
-        ]
-    return [*found, *rows]
 
 
-def _supposed(plan: Plan, sweep: Sweep) -> FamilyDecision:
-    return _supposed_model(plan, sweep.model.name)
-
-
-def _supposed_model(plan: Plan, name: str) -> FamilyDecision:
-    model = plan.models[name]
-    return FamilyDecision(
-        family=model.family,
-        model=name,
-        action="continue",
-        method="dim",
-        layer_idx=int(0.6 * model.n_layers),
-        layer_share="0.6",
-        n_layers=model.n_layers,
-        strength=plan.strength,
-        coherent=None,
-        diverged=False,
-        reason="",
-    )
-
-
-def _with(decision: FamilyDecision, action: Any) -> FamilyDecision:
-    from dataclasses import replace
-
-    return replace(decision, action=action)
+def _row(plan: Plan, ahead: Expected, n_prompts: int) -> dict[str, Any]:
+    sweep = ahead.sweep
+    expected = estimate(plan, sweep, n_prompts)
+    best = None if sweep.model.gpu == LOCAL else cheapest(plan, sweep, n_prompts)
+    return {
+        "phase": str(sweep.step),
+        "step": sweep.step.name,
+        "model": sweep.model.name,
+        "model_id": sweep.model.model,
+        "methods": list(sweep.methods),
+        "precision": sweep.precision,
+        "layers": {choice.text: choice.index(sweep.model.n_layers) for choice in sweep.layers},
+        "strengths": [asdict(strength) for strength in sweep.strengths],
+        "n_conditions": sweep.n_conditions,
+        "n_unique": n_prompts,
+        "gpu": sweep.model.gpu,
+        "timeout_s": sweep.timeout_s,
+        "seconds": round(expected.seconds, 1),
+        "memory_gb": round(expected.memory_gb, 1),
+        "rows": expected.rows,
+        "fits": expected.fits,
+        "usd": round(expected.usd, 4),
+        "cheapest": best and {"gpu": best[0], "usd": round(best[1].usd, 4)},
+        "note": ahead.when,
+        "tracking": {"project": plan.project(sweep.step.phase), "runs": list(sweep.run_names)},
+    }
 
 
 def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
@@ -139,20 +84,41 @@ def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | No
             f"{row['usd']:.2f}",
         )
     console.print(table)
-    total = sum(row["usd"] for row in rows)
-    stop = plan.data.get("budget", {}).get("total")
+    most, least = (sum(row["usd"] for row in found) for found in (rows, _certain(rows)))
+    stop = plan.budget.total
     lines = [
         "",
-        f"At most {total:.2f} USD by this estimate"
+        f"At most {most:.2f} USD by this estimate, at least {least:.2f}"
         + (f"; hard stop {stop:g} USD." if stop is not None else "."),
         "cells: conditions with their controls; GB: memory on that GPU (!: does not fit).",
         *_power(rows),
         *_cheaper(rows),
-        "Follow-up, fallback, phase 2 and phase 3 depend on results; this is the most they run,",
-        "phase 2 shown at 60 % of the depth. Phase 3 takes what phase 2 chooses.",
+        *_depending(rows),
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _certain(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sweeps that run whatever comes out."""
+    return [row for row in rows if not row["note"]]
+
+
+def _depending(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Which sweeps depend on results, and on which."""
+    conditions: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            conditions.setdefault(row["phase"], []).append(row["note"])
+    if not conditions:
+        return []
+    said = "; ".join(
+        f"{phase}: {', '.join(dict.fromkeys(notes))}" for phase, notes in conditions.items()
+    )
+    return [
+        f"What depends on results is shown as the most it can be ({said}).",
+        "Layers that follow from results are shown at 60 % of the depth.",
+    ]
 
 
 def _power(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -12,14 +12,12 @@ from steersweep.people import gates
 from steersweep.people.corrected import apply_reviews
 from steersweep.people.problems import problems
 from steersweep.people.reviews import read_reviews
-from steersweep.run.folder import RunStore
-from steersweep.run.result_files import newest_result_files, read_result_file
-from steersweep.study.findings import TITLES
+from steersweep.run.folder import RunFolder
+from steersweep.run.result_files import read_result_file, result_files
+from steersweep.study.phases.registry import all_phases
 from steersweep.study.status import decided, status
 
 Result = dict[str, Any]
-
-_BY_NUMBER = dict(zip("01234", TITLES, strict=False))
 
 
 @dataclass
@@ -68,17 +66,16 @@ def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result:
     Raises:
         InputError: no run there, or a result file that cannot be read.
     """
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     run = Run(folder, store.plan)
     reviews = read_reviews(folder)
     run.n_reviews = len(reviews)
-    for path in newest_result_files(folder):
+    names = {phase.number: phase.name for phase in all_phases()}
+    for path in result_files(folder):
         for result in read_result_file(path):
-            if "conditions" not in result:
-                continue  # a verification
             entry = apply_reviews(result, reviews) | {
-                "file": f"results/{path.name}",
-                "phase_name": _BY_NUMBER[str(result["phase"])],
+                "file": store.paths.name_of(path),
+                "phase_name": names[str(result["phase"])],
             }
             on_result(entry)
             run.results.append(_without_samples(entry))

@@ -18,7 +18,6 @@ from steersweep.report.figures.style import short
 Result = dict[str, Any]
 
 EMBED_UP_TO = 6_000_000  # bytes of JSON
-BESIDE = "report-samples"
 # A browser shows nothing for most control characters; these pictures of them it does.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
@@ -27,7 +26,12 @@ class Samples:
     """Gathers samples by phase, model and precision; each such group is browsed by itself.
 
     Args:
-        folder: where the page will lie.
+        folder: where they go when they are too many for the page.
+
+    Attributes:
+        groups: label, phase and number of samples of each.
+        n_samples: of all groups.
+        modes: in which ways judges found answers broken.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +43,8 @@ class Samples:
         self._beside = False
         self.groups: list[dict[str, Any]] = []
         self.n_samples = 0
-        shutil.rmtree(folder / BESIDE, ignore_errors=True)
+        self.modes: set[str] = set()
+        shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, result: Result) -> None:
         """Take a result's samples; those of a model share a group if they follow one another."""
@@ -74,6 +79,7 @@ class Samples:
         index = len(self._open["conditions"])
         self._open["conditions"][entry["key"]] = _facts(entry)
         prompts = self._open["prompts"]
+        self.modes |= {sample.get("failure_mode") or "" for sample in entry["samples"]} - {""}
         for sample in entry["samples"]:
             prompt = prompts.setdefault(visible(sample["prompt"]), len(prompts))
             self._open["samples"].append(
@@ -108,7 +114,7 @@ class Samples:
         if self._beside:
             first = len(self.groups) - len(self._texts)
             for number, text in enumerate(self._texts, first):
-                path = self._folder / BESIDE / f"{number}.js"
+                path = self._folder / f"{number}.js"
                 write_text(path, f"steersweepSamples({number}, {text});\n")
             self._texts = []
 

@@ -11,15 +11,14 @@ from rich.text import Text
 
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import OUTCOME_STYLES
-from steersweep.study.findings import TITLES, decision_lines
+from steersweep.study.findings import decision_lines
+from steersweep.study.phases.registry import titles
 
 
 def print_decision(phase: str, decision: Mapping[str, Any], console: Console | None = None) -> None:
     """The evidence of a gate: verdicts with intervals, what follows, curves, failures, notes."""
     console = console or PlainConsole()
-    console.print(Text(TITLES[phase], style="bold"))
-    if phase == "verification":
-        console.print("passed" if decision["passed"] else "failed", highlight=False)
+    console.print(Text(titles()[phase], style="bold"))
     if decision.get("outcomes"):
         console.print(_outcomes(decision["outcomes"]))
         console.print(
@@ -44,6 +43,7 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
         marks = ("*" if row["provisional"] else "") + ("" if row["certainty"] == "clear" else " ?")
         strength = row["strength"]
         unit = "x" if strength["unit"] == "multiplier" else ""
+        removed = strength["unit"] == "removed"
         table.add_row(
             row["model"],
             *((row["precision"],) if precisions else ()),
@@ -51,7 +51,7 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
             Text(row["outcome"] + marks, style=OUTCOME_STYLES[row["outcome"]]),
             f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
             f"{row['layer_idx']}/{row['n_layers']}",
-            f"{strength['value']:g}{unit}",
+            "removed" if removed else f"{strength['value']:g}{unit}",
             f"{row['garbled']:.0%}",
         )
     return table

@@ -188,10 +188,17 @@ def _row(result: Result) -> list[str | Text]:
         Text(outcome + sure, style=OUTCOME_STYLES[outcome]),
         f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
         f"{best['layer_idx']}/{result['n_layers']}",
-        f"{best['relative_strength']:.2g} ({best['multiplier']:.3g}x)",
+        shown_strength(best),
         f"{best['garbled_rate']:.0%}",
         f"{_coherent(control)} / {_coherent(unsteered)}",
     ]
+
+
+def shown_strength(entry: Result) -> str:
+    """Relative strength and multiplier; nothing is added where a direction is removed."""
+    if entry["multiplier"] == 0:
+        return "removed"
+    return f"{entry['relative_strength']:.2g} ({entry['multiplier']:.3g}x)"
 
 
 def _coherent(control: Result | None) -> str:

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
-from steersweep.core.printing import safe_name
 from steersweep.core.text_files import shown
+from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.label import Label
 
 # Part of every key. Raised when a change to this package changes results for equal settings.
@@ -78,19 +78,27 @@ class Strength:
 
     Attributes:
         unit: `multiplier` (length of the addition) or `relative` (that length over the mean length
-            of the residual stream at the start layer; comparable between models).
+            of the residual stream at the start layer; comparable between models). `removed`: the
+            component along the direction is taken out, all of it; then the value is 1.
         value: in that unit.
     """
 
-    unit: Literal["multiplier", "relative"]
+    unit: Literal["multiplier", "relative", "removed"]
     value: float
 
     def multiplier(self, residual_norm: float) -> float:
         """Length of the addition where the residual stream is `residual_norm` long."""
+        if self.unit == "removed":
+            return 0.0
         return self.value if self.unit == "multiplier" else self.value * residual_norm
 
     def __str__(self) -> str:
+        if self.unit == "removed":
+            return self.unit
         return f"{self.value:g}x" if self.unit == "multiplier" else f"{self.value:g} rel"
+
+
+REMOVED = Strength("removed", 1.0)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,8 @@ class Condition:
 
     `direction` is the content key of a direction found elsewhere, by the label's `source`; None
     where the method finds its own.
+
+    `edit` is what is done with the direction, and where; as by default for the unsteered control.
 
     `method_code` is a hash of the code of a method that is a user's own; None for the methods that
     come with the package, whose changes `RESULT_VERSION` stands for.
@@ -128,6 +138,7 @@ class Condition:
     extraction_rendered: str | None = None
     direction: str | None = None
     method_code: str | None = None
+    edit: EditSettings = STANDARD
 
     @cached_property
     def key(self) -> str:
@@ -139,12 +150,18 @@ class Condition:
             facts["method"] = "borrowed"
         if self.method_code is None:
             del facts["method_code"]
+        if self.edit == STANDARD:
+            del facts["edit"]
         if self.strength is not None:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
 
     def __post_init__(self) -> None:
-        """See that label and direction agree on where the direction comes from."""
+        """See that label and direction agree, and that what is removed has no other strength."""
+        if self.strength is not None and (self.edit.operation == "remove") != (
+            self.strength == REMOVED
+        ):
+            raise ValueError(f"{self.edit.operation} and strength {self.strength} do not match")
         if (self.label.source is None) != (self.direction is None):
             raise ValueError(f"{self.label} and direction {self.direction} do not go together")
 
@@ -162,7 +179,8 @@ class Condition:
         """
         rest = {name: value for name, value in facts.items() if name != "method"}
         strength = None if rest["strength"] is None else Strength(**rest["strength"])
-        return cls(**{**rest, "strength": strength}, label=Label.parse(facts["method"]))
+        rest |= {"strength": strength, "edit": EditSettings.read(rest["edit"])}
+        return cls(**rest, label=Label.parse(facts["method"]))
 
     @property
     def is_control(self) -> bool:
@@ -191,28 +209,6 @@ class Borrowed:
     layer: int
     direction: str
     prompts: str
-
-
-def direction_file(key: str) -> str:
-    """Where in a run folder a direction is kept."""
-    return f"directions/{key}.safetensors"
-
-
-def extraction_file(
-    method: str, rendered: str, model_fingerprint: str, precision: str, code: str | None
-) -> str:
-    """Where in a run folder the scores a method chose by are kept; named by all they rest on.
-
-    `rendered` is a condition's `extraction_rendered`, `code` its `method_code`.
-    """
-    own = [] if code is None else [code]
-    key = content_key([method, rendered, model_fingerprint, precision, *own])
-    return f"extraction/{safe_name(method)}-{key}.json"
-
-
-def checks_begin(model_fingerprint: str, precision: str) -> str:
-    """How the names begin of the files in a run folder that say what was seen of a model."""
-    return f"extraction/checks-{content_key([model_fingerprint, precision])[:12]}-"
 
 
 def content_key(content: object) -> str:

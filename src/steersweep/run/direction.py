@@ -34,8 +34,8 @@ class Direction:
         site: `resid_post`: the output of that layer; `resid_pre`: its input.
         raw_norm: length before normalising, in units of the residual stream.
         residual_norm: mean length of the residual stream after that layer at the last token, over
-            the extraction prompts (in a sweep, over the test prompts); `multiplier / residual_norm`
-            is the relative strength.
+            the extraction prompts (in a sweep, over the test prompts, at the site that is edited);
+            `multiplier / residual_norm` is the relative strength.
         model_id: model it belongs to.
         model_fingerprint: identity of that model's weights.
         precision: precision the model ran in.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,68 +25,76 @@ from steersweep.core.digests import (
     unseal_tensors,
     unseal_text,
 )
-from steersweep.core.errors import InputError, SteersweepError
-from steersweep.run.condition import direction_file
+from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.plain_yaml import parse_yaml
+from steersweep.core.printing import printable
 from steersweep.run.direction import Direction, stored_vector
-from steersweep.run.records import check_record
+from steersweep.run.lock import refuse_other_files, unwritable
+from steersweep.run.paths import FOLDERS, RunPaths, free_damaged_name
+from steersweep.run.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Record = dict[str, Any]
 _T = TypeVar("_T")
 
-PLAN = "plan.yaml"
-# Where it is kept what judges' servers replied.
-REPLIES = "judgements/replies"
-# Folders that a run makes; a file in place of one would stop it.
-_FOLDERS = ("conditions", "decisions", "directions", "extraction", "logs", "phases", "results")
-# Says where a run is that runs elsewhere.
-ENGINE_FILE = "engine.json"
-_NOT_MADE_AGAIN = ("cuts.json", ENGINE_FILE)
-_log = logging.getLogger(__name__)
+OnNote = Callable[[str], None]
+
+
+def _log(note: str) -> None:
+    logging.getLogger(__name__).warning(printable(note))
 
 
 class LostDirection(SteersweepError):
     """A direction that others rest on is damaged or gone; the job that found it can again."""
 
 
-class RunStore:
+class RunFolder:
     """The only state of a run. Everything shown or decided is a function of this folder.
 
     A file that is not as it was written counts as absent. A run sets it aside as `NAME.damaged`,
     says so, and computes it again; a command that only reads (`existing`) leaves the folder as it
     is and notes the file in `damaged`.
 
+    Args:
+        root: where it is.
+        repairs: set damaged files aside.
+        on_note: told of each file that is set aside; a warning in Python's log otherwise.
+
     Attributes:
-        folder: where it is.
+        root: where it is.
+        paths: where everything in it is.
         damaged: why each damaged file that was met is so, by name.
     """
 
-    def __init__(self, folder: Path, *, repairs: bool = True) -> None:
-        self.folder = folder
+    def __init__(self, root: Path, *, repairs: bool = True, on_note: OnNote = _log) -> None:
+        self.root = root
+        self.paths = RunPaths(root)
         self.damaged: dict[str, str] = {}
         self._repairs = repairs
+        self._on_note = on_note
 
     @classmethod
     def open(
         cls,
-        folder: Path,
+        root: Path,
         plan: Mapping[str, Any],
         *,
+        on_note: OnNote = _log,
         may_differ: Collection[str] = (),
         accept: Collection[str] = (),
         way_out: str = "Choose another folder, or the same settings to continue that run",
-    ) -> RunStore:
-        """Begin a run in `folder`, or continue the one that is there; for one runner at a time.
+    ) -> RunFolder:
+        """Begin a run in a folder, or continue the one that is there; for one runner at a time.
 
         What killed processes left there is removed. A damaged `plan.yaml` is written again from
         the settings asked for: no result of others can pass for one of them.
 
         Args:
-            folder: made if needed.
+            root: the folder, made if needed.
             plan: the run's settings; frozen in `plan.yaml`.
+            on_note: told of each damaged file that is set aside.
             may_differ: settings that change no result, and so may change between continuations.
             accept: settings whose change the user accepts; recorded in `changes.jsonl`.
             way_out: what the user can do where settings differ, for the message.
@@ -98,47 +105,53 @@ class RunStore:
         """
         # Through YAML and back, so that tuples and lists compare equal.
         text = yaml.safe_dump(dict(plan), sort_keys=False, allow_unicode=True)
-        asked = yaml.safe_load(text)
-        _refuse_other_files(folder)
-        store = cls(folder)
-        held = store.get_plan() if folder.exists() else None
+        asked = parse_yaml(text, str(RunPaths(root).plan)).data
+        refuse_other_files(root)
+        run = cls(root, on_note=on_note)
+        held = run.get_plan() if root.exists() else None
         changed = [n for n in {**held, **asked} if held.get(n) != asked.get(n)] if held else []
         different = [name for name in changed if name not in (*may_differ, *accept)]
-        _refuse_other_run(folder, held or {}, asked, different, way_out)
+        _refuse_other_run(root, held or {}, asked, different, way_out)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
-            for name in _FOLDERS:
-                if os.path.lexists(folder / name) and not (folder / name).is_dir():
-                    store.set_aside(name, "no folder")
+            root.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(root)
+            for name in FOLDERS:
+                if os.path.lexists(root / name) and not (root / name).is_dir():
+                    run.set_aside(root / name, "no folder")
             for name in changed:
                 change = {"field": name, "from": (held or {}).get(name), "to": asked.get(name)}
-                journal.append(folder / "changes.jsonl", change)
+                journal.append(run.paths.changes, change)
             if changed or held is None:
-                write_bytes(folder / PLAN, seal_text(PLAN, text))
-            store.look_through()
+                path = run.paths.plan
+                write_bytes(path, seal_text(path.name, text))
+            run.look_through()
         except OSError as error:
-            raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"--out {folder}: cannot be written: permission denied")
-        return store
+            raise unwritable(root, error.strerror) from error
+        if not os.access(root, os.W_OK):
+            raise unwritable(root, "permission denied")
+        return run
 
     @classmethod
-    def existing(cls, folder: Path) -> RunStore:
-        """The run in `folder`, to be read only.
+    def existing(cls, root: Path) -> RunFolder:
+        """The run in a folder, to be read only.
 
         Raises:
             InputError: there is none, or it cannot be read.
         """
-        if not os.path.lexists(folder / PLAN):
-            raise InputError(f"{folder}: holds no steersweep run (no {PLAN})")
-        store = cls(folder, repairs=False)
-        if store.get_plan() is None:
+        run = cls(root, repairs=False)
+        path = run.paths.plan
+        if not os.path.lexists(path):
+            raise InputError(f"{root}: holds no steersweep run (no {path.name})")
+        if run.get_plan() is None:
             raise InputError(
-                f"{folder / PLAN}: is damaged ({store.damaged[PLAN]}); run the same command again "
-                f"to write it again"
+                f"{path}: is damaged ({run.why_damaged(path)}); run the same command again to "
+                f"write it again"
             )
-        return store
+        return run
+
+    def why_damaged(self, path: Path) -> str | None:
+        """In what way a file is damaged that was read before; None: it was not."""
+        return self.damaged.get(self.paths.name_of(path))
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -149,18 +162,37 @@ class RunStore:
         """
         held = self.get_plan()
         if held is None:
-            raise InputError(f"{self.folder / PLAN}: is damaged or gone")
+            raise InputError(f"{self.paths.plan}: is damaged or gone")
         return held
 
     def get_plan(self) -> dict[str, Any] | None:
         """The frozen settings, None where there are none or they are damaged."""
 
         def whole(data: bytes) -> dict[str, Any]:
-            _refuse_other_version(self.folder, data)
-            held: dict[str, Any] = yaml.safe_load(unseal_text(PLAN, data))
+            _refuse_other_version(self.root, data)
+            name = self.paths.plan.name
+            try:
+                held: dict[str, Any] = parse_yaml(unseal_text(name, data), name).data
+            except InputError as error:
+                raise Damaged(str(error)) from error
             return held
 
-        return self._read(PLAN, whole)
+        return self._read(self.paths.plan, whole)
+
+    def begun(self) -> str | None:
+        """UTC time the run began; None where none has, or nothing says when.
+
+        Chat templates are told this day. Where the file that holds it is damaged or gone, it is the
+        day that prompts of finished conditions were rendered with.
+        """
+        held = self.read_json(self.paths.run)
+        if held is not None:
+            return str(held["created"])
+        for path in sorted(self.paths.condition("*").parent.glob("*.json")):
+            record = self.get(path.stem)
+            if record is not None and (date := record.provenance.get("template_date")):
+                return f"{date}T00:00:00Z"
+        return None
 
     # -- conditions ------------------------------------------------------------------------------
 
@@ -171,35 +203,33 @@ class RunStore:
             key: of the condition.
             prompts: that it must have been tested on, in order; None: not known here.
         """
-        name = condition_file(key)
+        path = self.paths.condition(key)
 
         def whole(data: bytes) -> Record:
-            record: Record = unseal(name, data)
-            check_record(record, key, prompts)
-            return record
+            return Record.from_json(unseal(self.paths.name_of(path), data), key, prompts)
 
-        return self._read(name, whole)
+        return self._read(path, whole)
 
     def put(self, record: Record) -> None:
-        """Save a finished condition under `record["key"]`, unless it is there already."""
-        if self.get(record["key"]) is None:
-            self._write(condition_file(record["key"]), record)
+        """Save a finished condition under its key, unless it is there already."""
+        if self.get(record.key) is None:
+            self._write(self.paths.condition(record.key), record.as_json())
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
-        name = condition_file(key)
+        path = self.paths.condition(key)
 
         def whole(data: bytes) -> bool:
-            check(name, data)
+            check(self.paths.name_of(path), data)
             return True
 
-        return bool(self._read(name, whole))
+        return bool(self._read(path, whole))
 
     # -- directions and other tensors --------------------------------------------------------------
 
     def vector(self, key: str) -> NDArray[np.float32] | None:
         """Unit vector of a saved direction `[d_model]`; None if none with this content is there."""
-        return self._read(direction_file(key), partial(stored_vector, key=key))
+        return self._read(self.paths.direction(key), partial(stored_vector, key=key))
 
     def needed_vector(self, key: str) -> NDArray[np.float32]:
         """Unit vector `[d_model]` of a direction that other results rest on.
@@ -210,8 +240,8 @@ class RunStore:
         found = self.vector(key)
         if found is None:
             raise LostDirection(
-                f"{self.folder / direction_file(key)}: is damaged or gone; run the same command "
-                f"again, and the job that found it makes it again"
+                f"{self.paths.direction(key)}: is damaged or gone; run the same command again, and "
+                f"the job that found it makes it again"
             )
         return found
 
@@ -219,7 +249,7 @@ class RunStore:
         """A saved direction, or None if none with exactly this content is there."""
         if self.vector(key) is None:
             return None
-        return Direction.load(self.folder / direction_file(key))
+        return Direction.load(self.paths.direction(key))
 
     def needed_direction(self, key: str) -> Direction:
         """A direction that other results rest on.
@@ -228,80 +258,77 @@ class RunStore:
             LostDirection: it is not there.
         """
         self.needed_vector(key)
-        return Direction.load(self.folder / direction_file(key))
+        return Direction.load(self.paths.direction(key))
 
     def put_direction(self, direction: Direction) -> str:
         """Save a direction under its key; returns its path relative to the run folder."""
+        path = self.paths.direction(direction.key)
         if self.vector(direction.key) is None:
-            direction.save(self.folder / direction_file(direction.key))
-        return direction_file(direction.key)
+            direction.save(path)
+        return self.paths.name_of(path)
 
-    def tensors(self, name: str) -> dict[str, NDArray[Any]] | None:
-        """Arrays saved under `name`, or None."""
+    def tensors(self, path: Path) -> dict[str, NDArray[Any]] | None:
+        """Arrays saved in a file, or None."""
 
         def whole(data: bytes) -> dict[str, NDArray[Any]]:
             tensors, facts = unseal_tensors(data)
-            if facts.get("file") != name:
+            if facts.get("file") != self.paths.name_of(path):
                 raise Damaged("holds another file's tensors")
             return tensors
 
-        return self._read(name, whole)
+        return self._read(path, whole)
 
-    def put_tensors(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> str:
-        """Save arrays under `name` as safetensors, made only if absent; returns the name."""
-        if self.tensors(name) is None:
-            write_bytes(self.folder / name, seal_tensors(make(), {"file": name}))
+    def put_tensors(self, path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> str:
+        """Save arrays as safetensors, made only if absent; returns the file's name."""
+        name = self.paths.name_of(path)
+        if self.tensors(path) is None:
+            write_bytes(path, seal_tensors(make(), {"file": name}))
         return name
 
     # -- other files -------------------------------------------------------------------------------
 
-    def put_once(self, name: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Save a JSON object under `name` if absent; returns what is there."""
-        held = self.get_once(name)
+    def read_json(self, path: Path) -> dict[str, Any] | None:
+        """The JSON object that was saved in a file, or None."""
+
+        def whole(data: bytes) -> dict[str, Any]:
+            held: dict[str, Any] = unseal(self.paths.name_of(path), data)
+            return held
+
+        return self._read(path, whole)
+
+    def write_once(self, path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Save a JSON object if the file is absent; returns what is there."""
+        held = self.read_json(path)
         if held is None:
-            self._write(name, value)
+            self._write(path, value)
             held = json.loads(json.dumps(value))
         return held
 
-    def get_once(self, name: str) -> dict[str, Any] | None:
-        """The JSON object that was saved under `name`, or None."""
-
-        def whole(data: bytes) -> dict[str, Any]:
-            held: dict[str, Any] = unseal(name, data)
-            return held
-
-        return self._read(name, whole)
-
-    def put_current(self, name: str, value: Mapping[str, Any]) -> Path:
-        """Save a JSON object in place of what was there, if that differs; returns its path."""
-        if self.get_once(name) != json.loads(json.dumps(value)):
-            self._write(name, value)
-        return self.folder / name
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Save a JSON object in place of what was there, if that differs."""
+        if self.read_json(path) != json.loads(json.dumps(value)):
+            self._write(path, value)
 
     def look_through(self) -> None:
         """See that every file here is as it was written, also those that nothing would read now.
 
         Results are written anew by every run, and what cannot be made again speaks for itself.
         """
-        for place in ("", *_FOLDERS):
-            for path in sorted((self.folder / place).glob("*.json")):
-                name = f"{place}/{path.name}".lstrip("/")
-                if place != "results" and name not in _NOT_MADE_AGAIN:
-                    self._read(name, partial(check, name))
-            for path in sorted((self.folder / place).glob("*.safetensors")):
-                self._read(f"{place}/{path.name}".lstrip("/"), unseal_tensors)
+        apart = (self.paths.cuts, self.paths.engine)  # nothing else says what is in them
+        for folder in (self.root, *(self.root / name for name in FOLDERS)):
+            for path in sorted(folder.glob("*.json")):
+                if folder != self.paths.results and path not in apart:
+                    self._read(path, partial(check, self.paths.name_of(path)))
+            for path in sorted(folder.glob("*.safetensors")):
+                self._read(path, unseal_tensors)
 
-    def set_aside(self, name: str, why: str) -> None:
+    def set_aside(self, path: Path, why: str) -> None:
         """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.
 
         Raises:
             InputError: it cannot be moved.
         """
-        path = self.folder / name
-        aside, count = path.with_name(f"{path.name}.damaged"), 1
-        while os.path.lexists(aside):
-            count += 1
-            aside = path.with_name(f"{path.name}.{count}.damaged")
+        aside = free_damaged_name(path)
         try:
             with suppress(FileNotFoundError):  # another process was faster
                 path.rename(aside)
@@ -309,86 +336,27 @@ class RunStore:
             raise InputError(
                 f"{path}: is damaged ({why}) and cannot be moved: {error.strerror}; remove it"
             ) from error
-        _log.warning("%s: damaged (%s); kept as %s, and made again", path, why, aside.name)
+        self._on_note(f"{path}: damaged ({why}); kept as {aside.name}, and made again")
 
-    def lost(self, beginning: str) -> list[str]:
-        """Names that begin so, of files that were set aside and have not been made again."""
-        path = self.folder / beginning
-        aside = path.parent.glob(f"{path.name}*.damaged")
-        names = {re.sub(r"(\.\d+)?\.damaged$", "", found.name) for found in aside}
-        return sorted(name for name in names if not (path.parent / name).exists())
+    def _write(self, path: Path, value: Mapping[str, Any]) -> None:
+        write_bytes(path, seal(self.paths.name_of(path), value))
 
-    def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        write_bytes(self.folder / name, seal(name, value))
-
-    def _read(self, name: str, whole: Callable[[bytes], _T]) -> _T | None:
+    def _read(self, path: Path, whole: Callable[[bytes], _T]) -> _T | None:
         """What `whole` makes of a file; None if it is absent or damaged."""
+        name = self.paths.name_of(path)
         try:
-            data = read_file(self.folder / name)
+            data = read_file(path)
             found = None if data is None else whole(data)
         except Damaged as error:
             self.damaged[name] = str(error)
             if self._repairs:
-                self.set_aside(name, str(error))
+                self.set_aside(path, str(error))
             return None
         except OSError as error:
-            raise InputError(f"{self.folder / name}: cannot be read: {error.strerror}") from error
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
         if data is not None:
             self.damaged.pop(name, None)  # made again since
         return found
-
-
-def is_away(folder: Path) -> bool:
-    """Whether the run in a folder runs elsewhere."""
-    return (folder / ENGINE_FILE).is_file()
-
-
-def condition_file(key: str) -> str:
-    """Where in a run folder a finished condition is kept."""
-    return f"conditions/{key}.json"
-
-
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """One runner per folder; the system frees the lock of a process that died.
-
-    Raises:
-        InputError: another process runs in the folder, or it holds other files.
-    """
-    from filelock import FileLock, Timeout
-
-    _refuse_other_files(folder)
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-            RunStore(folder).set_aside(path.name, "no regular file")
-        lock = FileLock(path, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"--out {folder}: another steersweep is running there; wait for it or stop it"
-        ) from error
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _refuse_other_files(folder: Path) -> None:
-    """A folder that holds no run must be empty, but for leftovers of one killed before it began."""
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file, not a folder")
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    ours = (PLAN, f".{PLAN}.", ".lock")
-    others = sorted(name for name in names if not name.startswith(ours))
-    if others and not any(name.startswith(PLAN) for name in names):
-        raise InputError(
-            f"--out {folder}: holds files that are no steersweep run ({', '.join(others[:3])}); "
-            f"choose an empty or new folder"
-        )
 
 
 def _refuse_other_run(
@@ -402,7 +370,7 @@ def _refuse_other_run(
         differences = "; ".join(
             f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
         )
-        raise InputError(f"--out {folder}: holds another run ({differences}). {way_out}")
+        raise InputError(f"{setting('out')} {folder}: holds another run ({differences}). {way_out}")
 
 
 def _refuse_other_version(folder: Path, data: bytes) -> None:

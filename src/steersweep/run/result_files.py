@@ -9,18 +9,33 @@ from typing import Any
 from steersweep.core.atomic import read_file, write_bytes
 from steersweep.core.digests import Damaged, seal, unseal
 from steersweep.core.errors import InputError
+from steersweep.run.paths import RunPaths
 
 Result = dict[str, Any]
 
-_FOLDER = "results"
+# What the files of a sweep of one's own, of a study's phases and of a verification begin with.
+SWEEP = "sweep"
+FAMILY_SWEEP = "v3_phase1_family_sweep"
+VERIFICATION = "v3_cosmic_verification"
 
 
-def write_result_file(folder: Path, stem: str, results: Sequence[Result]) -> Path:
-    """Write results to `results/STEM.json` of a run folder; returns the file's path.
+def write_result_file(root: Path, kind: str, results: Sequence[Result]) -> Path:
+    """Write results to a file called by their kind and when the last was finished; its path.
 
     The file can always be made again from conditions, so what was there is replaced.
+
+    Args:
+        root: the run folder.
+        kind: what the name begins with.
+        results: at least one result object, with its `timestamp`.
     """
-    path = folder / _FOLDER / f"{stem}.json"
+    newest = max(result["timestamp"] for result in results)
+    stamp = newest.replace("-", "").replace(":", "")
+    return replace_result_file(RunPaths(root).result(f"{kind}_{stamp}"), results)
+
+
+def replace_result_file(path: Path, results: Sequence[Result]) -> Path:
+    """Write results to a file that may be there; returns its path."""
     write_bytes(path, seal(_name(path), results))
     return path
 
@@ -46,13 +61,25 @@ def read_result_file(path: Path) -> list[Result]:
     return results
 
 
-def newest_result_files(folder: Path, pattern: str = "*.json") -> list[Path]:
-    """The newest result file of each kind; names end in the time a run began."""
-    newest: dict[str, Path] = {}
-    for path in sorted((folder / _FOLDER).glob(pattern)):
-        newest[path.stem.rsplit("_", 1)[0]] = path
-    return [*newest.values()]
+def result_files(root: Path) -> list[Path]:
+    """Files of a run folder with results of sweeps: of each kind the newest.
+
+    A file's kind is its name up to the time when its newest result was finished. Verifications,
+    which steer nothing, do not count.
+    """
+    return [path for kind, path in _newest(root).items() if kind != VERIFICATION]
+
+
+def verification_file(root: Path) -> Path | None:
+    """The newest result file of a verification, None where there is none."""
+    return _newest(root).get(VERIFICATION)
+
+
+def _newest(root: Path) -> dict[str, Path]:
+    """The newest result file of each kind."""
+    paths = sorted(RunPaths(root).results.glob("*.json"))
+    return {path.stem.rpartition("_")[0]: path for path in paths}
 
 
 def _name(path: Path) -> str:
-    return f"{_FOLDER}/{path.name}"
+    return f"{path.parent.name}/{path.name}"

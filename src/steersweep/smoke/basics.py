@@ -5,14 +5,12 @@ Each look returns whether it found trouble, and what it saw or what to do.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from steersweep.model.chat_model import ChatModel
-from steersweep.smoke.passes import intervention_of, is_apart, relative, steered_states
+from steersweep.model.numbers import odd_tensors
+from steersweep.smoke.passes import addition_of, is_apart, relative, steered_states
 from steersweep.steer.parity import PROBES
 from steersweep.steer.regime import regime_of
 
@@ -114,7 +112,7 @@ def _names(chat: ChatModel, ids: frozenset[int] | list[int]) -> str:
 @torch.inference_mode()
 def weights(chat: ChatModel) -> tuple[bool, str]:
     """Finite, not constant, and an answer depends on the prompt."""
-    bad = list(_bad_tensors(chat))
+    bad = [f"{odd.name} {odd.problem}" for odd in odd_tensors(chat.model)]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         return True, f"{', '.join(bad[:3])}{more}: the weights are damaged; get the files again"
@@ -135,29 +133,6 @@ def weights(chat: ChatModel) -> tuple[bool, str]:
     if apart < 1e-4:
         return True, "the next token is the same whatever is asked: the model is not trained"
     return False, f"finite; two questions differ by {apart:.2g} in their logits"
-
-
-def _bad_tensors(chat: ChatModel) -> Iterator[str]:
-    """Tensors with numbers that are none, and matrices of one number."""
-    named = [
-        (name, tensor)
-        for name, tensor in (*chat.model.named_parameters(), *chat.model.named_buffers())
-        if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
-    ]
-    # One look at the device for all of them: each would wait for a GPU.
-    extremes = torch.stack([torch.stack(_extremes(tensor)).float() for _, tensor in named])
-    for (name, tensor), (low, high) in zip(named, extremes.tolist(), strict=True):
-        is_matrix = tensor.ndim >= 2 and min(tensor.shape[-2:]) > 1 and "bias" not in name
-        is_parameter = isinstance(tensor, torch.nn.Parameter)
-        if math.isnan(low) or (is_parameter and math.isinf(high - low)):  # masks hold infinities
-            yield f"{name} holds NaN or infinite numbers"
-        elif is_matrix and is_parameter and low == high:
-            yield f"{name} is {low + 0.0:g} everywhere"
-
-
-def _extremes(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    found = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
-    return found.min, found.max
 
 
 def _untrained(chat: ChatModel, tokens: list[int]) -> str:
@@ -192,7 +167,7 @@ def padding(chat: ChatModel) -> tuple[bool, str]:
     plain = steered_states(chat, [short], None)
     fault = 0.0
     found: list[tuple[float, str]] = []
-    for step, name in ((None, "unsteered"), (intervention_of(chat), "steered")):
+    for step, name in ((None, "unsteered"), (addition_of(chat), "steered")):
         alone = plain if step is None else steered_states(chat, [short], step)
         for remainder in _PADDED_TO:
             width = len(longest) + (remainder - len(longest)) % 32

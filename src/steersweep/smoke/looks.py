@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.run.direction import Direction
 from steersweep.smoke.basics import cache, ending, padding, template, weights
-from steersweep.smoke.passes import STRENGTH, intervention_of, push_of, tolerance_of
+from steersweep.smoke.passes import STRENGTH, addition_of, push_of, tolerance_of
 from steersweep.steer.activations import residuals
-from steersweep.steer.edits import Edit, ablation, addition, run_edits
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.parity import PROBES, TOLERANCES, compare_readers
+from steersweep.steer.passes import run_edits
 from steersweep.steer.regime import regime_of
-from steersweep.steer.steering import Intervention, Row, generate
+from steersweep.steer.steering import Row, generate
 
 _NEW_TOKENS = 24
 
@@ -109,8 +110,7 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
     if not regime.pads:  # then rows of a batch are equally long
         count = min(len(short), len(long) - 1)
         short, long = short[-count:], long[: count + 1]
-    step = intervention_of(chat)
-    half = replace(step, multiplier=step.multiplier / 2)
+    step, half = addition_of(chat), addition_of(chat, 0.5)
     # All in one pass; and rows that share prompts, which resume from the unsteered streams.
     other = long[1:]
     if not regime.pads:
@@ -138,7 +138,7 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
 def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
     """How far what each row gets is from its vector, `[row, position]`, and the largest state."""
     seen: dict[str, list[Tensor]] = {"before": [], "after": []}
-    layer = rows[0].intervention.start if rows[0].intervention else 0
+    layer = rows[0].edit.start if rows[0].edit else 0
 
     def before(_layer: int, hidden: Tensor) -> None:
         seen["before"].append(hidden)
@@ -160,8 +160,8 @@ def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
     mask = chat.pad([row.prompt_ids for row in rows]).attention_mask[:, :, None].float()
     push = torch.zeros((len(rows), 1, chat.d_model), device=steered.device)
     for index, row in enumerate(rows):
-        if row.intervention is not None:
-            push[index] = row.intervention.vector * row.intervention.multiplier
+        if row.edit is not None and row.edit.added is not None:
+            push[index] = row.edit.added
     # Some networks leave out positions whose logits nobody wants.
     missing = clean.shape[1] - steered.shape[1]
     differences = steered - (clean + push * mask)[:, missing:]
@@ -178,7 +178,12 @@ def _edits(chat: ChatModel) -> tuple[bool, str]:
     """
     prompts = [chat.prompt_ids(text) for text in PROBES]
     push, middle = push_of(chat).float(), (chat.n_layers - 1) // 2
-    edits = [ablation(None, push), addition(middle, push), ablation(middle, push, -push)]
+    there: dict[str, Any] = {"start": middle, "stop": middle + 1, "site": "resid_pre"}
+    edits = [
+        Edit.everywhere(push),
+        Edit.add(push, 1.0, **there),
+        Edit.affine(push, -push, 0.0, **there),
+    ]
     layers = range(chat.n_layers)
     worst = dict.fromkeys(("states", "logits"), 0.0)
     try:
@@ -204,20 +209,23 @@ def _edits(chat: ChatModel) -> tuple[bool, str]:
 
 def _edited_alone(chat: ChatModel, ids: list[int], edit: Edit) -> tuple[Tensor, Tensor]:
     """One prompt under one edit: states after each layer, `[layer, d_model]`, and its logits."""
-    unit, offset = (part.to(chat.device, chat.dtype) for part in (edit.unit, edit.offset))
+    unit, added = (
+        torch.zeros(chat.d_model) if part is None else part for part in (edit.removed, edit.added)
+    )
+    unit, added = (part.to(chat.device, chat.dtype) for part in (unit, added))
     states = torch.empty((chat.n_layers, chat.d_model), device=chat.device)
 
     def change(_layer: int, hidden: Tensor) -> Tensor:
-        return hidden - (hidden @ unit)[..., None] * unit + offset
+        return hidden - (hidden @ unit)[..., None] * unit + added
 
     def read(layer: int, hidden: Tensor) -> None:
         states[layer - 1] = hidden[0, -1]
 
-    inputs = range(chat.n_layers) if edit.layer is None else [edit.layer]
     with ExitStack() as stack:
-        stack.enter_context(chat.layer_hooks(change, inputs, "resid_pre"))
+        layers = range(*edit.span(chat.n_layers))
+        stack.enter_context(chat.layer_hooks(change, layers, edit.site))
         stack.enter_context(chat.layer_hooks(read, range(1, chat.n_layers), "resid_pre"))
-        if edit.layer is None:
+        if edit.all_writes:
             sites = ablation_sites_of(chat)
             ablate = partial(change, 0)
             stack.enter_context(sites.edited(chat, ablate, range(chat.n_layers)))
@@ -252,7 +260,7 @@ def _greedy(chat: ChatModel) -> tuple[bool, str]:
 def _generation(chat: ChatModel) -> tuple[bool, str]:
     """One steered answer; logits that are not finite end it with an error."""
     direction = _direction(chat)
-    push = Intervention(direction.vector, STRENGTH * direction.residual_norm, start=direction.layer)
+    push = Edit.add(direction.vector, STRENGTH * direction.residual_norm, direction.layer)
     ids = chat.prompt_ids(PROBES[1])
     answer = generate(chat, [Row(ids, push)], max_new_tokens=_NEW_TOKENS)[0]
     return False, f"{answer.text!r} (strength {STRENGTH})"

@@ -8,8 +8,9 @@ from torch import Tensor
 from steersweep.core.precision_labels import rounds_activations_by_batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.steer.activations import residuals
+from steersweep.steer.edit import Edit
 from steersweep.steer.parity import PROBES, TOLERANCES
-from steersweep.steer.steering import Intervention, Row, generate
+from steersweep.steer.steering import Row, generate
 
 STRENGTH = 0.3  # of the residual norm
 _INT8 = 0.05
@@ -57,14 +58,12 @@ def push_of(chat: ChatModel) -> Tensor:
     return push
 
 
-def intervention_of(chat: ChatModel) -> Intervention:
-    """That vector, added from the middle of the model on; a layer follows where it starts."""
-    push = push_of(chat).float()
-    length = float(push.norm())
-    return Intervention(push / length, length, start=(chat.n_layers - 1) // 2)
+def addition_of(chat: ChatModel, share: float = 1.0) -> Edit:
+    """A share of it, added from the middle of the model on; a layer follows where it starts."""
+    return Edit.add(push_of(chat).float(), share, start=(chat.n_layers - 1) // 2)
 
 
-def steered_states(chat: ChatModel, prompts: list[list[int]], step: Intervention | None) -> Tensor:
+def steered_states(chat: ChatModel, prompts: list[list[int]], step: Edit | None) -> Tensor:
     """Final states after each prompt, `[row, d_model]`, in the first step of `generate`."""
     found: list[Tensor] = []
     with chat.final_states(lambda states: found.append(states.float().cpu())):

@@ -6,16 +6,17 @@ template, precision or library is looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
-from steersweep.run.condition import checks_begin, content_key
+from steersweep.run.folder import RunFolder
+from steersweep.run.paths import RunPaths
 from steersweep.smoke.basics import ending_note
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.steer.parity import PROBES
@@ -29,7 +30,7 @@ _OF_FILES = frozenset(BASICS[:3])
 Found = Sequence[dict[str, Any]]
 
 
-def checks_name(chat: ChatModel, only: Collection[str] | None) -> str:
+def checks_file(root: Path, chat: ChatModel, only: Collection[str] | None) -> Path:
     """Where in a run folder the checks of a model are kept."""
     facts = provenance.facts(chat.device)
     rests_on = {
@@ -39,7 +40,7 @@ def checks_name(chat: ChatModel, only: Collection[str] | None) -> str:
         "versions": [VERSION, *(facts[name] for name in ("steersweep", "torch", "transformers"))],
         "checks": sorted(only) if only is not None else "all",
     }
-    return f"{checks_begin(chat.fingerprint, chat.precision)}{content_key(rests_on)}.json"
+    return RunPaths(root).checks(chat.fingerprint, chat.precision, rests_on)
 
 
 def make_checks(chat: ChatModel, only: Collection[str] | None) -> list[dict[str, Any]]:
@@ -70,7 +71,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
         raise kind(
             f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "
-            f"accept_mismatch, on the command line --accept-mismatch, goes on all the same)"
+            f"{setting('accept_mismatch')} goes on all the same)"
         )
     notes = [f"goes on although incompatible: {said}"] if wrong else []
     if note := ending_note(chat):
@@ -85,7 +86,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
 
 def check_for_user(chat: ChatModel, *, accept_mismatch: bool = False) -> tuple[str, ...]:
     """The basic checks, made once for this user and model; see `require`."""
-    name = f"checks/{PurePath(checks_name(chat, BASICS)).name}"
+    name = f"checks/{checks_file(Path(), chat, BASICS).name}"
     held = kept(name)
     found = held if _is_whole(held) else None
     if found is None:
@@ -96,8 +97,7 @@ def check_for_user(chat: ChatModel, *, accept_mismatch: bool = False) -> tuple[s
 
 def check_for_run(
     chat: ChatModel,
-    get: Callable[[str], Any],
-    put: Callable[[str, Any], Any],
+    run: RunFolder,
     *,
     every: bool,
     accept_mismatch: bool,
@@ -106,14 +106,13 @@ def check_for_run(
 
     Args:
         chat: the model.
-        get: reads what a run folder holds under a name.
-        put: keeps it there.
+        run: the run folder.
         every: see `Job.smoke`.
         accept_mismatch: see `require`.
     """
     only = None if every else (*BASICS, "readers")
-    name = checks_name(chat, only)
-    held = get(name) or put(name, {"checks": make_checks(chat, only)})
+    path = checks_file(run.root, chat, only)
+    held = run.read_json(path) or run.write_once(path, {"checks": make_checks(chat, only)})
     return require(chat, held["checks"], accept_mismatch=accept_mismatch)
 
 

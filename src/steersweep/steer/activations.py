@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.model.chat_model import ChatModel, not_finite
 from steersweep.steer.packing import Layout, layouts
 from steersweep.steer.parity import read_with_nnsight
@@ -82,6 +82,27 @@ def residuals(
         _check_finite(chat, part)
         result[some] = part
     return result
+
+
+def harmless_mean(
+    chat: ChatModel,
+    prompts: Sequence[str],
+    *,
+    position: int,
+    site: ReadSite,
+    max_rows: int = 64,
+) -> Tensor:
+    """Mean residual stream of prompts at a position, `[layer, d_model]`, float64, on the CPU.
+
+    What affine edits put back (`Edit.affine`).
+
+    Raises:
+        InputError: a prompt cannot be put to the model, or is shorter than the position.
+        NumericalError: see `residuals`.
+    """
+    ids = chat.renderer.ids_of(prompts, "harmless prompt")
+    states = residuals(chat, ids, positions=(position,), site=site, max_rows=max_rows)
+    return states[:, 0].double().mean(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +188,11 @@ def as_backend(name: str) -> Backend:
     if name == "hooks":
         return "hooks"
     if name != "nnsight":
-        raise InputError(f"--backend {name}: choose hooks or nnsight")
+        raise InputError(f"{setting('backend')} {name}: choose hooks or nnsight")
     if find_spec("nnsight") is None:
-        raise InputError("--backend nnsight: not installed: pip install 'steersweep[nnsight]'")
+        raise InputError(
+            f"{setting('backend')} nnsight: not installed: pip install 'steersweep[nnsight]'"
+        )
     return "nnsight"
 
 

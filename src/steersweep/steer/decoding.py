@@ -17,7 +17,7 @@ from steersweep.core.precision_labels import is_quantized
 from steersweep.model.chat_model import Batch, ChatModel
 from steersweep.model.kv_cache import can_be_filled, keep_rows, write_at
 from steersweep.model.memory import is_out_of_memory
-from steersweep.steer.additions import Additions
+from steersweep.steer.row_edits import RowEdits
 
 # A recording takes about as long as this many steps, so fewer are not worth one.
 _WORTH_RECORDING = 8
@@ -29,20 +29,20 @@ class Decoder:
     """Steps with the shapes that the batch has.
 
     Args:
-        chat: the model; `additions` are applied to it while steps are made.
+        chat: the model; `edits` are applied to it while steps are made.
         prompts: what the cache holds: the prompts of all rows, padded.
         cache: the keys and values of the rows after the prompts.
-        additions: what steers the rows.
+        edits: of the rows.
         n_steps: steps at most.
     """
 
     def __init__(
-        self, chat: ChatModel, prompts: Batch, cache: Any, additions: Additions, n_steps: int
+        self, chat: ChatModel, prompts: Batch, cache: Any, edits: RowEdits, n_steps: int
     ) -> None:
         rows, width = prompts.attention_mask.shape
         self._chat = chat
         self._cache = cache
-        self._additions = additions
+        self._edits = edits
         self._length = width
         self._mask = prompts.attention_mask.new_ones((rows, width + n_steps))
         self._mask[:, :width] = prompts.attention_mask
@@ -68,7 +68,7 @@ class Decoder:
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows, `[kept row]` indices in rising order."""
         keep_rows(self._cache, rows)
-        self._additions.keep_rows(rows)
+        self._edits.keep_rows(rows)
         self._mask, self._position = self._mask[rows], self._position[rows]
 
 
@@ -80,9 +80,9 @@ class FixedDecoder(Decoder):
     """
 
     def __init__(
-        self, chat: ChatModel, prompts: Batch, cache: Any, additions: Additions, n_steps: int
+        self, chat: ChatModel, prompts: Batch, cache: Any, edits: RowEdits, n_steps: int
     ) -> None:
-        super().__init__(chat, prompts, cache, additions, n_steps)
+        super().__init__(chat, prompts, cache, edits, n_steps)
         rows, width = prompts.attention_mask.shape
         self._steps_left = n_steps
         self._place = torch.tensor([width], device=chat.device)
@@ -164,9 +164,7 @@ class FixedDecoder(Decoder):
         return True
 
 
-def decoder(
-    chat: ChatModel, prompts: Batch, cache: Any, additions: Additions, n_steps: int
-) -> Decoder:
+def decoder(chat: ChatModel, prompts: Batch, cache: Any, edits: RowEdits, n_steps: int) -> Decoder:
     """The kind of steps that suits a model and where it is; see `Decoder` for the arguments."""
     length = prompts.input_ids.shape[1] + n_steps
     fixed = (
@@ -175,7 +173,7 @@ def decoder(
         and chat.takes_pair_masks
         and length <= chat.attention_window
     )
-    return (FixedDecoder if fixed else Decoder)(chat, prompts, cache, additions, n_steps)
+    return (FixedDecoder if fixed else Decoder)(chat, prompts, cache, edits, n_steps)
 
 
 def prefers_fixed(chat: ChatModel) -> bool:

@@ -21,9 +21,10 @@ from steersweep.core.printing import first_line
 from steersweep.model.chat_model import Batch, ChatModel, at_positions, not_finite
 from steersweep.model.kv_cache import can_be_filled, fill, keeps_states, make_cache
 from steersweep.model.memory import is_out_of_memory
-from steersweep.steer.additions import Additions
 from steersweep.steer.decoding import decoder
+from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
+from steersweep.steer.row_edits import RowEdits
 
 _SHORTEST = 3
 _LONGEST = 40  # longer than the windows of models made for tests
@@ -158,12 +159,10 @@ def chat_tolerance(chat: ChatModel) -> float:
 
 @dataclass(frozen=True)
 class _Case:
-    """A row: tokens of its prompt, and from where to where what is added to the stream."""
+    """A row: tokens of its prompt, and what is added to the stream."""
 
     ids: tuple[int, ...]
-    start: int
-    stop: int
-    vector: Tensor
+    edit: Edit | None = None
 
 
 class _Probe:
@@ -179,17 +178,18 @@ class _Probe:
         self._check_stream(short)
         noise = torch.randn((2, chat.d_model), generator=torch.Generator().manual_seed(0))
         noise = noise / noise.norm(dim=-1, keepdim=True) * _STRENGTH
-        # In rising order of the first steered layer, as batches are. Three of each length, since
+        # In rising order of the first edited layer, as batches are. Three of each length, since
         # those that may not be padded share a batch with their like only.
-        nothing = torch.zeros(chat.d_model)
+        low, high = (self.lengths[layer] for layer in (0, middle))
         self._cases = [
-            _Case(short, 0, n, noise[0] * self.lengths[0]),
-            _Case(long, 0, max(1, middle), noise[1] * self.lengths[0]),
-            _Case(long, middle, n, noise[0] * self.lengths[middle]),
-            _Case(short, middle, n, noise[1] * self.lengths[middle]),
-            _Case(long, n, n, nothing),
-            _Case(short, n, n, nothing),
+            _Case(short, Edit.add(noise[0], low, 0)),
+            _Case(long, Edit.add(noise[1], low, 0, max(1, middle))),
+            _Case(short, Edit.add(noise[1], high, middle, site="resid_pre")),
+            _Case(long, Edit.add(noise[0], high, middle)),
+            _Case(long),
+            _Case(short),
         ]
+        self._cases.sort(key=lambda case: clean_layers(case.edit, n))
         self._alone = [self._plain(case) for case in self._cases]
 
     def _check_stream(self, ids: Sequence[int]) -> None:
@@ -230,21 +230,31 @@ class _Probe:
 
     def _plain(self, case: _Case) -> Tensor:
         """Logits after the prompt and after each next token, `[step, vocabulary]`."""
-        push = case.vector.to(self._chat.device, self._chat.dtype)
-
-        def add(_module: Any, _inputs: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (output[0] + push, *output[1:])
-            return output + push
-
-        layers = self._chat.layers[case.start : case.stop]
-        handles = [layer.register_forward_hook(add) for layer in layers]
+        handles = [] if case.edit is None else self._plainly_added(case.edit)
         try:
             steps = [self._logits([*case.ids, *self._next[:n]]) for n in range(_STEPS + 1)]
             return torch.stack(steps)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _plainly_added(self, edit: Edit) -> list[Any]:
+        """Handles of one hook on each layer of an addition."""
+        push = torch.as_tensor(edit.added).to(self._chat.device, self._chat.dtype)
+
+        def before(_module: Any, args: Any, kwargs: Any) -> Any:
+            if not args:
+                return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + push}
+            return (args[0] + push, *args[1:]), kwargs
+
+        def after(_module: Any, _inputs: Any, output: Any) -> Any:
+            is_tuple = isinstance(output, tuple)
+            return (output[0] + push, *output[1:]) if is_tuple else output + push
+
+        layers = self._chat.layers[slice(*edit.span(self._chat.n_layers))]
+        if edit.site == "resid_pre":
+            return [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
+        return [layer.register_forward_hook(after) for layer in layers]
 
     def difference(self, regime: Regime) -> float:
         """How far logits are from those alone when rows run in a regime; infinite if not finite."""
@@ -269,20 +279,19 @@ class _Probe:
         of_row = [prompts.index(case.ids) for case in cases]
         batch = chat.pad(prompts)
         cache = regime.cache(chat, batch.input_ids.shape[1] + _STEPS)
-        spans = [(case.start, case.stop) for case in cases]
-        additions = Additions(chat, torch.stack([case.vector for case in cases]), spans)
-        starts = [case.start for case in cases]
-        logits = prefill(chat, batch, of_row, starts, additions, cache, resumes=regime.resumes)
+        edits = RowEdits(chat, [case.edit for case in cases])
+        clean = [clean_layers(case.edit, chat.n_layers) for case in cases]
+        logits = prefill(chat, batch, of_row, clean, edits, cache, resumes=regime.resumes)
         found = [_apart(row, self._alone[i][0]) for row, i in zip(logits, group, strict=True)]
         if regime.pads:  # and as passes without a cache have it
             bare = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]
             found += [
                 _apart(bare[of_row[row]], self._alone[index][0])
                 for row, index in enumerate(group)
-                if not bool(self._cases[index].vector.any())
+                if self._cases[index].edit is None
             ]
-        decoding = decoder(chat, batch.rows(of_row), cache, additions, _STEPS)
-        with additions.applied(chat):
+        decoding = decoder(chat, batch.rows(of_row), cache, edits, _STEPS)
+        with edits.applied():
             for step, token in enumerate(self._next, start=1):
                 if regime.leaves and step == 1 and len(group) > 1:
                     kept = [row for row in range(len(group)) if row != 1]

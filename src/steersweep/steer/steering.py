@@ -1,13 +1,12 @@
-"""Steered generation: rows of different interventions decode together in one batch.
+"""Steered generation: rows of different edits decode together in one batch.
 
-A row is a prompt with an intervention or none. After each decoder layer a vector per row is added,
-so a whole layer x strength map shares every matrix product; finished rows leave the batch. Knows
-nothing of prompts as text, methods, or judging.
+A row is a prompt with an edit or none. Each row has its own vectors at each layer, so a whole layer
+x strength map shares every matrix product; finished rows leave the batch. Knows nothing of prompts
+as text, methods, or judging.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,37 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.additions import Additions
 from steersweep.steer.decoding import decoder
+from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.row_edits import RowEdits
 
 FinishReason = Literal["eos", "length"]
-
-
-@dataclass(frozen=True, eq=False)
-class Intervention:
-    """Activation addition: `multiplier * vector` added to the output of layers `[start, stop)`.
-
-    Attributes:
-        vector: unit direction in float32, `[d_model]`.
-        multiplier: length of the addition, in units of the residual stream.
-        start: first decoder layer whose output is changed.
-        stop: first layer no longer changed; None means to the end of the model.
-    """
-
-    vector: Tensor
-    multiplier: float
-    start: int
-    stop: int | None = None
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.multiplier):
-            raise InputError(f"multiplier {self.multiplier}: must be a finite number")
-        if not bool(torch.isfinite(self.vector).all()):
-            raise InputError("the direction holds NaN or infinite values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +30,7 @@ class Row:
     """One sequence to generate: prompt token ids and what is done to the residual stream."""
 
     prompt_ids: Sequence[int]
-    intervention: Intervention | None = None
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +59,11 @@ def generate(
     max_rows: int = 256,
     on_step: Callable[[StepInfo], None] | None = None,
 ) -> list[Generation]:
-    """Greedy answers to every row, in order; rows of different interventions share batches.
+    """Greedy answers to every row, in order; rows of different edits share batches.
 
     Decoding takes the plain argmax of the logits: no setting of the model's generation config
-    (repetition penalty, temperature) has any effect. The prompt's own tokens are steered during
-    prefill and every new token during decoding; padding is not steered.
+    (repetition penalty, temperature) has any effect. Padding is never edited; which other tokens
+    are is said in `Edit.positions`.
 
     Args:
         chat: the model.
@@ -96,8 +73,9 @@ def generate(
         on_step: called after each decoding step.
 
     Raises:
-        InputError: a row's layer range or vector does not fit the model, its prompt is too long, or
-            rows of this architecture cannot be run right.
+        InputError: a row's layers or vector do not fit the model, or its edit is one of
+            `Edit.everywhere`; its prompt is too long; or rows of this architecture cannot be run
+            right.
         NumericalError: logits became NaN (with fp16 usually an overflow).
     """
     _check_rows(chat, rows, max_new_tokens)
@@ -118,8 +96,10 @@ def _generate_batch(
     max_new_tokens: int,
     on_step: Callable[[StepInfo], None] | None,
 ) -> list[Generation]:
-    # Rows that start to be steered at the same layer lie together, for the prompts' pass.
-    order = sorted(range(len(rows)), key=lambda index: _span(rows[index], chat.n_layers)[0])
+    # Rows that begin to be edited at the same layer lie together, for the prompts' pass.
+    order = sorted(
+        range(len(rows)), key=lambda index: clean_layers(rows[index].edit, chat.n_layers)
+    )
     rows = [rows[index] for index in order]
     prompts = {tuple(row.prompt_ids): None for row in rows}
     numbers = {ids: number for number, ids in enumerate(prompts)}
@@ -135,12 +115,12 @@ def _generate_batch(
     ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
     width = batch.input_ids.shape[1]
     cache = regime.cache(chat, width + max_new_tokens)
-    additions = _additions(chat, rows)
+    edits = RowEdits(chat, [row.edit for row in rows])
 
-    starts = [_span(row, chat.n_layers)[0] for row in rows]
-    logits = prefill(chat, batch, of_row, starts, additions, cache, resumes=regime.resumes)
-    decoding = decoder(chat, batch.rows(of_row), cache, additions, max_new_tokens)
-    with additions.applied(chat):
+    clean = [clean_layers(row.edit, chat.n_layers) for row in rows]
+    logits = prefill(chat, batch, of_row, clean, edits, cache, resumes=regime.resumes)
+    decoding = decoder(chat, batch.rows(of_row), cache, edits, max_new_tokens)
+    with edits.applied():
         for step in range(max_new_tokens):
             token = logits.max(-1).indices  # the first of equals, as argmax; on CPUs faster
             tokens[alive, step] = token
@@ -163,25 +143,6 @@ def _generate_batch(
     return [_finish(chat, row) for row in tokens.tolist()]
 
 
-def _additions(chat: ChatModel, rows: Sequence[Row]) -> Additions:
-    vectors = torch.zeros((len(rows), chat.d_model))
-    for index, row in enumerate(rows):
-        if row.intervention is not None:
-            vectors[index] = row.intervention.vector * row.intervention.multiplier
-    return Additions(chat, vectors, [_span(row, chat.n_layers) for row in rows])
-
-
-def _span(row: Row, n_layers: int) -> tuple[int, int]:
-    """First and one past the last steered layer; an empty span if nothing is added."""
-    if row.intervention is None or row.intervention.multiplier == 0:
-        return n_layers, n_layers
-    return row.intervention.start, _stop(row.intervention, n_layers)
-
-
-def _stop(intervention: Intervention, n_layers: int) -> int:
-    return n_layers if intervention.stop is None else intervention.stop
-
-
 def _finish(chat: ChatModel, tokens: Sequence[int]) -> Generation:
     """Cut a row at its first ending token; -1 marks steps after the row left the batch."""
     for index, token in enumerate(tokens):
@@ -201,21 +162,16 @@ def _check_rows(chat: ChatModel, rows: Sequence[Row], max_new_tokens: int) -> No
         if limit is not None and len(row.prompt_ids) + max_new_tokens > limit:
             raise InputError(
                 f"a prompt of {len(row.prompt_ids)} tokens plus {max_new_tokens} new ones exceeds "
-                f"the {limit} positions of {chat.source.model_id}; lower --max-new-tokens"
+                f"the {limit} positions of {chat.source.model_id}; lower "
+                f"{setting('max_new_tokens')}"
             )
-        if row.intervention is None:
-            continue
-        start, stop = row.intervention.start, _stop(row.intervention, chat.n_layers)
-        if not 0 <= start < stop <= chat.n_layers:
-            raise InputError(
-                f"layers {start} to {stop}: {chat.source.model_id} has layers 0 to "
-                f"{chat.n_layers - 1}"
-            )
-        if row.intervention.vector.shape != (chat.d_model,):
-            raise InputError(
-                f"the direction has shape {tuple(row.intervention.vector.shape)}, but the residual "
-                f"stream of {chat.source.model_id} is {chat.d_model} wide"
-            )
+        if row.edit is not None:
+            row.edit.check_fits(chat.source.model_id, chat.n_layers, chat.d_model)
+            if row.edit.all_writes:
+                raise InputError(
+                    "an edit of all that layers write is for passes of prompts; to remove a "
+                    "direction while answering use Edit.remove from layer 0 on"
+                )
 
 
 def _check_finite(chat: ChatModel, logits: Tensor) -> None:

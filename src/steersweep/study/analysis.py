@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
 from steersweep.run.direction import cosine
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.run.label import Label
 from steersweep.study.decisions import Outcome, curve_shape
 from steersweep.sweep.results import coherent_refusals, p_difference
@@ -96,7 +96,7 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
 
 
 def precision_comparison(
-    results: Iterable[Result], store: RunStore, preserved_from: float
+    results: Iterable[Result], store: RunFolder, preserved_from: float
 ) -> list[dict[str, Any]]:
     """Each model's precisions side by side: effects, directions, and how good a model each is.
 
@@ -181,7 +181,7 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def transfers(
-    results: Iterable[Result], names: Mapping[str, str], store: RunStore
+    results: Iterable[Result], names: Mapping[str, str], store: RunFolder
 ) -> list[dict[str, Any]]:
     """What a direction of one model does in another of the same width.
 
@@ -296,7 +296,7 @@ def _draws(rng: Any, n: int, resamples: int) -> Any:
     return np.concatenate([np.ones((1, n)), counts]) / n
 
 
-def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, Any]]:
+def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
     """Cosines between a model's directions at different layers, by method."""
     found = []
     for result in results:
@@ -316,17 +316,17 @@ def layer_cosines(results: Iterable[Result], store: RunStore) -> list[dict[str, 
     return found
 
 
-def _vector(store: RunStore, file: str) -> NDArray[np.float32]:
+def _vector(store: RunFolder, file: str) -> NDArray[np.float32]:
     """The unit vector of a direction that results name, `[d_model]`."""
     return store.needed_vector(Path(file).stem)
 
 
-def _activations(store: RunStore, file: str) -> dict[str, Any]:
-    held = store.tensors(file)
+def _activations(store: RunFolder, file: str) -> dict[str, Any]:
+    held = store.tensors(store.paths.named(file))
     if held is None:
         raise SteersweepError(
-            f"{store.folder / file}: is damaged or gone; run the same command again to make it "
-            f"again"
+            f"{store.paths.named(file)}: is damaged or gone; run the same command again to "
+            f"make it again"
         )
     return held
 

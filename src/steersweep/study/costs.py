@@ -12,8 +12,8 @@ from steersweep.catalog.gpus import gpu_catalog
 from steersweep.core.errors import SteersweepError
 from steersweep.methods.method import METHODS
 from steersweep.model.source import LAB_PREFIX, find_model
-from steersweep.study.phases import Sweep
 from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.sweeps import Sweep
 
 
 def workload(plan: Plan, sweep: Sweep, n_prompts: int) -> Workload:
@@ -24,14 +24,13 @@ def workload(plan: Plan, sweep: Sweep, n_prompts: int) -> Workload:
         sweep: what to run.
         n_prompts: unique test prompts.
     """
-    decoding = plan.data.get("decoding", {})
     return Workload(
         shape=shape_of(sweep.model),
         precision=sweep.precision,
         n_conditions=sweep.n_conditions,
         n_prompts=n_prompts,
-        new_tokens=decoding.get("max_new_tokens", 100),
-        rows=decoding.get("rows", 256),
+        new_tokens=plan.decoding.max_new_tokens,
+        rows=plan.decoding.rows,
         searches=sum(METHODS.get(method).chooses_layer for method in sweep.methods),
     )
 
@@ -65,9 +64,21 @@ def shape_of(model: PlannedModel) -> ModelShape:
     From the catalog, or from the config of a model that is on this machine; of others from their
     parameters and layers.
     """
-    parameters = int(model.billions * 1e9)
-    known = catalog_shape(model.model, parameters) or _shape_here(model.model)
-    return known or guessed_shape(parameters, model.n_layers)
+    return _known_shape(model) or guessed_shape(_parameters(model), model.n_layers)
+
+
+def width_of(model: PlannedModel) -> int | None:
+    """Width of a planned model's residual stream; None where it is not known before it runs."""
+    shape = _known_shape(model)
+    return None if shape is None else shape.d_model
+
+
+def _known_shape(model: PlannedModel) -> ModelShape | None:
+    return catalog_shape(model.model, _parameters(model)) or _shape_here(model.model)
+
+
+def _parameters(model: PlannedModel) -> int:
+    return int(model.billions * 1e9)
 
 
 @cache

@@ -1,16 +1,17 @@
 """What follows from results: pure functions, nothing else decides.
 
-Section numbers are those of the source plan.
+docs/study-plan.md says why these are the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.label import Label
+from steersweep.study.plan import Dropped
 
 Action = Literal["continue", "continue-with-caveat", "follow-up", "exclude"]
 
@@ -101,7 +102,7 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
 
 @dataclass(frozen=True)
 class FamilyDecision:
-    """What happens to a family after phase 1 (section 5.1).
+    """What happens to a family after phase 1.
 
     Attributes:
         family: the family.
@@ -133,7 +134,7 @@ class FamilyDecision:
 def decide_families(
     outcomes: Iterable[Outcome], *, followed_up: Iterable[str] = ()
 ) -> list[FamilyDecision]:
-    """Sections 5.1 and 1.6: which families go on, by their best coherent rate with either method.
+    """Which families go on after phase 1, by their best coherent rate with any method.
 
     Args:
         outcomes: of phase 1, one or more methods per family.
@@ -194,13 +195,13 @@ def best_outcome(found: Iterable[Outcome]) -> Outcome:
 
 
 def all_failed(decisions: Sequence[FamilyDecision]) -> bool:
-    """Section 6.1: no family that was swept goes on."""
+    """Whether no family that was swept goes on."""
     return bool(decisions) and all(decision.action == "exclude" for decision in decisions)
 
 
 @dataclass(frozen=True)
 class SizeChoice:
-    """A model that phase 3 takes (section 5.2).
+    """A model that phase 3 takes.
 
     Attributes:
         model: the plan's name.
@@ -219,6 +220,9 @@ class SizeChoice:
     reason: str
 
 
+Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
+
+
 def choose_for_precision(
     outcomes: Iterable[Outcome],
     order: Sequence[str],
@@ -226,7 +230,7 @@ def choose_for_precision(
     tiers: int = 3,
     also: Iterable[str] = (),
 ) -> list[SizeChoice]:
-    """Section 5.2: models that work, small to large, of the family with most of them.
+    """The models that phase 3 takes: those that work of the family with most, small to large.
 
     Args:
         outcomes: of phase 2.
@@ -304,13 +308,13 @@ def curve_shape(intervals: Sequence[tuple[float, float]], flat_within: float) ->
 
 
 def triggers(
-    dropped: Iterable[Mapping[str, str]],
+    dropped: Iterable[Dropped],
     after: str,
     *,
     shapes: Mapping[str, tuple[Shape, bool]],
     coherent: Mapping[str, float],
 ) -> list[str]:
-    """Section 5.4: dropped models to think of again.
+    """Dropped models to think of again.
 
     Args:
         dropped: the plan's list.
@@ -320,18 +324,18 @@ def triggers(
     """
     found = []
     for entry in dropped:
-        if entry["after"] != after:
+        if entry.after != after:
             continue
-        family = entry["family"]
-        if entry["when"] == "peak at the largest size":
+        family = entry.family
+        if entry.when == "peak at the largest size":
             shape, largest_best = shapes.get(family, ("undecided", False))
             if largest_best and shape != "flat":
                 found.append(
-                    f"{entry['model']}: the largest {family} size is the best so far (curve "
+                    f"{entry.model}: the largest {family} size is the best so far (curve "
                     f"{shape}); a larger one would show whether that is the peak"
                 )
         elif coherent.get(family, 0.0) >= 0.40:
             found.append(
-                f"{entry['model']}: {family} reached {coherent[family]:.0%} coherent, at least 40 %"
+                f"{entry.model}: {family} reached {coherent[family]:.0%} coherent, at least 40 %"
             )
     return found

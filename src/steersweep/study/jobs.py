@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import calibration
 from steersweep.budget.ledger import Ledger, Limits
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
-from steersweep.run.folder import LostDirection, RunStore
-from steersweep.study import phases
+from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.study.costs import estimate
-from steersweep.study.phases import Cuts, Sweep
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
+from steersweep.study.settings import settings_of
+from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweep.results import Result, sweep_results
 from steersweep.sweep.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
@@ -67,7 +67,7 @@ class Jobs:
     def __init__(
         self,
         plan: Plan,
-        store: RunStore,
+        store: RunFolder,
         cuts: Cuts,
         limits: Limits,
         engine: Engine,
@@ -87,7 +87,7 @@ class Jobs:
         self.accept_mismatch = accept_mismatch
         self.say = on_line
         self._engine = engine
-        self._ledger = Ledger(store.folder)
+        self._ledger = Ledger(store.root)
         self._on_job = on_job
         self._said: set[str] = set()
         self._running: dict[str, tuple[str, Sweep, Job]] = {}
@@ -128,9 +128,9 @@ class Jobs:
                 self._ended(str(sweep), earlier=True)
         for name, reason in self._run(phase, jobs, tasks).items():
             failures[name] = str(reason)
-        held = self.store.get_once(f"phases/{phase}-failures.json") or {}
+        held = self.store.read_json(self.store.paths.failures(phase)) or {}
         others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
-        self.store.put_current(f"phases/{phase}-failures.json", others | failures)
+        self.store.write_json(self.store.paths.failures(phase), others | failures)
         self._note_conditions(phase, [job for _, job in jobs])
         if sweeps and len(failures) == len(sweeps) and not all_may_fail:
             raise SteersweepError(
@@ -161,13 +161,13 @@ class Jobs:
         then = [task for task in again if task.work.name in lost]
         return failed | self._scheduler.run(phase, then)
 
-    def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunStore) -> None:
+    def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunFolder) -> None:
         """Run a job whose conditions go to a run of their own inside the study's folder.
 
         Raises:
             SteersweepError: why it could not run.
         """
-        folder = store.folder.relative_to(self.store.folder).as_posix()
+        folder = store.root.relative_to(self.store.root).as_posix()
         task = self._task(phase, sweep, job, folder)
         for error in self._scheduler.run(phase, [task]).values():
             raise error
@@ -178,21 +178,21 @@ class Jobs:
 
     def _job(self, sweep: Sweep) -> Job:
         name = f"model:{sweep.model.name}"
-        held = self.store.get_once("models.json") or {}
+        held = self.store.read_json(self.store.paths.models) or {}
         accepted = name in self.accept
         # A model of the hub stays at the commit this run began with.
         commit = None if accepted else hub_commit(held.get(name, ""))
-        settings = phases.settings_of(self.plan, sweep, self.cuts, commit)
+        settings = settings_of(self.plan, sweep, self.cuts, commit)
         settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
         job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
         fingerprint = job.conditions[0].model_fingerprint
         if held.get(name, fingerprint) != fingerprint and not accepted:
             raise ChangedWeights(
                 f"{sweep.model.name}: the model's weights are not those this run began with "
-                f"(fingerprint {held[name]} then, {fingerprint} now). Use --accept-change {name}, "
-                f"or a new folder"
+                f"(fingerprint {held[name]} then, {fingerprint} now). Use "
+                f"{setting('accept')} {name}, or a new folder"
             )
-        self.store.put_current("models.json", held | {name: fingerprint})
+        self.store.write_json(self.store.paths.models, held | {name: fingerprint})
         for note in job.notes:
             if note not in self._said:
                 self._said.add(note)
@@ -214,7 +214,7 @@ class Jobs:
 
         labels = {
             "phase": phase,
-            "step": sweep.step,
+            "step": sweep.step.name,
             "model": sweep.model.name,
             "family": sweep.model.family,
         }
@@ -244,15 +244,15 @@ class Jobs:
         results = []
         thresholds = self.plan.thresholds
         for sweep, job in merged.values():
-            for result in sweep_results(self.store, [job], self.created, thresholds):
-                results.append(result | {"phase": sweep.phase})
+            for result in sweep_results(self.store, [job], thresholds):
+                results.append(result | {"phase": sweep.step.number})
         return results
 
     def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
         """What the phase consists of, for `status`."""
-        name = f"phases/{phase}.json"
-        held = (self.store.get_once(name) or {"conditions": []})["conditions"]
+        path = self.store.paths.phase(phase)
+        held = (self.store.read_json(path) or {"conditions": []})["conditions"]
         keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
         out = {key for job in jobs for key in left_out(job, self.store)}
         kept = [key for key in keys if key not in out]
-        self.store.put_current(name, {"conditions": kept})
+        self.store.write_json(path, {"conditions": kept})

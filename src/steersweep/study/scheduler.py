@@ -13,7 +13,7 @@ from steersweep.budget.estimate import RESERVE
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core import provenance
 from steersweep.core.atomic import DiskFull
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.model.memory import OutOfMemory
 from steersweep.study.plan import Plan
@@ -193,7 +193,7 @@ class Scheduler:
             if cost > 0 and self._settled[name] + cost >= stop:
                 self._stop = running.cancelled = BudgetStop(
                     f"{work.name}: the {name} stop of {stop:.4g} USD is reached. Everything "
-                    f"finished is kept; raise the budget with --budget to go on"
+                    f"finished is kept; raise {setting('budget')} to go on"
                 )
                 self._engine.cancel(work.name)
 

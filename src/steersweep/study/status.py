@@ -11,8 +11,13 @@ from steersweep.budget.ledger import Ledger
 from steersweep.core.errors import InputError
 from steersweep.people import gates
 from steersweep.people.problems import problems
-from steersweep.run.folder import RunStore
-from steersweep.study.plan import GATES, Plan, parse_plan
+from steersweep.run.folder import RunFolder
+from steersweep.run.paths import damaged_files
+from steersweep.study.final import NAME
+from steersweep.study.phases.registry import gate_after, phases_of
+from steersweep.study.phases.registry import gates as all_gates
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 
 _ADDED = (
     "kind",
@@ -22,7 +27,7 @@ _ADDED = (
 )  # by the engine to the plan's own fields
 
 
-def frozen_plan(store: RunStore) -> Plan:
+def frozen_plan(store: RunFolder) -> Plan:
     """The plan a study was begun with.
 
     Raises:
@@ -30,9 +35,10 @@ def frozen_plan(store: RunStore) -> Plan:
     """
     data = store.plan
     if data.get("kind") != "study":
-        raise InputError(f"{store.folder}: holds a {data.get('kind', 'run')}, not a study")
+        raise InputError(f"{store.root}: holds a {data.get('kind', 'run')}, not a study")
     own = {key: value for key, value in data.items() if key not in _ADDED}
-    return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.folder / "plan.yaml"))
+    own.setdefault("own_methods", {})  # what a run folder names is never imported by readers
+    return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.paths.plan))
 
 
 def status(folder: Path) -> dict[str, Any]:
@@ -44,42 +50,40 @@ def status(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no study there.
     """
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     plan = frozen_plan(store)
     state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
-    for phase in plan.phases:
-        decided = store.get_once(f"decisions/{phase}.json")
-        gate = plan.gate_after(phase)
+    for phase in phases_of(plan):
+        decided = store.read_json(store.paths.decision(phase.name))
+        gate = gate_after(plan, phase)
         if decided is None:
-            state["phase"] = phase
+            state["phase"] = phase.name
             break
         if gate is not None:
-            evidence = folder / "decisions" / f"{phase}.json"
+            evidence = store.paths.decision(phase.name)
             signature = gates.signature_of(folder, gate, evidence)
             if signature is None or signature.get("rejected"):
-                state |= {"phase": phase, "waiting_gate": gate}
+                state |= {"phase": phase.name, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
                 break
     store.look_through()
-    phases = [store.get_once(f"phases/{phase}.json") or {} for phase in plan.phases]
+    phases = [store.read_json(store.paths.phase(phase)) or {} for phase in plan.phases]
     keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
     done = sum(store.has(key) for key in keys)
     ledger = Ledger(folder)
     failures = {
         name: why
         for phase in plan.phases
-        for name, why in (store.get_once(f"phases/{phase}-failures.json") or {}).items()
+        for name, why in (store.read_json(store.paths.failures(phase)) or {}).items()
     }
     return state | {
         "done": done,
         "total": len(keys),
         "spent_usd": round(ledger.spent(), 6),
-        "budget_usd": plan.data.get("budget", {}).get("total"),
+        "budget_usd": plan.budget.total,
         "failures": failures,
         "problems": problems(folder),
-        "damaged": sorted(
-            {str(path.relative_to(folder)) for path in folder.rglob("*.damaged")} | {*store.damaged}
-        ),
+        "damaged": sorted({*damaged_files(folder), *store.damaged}),
     }
 
 
@@ -93,18 +97,18 @@ def sign_gate(
     """
     from steersweep.core import provenance
 
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     plan = frozen_plan(store)
-    known = [name for name in GATES if plan.questions(name)]
+    known = {name: phase for name, phase in all_gates().items() if plan.questions(name)}
     if gate not in known:
         raise InputError(
             f"{gate}: no such gate in {folder}; there are {', '.join(known) or 'none'}"
         )
-    evidence = folder / "decisions" / f"{GATES[gate]}.json"
-    if store.get_once(f"decisions/{GATES[gate]}.json") is None:
+    evidence = store.paths.decision(known[gate].name)
+    if store.read_json(evidence) is None:
         _refuse_damaged(store)
         raise InputError(
-            f"{gate}: {GATES[gate]} has not ended in {folder}, so there is no evidence"
+            f"{gate}: {known[gate].name} has not ended in {folder}, so there is no evidence"
         )
     return gates.sign(
         folder,
@@ -123,16 +127,17 @@ def decided(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: no study there, or a decision is damaged.
     """
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     plan = frozen_plan(store)
-    found = {phase: store.get_once(f"decisions/{phase}.json") for phase in (*plan.phases, "final")}
+    phases = (*plan.phases, NAME)
+    found = {phase: store.read_json(store.paths.decision(phase)) for phase in phases}
     _refuse_damaged(store)
     return {phase: decision for phase, decision in found.items() if decision is not None}
 
 
-def _refuse_damaged(store: RunStore) -> None:
+def _refuse_damaged(store: RunFolder) -> None:
     for name, why in store.damaged.items():
         raise InputError(
-            f"{store.folder / name}: is damaged ({why}); run the same command again to make it "
+            f"{store.paths.named(name)}: is damaged ({why}); run the same command again to make it "
             f"again"
         )

@@ -7,7 +7,7 @@ there are not made again.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import Any
 from steersweep.core import journal
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
-from steersweep.core.printing import safe_name
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
-from steersweep.judging.judge import UNJUDGED, Answer, Fluency, Judge, Judgement, get_judge
-from steersweep.judging.summary import summarise
+from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.quality import Fluency
 from steersweep.people.reviews import results_in
-from steersweep.run.folder import REPLIES, RunStore
+from steersweep.run.folder import RunFolder
+from steersweep.run.judgement import UNJUDGED, Judgement, rates_of
 from steersweep.sweep.results import best_condition
 from steersweep.sweep.verdict import Thresholds, verdict
 
@@ -30,7 +30,6 @@ OnProgress = Callable[[int, int], None]
 
 CLASSES = ("coherent", "garbled", "normal")
 _RESAMPLES = 1000
-_FOLDER = "judgements"
 _LABELS = ("refusal", "quality", "failure_mode", "ambiguous", "score", "stance")
 _RATES = ("coherent_refusal_rate", "garbled_refusal_rate", "garbled_rate")
 
@@ -118,14 +117,14 @@ def rejudge(
         InputError: no run there, none with results, or no such judge.
         SteersweepError: the judge cannot be used; what it judged so far is kept.
     """
-    store = RunStore.existing(folder)
+    store = RunFolder.existing(folder)
     results = [result for _, found in results_in(folder) for result in found]
     try:
-        judge = get_judge(name, folder / REPLIES)
+        judge = get_judge(name, store.paths.replies)
     except ValueError as error:
         raise InputError(f"judge {name}: {error}") from error
     cells = _cells(results)
-    path = folder / _FOLDER / f"{safe_name(name)}.jsonl"
+    path = store.paths.judgements(name)
     judged = _judgements(cells, judge, path, on_progress)
     return _compared(results, cells, judged, judge.id, _judge_of(store, cells), path)
 
@@ -148,11 +147,11 @@ def _entries(result: Result) -> Iterator[Result]:
     yield from controls.get("random_directions", ())
 
 
-def _judge_of(store: RunStore, cells: Iterable[str]) -> str:
+def _judge_of(store: RunFolder, cells: Iterable[str]) -> str:
     """Id of the judge that the run was judged by."""
     records = filter(None, map(store.get, cells))
     record = next(records, None)
-    return "unknown" if record is None else str(record["condition"]["judge"])
+    return "unknown" if record is None else record.condition.judge
 
 
 # -- judging -------------------------------------------------------------------------------------
@@ -245,7 +244,7 @@ def _compared(
     refusals = _tables(cells, judged, lambda s: s["refusal"], lambda j: j.refusal, (False, True))
     total = sum(tables.values(), start=0 * next(iter(tables.values()))) if tables else None
     failed = [j for found in judged.values() for j in found if j.quality == UNJUDGED]
-    rates = {key: summarise(Counter(found)) for key, found in judged.items()}
+    rates = {key: rates_of(found).as_json() for key, found in judged.items()}
     return Rejudged(
         judge,
         before,

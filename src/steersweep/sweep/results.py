@@ -9,15 +9,15 @@ from typing import Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
-from steersweep.judging.judge import UNJUDGED
 from steersweep.methods.dim import Dim
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
 from steersweep.run.condition import Condition
 from steersweep.run.direction import cosine
-from steersweep.run.folder import Record, RunStore, condition_file
+from steersweep.run.folder import RunFolder
+from steersweep.run.judgement import UNJUDGED
 from steersweep.run.label import UNSTEERED, Label
-from steersweep.run.result_files import write_result_file
+from steersweep.run.records import Record
 from steersweep.sweep.verdict import Thresholds, verdict
 from steersweep.work.job import (
     Job,
@@ -35,9 +35,7 @@ FEW_PROMPTS = 30
 CONTROL_REFUSES_FROM = 0.20
 
 
-def sweep_results(
-    store: RunStore, jobs: Iterable[Job], created: str, thresholds: Thresholds
-) -> list[Result]:
+def sweep_results(store: RunFolder, jobs: Iterable[Job], thresholds: Thresholds) -> list[Result]:
     """One result object per model and method, in the schema of `result.schema.json`.
 
     Only finished conditions are in it; a model without a finished steered condition is left out.
@@ -45,7 +43,6 @@ def sweep_results(
     Args:
         store: the run folder.
         jobs: what the run consists of.
-        created: UTC time the run began; the same for every continuation.
         thresholds: that verdicts are decided by.
 
     Raises:
@@ -58,55 +55,52 @@ def sweep_results(
             for condition in job.conditions
             if (record := store.get(condition.key, job.test.prompts)) is not None
         ]
-        _refuse_damaged(store, (condition_file(condition.key) for condition in job.conditions))
+        _refuse_damaged(
+            store, (store.paths.condition(condition.key) for condition in job.conditions)
+        )
         of_job = []
         for label in dict.fromkeys(c.label for c in job.conditions if not c.is_control):
             steered = [(c, r) for c, r in records if c.label == label]
             controls = [(c, r) for c, r in records if c.label in (UNSTEERED, label.random_control)]
             if steered:
-                result = _result(job, label, steered, controls, created, thresholds)
+                result = _result(job, label, steered, controls, thresholds)
                 result["extraction"] = _extraction(store, steered[0][0])
                 result["notes"] = _notes(store, job, records)
                 if job.reference is not None:
-                    result["comparison"] = store.get_once(comparison_file(job))
-                    _refuse_damaged(store, [comparison_file(job)])
+                    compared = comparison_file(job, store.paths)
+                    result["comparison"] = store.read_json(compared)
+                    _refuse_damaged(store, [compared])
                 of_job.append(result)
         _compare_methods(of_job, store)
         results += of_job
-    reviews = read_reviews(store.folder)
+    reviews = read_reviews(store.root)
     return [apply_reviews(result, reviews) for result in results]
 
 
-def _notes(store: RunStore, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
+def _notes(store: RunFolder, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
     """What a reader of a model's results should know: about the model, and layers left out."""
-    notes = [note for _, record in records for note in record["provenance"].get("notes", [])]
+    notes = [note for _, record in records for note in record.provenance.get("notes", [])]
     notes += missing_notes(job, store)
     for condition, record in records:
         if condition.label == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)
-    samples = [sample for _, record in records for sample in record["samples"]]
-    failed = [sample["error"] for sample in samples if sample["quality"] == UNJUDGED]
+    judged = [sample.judgement for _, record in records for sample in record.samples]
+    failed = [judgement.error for judgement in judged if judgement.quality == UNJUDGED]
     if failed:
         notes.append(
-            f"{len(failed)} of {len(samples)} answers could not be judged, such as: {failed[0]}"
+            f"{len(failed)} of {len(judged)} answers could not be judged, such as: {failed[0]}"
         )
     return list(dict.fromkeys(notes))
 
 
-def write_results(folder: Path, results: Sequence[Result], created: str) -> Path:
-    """Write the sweep's result file; returns its path."""
-    stamp = created.replace("-", "").replace(":", "")
-    return write_result_file(folder, f"v3_phase1_family_sweep_{stamp}", results)
-
-
-def _refuse_damaged(store: RunStore, names: Iterable[str]) -> None:
+def _refuse_damaged(store: RunFolder, paths: Iterable[Path]) -> None:
     """Results without a file that is damaged would name another layer the best."""
-    damaged = [name for name in names if name in store.damaged]
-    if damaged:
-        raise SteersweepError(
-            f"{store.folder / damaged[0]}: was damaged after it was made "
-            f"({store.damaged[damaged[0]]}); run the same command again to make it again"
-        )
+    for path in paths:
+        if why := store.why_damaged(path):
+            raise SteersweepError(
+                f"{path}: was damaged after it was made ({why}); run the same command again to "
+                f"make it again"
+            )
 
 
 def _result(
@@ -114,7 +108,6 @@ def _result(
     label: Label,
     steered: Sequence[tuple[Condition, Record]],
     controls: Sequence[tuple[Condition, Record]],
-    created: str,
     thresholds: Thresholds,
 ) -> Result:
     conditions = [_entry(condition, record, job) for condition, record in steered]
@@ -125,7 +118,7 @@ def _result(
     control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
     no_steering = unsteered[0] if unsteered else None
     records = [record for _, record in (*steered, *controls)]
-    newest = max(records, key=lambda record: record["timestamp"])
+    newest = max(records, key=lambda record: record.timestamp)
     return {
         "phase": "1",
         "model": job.source.name,
@@ -146,10 +139,10 @@ def _result(
             **_verdict(best, no_steering, control, len(conditions), thresholds),
             "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
         },
-        "timestamp": created,
-        "gpu": newest["provenance"]["device"],
-        "runtime_seconds": round(sum(record["runtime_seconds"] for record in records), 3),
-        "provenance": newest["provenance"],
+        "timestamp": newest.timestamp,
+        "gpu": newest.provenance["device"],
+        "runtime_seconds": round(sum(record.runtime_seconds for record in records), 3),
+        "provenance": newest.provenance,
     }
 
 
@@ -165,17 +158,20 @@ def best_condition(conditions: Sequence[Result]) -> Result:
     )
 
 
-def _extraction(store: RunStore, condition: Condition) -> Result | None:
+def _extraction(store: RunFolder, condition: Condition) -> Result | None:
     """What a method that scores candidates chose, and notes about it; None for other methods."""
-    name = scores_file(condition)
-    held = store.get_once(name)
-    _refuse_damaged(store, [name])
+    path = scores_file(condition, store.paths)
+    held = store.read_json(path)
+    _refuse_damaged(store, [path])
     if held is None or held["state"] is None:
         return None
-    return {"file": name, **{key: held[key] for key in ("chosen", "notes", "seconds")}}
+    return {
+        "file": store.paths.name_of(path),
+        **{key: held[key] for key in ("chosen", "notes", "seconds")},
+    }
 
 
-def _compare_methods(results: Sequence[Result], store: RunStore) -> None:
+def _compare_methods(results: Sequence[Result], store: RunFolder) -> None:
     """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
     swept = [result for result in results if Label.parse(result["method"]).is_swept]
     if len({result["verdict"]["outcome"] for result in swept}) > 1:
@@ -288,11 +284,11 @@ def _cell(entry: Result) -> tuple[Any, Any]:
 
 def _entry(condition: Condition, record: Record, job: Job) -> Result:
     """A condition as result files hold it; repeats are the job's, which may have changed since."""
-    refusals = sum(sample["refusal"] for sample in record["samples"])
+    refusals = sum(sample.judgement.refusal for sample in record.samples)
     result = {
-        **record["result"],
+        **record.result(),
         "refusals": refusals * job.test.repeats,
-        "n_samples": len(record["samples"]) * job.test.repeats,
+        "n_samples": len(record.samples) * job.test.repeats,
     }
     result.pop("extraction_seconds", None)
     layer = result.get("layer_idx")
@@ -306,8 +302,9 @@ def _entry(condition: Condition, record: Record, job: Job) -> Result:
         "layer_pct": share,
         **dict.fromkeys((*empty, "direction_file")),
         "strength": None if condition.strength is None else asdict(condition.strength),
+        **({} if condition.strength is None else {"edit": condition.edit.as_json()}),
         "extraction_prompts": condition.extraction_prompts,
         **result,
-        "runtime_seconds": record["runtime_seconds"],
-        "samples": record["samples"],
+        "runtime_seconds": record.runtime_seconds,
+        "samples": [sample.as_json() for sample in record.samples],
     }

@@ -10,14 +10,16 @@ from typing import Any
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
 from steersweep.people.problems import problems
-from steersweep.run.folder import RunStore, run_lock
-from steersweep.sweep.results import Result, sweep_results, write_results
+from steersweep.run.folder import RunFolder
+from steersweep.run.lock import run_lock
+from steersweep.run.result_files import write_result_file
+from steersweep.sweep.results import Result, sweep_results
 from steersweep.sweep.settings import SweepSettings, make_job
 from steersweep.sweep.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.worker import run_job
 
-RunJob = Callable[[Job, RunStore, OnProgress], None]
+RunJob = Callable[[Job, RunFolder, OnProgress], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def run_sweep(
         on_progress: receives progress within a model.
         on_model: called with the index of the model about to run, and the number of models.
         on_note: told, once each, what a user should know of how prompts are rendered, and what
-            is damaged that cannot be made again.
+            is damaged.
         run: runs a job into the run folder on another machine, whose device `device` is then;
             None: here.
 
@@ -67,14 +69,20 @@ def run_sweep(
     from steersweep.model.chat_model import resolve_device
 
     target = device if run else resolve_device(device)
+
+    def made(date: str) -> list[Job]:
+        return [make_job(settings, model, target, date) for model in settings.models]
+
     created = _created(out)
-    jobs = [make_job(settings, model, target, created[:10]) for model in settings.models]
+    jobs = made(created[:10])  # before the lock: bad settings leave no folder behind
     plan = settings.plan() | {
         "model_fingerprints": [j.conditions[0].model_fingerprint for j in jobs]
     }
     with run_lock(out):
+        if (begun := _created(out))[:10] != created[:10]:  # another run began here meanwhile
+            created, jobs = begun, made(begun[:10])
         same = ("model_fingerprints", *_only_names(out, plan))
-        store = RunStore.open(out, plan, may_differ=same)
+        store = RunFolder.open(out, plan, may_differ=same, on_note=on_note)
         _freeze(store, settings, created)
         notes = [*problems(out), *(note for job in jobs for note in job.notes)]
         for note in dict.fromkeys(notes):
@@ -82,21 +90,21 @@ def run_sweep(
         for index, job in enumerate(jobs):
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
-        results = sweep_results(store, jobs, created, Thresholds())
+        results = sweep_results(store, jobs, Thresholds())
         if not results:
             raise SteersweepError(f"{out}: no condition finished")
-        return SweepOutcome(out, results, write_results(out, results, created))
+        file = write_result_file(out, settings.results_name, results)
+        return SweepOutcome(out, results, file)
 
 
 def _created(out: Path) -> str:
     """When the run in a folder began, in UTC; now, where there is none."""
-    held = RunStore(out, repairs=False).get_once("run.json")
-    return str(held["created"]) if held is not None else provenance.utc_now()
+    return RunFolder(out, repairs=False).begun() or provenance.utc_now()
 
 
 def _only_names(out: Path, asked: Mapping[str, Any]) -> list[str]:
     """Settings of the run in a folder that call by other names what is the same by content."""
-    held = RunStore(out, repairs=False).get_plan()
+    held = RunFolder(out, repairs=False).get_plan()
     if held is None:
         return []
     same = []
@@ -115,17 +123,18 @@ def _hashes(ids: Any) -> Any:
     return str(ids).rpartition("@")[2]
 
 
-def _freeze(store: RunStore, settings: SweepSettings, created: str) -> None:
-    """Write `run.json` and `prompts.json` once."""
+def _freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
+    """Keep when the run began, and its prompts."""
     import torch
 
     from steersweep.model.chat_model import resolve_device
 
     device = torch.device(resolve_device("auto"))
-    store.put_once("run.json", {"created": created, "provenance": provenance.facts(device)})
+    facts = provenance.facts(device)
+    store.write_once(store.paths.run, {"created": created, "provenance": facts})
     first = next(iter(settings.extraction.values()))
-    store.put_once(
-        "prompts.json",
+    store.write_once(
+        store.paths.prompts,
         {
             "harmful": list(first.harmful),
             "harmless": list(first.harmless),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.own import Own
 from steersweep.core.setting_values import (
     MAX_MULTIPLIER,
@@ -40,11 +40,14 @@ from steersweep.prompts.prompts import (
 )
 from steersweep.run.condition import (
     MAX_CONDITIONS,
+    REMOVED,
     Borrowed,
     Condition,
     LayerChoice,
     Strength,
 )
+from steersweep.run.edit_settings import STANDARD, EditSettings
+from steersweep.run.result_files import SWEEP
 from steersweep.sweep.expansion import expand
 from steersweep.work.job import Job
 
@@ -76,6 +79,8 @@ class SweepSettings:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
+        edit: what is done with directions, and where.
+        results_name: what result files are called, before the time.
     """
 
     models: tuple[ModelSource, ...]
@@ -96,6 +101,8 @@ class SweepSettings:
     special_tokens: SpecialTokens = "text"
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
+    edit: EditSettings = STANDARD
+    results_name: str = SWEEP
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,6 +132,8 @@ class SweepSettings:
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
+            **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
+            **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
 
@@ -146,6 +155,10 @@ def make_settings(
     accept_mismatch: bool = False,
     special_tokens: str = "text",
     template_options: str = "",
+    operation: str = "add",
+    site: str = "resid_post",
+    span: str = "to-end",
+    positions: str = "all",
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
@@ -155,17 +168,15 @@ def make_settings(
     Raises:
         InputError: an option that cannot be read; the message names it.
     """
-    chosen = METHODS.named(_items("--methods", methods))
-    both = [
-        Strength("multiplier", x) for x in _numbers("--multipliers", multipliers, MAX_MULTIPLIER)
-    ]
-    both += [Strength("relative", x) for x in _numbers("--strengths", strengths, MAX_STRENGTH)]
-    if not both:
-        raise InputError("no strength given: use --strengths 0.5 or --multipliers 15, or both")
-    whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
-    whole_number("--rows", rows, 1, MAX_ROWS)
-    whole_number("--seed", seed, 0, MAX_SEED)
-    asked = tuple(LayerChoice(text) for text in _items("--layers", layers))
+    chosen = METHODS.named(_items(setting("methods"), methods))
+    edit = EditSettings.read(
+        {"operation": operation, "site": site, "span": span, "positions": positions}
+    )
+    both = _strengths(edit, multipliers, strengths)
+    whole_number(setting("max_new_tokens"), max_new_tokens, 1, MAX_NEW_TOKENS)
+    whole_number(setting("rows"), rows, 1, MAX_ROWS)
+    whole_number(setting("seed"), seed, 0, MAX_SEED)
+    asked = tuple(LayerChoice(text) for text in _items(setting("layers"), layers))
     if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
         raise InputError(
             f"layers, strengths, multipliers and methods: {cells:,} conditions; "
@@ -174,10 +185,10 @@ def make_settings(
     try:
         get_judge(judge)
     except ValueError as error:
-        raise InputError(f"--judge {judge}: {error}") from error
+        raise InputError(f"{setting('judge')} {judge}: {error}") from error
     test = load_test_set(prompts)
     if max_prompts is not None:
-        whole_number("--max-prompts", max_prompts, 1, MAX_PROMPTS)
+        whole_number(setting("max_prompts"), max_prompts, 1, MAX_PROMPTS)
         test = test.first(max_prompts)
     return SweepSettings(
         models=tuple(
@@ -200,7 +211,33 @@ def make_settings(
         special_tokens=as_special_tokens(special_tokens),
         template_options=parse_template_options(template_options, "template options"),
         own_methods=METHODS.own_of(chosen),
+        edit=edit,
     )
+
+
+def _strengths(edit: EditSettings, multipliers: str, strengths: str) -> list[Strength]:
+    if edit.operation == "remove":
+        for name, given in (("strengths", strengths), ("multipliers", multipliers)):
+            if given:
+                raise InputError(
+                    f"{setting(name)} {shown(given)}: {setting('operation')} remove takes a "
+                    f"direction out as a whole and has no strength; leave it out, or use add or "
+                    f"affine"
+                )
+        return [REMOVED]
+    found = [
+        Strength("multiplier", x)
+        for x in _numbers(setting("multipliers"), multipliers, MAX_MULTIPLIER)
+    ]
+    found += [
+        Strength("relative", x) for x in _numbers(setting("strengths"), strengths, MAX_STRENGTH)
+    ]
+    if not found:
+        raise InputError(
+            f"no strength given: use {setting('strengths')} 0.5 or {setting('multipliers')} 15, or "
+            f"both"
+        )
+    return found
 
 
 def frozen_code(own_methods: Mapping[str, Own]) -> dict[str, dict[str, str]]:
@@ -224,12 +261,11 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         InputError: the model cannot be found, a layer lies outside it, a prompt cannot be put to it
             or leaves no room for an answer.
     """
-    from steersweep.model.precision import resolve_precision
-
     source = source.pinned()
+    device = source.device(device)
     config = source.config()
     n_layers = int(config.get_text_config().num_hidden_layers)
-    precision = resolve_precision(settings.precision, config, device)
+    precision = source.precision(settings.precision, config, device)
     renderer = load_renderer(
         source,
         config,
@@ -258,6 +294,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         notes=tuple(renderer.notes()),
         template_options=settings.template_options,
         own_methods=settings.own_methods,
+        edit=settings.edit,
     )
 
 
@@ -287,7 +324,12 @@ def _conditions(
     for cell in expand(
         settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
     ):
-        prompts = None if cell.prompts_of is None else settings.extraction[cell.prompts_of].id
+        # What is put back in an affine edit rests on harmless prompts whatever the direction.
+        prompts_of = cell.prompts_of
+        if prompts_of is None and cell.strength and settings.edit.operation == "affine":
+            named = cell.label.method
+            prompts_of = named if named in rendered else next(iter(rendered))
+        prompts = None if prompts_of is None else settings.extraction[prompts_of].id
         own = settings.own_methods.get(cell.prompts_of or "")
         yield Condition(
             model_id=source.model_id,
@@ -299,13 +341,14 @@ def _conditions(
             strength=cell.strength,
             direction=None if cell.borrowed is None else cell.borrowed.direction,
             extraction_prompts=prompts if cell.borrowed is None else cell.borrowed.prompts,
-            extraction_rendered=None if cell.prompts_of is None else rendered[cell.prompts_of],
+            extraction_rendered=None if prompts_of is None else rendered[prompts_of],
             test_prompts=settings.test.id,
             test_rendered=test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,
             method_code=None if own is None else own.code,
+            edit=STANDARD if cell.strength is None else settings.edit,
         )
 
 

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steersweep.people.reviews import results_in
-from steersweep.study.phases import run_name
-from steersweep.study.plan import PHASES, Plan
+from steersweep.run.label import Label
+from steersweep.run.paths import RunPaths
+from steersweep.study.phases.registry import step_of_file
+from steersweep.study.plan import Plan
+from steersweep.study.sweeps import Step
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Ended
 
 Result = dict[str, Any]
 
-# The source plan's, section 4.2.
+# What a row of a run has, see docs/tracking.md.
 FIELDS = (
     "model_id",
     "method",
@@ -98,37 +101,34 @@ class TrackedRun:
 
 def runs_of_job(plan: Plan, ended: Ended) -> list[TrackedRun]:
     """What a study knows of a model when a job of it is done."""
-    return runs_of_phase(plan, ended.phase, ended.sweep.step, ended.results)
+    return runs_of_step(plan, ended.sweep.step, ended.results)
 
 
 def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
     """Every result file of a study."""
     found: list[TrackedRun] = []
     for path, held in results_in(run_folder):
-        results = [result for result in held if "conditions" in result]
-        if not results:
-            continue  # the verification's
-        step = "validation" if "layer_validation" in path.name else ""
-        found += runs_of_phase(plan, PHASES[int(results[0]["phase"])], step, results)
+        if (step := step_of_file(path.name)) is not None:
+            found += runs_of_step(plan, step, held)
     return found
 
 
-def runs_of_phase(plan: Plan, phase: str, step: str, results: Iterable[Result]) -> list[TrackedRun]:
+def runs_of_step(plan: Plan, step: Step, results: Iterable[Result]) -> list[TrackedRun]:
     """Results under the plan's project and run names."""
     names = {model.model: model.name for model in plan.models.values()}
     together: dict[str, list[Result]] = {}
     for result in results:
         model = names.get(result["model_id"]) or str(result["model"])
         method, precision = result["method"], result["quantization"]
-        name = run_name(str(result["phase"]), step, model, precision, method)
+        name = step.run_name(model, precision, method)
         together.setdefault(name, []).append(result)
     return [
         tracked(
             held,
-            plan.project(phase),
+            plan.project(step.phase),
             name,
             plan.name,
-            (held[0]["family"], f"phase-{held[0]['phase']}"),
+            (held[0]["family"], f"phase-{step.number}"),
         )
         for name, held in together.items()
     ]
@@ -139,7 +139,7 @@ def runs_of_sweep(results: Iterable[Result], folder: Path) -> list[TrackedRun]:
     together: dict[str, list[Result]] = {}
     for result in results:
         model = result["model"].removeprefix("lab:").replace("/", "-")
-        name = run_name("1", "sweep", model, result["quantization"], result["method"])
+        name = f"{model}-{Label.parse(result['method']).method}-layer-sweep"
         together.setdefault(name, []).append(result)
     return [
         tracked(held, SWEEPS, name, folder.resolve().name, (held[0]["family"], "sweep"))
@@ -165,6 +165,7 @@ def tracked(
     directions = {
         entry["direction_file"] for _, entry, _ in entries.values() if entry["direction_file"]
     }
+    paths = RunPaths(Path())
     return TrackedRun(
         project,
         name,
@@ -175,6 +176,7 @@ def tracked(
             "n_layers": first["n_layers"],
             "d_model": first["d_model"],
             "methods": [result["method"] for result in results],
+            "edit": first["conditions"][0]["edit"],
             "provenance": first["provenance"],
         },
         [_row(*held) for held in entries.values()],
@@ -182,7 +184,7 @@ def tracked(
         _summary(results),
         {
             "direction": sorted(directions),
-            "condition": [f"conditions/{key}.json" for key in entries],
+            "condition": [paths.name_of(paths.condition(key)) for key in entries],
         },
         [_without_samples(result) for result in results],
     )

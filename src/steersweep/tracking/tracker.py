@@ -10,12 +10,10 @@ from typing import Any, Protocol
 
 from steersweep.core.errors import InputError
 from steersweep.core.redaction import redact
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 from steersweep.tracking.record import TrackedRun
 
 TRACKERS = ("none", "wandb", "trackio")
-FOLDER = "tracking"
-_STATE = f"{FOLDER}/state.json"
 
 
 class Tracker(Protocol):
@@ -48,8 +46,8 @@ class Tracking:
     def __init__(self, folder: Path, tracker: Tracker, on_line: Callable[[str], None]) -> None:
         self._tracker = tracker
         self._say = on_line
-        self._store = RunStore(folder)
-        state = self._store.get_once(_STATE) or {}
+        self._store = RunFolder(folder, on_note=on_line)
+        state = self._store.read_json(self._store.paths.tracking_state) or {}
         self._known: dict[str, dict[str, Any]] = state.get(tracker.name, {})
 
     def tell(self, runs: Sequence[TrackedRun]) -> int:
@@ -92,17 +90,19 @@ class Tracking:
             self._save()
 
     def _begun(self) -> str:
-        held = RunStore(self._store.folder, repairs=False).get_once("run.json")
+        reader = RunFolder(self._store.root, repairs=False)
+        held = reader.read_json(reader.paths.run)
         if held is None:
             raise InputError(
-                f"{self._store.folder}: says nowhere when the run began (run.json is gone or "
-                f"damaged); run the same command again to write it again"
+                f"{self._store.root}: says nowhere when the run began ({reader.paths.run.name} is "
+                f"gone or damaged); run the same command again to write it again"
             )
         return str(held["created"])
 
     def _save(self) -> None:
-        held = self._store.get_once(_STATE) or {}
-        self._store.put_current(_STATE, held | {self._tracker.name: self._known})
+        held = self._store.read_json(self._store.paths.tracking_state) or {}
+        known = held | {self._tracker.name: self._known}
+        self._store.write_json(self._store.paths.tracking_state, known)
 
     def _tried(self, what: str, do: Callable[[], Any]) -> bool:
         try:
@@ -136,7 +136,7 @@ def open_tracker(
     if name == "wandb":
         from steersweep.tracking.wandb import WandbTracker
 
-        return WandbTracker(folder / FOLDER / "wandb", online=online, entity=entity)
+        return WandbTracker(folder, online=online, entity=entity)
     from steersweep.tracking.trackio import TrackioTracker
 
     return TrackioTracker(folder)

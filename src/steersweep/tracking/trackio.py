@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steersweep.core.atomic import write_json
 from steersweep.core.printing import safe_name
+from steersweep.run.paths import RunPaths
 from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
 
 
@@ -21,7 +22,7 @@ class TrackioTracker:
     name = "trackio"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._paths = RunPaths(folder)
         self._arrived: list[str] = []
 
     def record(self, run: TrackedRun, run_id: str) -> None:
@@ -46,14 +47,14 @@ class TrackioTracker:
                 sink.log(row, step=step)
             table = trackio.Table(columns=list(SAMPLE_COLUMNS), data=run.samples)
             sink.log({"samples": table, **run.summary}, step=len(run.rows))
-            result = self._folder / "tracking" / "results" / f"{run_id}.json"
+            result = self._paths.tracked_result(run_id)
             write_json(result, run.result)
             for kind, names in (
                 *run.files.items(),
-                ("result", [str(result.relative_to(self._folder))]),
+                ("result", [self._paths.name_of(result)]),
             ):
                 artifact = trackio.Artifact(safe_name(f"{run.name}-{kind}"), type=kind)
-                paths = [self._folder / name for name in names]
+                paths = [self._paths.named(name) for name in names]
                 paths = [path for path in paths if path.exists()]
                 for path in paths:
                     artifact.add_file(str(path), name=path.name)

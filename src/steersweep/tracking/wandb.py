@@ -16,6 +16,7 @@ from typing import Any
 from steersweep.core.atomic import write_json
 from steersweep.core.errors import SteersweepError
 from steersweep.core.printing import safe_name
+from steersweep.run.paths import RunPaths
 from steersweep.tracking.record import SAMPLE_COLUMNS, TrackedRun
 
 
@@ -23,7 +24,7 @@ class WandbTracker:
     """Writes offline runs into a folder, and syncs them.
 
     Args:
-        folder: where runs and what they stage go.
+        folder: the run folder.
         online: whether to send them.
         entity: user or team at W&B; None: the account's default.
     """
@@ -31,7 +32,8 @@ class WandbTracker:
     name = "wandb"
 
     def __init__(self, folder: Path, *, online: bool, entity: str | None) -> None:
-        self._folder = folder
+        self._paths = RunPaths(folder)
+        self._folder = self._paths.wandb
         self._online = online
         self._entity = entity
         self._sending: tuple[subprocess.Popen[bytes], list[Path]] | None = None
@@ -44,7 +46,6 @@ class WandbTracker:
         os.environ.setdefault("WANDB_CACHE_DIR", str(self._folder / "cache"))
         import wandb
 
-        folder = self._folder.parent.parent
         with wandb.init(
             project=run.project,
             entity=self._entity,
@@ -70,8 +71,8 @@ class WandbTracker:
             sink.log({"samples": table}, step=len(run.rows))
             sink.summary.update(run.summary)
             for kind, names in run.files.items():
-                self._log_files(sink, run, kind, [folder / name for name in names])
-            result = self._folder / "results" / f"{run_id}.json"
+                self._log_files(sink, run, kind, [self._paths.named(name) for name in names])
+            result = self._paths.tracked_result(run_id)
             write_json(result, run.result)
             self._log_files(sink, run, "result", [result])
 
@@ -141,7 +142,9 @@ class WandbTracker:
 
     def _newest(self) -> dict[str, Path]:
         """The folder written last of each run, by the run's id."""
-        return {_run_id(path): path for path in sorted(self._folder.glob("wandb/offline-run-*"))}
+        return {
+            _run_id(path): path for path in sorted(self._paths.wandb_runs.glob("offline-run-*"))
+        }
 
 
 def _run_id(folder: Path) -> str:

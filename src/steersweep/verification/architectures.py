@@ -28,10 +28,11 @@ from steersweep.model.source import ModelSource
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.steer.activations import mean_residuals, residuals
-from steersweep.steer.edits import ablation, run_edits
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.passes import run_edits
 from steersweep.steer.regime import regime_of
-from steersweep.steer.steering import Intervention, Row, generate
+from steersweep.steer.steering import Row, generate
 from steersweep.verification import plain
 from steersweep.verification.tiny_models import ARCHITECTURES, NotInThisRelease, build
 
@@ -172,7 +173,7 @@ class _Subject:
         """Rows of mixed edits, more than a batch, twice on the same model."""
         regime_of(self.chat)  # refused before a row is made
         rows = [
-            Row(ids, None if push is None else _intervention(push))
+            Row(ids, None if push is None else Edit.add(push.vector, 1.0, push.start, push.stop))
             for push in self.pushes
             for ids in self.prompts
         ]
@@ -223,7 +224,7 @@ class _Subject:
         unit /= unit.norm()
         sites = ablation_sites_of(self.chat)
         with torch.inference_mode(), plain.stream_lengths(self.network, unit) as left:
-            for _ in run_edits(self.chat, self.prompts, [ablation(None, unit)], with_logits=True):
+            for _ in run_edits(self.chat, self.prompts, [Edit.everywhere(unit)], with_logits=True):
                 pass
         worst = max(left)
         if worst > _COMPLETE and not sites.complete:
@@ -259,11 +260,6 @@ class _Subject:
         if not bool(torch.isfinite(scores.refuse).all()):
             return Found("wrong", "a score is no number")
         return Found("right")
-
-
-def _intervention(push: plain.Push) -> Intervention:
-    length = float(push.vector.norm())
-    return Intervention(push.vector / length, length, push.start, push.stop)
 
 
 def _same(tokens: Sequence[int], alone: plain.Answer) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 from steersweep.core.printing import markdown
 
 GATE = "cosmic-verification"
-REPORT_NAME = "COSMIC_VERIFICATION.md"
 
 
 def render_markdown(

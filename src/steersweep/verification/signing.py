@@ -8,8 +8,9 @@ from typing import Any
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError
 from steersweep.people.gates import sign
-from steersweep.run.result_files import newest_result_files, read_result_file
-from steersweep.verification.report import GATE, REPORT_NAME, render_markdown
+from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import read_result_file, verification_file
+from steersweep.verification.report import GATE, render_markdown
 
 
 def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any]:
@@ -20,15 +21,12 @@ def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any
     """
     from steersweep.core import provenance
 
-    files = newest_result_files(folder, "v3_cosmic_verification_*.json")
-    if not files:
-        raise InputError(
-            f"{folder}: holds no COSMIC verification; run `steersweep verify cosmic --out {folder}`"
-        )
-    newest = files[-1]
-    result = read_result_file(newest)[0]
+    newest = verification_file(folder)
+    if newest is None:
+        raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
+    result, page = read_result_file(newest)[0], RunPaths(folder).verification
     if not result["passed"]:
-        raise InputError(f"{newest}: did not pass, so it cannot be signed; see {REPORT_NAME}")
+        raise InputError(f"{newest}: did not pass, so it cannot be signed; see {page.name}")
     signature = sign(folder, GATE, by=by, note=note, evidence=newest, time=provenance.utc_now())
-    write_text(folder / REPORT_NAME, render_markdown(result, newest.name, signature))
+    write_text(page, render_markdown(result, newest.name, signature))
     return signature

@@ -35,7 +35,7 @@ STEPS = (
         "The last layer is read after the final norm",
         "not reported",
         "compute_and_save_similarity: last entry of hidden_states",
-        "edits.run_edits",
+        "passes.run_edits",
     ),
     Step(
         "Baselines: unit mean over validation prompts and compared layers",
@@ -47,13 +47,13 @@ STEPS = (
         "Ablation, linear: remove the component along the candidate",
         "at the candidate's layer",
         "get_all_linear_direction_ablation_hooks: at every block input, attention and MLP output",
-        "edits.ablation(None, r); paper's: ablate='layer'",
+        "Edit.everywhere(r); paper's: ablate='layer'",
     ),
     Step(
         "Ablation, affine: put the harmless mean's component in its place",
         "at the candidate's layer",
         "get_affine_direction_ablation_input_pre_hook: at one block input",
-        "edits.ablation(l, r, reference)",
+        "Edit.affine(r, reference, 0)",
     ),
     Step(
         "Addition of the candidate at its own length",

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
-from steersweep.core.errors import SteersweepError
+from steersweep.core.errors import SteersweepError, setting
 from steersweep.core.statistics import wilson
 from steersweep.methods.official import Check, check_fixture, fixture_folders
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.label import Label
-from steersweep.run.result_files import write_result_file
+from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import VERIFICATION, write_result_file
 from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweep.settings import SweepSettings, make_settings
-from steersweep.verification.report import GATE, REPORT_NAME, render_markdown
+from steersweep.verification.report import GATE, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress
 
@@ -85,15 +86,14 @@ def verify_cosmic(
     reproduced = None
     if reproduction is not None:
         settings = _settings(reproduction)
-        folder = out / "reproduction" / _name(reproduction, settings)
+        folder = RunPaths(out).reproduction(_name(reproduction, settings))
         outcome = run_sweep(settings, folder, device=device, on_progress=on_progress, run=run)
         reproduced = _compared(reproduction, outcome, out)
-    created = provenance.utc_now()
     fixtures_passed = all(check.passed for check in checks)
     result = {
         "phase": "pre",
         "kind": GATE,
-        "timestamp": created,
+        "timestamp": provenance.utc_now(),
         "passed": fixtures_passed and (reproduced is None or bool(reproduced["passed"])),
         "quantities": _by_quantity(checks),
         "fixtures": [
@@ -118,9 +118,8 @@ def verify_cosmic(
         "acceptance": _acceptance(fixtures_passed, reproduced),
         "provenance": provenance.facts(torch.device("cpu")),
     }
-    stamp = created.replace("-", "").replace(":", "")
-    path = write_result_file(out, f"v3_cosmic_verification_{stamp}", [result])
-    write_text(out / REPORT_NAME, render_markdown(result, path.name, None))
+    path = write_result_file(out, VERIFICATION, [result])
+    write_text(RunPaths(out).verification, render_markdown(result, path.name, None))
     return result, path
 
 
@@ -169,7 +168,7 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str
     result = next((found for found in outcome.results if found["method"] == method), None)
     if result is None:
         note = outcome.results[0]["extraction"]["notes"][-1]
-        raise SteersweepError(f"{asked.model}: {note}. Give --layer")
+        raise SteersweepError(f"{asked.model}: {note}. Give {setting('layer')}")
     entry = result["conditions"][0]
     n, rate = entry["n_unique"], entry["coherent_refusal_rate"]
     return {
@@ -208,7 +207,7 @@ def _acceptance(fixtures_passed: bool, run: dict[str, Any] | None) -> list[dict[
         {
             "criterion": "The reproduction run reaches the stated refusal rate",
             "met": None if run is None else run["passed"],
-            "note": "not run; use --model" if run is None else run["model_id"],
+            "note": "not run: no model was given" if run is None else run["model_id"],
         },
         {
             "criterion": "The lead signs off on this report",

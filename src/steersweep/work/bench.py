@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,8 +14,8 @@ from torch import Tensor
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
-from steersweep.judging.judge import Answer, Fluency, Judge, Judgement, get_judge
-from steersweep.judging.summary import summarise
+from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.quality import Fluency
 from steersweep.methods.dim import Dim
 from steersweep.methods.extraction import extract_directions
 from steersweep.model.chat_model import ChatModel
@@ -25,23 +24,24 @@ from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.condition import (
     Condition,
-    content_key,
-    direction_file,
-    extraction_file,
 )
 from steersweep.run.direction import Direction, random_direction
-from steersweep.run.folder import REPLIES, LostDirection, Record, RunStore, condition_file
+from steersweep.run.folder import LostDirection, RunFolder
+from steersweep.run.judgement import Judgement, rates_of
 from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
-from steersweep.steer.steering import Generation, Intervention, Row, StepInfo, generate
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.job import Job, comparison_file
+from steersweep.work.references import References
 
 
 class Bench:
     """A loaded model with its directions, ready to run conditions."""
 
     def __init__(
-        self, chat: ChatModel, job: Job, store: RunStore, notes: tuple[str, ...] = ()
+        self, chat: ChatModel, job: Job, store: RunFolder, notes: tuple[str, ...] = ()
     ) -> None:
         self.chat = chat
         self.notes = notes
@@ -51,7 +51,9 @@ class Bench:
         self.rows = _row_limit(chat, job, max(map(len, self.prompt_ids)))
         # One length per layer for all methods: strengths mean the same whatever is added.
         states = self.rows.run(  # [prompt, layer, d_model]
-            lambda rows: residuals(chat, self.prompt_ids, max_rows=min(64, rows))[:, 0]
+            lambda rows: residuals(
+                chat, self.prompt_ids, site=job.edit.site, max_rows=min(64, rows)
+            )[:, 0]
         )
         self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
         # By method and layer; the layer is None where the method chose it.
@@ -62,6 +64,7 @@ class Bench:
         for condition in job.conditions:
             if condition.direction is not None:
                 self._borrow(condition, condition.direction)
+        self._references = References(chat, job, self.rows)
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
 
@@ -71,14 +74,14 @@ class Bench:
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         rendered = extraction_rendered(self.chat.renderer, prompts)
         own = self.job.own_methods.get(method)
-        name = extraction_file(
+        path = self.store.paths.scores(
             method,
             rendered,
             self.chat.fingerprint,
             self.chat.precision,
             None if own is None else own.code,
         )
-        held = self.store.get_once(name)
+        held = self.store.read_json(path)
         found = self.rows.run(
             lambda rows: extract_directions(
                 self.chat,
@@ -90,8 +93,8 @@ class Bench:
             )
         )
         chosen = found.chosen
-        held = self.store.put_once(
-            name,
+        held = self.store.write_once(
+            path,
             {
                 "method": method,
                 "prompts": prompts.id,
@@ -118,8 +121,9 @@ class Bench:
         asked = condition.label.method, condition.extraction_prompts
         if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
             raise LostDirection(
-                f"{direction_file(key)}: is a direction of {found.method} from {found.prompts} "
-                f"with {len(found.vector)} components, which {condition} did not ask for"
+                f"{self.store.paths.direction(key)}: is a direction of {found.method} from "
+                f"{found.prompts} with {len(found.vector)} components, which {condition} did not "
+                f"ask for"
             )
         norm = self.residual_norms[condition.layer]
         self.directions[condition.label, condition.layer] = replace(
@@ -129,8 +133,8 @@ class Bench:
     def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
         started = time.monotonic()
-        steering = [self._intervention(condition) for condition in batch]
-        rows = [Row(ids, intervention) for _, intervention in steering for ids in self.prompt_ids]
+        steering = [self._edit(condition) for condition in batch]
+        rows = [Row(ids, edit) for _, edit in steering for ids in self.prompt_ids]
         answers = self.rows.run(
             lambda most: generate(
                 self.chat,
@@ -180,16 +184,17 @@ class Bench:
         activations = None
         if prompts is not None:
             rendered = extraction_rendered(self.chat.renderer, prompts)
-            key = content_key([rendered, self.chat.fingerprint, self.chat.precision])
             activations = self.store.put_tensors(
-                f"extraction/activations-{key}.safetensors",
+                self.store.paths.activations(
+                    [rendered, self.chat.fingerprint, self.chat.precision]
+                ),
                 lambda: {
                     "harmful": self._last_token(prompts.harmful).numpy(),
                     "harmless": self._last_token(prompts.harmless).numpy(),
                 },
             )
-        self.store.put_once(
-            comparison_file(self.job),
+        self.store.write_once(
+            comparison_file(self.job, self.store.paths),
             {
                 "precision": self.job.precision,
                 "reference": self.job.reference,
@@ -214,7 +219,7 @@ class Bench:
         if record is None:
             return None
         opened = self.chat.opened_thought
-        texts = [sample["response"].removeprefix(opened) for sample in record["samples"]]
+        texts = [sample.response.removeprefix(opened) for sample in record.samples]
         ids = [self.chat.token_ids(text) for text in texts]
         found = self.rows.run(
             lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
@@ -228,16 +233,32 @@ class Bench:
             return None
         if not condition.is_control:
             return self.directions[condition.label, condition.layer]
+        return random_direction(self._compared(condition), condition.seed)
+
+    def _compared(self, condition: Condition) -> Direction:
+        """The direction that a random one is compared with."""
         method = condition.label.method or next(iter(self.job.extraction))
         like = Label(method, chose_layer=condition.label.chose_layer)
-        return random_direction(self.directions[like, condition.layer], condition.seed)
+        return self.directions[like, condition.layer]
 
-    def _intervention(self, condition: Condition) -> tuple[Direction | None, Intervention | None]:
+    def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
         direction = self._direction(condition)
         if direction is None or condition.strength is None:
             return None, None
-        multiplier = condition.strength.multiplier(direction.residual_norm)
-        return direction, Intervention(direction.vector, multiplier, direction.layer)
+        return direction, Edit.of(
+            condition.edit,
+            direction.vector,
+            direction.layer,
+            multiplier=condition.strength.multiplier(direction.residual_norm),
+            reference=self._reference(condition, direction),
+        )
+
+    def _reference(self, condition: Condition, direction: Direction) -> Tensor | None:
+        """What an affine edit puts back, `[d_model]`; a random one puts back what its like does."""
+        if condition.edit.operation != "affine":
+            return None
+        like = self._compared(condition) if condition.is_control else direction
+        return self._references.at(condition.label.method, like.position, direction.layer)
 
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
@@ -248,13 +269,13 @@ class Bench:
                     f"{self.job.source.model_id}: the unsteered control was damaged while the run "
                     f"went on; run the same command again"
                 )
-            value = record["result"]["fluency_threshold"]
-            self._threshold = float("inf") if value is None else float(value)
+            value = record.fluency_threshold
+            self._threshold = float("inf") if value is None else value
         return self._threshold
 
     def _direction_file(self, condition: Condition, direction: Direction) -> str:
         if condition.direction is not None:
-            return direction_file(condition.direction)
+            return self.store.paths.name_of(self.store.paths.direction(condition.direction))
         return self.store.put_direction(direction)
 
     def has_direction(self, condition: Condition) -> bool:
@@ -264,19 +285,19 @@ class Bench:
         """
         direction = self._direction(condition)
         record = self.store.get(condition.key)
-        if direction is None or record is None:
+        if direction is None or record is None or record.steering is None:
             return record is not None
-        named = record["result"]["direction_file"]
+        named = record.steering.direction_file
         if self.store.vector(Path(named).stem) is not None:
             return True
         if self._direction_file(condition, direction) == named:
             return True
-        self.store.set_aside(condition_file(condition.key), f"{named} is lost")
+        self.store.set_aside(self.store.paths.condition(condition.key), f"{named} is lost")
         return False
 
     @cached_property
     def _judge(self) -> Judge:
-        return get_judge(self.job.conditions[0].judge, self.store.folder / REPLIES)
+        return get_judge(self.job.conditions[0].judge, self.store.paths.replies)
 
     def _record(
         self,
@@ -300,32 +321,18 @@ class Bench:
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]
         judged = self._judge.judge(asked)
-        result = summarise(Counter(judged), self.job.test.repeats)
-        result["fluency_threshold"] = None if threshold == float("inf") else threshold
-        if condition.label.own_method is not None:
-            result["extraction_seconds"] = self.extraction_seconds[condition.label.own_method]
-        if direction is not None and condition.strength is not None:
-            multiplier = condition.strength.multiplier(direction.residual_norm)
-            result |= {
-                "layer_idx": direction.layer,
-                "position": direction.position,
-                "site": direction.site,
-                "multiplier": multiplier,
-                "relative_strength": multiplier / direction.residual_norm,
-                "direction_norm": direction.raw_norm,
-                "residual_norm": direction.residual_norm,
-                "direction_file": self._direction_file(condition, direction),
-            }
-        return {
-            "key": condition.key,
-            "condition": condition.as_json(),
-            "result": result,
-            "samples": [
-                _sample(*parts) for parts in zip(asked, judged, answers, nlls, strict=True)
-            ],
-            "runtime_seconds": seconds,
-            "timestamp": provenance.utc_now(),
-            "provenance": {
+        own = condition.label.own_method
+        samples = zip(asked, judged, answers, nlls, strict=True)
+        return Record(
+            condition=condition,
+            rates=rates_of(judged, self.job.test.repeats),
+            steering=self._steering(condition, direction),
+            samples=tuple(_sample(*parts) for parts in samples),
+            fluency_threshold=None if threshold == float("inf") else threshold,
+            extraction_seconds=None if own is None else self.extraction_seconds[own],
+            runtime_seconds=seconds,
+            timestamp=provenance.utc_now(),
+            provenance={
                 **self.facts,
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
@@ -341,7 +348,24 @@ class Bench:
                 ),
                 "model_fingerprint": condition.model_fingerprint,
             },
-        }
+        )
+
+    def _steering(self, condition: Condition, direction: Direction | None) -> Steering | None:
+        if direction is None or condition.strength is None:
+            return None
+        multiplier = condition.strength.multiplier(direction.residual_norm)
+        reference = self._reference(condition, direction)
+        return Steering(
+            layer_idx=direction.layer,
+            position=direction.position,
+            site=direction.site,
+            multiplier=multiplier,
+            relative_strength=multiplier / direction.residual_norm,
+            direction_norm=direction.raw_norm,
+            residual_norm=direction.residual_norm,
+            direction_file=self._direction_file(condition, direction),
+            reference=None if reference is None else float(reference @ direction.vector),
+        )
 
 
 def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
@@ -357,14 +381,13 @@ def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
 
 def _sample(
     asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
-) -> Record:
-    """A judged answer, as records hold it."""
-    return {
-        "prompt": asked.prompt,
-        "response": asked.response,
-        **judgement.fields(),
-        "finish_reason": answer.finish_reason,
-        "nll": None if nll is None else nll.mean,
-        "nll_worst": None if nll is None else nll.worst,
-        "n_tokens": len(answer.token_ids),
-    }
+) -> Sample:
+    return Sample(
+        prompt=asked.prompt,
+        response=asked.response,
+        judgement=judgement,
+        finish_reason=answer.finish_reason,
+        nll=None if nll is None else nll.mean,
+        nll_worst=None if nll is None else nll.worst,
+        n_tokens=len(answer.token_ids),
+    )

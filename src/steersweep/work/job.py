@@ -14,11 +14,11 @@ from steersweep.model.thinking import thinking_note
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import (
     Condition,
-    checks_begin,
-    content_key,
-    extraction_file,
 )
-from steersweep.run.folder import Record, RunStore
+from steersweep.run.edit_settings import STANDARD, EditSettings
+from steersweep.run.folder import RunFolder
+from steersweep.run.paths import RunPaths
+from steersweep.run.records import Record
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Job:
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
         own_methods: by name, where the methods are that are a user's own.
+        edit: what is done with directions, and where.
     """
 
     source: ModelSource
@@ -66,6 +67,7 @@ class Job:
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
+    edit: EditSettings = STANDARD
 
 
 @dataclass(frozen=True)
@@ -96,46 +98,52 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def placeable(job: Job, store: RunStore) -> tuple[Condition, ...]:
+def placeable(job: Job, store: RunFolder) -> tuple[Condition, ...]:
     """The conditions of a job that have a direction, as far as extraction has told."""
     out = left_out(job, store)
     return tuple(c for c in job.conditions if c.key not in out)
 
 
-def unfinished(job: Job, store: RunStore) -> int:
+def unfinished(job: Job, store: RunFolder) -> int:
     """How much of a job is still to be made: conditions, and files that finished ones rest on."""
     missing = 0
     directions: set[str] = set()
     for condition in placeable(job, store):
         record = store.get(condition.key, job.test.prompts)
         missing += record is None
-        if record is not None and condition.direction is None:
-            directions.add(record["result"].get("direction_file", ""))
-    lost = sum(store.vector(Path(name).stem) is None for name in directions - {""})
-    lost += sum(store.get_once(name) is None for name in extraction_files(job).values())
+        if record is not None and record.steering is not None and condition.direction is None:
+            directions.add(record.steering.direction_file)
+    lost = sum(store.vector(Path(name).stem) is None for name in directions)
+    scores = extraction_files(job, store.paths)
+    lost += sum(store.read_json(path) is None for path in scores.values())
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
-    lost += bool(store.lost(checks_begin(first.model_fingerprint, first.precision)))
+    lost += bool(store.paths.lost_checks(first.model_fingerprint, first.precision))
     return missing + lost + (not _compared(job, store))
 
 
-def _compared(job: Job, store: RunStore) -> bool:
+def _compared(job: Job, store: RunFolder) -> bool:
     """Whether what a precision is compared by is there, or none is asked for."""
     if job.reference is None:
         return True
-    held = store.get_once(comparison_file(job))
+    held = store.read_json(comparison_file(job, store.paths))
     if held is None:
         return False
-    return held["activations"] is None or store.tensors(held["activations"]) is not None
+    return (
+        held["activations"] is None
+        or store.tensors(store.paths.named(held["activations"])) is not None
+    )
 
 
-def left_out(job: Job, store: RunStore) -> set[str]:
+def left_out(job: Job, store: RunFolder) -> set[str]:
     """Keys of the conditions of a job that have no direction, as far as extraction has told.
 
     The method should choose the layer and its rules dropped them all, or the classes differ by no
     more than rounding there. A random direction is left out where no method has one to compare.
     """
-    found = {method: store.get_once(name) for method, name in extraction_files(job).items()}
+    found = {
+        method: store.read_json(path) for method, path in extraction_files(job, store.paths).items()
+    }
     missing = {
         method: {int(layer) for layer in held["missing"]} if held else set()
         for method, held in found.items()
@@ -153,12 +161,12 @@ def left_out(job: Job, store: RunStore) -> set[str]:
     return {condition.key for condition in job.conditions if without(condition)}
 
 
-def missing_notes(job: Job, store: RunStore) -> list[str]:
+def missing_notes(job: Job, store: RunFolder) -> list[str]:
     """Of every layer asked for that has no direction, why not."""
     asked = {c.layer for c in job.conditions if not c.is_control and c.direction is None}
     notes = []
-    for method, name in extraction_files(job).items():
-        held = store.get_once(name)
+    for method, path in extraction_files(job, store.paths).items():
+        held = store.read_json(path)
         missing = held["missing"] if held else {}
         notes += [f"{method}, {why}" for layer, why in missing.items() if int(layer) in asked]
     return notes
@@ -166,14 +174,14 @@ def missing_notes(job: Job, store: RunStore) -> list[str]:
 
 def unsteered_note(record: Record) -> str | None:
     """What the unsteered answers say of the model: that it thinks first, and whether it ends."""
-    responses = [sample["response"] for sample in record["samples"]]
-    return thinking_note(responses, record["condition"]["max_new_tokens"])
+    responses = [sample.response for sample in record.samples]
+    return thinking_note(responses, record.condition.max_new_tokens)
 
 
-def extraction_files(job: Job) -> dict[str, str]:
+def extraction_files(job: Job, paths: RunPaths) -> dict[str, Path]:
     """Where the run folder keeps what each method found, where a condition rests on it."""
     found = {method: found_by(method, job) for method in job.extraction}
-    return {method: scores_file(rest[0]) for method, rest in found.items() if rest}
+    return {method: scores_file(rest[0], paths) for method, rest in found.items() if rest}
 
 
 def found_by(method: str, job: Job) -> list[Condition]:
@@ -181,9 +189,9 @@ def found_by(method: str, job: Job) -> list[Condition]:
     return [condition for condition in job.conditions if condition.label.own_method == method]
 
 
-def scores_file(condition: Condition) -> str:
+def scores_file(condition: Condition, paths: RunPaths) -> Path:
     """Where the scores are that a condition's method chose by."""
-    return extraction_file(
+    return paths.scores(
         str(condition.label.method),
         str(condition.extraction_rendered),
         condition.model_fingerprint,
@@ -192,11 +200,10 @@ def scores_file(condition: Condition) -> str:
     )
 
 
-def comparison_file(job: Job) -> str:
+def comparison_file(job: Job, paths: RunPaths) -> Path:
     """Where a run folder keeps what a precision is compared with the reference by."""
     first = job.conditions[0]
     sets = {str(c.label): c.extraction_rendered for c in job.conditions if c.extraction_rendered}
-    key = content_key(
+    return paths.comparison(
         [first.model_fingerprint, job.precision, job.reference, first.test_rendered, sets]
     )
-    return f"extraction/comparison-{key}.json"

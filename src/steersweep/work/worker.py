@@ -11,8 +11,8 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import in_batches
-from steersweep.run.folder import RunStore
-from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.folder import RunFolder
+from steersweep.run.label import UNSTEERED
 from steersweep.smoke.required import check_for_run
 from steersweep.steer.steering import StepInfo
 from steersweep.work.bench import Bench
@@ -31,7 +31,7 @@ from steersweep.work.job import (
 _DECODING = 0.85
 
 
-def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progress: None) -> None:
+def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progress: None) -> None:
     """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
 
     Conditions that are there are neither computed nor touched, with one exception to the first: a
@@ -72,8 +72,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
     tell("checking the model")
     notes = check_for_run(
         chat,
-        store.get_once,
-        store.put_once,
+        store,
         every=job.smoke,
         accept_mismatch=job.accept_mismatch,
     )
@@ -103,8 +102,7 @@ def run_job(job: Job, store: RunStore, on_progress: OnProgress = lambda _progres
 
         for record in bench.run(batch, on_step):
             store.put(record)
-            label = Label.parse(record["condition"]["method"])
-            if label == UNSTEERED and (thinks := unsteered_note(record)):
+            if record.condition.label == UNSTEERED and (thinks := unsteered_note(record)):
                 warn(thinks)
         done |= missing
         tell("saved")

@@ -65,7 +65,12 @@ def _faults(
             late.append(Verdict("unnoticed" if unnoticed else "wrong", f"{name} differs: {how}"))
     yield from sorted(late, key=lambda verdict: verdict.name == "unnoticed")
     if run.name == "study" and "ledger.jsonl" not in allowed:
-        money = ledger_fault(folder / "run", run.folder / "run", may_stay_open=may_stay_open)
+        money = ledger_fault(
+            folder / "run",
+            run.folder / "run",
+            may_stay_open=may_stay_open,
+            may_run_again=max(1, len(damaged)),
+        )
         if money is not None:
             yield Verdict("wrong" if damaged else "leftover", money)
 

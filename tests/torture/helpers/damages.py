@@ -30,7 +30,10 @@ def _content(text: str) -> Damage:
 def _cut(share: float) -> Damage:
     def cut(path: Path, _rng: random.Random) -> None:
         data = path.read_bytes()
-        path.write_bytes(data[: min(int(len(data) * share), max(0, len(data) - 3))])
+        end = min(int(len(data) * share), max(0, len(data) - 3))
+        if data[:end].endswith(b"\n"):  # whole lines and no more are an earlier state of a file
+            end -= 3
+        path.write_bytes(data[:end])
 
     return cut
 

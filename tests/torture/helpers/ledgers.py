@@ -22,13 +22,16 @@ def entries(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def ledger_fault(run: Path, undisturbed: Path, *, may_stay_open: int) -> str | None:
+def ledger_fault(
+    run: Path, undisturbed: Path, *, may_stay_open: int, may_run_again: int = 1
+) -> str | None:
     """What is wrong with a ledger after one disturbance, or None.
 
     Args:
         run: run folder that was disturbed and continued.
         undisturbed: one that was not.
         may_stay_open: reservations that may stay unsettled: one after a kill.
+        may_run_again: jobs that may run once more: one for each file that is made again.
     """
     held = entries(run)
     reserved = [entry for entry in held if entry["do"] == "reserve"]
@@ -46,6 +49,6 @@ def ledger_fault(run: Path, undisturbed: Path, *, may_stay_open: int) -> str | N
     )
     if missing := expected - jobs:
         return f"the ledger lacks {dict(missing)}"
-    if (jobs - expected).total() > 1 + may_stay_open:
+    if (jobs - expected).total() > may_run_again + may_stay_open:
         return f"jobs were paid again: {dict(jobs - expected)}"
     return None

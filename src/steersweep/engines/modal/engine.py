@@ -13,10 +13,9 @@ from steersweep.engines.engine import Cancelled, Event, OnEvent, Work
 from steersweep.engines.modal.functions import RemoteFunction, import_modal, modal_gpu, place
 from steersweep.engines.modal.remote import EVENTS_QUEUE
 from steersweep.engines.modal.volume import VolumeShare
-from steersweep.run.folder import RunStore
+from steersweep.run.folder import RunFolder
 
 _LOOK_EVERY_S = 2.0
-_CALLS = "modal-calls.json"
 
 
 class Lost(Exception):
@@ -159,10 +158,12 @@ class ModalEngine:
         return False
 
     def _noted(self) -> dict[str, str]:
-        return dict(RunStore(self._folder).get_once(_CALLS) or {})
+        run = RunFolder(self._folder)
+        return dict(run.read_json(run.paths.calls) or {})
 
     def _note(self, key: str, call: str) -> None:
-        RunStore(self._folder).put_current(_CALLS, self._noted() | {key: call})
+        run = RunFolder(self._folder)
+        run.write_json(run.paths.calls, self._noted() | {key: call})
         self._share.publish(self._folder)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.engines.modal import remote
 from steersweep.engines.modal.image import container_image
 
@@ -96,7 +96,8 @@ def place(gpu: str) -> str:
     if gpu == LOCAL:
         return min(gpu_catalog(), key=lambda kind: gpu_catalog()[kind]["usd_per_hour"])
     if gpu not in gpu_catalog():
-        raise InputError(f"--engine modal: no GPU {gpu}; there are {', '.join(gpu_catalog())}")
+        kinds = ", ".join(gpu_catalog())
+        raise InputError(f"{setting('engine')} modal: no GPU {gpu}; there are {kinds}")
     return gpu
 
 
@@ -115,8 +116,8 @@ def import_modal() -> Any:
         import modal
     except ImportError as error:
         raise InputError(
-            "--engine modal: Modal is not installed: pip install 'steersweep[modal]', then "
-            "`modal setup`"
+            f"{setting('engine')} modal: Modal is not installed: pip install 'steersweep[modal]', "
+            "then `modal setup`"
         ) from error
     return modal
 

@@ -23,7 +23,6 @@ from steersweep.engines.engine import (
 
 RUNS, HUB = "/runs", "/hub"  # where the volumes are mounted
 RUNS_VOLUME, HUB_VOLUME, EVENTS_QUEUE = "steersweep-runs", "steersweep-hub", "steersweep-events"
-LOG = "log.txt"
 _END_BEFORE_TIMEOUT_S = 30.0  # Modal's own end of a call would look like a lost machine
 _PROGRESS_EVERY_S = 5.0
 

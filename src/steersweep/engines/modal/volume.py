@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steersweep.engines.share import is_of_jobs
+from steersweep.run.paths import is_of_jobs
 
 
 class VolumeShare:

@@ -96,7 +96,7 @@ def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], t
         label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
     for kind, found in parts.items():  # a patch per cell would take minutes for large maps
         axis.add_collection(PolyCollection(found, facecolors=COLOURS[kind], linewidths=0, zorder=1))
-    axis.set_xticks(range(len(strengths)), [f"{value:g}" for _, value in strengths], fontsize=8)
+    axis.set_xticks(range(len(strengths)), [strength_label(*one) for one in strengths], fontsize=8)
     axis.set_yticks(range(len(lines)), [line_label(line, results[0]) for line in lines], fontsize=8)
     axis.set_xlim(-0.5, len(strengths) - 0.5)
     axis.set_ylim(-0.5, len(lines) - 0.5)
@@ -134,6 +134,11 @@ def strength_of(entry: Result) -> tuple[str, float]:
     return entry["strength"]["unit"], entry["strength"]["value"]
 
 
+def strength_label(unit: str, value: float) -> str:
+    """What stands at a column of a map."""
+    return unit if unit == "removed" else f"{value:g}"
+
+
 def line_label(line: tuple[str, int], result: Result) -> str:
     """A line's label: who chose the layer, the layer, and its share of the depth."""
     chosen_by, layer = line
@@ -144,6 +149,8 @@ def line_label(line: tuple[str, int], result: Result) -> str:
 def x_label(result: Result) -> str:
     """What the columns of a map are."""
     units = {unit for unit, _ in strengths_of([result])}
+    if units == {"removed"}:
+        return "the direction is removed"
     if units == {"relative"}:
         return "strength (multiplier / residual norm)"
     return "multiplier" if units == {"multiplier"} else "multiplier or relative strength"

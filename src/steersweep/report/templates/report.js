@@ -35,7 +35,7 @@
 
   const named = (condition) => {
     if (condition.layer_idx === undefined) return "unsteered";
-    const strength = `multiplier ${Number(condition.multiplier).toPrecision(3)}, relative ${Number(condition.relative_strength).toPrecision(2)}`;
+    const strength = condition.multiplier === 0 ? "removed" : `multiplier ${Number(condition.multiplier).toPrecision(3)}, relative ${Number(condition.relative_strength).toPrecision(2)}`;
     return `${condition.method}, layer ${condition.layer_idx}, ${strength}`;
   };
   const option = (select, value, text) => { const one = make("option", "", text); one.value = value; select.append(one); };

@@ -14,18 +14,15 @@ from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.atomic import write_bytes
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import safe_name
-from steersweep.engines.modal.remote import LOG
-from steersweep.run.folder import ENGINE_FILE, RunStore, is_away
+from steersweep.methods.method import METHODS
+from steersweep.run.folder import RunFolder
+from steersweep.run.paths import RunPaths
 from steersweep.study.away.apps import study_app_name
 from steersweep.study.away.modal_run import ModalRun
 from steersweep.study.away.remote_run import RemoteRun
 from steersweep.study.plan import Plan
-
-_FETCHED = ".fetched.json"
-_DECIDED_HERE = ("gates.jsonl", "reviews.jsonl")
-_STAYS_HERE = (ENGINE_FILE, _FETCHED, *_DECIDED_HERE)
 
 
 class EndedThere(SteersweepError):
@@ -57,12 +54,15 @@ def begin(
                 f"{model.name}: {model.model} is a folder of this machine, which Modal does not "
                 f"see; give a hub id"
             )
-    if options.get("new_run") and is_away(folder):
+    for own in METHODS.own_of(plan.prompts.extraction).values():
+        raise InputError(f"{own}: lies on this machine only, which Modal does not see")
+    if options.get("new_run") and RunPaths(folder).is_away:
         folder.rename(folder.with_name(f"{folder.name}-before-{provenance.utc_now()}"))
     held = _held(folder)
     if held is None and folder.exists() and any(folder.iterdir()):
         raise InputError(
-            f"--out {folder}: holds other files; a study on Modal needs a new folder, or its own"
+            f"{setting('out')} {folder}: holds other files; a study on Modal needs a new folder, "
+            f"or its own"
         )
     run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=study_app_name(plan))
@@ -71,7 +71,7 @@ def begin(
             f"{folder}: the study is still running; see steersweep status {folder}"
         )
     decided = {
-        name: (folder / name).read_bytes() for name in _DECIDED_HERE if (folder / name).is_file()
+        path.name: path.read_bytes() for path in _decided_here(RunPaths(folder)) if path.is_file()
     }
     if decided:
         remote.write(decided)
@@ -83,7 +83,7 @@ def begin(
         "began": held["began"] if held else provenance.utc_now(),
         "call": call,
     }
-    RunStore(folder).put_current(ENGINE_FILE, content)
+    RunFolder(folder).write_json(RunPaths(folder).engine, content)
     return content
 
 
@@ -103,7 +103,7 @@ def follow(
         every_s: seconds between two looks.
     """
     remote = remote or remote_of(folder)
-    shown, away = len(_said(folder)), False
+    shown, away = len(said(folder)), False
     while True:
         try:
             end = outcome(folder, remote)  # before the last fetch, so that nothing is missed
@@ -114,7 +114,7 @@ def follow(
             end, away = None, True
         else:
             away = False
-        lines = _said(folder)
+        lines = said(folder)
         for line in lines[shown:]:
             on_line(line)
         shown = len(lines)
@@ -123,9 +123,10 @@ def follow(
         time.sleep(every_s)
 
 
-def _said(folder: Path) -> list[str]:
-    file = folder / LOG
-    return file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+def said(folder: Path) -> list[str]:
+    """Lines of the study's log, but for a last one whose end has not arrived."""
+    file = RunPaths(folder).messages
+    return file.read_text("utf-8", "replace").split("\n")[:-1] if file.is_file() else []
 
 
 def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
@@ -137,13 +138,15 @@ def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
     """
     _known(folder)
     remote = remote or remote_of(folder)
-    fetched = RunStore(folder).get_once(_FETCHED) or {}
+    run = RunFolder(folder)
+    stays = {path.name for path in (run.paths.engine, *_decided_here(run.paths))}
+    fetched = run.read_json(run.paths.fetched) or {}
     count = 0
     for name, file in sorted(remote.files().items()):
         safe = PurePosixPath(name)
         if safe.is_absolute() or ".." in safe.parts or safe.name.startswith("."):
             continue
-        if name in _STAYS_HERE:
+        if name in stays:
             continue
         state = [file.size, file.mtime]
         if fetched.get(name) == state and (folder / name).exists():
@@ -152,7 +155,7 @@ def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
         fetched[name] = state
         count += 1
     if count:
-        RunStore(folder).put_current(_FETCHED, fetched)
+        run.write_json(run.paths.fetched, fetched)
     return count
 
 
@@ -176,12 +179,18 @@ def remote_of(folder: Path) -> RemoteRun:
     return ModalRun(content["run"], study_app=content["study_app"])
 
 
+def _decided_here(paths: RunPaths) -> tuple[Path, ...]:
+    """What people decide on this machine: it goes there, and never comes back."""
+    return paths.gates, paths.reviews
+
+
 def _held(folder: Path) -> dict[str, Any] | None:
-    store = RunStore(folder, repairs=False)
-    content = store.get_once(ENGINE_FILE)
+    store = RunFolder(folder, repairs=False)
+    path = store.paths.engine
+    content = store.read_json(path)
     if store.damaged:
         raise InputError(
-            f"{folder / ENGINE_FILE}: is damaged ({store.damaged[ENGINE_FILE]}), and nothing else "
+            f"{path}: is damaged ({store.why_damaged(path)}), and nothing else "
             f"here says where the study runs"
         )
     return content
@@ -190,5 +199,7 @@ def _held(folder: Path) -> dict[str, Any] | None:
 def _known(folder: Path) -> dict[str, Any]:
     held = _held(folder)
     if held is None:
-        raise InputError(f"{folder}: holds no study that runs elsewhere (no {ENGINE_FILE})")
+        raise InputError(
+            f"{folder}: holds no study that runs elsewhere (no {RunPaths(folder).engine.name})"
+        )
     return held

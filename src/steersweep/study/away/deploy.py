@@ -23,7 +23,7 @@ def define_apps(plan: Plan) -> dict[str, Any]:
     Raises:
         InputError: Modal is not installed.
     """
-    deployment = Deployment(plan.name, plan.data.get("modal", {}).get("secrets", []))
+    deployment = Deployment(plan.name, plan.modal.secrets)
     apps: dict[str, Any] = {}
     for function in remote_functions(plan):
         if function.app not in apps:

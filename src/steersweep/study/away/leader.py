@@ -17,8 +17,10 @@ from steersweep.engines.engine import Engine
 from steersweep.engines.modal import remote
 from steersweep.engines.modal.engine import ModalCalls, ModalEngine
 from steersweep.engines.modal.volume import VolumeShare
+from steersweep.run.paths import RunPaths
 from steersweep.study.away.apps import function_of, remote_functions
-from steersweep.study.plan import Plan, parse_plan
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work.job import Progress
 
@@ -57,7 +59,7 @@ def lead(
         share.copy_all(folder)
 
         def say(line: str) -> None:
-            append_text(folder / remote.LOG, line.replace(str(folder), shown_as))
+            append_text(RunPaths(folder).messages, line.replace(str(folder), shown_as))
             share.publish(folder)
 
         def warn(progress: Progress) -> None:

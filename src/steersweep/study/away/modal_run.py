@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.modal.functions import import_modal
 from steersweep.engines.modal.remote import RUNS_VOLUME
 from steersweep.study.away.deploy import STUDY_FUNCTION, define_apps
@@ -33,7 +33,7 @@ class ModalRun:
         """See `RemoteRun`."""
         import yaml
 
-        text = yaml.safe_dump(dict(plan.data), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(dict(plan.written), sort_keys=False, allow_unicode=True)
         try:
             for app in define_apps(plan).values():
                 app.deploy()
@@ -41,16 +41,16 @@ class ModalRun:
             return str(study.spawn(text, self._run, dict(options)).object_id)
         except self._modal.exception.AuthError as error:
             raise InputError(
-                "--engine modal: no account: run `modal setup` once, or set MODAL_TOKEN_ID and "
-                "MODAL_TOKEN_SECRET"
+                f"{setting('engine')} modal: no account: run `modal setup` once, or set "
+                "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
             ) from error
         except self._modal.exception.NotFoundError as error:
             raise InputError(
-                f"--engine modal: {error}. Secrets named in the plan (modal.secrets) must exist: "
-                f"`modal secret create NAME KEY=VALUE`, or take them out of the plan"
+                f"{setting('engine')} modal: {error}. Secrets named in the plan (modal.secrets) "
+                f"must exist: `modal secret create NAME KEY=VALUE`, or take them out of the plan"
             ) from error
         except self._modal.exception.Error as error:
-            raise SteersweepError(f"--engine modal: {error}") from error
+            raise SteersweepError(f"{setting('engine')} modal: {error}") from error
 
     def outcome(self, call: str) -> dict[str, Any] | None:
         """See `RemoteRun`."""

@@ -1,8 +1,9 @@
 """Forward passes of prompts under many edits of the residual stream at once; no decoding.
 
-What scoring a candidate direction needs. Edits are rows of a batch. An edit at one layer leaves
-everything below it as it was, so the clean residual streams are computed once and its pass resumes
-from them; layers above the last one that is read are skipped.
+What scoring a candidate direction needs. Edits are rows of a batch. An edit leaves everything below
+its first layer as it was, so the clean residual streams are computed once and its pass resumes from
+them; layers above the last one that is read are skipped. `Edit.everywhere` also edits what layers
+write, which only these passes do, with the same arithmetic (`RowEdits`).
 """
 
 from __future__ import annotations
@@ -10,64 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from steersweep.core.errors import NumericalError
+from steersweep.core.errors import InputError, NumericalError
 from steersweep.model.chat_model import ChatModel, at_positions
+from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.packing import Layout, layouts
 from steersweep.steer.regime import regime_of
-
-# A difference of means that should be zero is not, by rounding: about 1e-17.
-_NO_UNIT, _NO_OFFSET = 1e-4, 1e-12
+from steersweep.steer.row_edits import RowEdits
 
 # Prompts in a batch, each under every edit.
 _FEWEST_PROMPTS, _MOST_PROMPTS = 16, 64
-
-_EPSILON = 1e-8  # keeps the unit vector of a zero-length direction finite, as in the official code
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """`x - (x . unit) unit + offset` at the input of a layer, at all positions.
-
-    Attributes:
-        layer: decoder layer whose input is edited; None: the input of every layer and all that it
-            writes into the stream, see `ablation_sites_of`.
-        unit: direction to remove, `[d_model]`; zero to remove nothing.
-        offset: what is added, `[d_model]`.
-    """
-
-    layer: int | None
-    unit: Tensor
-    offset: Tensor
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether it is too short to change an activation, as at layer 0 for template tokens."""
-        return float(self.unit.norm()) < _NO_UNIT and float(self.offset.norm()) < _NO_OFFSET
-
-
-def addition(layer: int, vector: Tensor) -> Edit:
-    """Add `vector` `[d_model]` to the input of one layer."""
-    return Edit(layer, torch.zeros_like(vector), vector)
-
-
-def ablation(layer: int | None, vector: Tensor, reference: Tensor | None = None) -> Edit:
-    """Remove the component along `vector` `[d_model]`.
-
-    Args:
-        layer: at the input of that layer; None: everywhere.
-        vector: of any length.
-        reference: put this activation's component in its place (the affine variant).
-    """
-    unit = vector / (vector.norm() + _EPSILON)
-    offset = torch.zeros_like(unit) if reference is None else (reference @ unit) * unit
-    return Edit(layer, unit, offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,22 +66,32 @@ def run_edits(
     Args:
         chat: the model.
         prompts: token ids per prompt.
-        edits: what to do to the residual stream, each for all prompts.
+        edits: what to do to the residual stream, each for all prompts, at all their tokens (or at
+            new tokens only: then nothing happens to a prompt).
         read_layers: layers whose output to read.
         with_logits: whether to compute logits under the edits.
-        read_before_edit: a layer's output is the next one's input; where that is edited, read it
-            before the edit instead of after it.
+        read_before_edit: a layer's output is the next one's input; where that is edited
+            (`resid_pre`), read it before the edit instead of after it.
         max_rows: prompts x edits per forward pass.
 
     Raises:
-        InputError: an edit is of every layer, and something would be left in this architecture; or
-            prompts of it cannot be run right.
+        InputError: an edit does not fit the model, or is of last tokens only; it is of all that
+            layers write, and something would be left in this architecture; or prompts of it cannot
+            be run right.
     """
     stop = _stop(chat, read_layers, with_logits)
+    for edit in edits:
+        _check(chat, edit)
     unseen = [
-        index for index, edit in enumerate(edits) if edit.changes_nothing or _start(edit) > stop
+        index
+        for index, edit in enumerate(edits)
+        if edit.clean_layers(chat.n_layers) > chat.n_layers or edit.start > stop
     ]
-    by_layer = sorted({*range(len(edits))} - {*unseen}, key=lambda index: _start(edits[index]))
+
+    def place(index: int) -> tuple[int, bool]:
+        return edits[index].start, edits[index].all_writes
+
+    by_layer = sorted({*range(len(edits))} - {*unseen}, key=place)
     for layout in _layouts(chat, prompts, max_rows, len(edits)):
         passes = _Passes(
             chat,
@@ -130,12 +99,12 @@ def run_edits(
             tuple(read_layers),
             with_logits=with_logits,
             before=read_before_edit,
-            resume_at={_start(edits[index]) for index in by_layer},
+            resume_at={edits[index].start for index in by_layer},
             read_clean=bool(unseen),
         )
         if unseen:
             yield passes.unchanged(unseen)
-        for _, group in groupby(by_layer, key=lambda index: edits[index].layer):
+        for _, group in groupby(by_layer, key=place):
             indices = list(group)
             step = max(1, max_rows // len(layout.prompts))
             for start in range(0, len(indices), step):
@@ -262,16 +231,16 @@ class _Passes:
         return Reading(indices, self.layout.prompts, states, logits)
 
     def run(self, edits: Sequence[Edit], indices: list[int]) -> Reading:
-        """One pass of all prompts under edits that share a layer."""
-        start, n = _start(edits[0]), len(edits)
-        states, logits = self._run(n, start, self.stop, _RowEdits(self.chat, edits))
+        """One pass of all prompts under edits with the same first layer."""
+        start, n = edits[0].start, len(edits)
+        states, logits = self._run(n, start, self.stop, RowEdits(self.chat, edits))
         below = [index for index, layer in enumerate(self.read_layers) if layer + 1 < start]
         if below:
             states[:, :, below] = self.clean.states[:, below]
         return Reading(indices, self.layout.prompts, states, logits)
 
     def _run(
-        self, copies: int, start: int, stop: int, edits: _RowEdits | None
+        self, copies: int, start: int, stop: int, edits: RowEdits | None
     ) -> tuple[Tensor, Tensor | None]:
         """States and logits of a forward pass through layers `[start, stop)`, as in `Reading`."""
         chat, layout = self.chat, self.layout
@@ -289,7 +258,7 @@ class _Passes:
                 return None
             if layer == start and start > 0 and resumes:
                 hidden = clean[start].repeat(copies, 1, 1)
-            edited = hidden if edits is None else edits.at_input(layer, hidden)
+            edited = hidden if edits is None else edits.edited("resid_pre", layer, hidden)
             if layer in read_at:
                 seen = hidden if self.before else edited
                 states[:, :, read_at[layer]] = layout.at_ends(seen).float()
@@ -309,9 +278,13 @@ class _Passes:
                 # Of the last layer only the ends of prompts are read, after its MLP. Hooks on an
                 # MLP's output come after this one and see all positions.
                 stack.enter_context(chat.mlp_at(stop - 1, layout.ends))
-            if edits is not None and edits.everywhere:
-                sites = ablation_sites_of(chat)
-                stack.enter_context(sites.edited(chat, edits.at_part, range(start, stop)))
+            if edits is not None:
+                stack.enter_context(edits.to_prompts())
+                stack.enter_context(edits.applied(start, sites=["resid_post"]))
+                if edits.all_writes:
+                    sites = ablation_sites_of(chat)
+                    edit = partial(edits.edited, "writes", 0)
+                    stack.enter_context(sites.edited(chat, edit, range(start, stop)))
             batch = layout.copies(copies)
             logits = chat.logits(
                 batch.input_ids,
@@ -327,41 +300,10 @@ def _stop(chat: ChatModel, read_layers: Sequence[int], with_logits: bool) -> int
     return chat.n_layers if with_logits else max(read_layers) + 1
 
 
-class _RowEdits:
-    """Edits of one layer spread over the rows of a batch: each edit's prompts follow one another.
-
-    One product per edit with all its rows, not one per row.
-    """
-
-    def __init__(self, chat: ChatModel, edits: Sequence[Edit]) -> None:
-        self.layer = edits[0].layer
-        units = torch.stack([edit.unit for edit in edits])
-        offsets = torch.stack([edit.offset for edit in edits])
-        self._unit = units.to(chat.device, chat.dtype)[:, :, None]  # [edit, d_model, 1]
-        self._offset = offsets.to(chat.device, chat.dtype)[:, None]  # [edit, 1, d_model]
-        self._removes = bool(units.any())
-        self._adds = bool(offsets.any())
-
-    @property
-    def everywhere(self) -> bool:
-        return self.layer is None
-
-    def at_input(self, layer: int, hidden: Tensor) -> Tensor:
-        return self._apply(hidden) if self.layer in (None, layer) else hidden
-
-    def at_part(self, output: Tensor) -> Tensor:
-        return self._apply(output)
-
-    def _apply(self, hidden: Tensor) -> Tensor:
-        edited = hidden.reshape(len(self._unit), -1, hidden.shape[-1])  # [edit, row token, d_model]
-        if self._removes:
-            along = edited @ self._unit
-            edited = torch.baddbmm(edited, along, self._unit.transpose(1, 2), alpha=-1)
-        if self._adds:
-            edited = edited + self._offset
-        return edited.view_as(hidden)
-
-
-def _start(edit: Edit) -> int:
-    """First layer whose input an edit changes."""
-    return 0 if edit.layer is None else edit.layer
+def _check(chat: ChatModel, edit: Edit) -> None:
+    edit.check_fits(chat.source.model_id, chat.n_layers, chat.d_model)
+    if edit.positions == "last":
+        raise InputError(
+            "an edit of the prompt's last token only is for generation; scores of prompts take "
+            "edits of all their tokens"
+        )

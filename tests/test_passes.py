@@ -10,15 +10,9 @@ import torch
 from torch import Tensor
 
 from conftest import bloom, gpt2, lab, part_hooks, random_model
-from steersweep import ChatModel
+from steersweep import ChatModel, Edit, InputError
 from steersweep.model.chat_model import ATTENTION, MLP
-from steersweep.steer.edits import (
-    Edit,
-    ablation,
-    addition,
-    edited_logits,
-    run_edits,
-)
+from steersweep.steer.passes import edited_logits, run_edits
 
 PROMPTS = ("How do I bake a cake?", "Why?", "Tell me about the printing press, please.", "Hello!")
 
@@ -44,12 +38,16 @@ def naive(
     """States after each layer and logits of one prompt, alone, from the first layer on."""
     states: dict[int, Tensor] = {}
 
+    start, stop = edit.span(chat.n_layers)
+
     def change(hidden: Tensor) -> Tensor:
-        unit, offset = edit.unit.float(), edit.offset.float()
-        return hidden - (hidden @ unit)[..., None] * unit + offset
+        if edit.removed is not None:
+            unit = edit.removed.float()
+            hidden = hidden - (hidden @ unit)[..., None] * unit
+        return hidden if edit.added is None else hidden + edit.added.float()
 
     def at_input(layer: int, hidden: Tensor) -> Tensor | None:
-        edited = change(hidden) if edit.layer in (None, layer) else hidden
+        edited = change(hidden) if edit.site == "resid_pre" and start <= layer < stop else hidden
         states[layer - 1] = (hidden if before else edited)[0, -1]
         return edited
 
@@ -62,7 +60,10 @@ def naive(
     with ExitStack() as stack, torch.inference_mode():
         stack.enter_context(chat.layer_hooks(at_input, range(chat.n_layers), "resid_pre"))
         stack.enter_context(chat.final_states(at_end))
-        if edit.layer is None:
+        if edit.site == "resid_post":
+            layers = range(start, stop)
+            stack.enter_context(chat.layer_hooks(lambda _layer, out: change(out), layers))
+        if edit.all_writes:
             for names in (ATTENTION, MLP):
                 stack.enter_context(part_hooks(chat, at_part, names))
         batch = chat.pad([ids])
@@ -70,18 +71,27 @@ def naive(
     return states, logits[0, -1]
 
 
+def added_before(layer: int, vector: Tensor) -> Edit:
+    return Edit.add(vector, 1.0, layer, layer + 1, site="resid_pre")
+
+
 def some_edits(chat: ChatModel) -> list[Edit]:
     torch.manual_seed(1)
     vectors = torch.randn(6, chat.d_model, dtype=torch.float64)
     last = chat.n_layers - 1
     return [
-        addition(0, vectors[0]),
-        addition(2, vectors[1]),
-        addition(last, vectors[2]),
-        ablation(None, vectors[3]),
-        ablation(2, vectors[4], vectors[5]),
-        ablation(last, vectors[4]),
-        ablation(None, vectors[5]),
+        added_before(0, vectors[0]),
+        added_before(2, vectors[1]),
+        added_before(last, vectors[2]),
+        Edit.everywhere(vectors[3]),
+        Edit.affine(vectors[4], vectors[5], 0.0, 2, 3, site="resid_pre"),
+        Edit.remove(vectors[4], last, site="resid_pre"),
+        Edit.everywhere(vectors[5]),
+        Edit.remove(vectors[3], 1, site="resid_pre"),
+        Edit.add(vectors[2], 0.5, 2),
+        Edit.affine(vectors[1], vectors[0], 2.0, 0, 3),
+        Edit.remove(vectors[0], last),
+        Edit.add(vectors[1], 1.0, 1, positions="prompt"),
     ]
 
 
@@ -142,7 +152,7 @@ def test_layers_above_the_last_one_read_are_not_run(
 
 def test_the_prefix_below_an_edit_is_computed_once(qwen: ChatModel) -> None:
     prompts = [qwen.prompt_ids(text) for text in PROMPTS]
-    edits = [addition(4, torch.randn(qwen.d_model).double()) for _ in range(5)]
+    edits = [added_before(4, torch.randn(qwen.d_model).double()) for _ in range(5)]
     list(run_edits(qwen, prompts, edits, read_layers=[5]))  # looks at the model once
     ran: list[int] = []
     with part_hooks(qwen, lambda layer, _out: ran.append(layer), MLP):
@@ -153,12 +163,16 @@ def test_the_prefix_below_an_edit_is_computed_once(qwen: ChatModel) -> None:
 def test_nothing_is_left_behind(qwen: ChatModel) -> None:
     prompts = [qwen.prompt_ids(text) for text in PROMPTS]
     held = [dict(layer.__dict__) for layer in qwen.layers]
-    before = edited_logits(qwen, prompts, addition(0, torch.zeros(qwen.d_model)))
+    before = edited_logits(qwen, prompts, added_before(0, torch.zeros(qwen.d_model)))
     list(run_edits(qwen, prompts, some_edits(qwen), read_layers=[2]))
-    with pytest.raises(RuntimeError, match="size"):  # a vector of the wrong width
-        list(run_edits(qwen, prompts, [addition(3, torch.ones(5))], read_layers=[4]))
+
+    def fail(_layer: int, _hidden: Tensor) -> None:
+        raise RuntimeError("in the middle of a pass")
+
+    with part_hooks(qwen, fail, MLP), pytest.raises(RuntimeError, match="middle"):
+        list(run_edits(qwen, prompts, some_edits(qwen), read_layers=[4]))
     assert [dict(layer.__dict__) for layer in qwen.layers] == held
-    after = edited_logits(qwen, prompts, addition(0, torch.zeros(qwen.d_model)))
+    after = edited_logits(qwen, prompts, added_before(0, torch.zeros(qwen.d_model)))
     assert torch.equal(before, after)
 
 
@@ -168,7 +182,27 @@ def test_other_hooks_never_see_an_edit_in_place(qwen: ChatModel) -> None:
     embedded = qwen.model.get_input_embeddings()(torch.tensor(prompts))
     held: list[Tensor] = []
     with qwen.layer_hooks(lambda _layer, hidden: held.append(hidden), [0], "resid_pre"):
-        for edit in (addition(0, torch.ones(qwen.d_model)), ablation(None, embedded[0, -1])):
+        for edit in (added_before(0, torch.ones(qwen.d_model)), Edit.everywhere(embedded[0, -1])):
             held.clear()
             list(run_edits(qwen, prompts, [edit], read_layers=[3]))
             assert torch.equal(held[-1], embedded)
+
+
+def test_an_edit_of_new_tokens_leaves_prompts_as_they_are(qwen: ChatModel) -> None:
+    prompts = [qwen.prompt_ids(text) for text in PROMPTS]
+    plain = edited_logits(qwen, prompts, added_before(0, torch.zeros(qwen.d_model)))
+    edit = Edit.add(torch.ones(qwen.d_model), 5.0, 0, positions="new")
+    assert torch.equal(edited_logits(qwen, prompts, edit), plain)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (Edit.add(torch.ones(5), 1.0, 3), "96 wide"),
+        (Edit.remove(torch.ones(96), 7), "layers 0 to 6"),
+        (Edit.add(torch.ones(96), 1.0, 3, positions="last"), "is for generation"),
+    ],
+)
+def test_edits_that_do_not_fit_are_refused(qwen: ChatModel, edit: Edit, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        list(run_edits(qwen, [[5, 6]], [edit], read_layers=[3]))

@@ -1,0 +1,165 @@
+"""What a sweep gave, as a table for programs and a picture for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steersweep.core.errors import InputError, SteersweepError
+from steersweep.run.direction import Direction
+from steersweep.run.folder import RunFolder
+from steersweep.run.result_files import read_result_file, result_files
+
+if TYPE_CHECKING:
+    import pandas
+
+Result = dict[str, Any]
+
+_OF_RESULT = ("model", "model_id", "family", "method", "quantization")
+_OF_CONDITION = (
+    "layer_idx",
+    "layer_pct",
+    "multiplier",
+    "relative_strength",
+    "coherent_refusal_rate",
+    "garbled_refusal_rate",
+    "garbled_rate",
+    "refusal_rate",
+    "n_unique",
+    "direction_norm",
+    "residual_norm",
+    "key",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SweepResults:
+    """The results of a sweep: one per model and method.
+
+    Attributes:
+        folder: the run folder.
+        results: result objects, as result files hold them (docs/results.md).
+    """
+
+    folder: Path
+    results: Sequence[Result] = field(repr=False)
+
+    @classmethod
+    def of(cls, folder: str | Path) -> SweepResults:
+        """The results in a run folder.
+
+        Raises:
+            InputError: it holds no run, or no results.
+        """
+        RunFolder.existing(Path(folder))
+        files = result_files(Path(folder))
+        results = [result for file in files for result in read_result_file(file)]
+        if not results:
+            raise InputError(f"{folder}: holds no results yet; run the sweep to its end")
+        return cls(Path(folder), results)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every condition in a flat dictionary, controls too; rates are fractions from 0 to 1.
+
+        `role` is `steered`, `random` or `unsteered`; `low` and `high` are the 95 % interval of the
+        coherent refusal rate; `verdict` is that of the model and method.
+        """
+        for result in self.results:
+            controls = result["controls"]
+            parts = (
+                ("unsteered", [controls["unsteered"]]),
+                ("random", controls["random_directions"]),
+                ("steered", result["conditions"]),
+            )
+            for role, entries in parts:
+                for entry in filter(None, entries):
+                    low, high = entry["coherent_refusal_ci"]
+                    yield {
+                        **{name: result[name] for name in _OF_RESULT},
+                        "role": role,
+                        **{name: entry[name] for name in _OF_CONDITION},
+                        "low": low,
+                        "high": high,
+                        "verdict": result["verdict"]["outcome"],
+                    }
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Every answer in a flat dictionary, with its condition's `key`, and how it was judged."""
+        for result in self.results:
+            controls = result["controls"]
+            entries = [controls["unsteered"], *controls["random_directions"], *result["conditions"]]
+            for entry in filter(None, entries):
+                for sample in entry["samples"]:
+                    yield {
+                        "model": result["model"],
+                        "method": result["method"],
+                        "key": entry["key"],
+                        **sample,
+                    }
+
+    def to_frame(self, what: str = "conditions") -> pandas.DataFrame:
+        """A pandas table.
+
+        Args:
+            what: `conditions` (a line for each, see `rows`) or `answers` (see `answers`).
+
+        Raises:
+            InputError: pandas is not installed, or `what` is neither.
+        """
+        tables = {"conditions": self.rows, "answers": self.answers}
+        if what not in tables:
+            raise InputError(f"what {what!r}: choose from {', '.join(tables)}")
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("to_frame needs pandas: pip install 'steersweep[frames]'") from error
+        return pandas.DataFrame([*tables[what]()])
+
+    def direction(self, model: str, method: str) -> Direction:
+        """The direction of the best condition of a model and method.
+
+        Raises:
+            InputError: there is no such result, or the direction is damaged or gone.
+        """
+        for result in self.results:
+            if (result["model"], result["method"]) == (model, method):
+                key = result["verdict"]["best"]["key"]
+                best = next(entry for entry in result["conditions"] if entry["key"] == key)
+                found = RunFolder.existing(self.folder).direction(Path(best["direction_file"]).stem)
+                if found is None:
+                    raise InputError(f"{self.folder / best['direction_file']}: is damaged or gone")
+                return found
+        known = sorted({f"{result['model']}, {result['method']}" for result in self.results})
+        raise InputError(f"no result of {model}, {method}; there are {'; '.join(known)}")
+
+    def __str__(self) -> str:
+        """The verdict table, as the command prints it."""
+        from steersweep.report.console import PlainConsole
+        from steersweep.report.terminal import print_verdicts
+
+        text = StringIO()
+        print_verdicts(self.results, PlainConsole(file=text, width=100))
+        return text.getvalue().rstrip()
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a map of layers and strengths per model, over the verdicts."""
+        from markupsafe import escape
+        from matplotlib import pyplot as plt
+
+        from steersweep.report.figures.maps import map_figure
+        from steersweep.report.figures.style import drawing, inline_svg
+
+        models: dict[str, list[Result]] = {}
+        for result in self.results:
+            models.setdefault(result["model"], []).append(result)
+        try:
+            with drawing():
+                figure = map_figure([*models.values()])
+                picture = inline_svg(figure, "steersweep", "coherent refusals by layer, strength")
+                plt.close(figure)
+        except (KeyError, ValueError) as error:
+            raise SteersweepError(f"{self.folder}: cannot be drawn: {error}") from error
+        return f"<div>{picture}<pre>{escape(str(self))}</pre></div>"

@@ -1,0 +1,129 @@
+"""A sweep from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steersweep.core.errors import InputError
+from steersweep.core.text_files import shown
+from steersweep.library.results import SweepResults
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.source import ModelSource, find_model
+from steersweep.report.live import live_view
+from steersweep.sweep.run import run_sweep
+from steersweep.sweep.settings import DEFAULT_LAYERS, DEFAULT_ROWS, make_settings
+
+DEFAULT_STRENGTHS = (0.1, 0.2, 0.3, 0.5)
+
+Model = str | Path | ModelSource | ChatModel
+
+
+def sweep(
+    model: Model | Sequence[Model],
+    *,
+    out: str | Path,
+    methods: str | Sequence[str] = "dim",
+    layers: Sequence[float | int | str] = DEFAULT_LAYERS,
+    strengths: Sequence[float] = (),
+    multipliers: Sequence[float] = (),
+    operation: str = "add",
+    site: str = "resid_post",
+    span: str = "to-end",
+    positions: str = "all",
+    prompts: str | Path = "benign-120",
+    extraction: str | Path | None = None,
+    max_prompts: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    max_new_tokens: int = 100,
+    judge: str = "default",
+    seed: int = 42,
+    rows: int = DEFAULT_ROWS,
+    accept_mismatch: bool = False,
+    quiet: bool = False,
+) -> SweepResults:
+    """Sweep layers and strengths of one model or several; the same call again continues it.
+
+    Does what `steersweep sweep` does, with the same settings, the same run folder and the same
+    results. Progress goes to standard error.
+
+    Args:
+        model: a folder, a hub id, `lab:NAME`, or a model that is in memory (`ChatModel.wrap`).
+        out: the run folder: new, or of a sweep with these settings.
+        methods: how directions are found, such as `dim`, `cosmic`.
+        layers: where steering starts: a share of the depth (0.6, below 1) or an index (25).
+        strengths: lengths of the addition over the mean residual norm at the layer; 0.1, 0.2, 0.3
+            and 0.5 where neither these nor `multipliers` are given.
+        multipliers: lengths of the addition in units of the residual stream.
+        operation: `add` directions; `remove` the component along them, without a strength; or
+            `affine`: set it to that of harmless prompts, then add.
+        site: `resid_post`, after each layer, or `resid_pre`, before it.
+        span: `one` layer, or each from that one `to-end`.
+        positions: `all` tokens; those of the `prompt`; its `last` one; `new` ones.
+        prompts: test prompts: a shipped set or a file.
+        extraction: extraction prompts: a shipped set or a file; None: those made for each method.
+        max_prompts: use the first so many test prompts; None: all.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
+        device: `auto` or a torch device.
+        max_new_tokens: longest answer.
+        judge: name of the judge.
+        seed: of the random control direction.
+        rows: rows per generation batch.
+        accept_mismatch: go on whatever the checks find to be wrong with the model.
+        quiet: show notes alone, and no progress.
+
+    Raises:
+        InputError: a setting that cannot be read; a model, file or folder that cannot be used.
+        SteersweepError: the run could not finish; what did finish is in `out`.
+    """
+    models = [model] if isinstance(model, str | Path | ModelSource | ChatModel) else [*model]
+    if not strengths and not multipliers and operation != "remove":
+        strengths = DEFAULT_STRENGTHS
+    settings = make_settings(
+        [_source(one) for one in models],
+        methods=_listed("methods", methods),
+        layers=_listed("layers", layers),
+        strengths=_listed("strengths", strengths),
+        multipliers=_listed("multipliers", multipliers),
+        operation=operation,
+        site=site,
+        span=span,
+        positions=positions,
+        prompts=str(prompts),
+        extraction=None if extraction is None else str(extraction),
+        max_prompts=max_prompts,
+        precision=precision,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        seed=seed,
+        rows=rows,
+        accept_mismatch=accept_mismatch,
+    )
+    with live_view(quiet=quiet) as view:
+        for note in settings.notes:
+            view.on_note(note)
+        outcome = run_sweep(
+            settings,
+            Path(out),
+            device=device,
+            on_progress=view.on_progress,
+            on_model=view.on_model,
+            on_note=view.on_note,
+        )
+    return SweepResults(outcome.folder, outcome.results)
+
+
+def _source(model: Model) -> ModelSource:
+    if isinstance(model, ChatModel):
+        return model.source
+    return model if isinstance(model, ModelSource) else find_model(str(model))
+
+
+def _listed(setting: str, values: str | Sequence[float | int | str]) -> str:
+    """As a user types a list."""
+    items = [values] if isinstance(values, str) else [*values]
+    for item in items:
+        if not isinstance(item, str | int | float) or isinstance(item, bool):
+            raise InputError(f"{setting}: {shown(str(item))}: give numbers or texts")
+    return ",".join(map(str, items))

@@ -1,0 +1,1 @@
+"""The phases of a study, one file each; `registry` holds their order."""

@@ -1,0 +1,389 @@
+"""Phase 1: which families can be steered toward refusal, and at which layer.
+
+Families that work in part get more layers and strengths. If all fail, one model gets many
+(docs/study-plan.md, phase 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.result_files import FAMILY_SWEEP
+from steersweep.study import decisions, text
+from steersweep.study.decisions import Action, FamilyDecision
+from steersweep.study.phases.fields import defined, listing, mapping
+from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
+from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
+from steersweep.study.running import Running, plain
+from steersweep.study.sweeps import Step, Sweep
+
+SHOWN_DEPTH = 0.6  # where a layer depends on results, a plan is shown at this share of the depth
+
+
+@dataclass(frozen=True)
+class FamilyModel:
+    """The model that a family is tried on: its layers, and the limit of its job or None."""
+
+    model: str
+    layers: tuple[LayerChoice, ...]
+    timeout_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A family that is known to work: on which model, from which layer."""
+
+    model: str
+    layer: LayerChoice
+
+
+@dataclass(frozen=True)
+class FollowUp:
+    """What partial families get beside what they had."""
+
+    layers: tuple[LayerChoice, ...]
+    strengths: tuple[Strength, ...]
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What one model gets if every family fails."""
+
+    model: str
+    layers: tuple[LayerChoice, ...]
+    strengths: tuple[Strength, ...]
+
+
+@dataclass(frozen=True)
+class FamilySweep:
+    """What phase 1 runs.
+
+    Attributes:
+        methods: ways to find a direction.
+        models: one or more per family.
+        confirmed: by family, those that need no sweep.
+        follow_up: for partial families; None: they go on as they are.
+        fallback: if every family fails, or None.
+    """
+
+    methods: tuple[str, ...]
+    models: tuple[FamilyModel, ...]
+    confirmed: Mapping[str, Confirmed]
+    follow_up: FollowUp | None
+    fallback: Fallback | None
+
+
+_LAYERS_AND_STRENGTHS = {"layers": defined("layers"), "strengths": defined("strengths")}
+_FIELDS = {
+    "family_sweep": mapping(
+        {
+            "methods": defined("methods"),
+            "models": listing(
+                mapping(
+                    {"model": defined("text"), "layers": defined("layers")},
+                    {"timeout_s": defined("count")},
+                ),
+                at_least=1,
+                unique=False,
+            ),
+        },
+        {
+            "confirmed": {
+                "type": "object",
+                "additionalProperties": mapping(
+                    {"model": defined("text"), "layer": defined("layer")}
+                ),
+            }
+        },
+    ),
+    "follow_up": mapping(_LAYERS_AND_STRENGTHS),
+    "fallback": mapping({"model": defined("text"), **_LAYERS_AND_STRENGTHS}),
+}
+
+
+class Families(Phase):
+    """See the top of this file."""
+
+    name = "family_sweep"
+    number = "1"
+    title = "Phase 1: families and layers"
+    gate = "R1"
+    required = True
+    reconsiders = True
+    family = Step(
+        name,
+        number,
+        "family",
+        results=FAMILY_SWEEP,
+        run="{model}-{method}-layer-sweep",
+        function="sweep_{model}",
+    )
+    follow_up = replace(family, name="follow-up", is_main=False)
+    fallback = replace(family, name="fallback", is_main=False)
+    steps = (family, follow_up, fallback)
+    fields = _FIELDS
+
+    # -- the plan ----------------------------------------------------------------------------------
+
+    def read(self, data: Mapping[str, Any]) -> FamilySweep:
+        """See `Phase.read`."""
+        section, more, all_fail = data[self.name], data.get("follow_up"), data.get("fallback")
+        return FamilySweep(
+            tuple(section["methods"]),
+            tuple(
+                FamilyModel(row["model"], _layers(row), row.get("timeout_s"))
+                for row in section["models"]
+            ),
+            {
+                family: Confirmed(row["model"], layer_choice(row["layer"]))
+                for family, row in section.get("confirmed", {}).items()
+            },
+            more and FollowUp(_layers(more), _strengths(more)),
+            all_fail and Fallback(all_fail["model"], _layers(all_fail), _strengths(all_fail)),
+        )
+
+    def mentions(self, plan: Plan) -> Iterator[Mention]:
+        """See `Phase.mentions`."""
+        section = plan.section(FamilySweep)
+        for i, row in enumerate(section.models):
+            yield Mention("model", [self.name, "models", i, "model"], row.model)
+            yield from _indices([self.name, "models", i, "layers"], row.model, row.layers)
+        for family, held in section.confirmed.items():
+            place: list[str | int] = [self.name, "confirmed", family]
+            yield Mention("family", place, family)
+            yield Mention("model", [*place, "model"], held.model)
+            if not held.layer.is_share:
+                yield Mention("layer", [*place, "layer"], held.model, int(held.layer.text))
+        yield from methods_mentioned([self.name], section.methods)
+        methods = len(section.methods)
+        count = methods * sum(len(row.layers) for row in section.models)
+        yield Mention("conditions", [self.name], number=count)
+        if (more := section.follow_up) is not None:
+            count = methods * len(section.models) * len(more.layers) * len(more.strengths)
+            yield Mention("conditions", ["follow_up"], number=count)
+            yield from _strengths_mentioned("follow_up", more.strengths)
+        if (last := section.fallback) is not None:
+            yield Mention("model", ["fallback", "model"], last.model)
+            yield from _indices(["fallback", "layers"], last.model, last.layers)
+            count = methods * len(last.layers) * len(last.strengths)
+            yield Mention("conditions", ["fallback"], number=count)
+            yield from _strengths_mentioned("fallback", last.strengths)
+
+    def may_call(self, plan: Plan) -> Iterator[tuple[Step, PlannedModel, int | None]]:
+        """See `Phase.may_call`; a follow-up is called as the sweep it follows."""
+        section = plan.section(FamilySweep)
+        for row in section.models:
+            yield self.family, plan.models[row.model], row.timeout_s
+        if section.fallback is not None:
+            yield self.fallback, plan.models[section.fallback.model], None
+
+    # -- what it runs ------------------------------------------------------------------------------
+
+    def ahead(self, ahead: Ahead) -> Iterator[Expected]:
+        """See `Phase.ahead`."""
+        plan, section = ahead.plan, ahead.plan.section(FamilySweep)
+        for sweep in self.sweeps(plan):
+            yield Expected(sweep)
+        for row in section.models:
+            layer = _worst_layer(row, section.follow_up, plan.models[row.model].n_layers)
+            partial = supposed(plan, row.model, action="follow-up", layer=layer)
+            for sweep in self.follow_ups(plan, [partial]):
+                yield Expected(sweep, "if partial")
+        for sweep in self.fallbacks(plan):
+            yield Expected(sweep, "if all fail")
+
+    def sweeps(self, plan: Plan) -> list[Sweep]:
+        """Every listed model at its layers with the standard strength."""
+        section = plan.section(FamilySweep)
+        return [
+            Sweep(
+                self.family,
+                plan.models[row.model],
+                section.methods,
+                row.layers,
+                (plan.strength,),
+                plan.precision,
+                row.timeout_s,
+            )
+            for row in section.models
+        ]
+
+    def follow_ups(self, plan: Plan, decided: Iterable[FamilyDecision]) -> list[Sweep]:
+        """More layers and strengths for partial families, their best layer so far included."""
+        from steersweep.sweep.expansion import distinct_layers
+
+        section = plan.section(FamilySweep)
+        more = section.follow_up
+        if more is None:
+            return []
+        return [
+            Sweep(
+                self.follow_up,
+                plan.models[decision.model],
+                section.methods,
+                distinct_layers(
+                    [LayerChoice(str(decision.layer_idx)), *more.layers], decision.n_layers
+                ),
+                tuple(dict.fromkeys((plan.strength, *more.strengths))),
+                plan.precision,
+            )
+            for decision in decided
+            if decision.action == "follow-up"
+        ]
+
+    def fallbacks(self, plan: Plan) -> list[Sweep]:
+        """Where every family failed: one model, many layers and strengths."""
+        section = plan.section(FamilySweep)
+        last = section.fallback
+        if last is None:
+            return []
+        return [
+            Sweep(
+                self.fallback,
+                plan.models[last.model],
+                section.methods,
+                last.layers,
+                last.strengths,
+                plan.precision,
+            )
+        ]
+
+    def run(self, study: Running) -> dict[str, Any]:
+        """The sweeps, then the follow-up of what is partial, then the fallback if all failed."""
+        from steersweep.study import analysis
+
+        plan = study.plan
+
+        def decide(followed_up: list[str]) -> list[FamilyDecision]:
+            outcomes = study.outcomes(results)
+            return decisions.decide_families(outcomes, followed_up=followed_up)
+
+        sweeps = self.sweeps(plan)
+        results = study.jobs.run(self.name, sweeps)
+        decided = decide([])
+        follow_up = self.follow_ups(plan, decided)
+        followed = [sweep.model.family for sweep in follow_up]
+        if follow_up:
+            sweeps += follow_up
+            results = study.jobs.run(self.name, sweeps)
+            decided = decide(followed)
+        fallback = self.fallbacks(plan) if decisions.all_failed(decided) else []
+        if fallback:
+            sweeps += fallback
+            results = study.jobs.run(self.name, sweeps)
+            decided = decide([*followed, *(sweep.model.family for sweep in fallback)])
+        study.write_results(self.family, results)
+        swept = {decision.family for decision in decided}
+        known = [found for found in confirmed(plan) if found.family not in swept]
+        return {
+            "families": [plain(decision) for decision in [*decided, *known]],
+            "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
+            "methods": analysis.compare_methods(results),
+            "layer_cosines": analysis.layer_cosines(results, study.store),
+            "followed_up": followed,
+            "notes": self._notes(plan, decided, known, fell_back=bool(fallback)),
+        }
+
+    def _notes(
+        self,
+        plan: Plan,
+        decided: list[FamilyDecision],
+        known: list[FamilyDecision],
+        *,
+        fell_back: bool,
+    ) -> list[str]:
+        notes = []
+        if fell_back:
+            notes.append("every family failed; the fallback swept more layers and strengths")
+        if decisions.all_failed(decided):
+            names = ", ".join(found.family for found in known) or "no family"
+            notes.append(f"steering works in {names} only: a negative result for the others")
+        best = {d.family: d.coherent for d in decided if d.coherent is not None}
+        return notes + decisions.triggers(plan.dropped, self.name, shapes={}, coherent=best)
+
+    # -- what it found -----------------------------------------------------------------------------
+
+    def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
+        """See `Phase.findings`."""
+        if decision["outcomes"]:
+            yield from text.outcome_table(decision["outcomes"])
+        if decision["families"]:
+            yield from text.family_actions(decision["families"])
+
+    def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
+        """See `Phase.lines`."""
+        for row in decision["families"]:
+            yield f"{row['family']}: {row['action']}: {row['reason']}"
+
+
+def confirmed(plan: Plan) -> list[FamilyDecision]:
+    """Families that go on without a sweep."""
+    return [
+        _decision(plan, plan.models[row.model], row.layer, reason="confirmed before the study")
+        for row in plan.section(FamilySweep).confirmed.values()
+    ]
+
+
+def supposed(
+    plan: Plan, model: str, *, action: Action = "continue", layer: LayerChoice | None = None
+) -> FamilyDecision:
+    """A decision on a model's family as it might be, at a layer or at 60 % of the depth."""
+    choice = layer or LayerChoice(str(SHOWN_DEPTH))
+    return _decision(plan, plan.models[model], choice, action=action)
+
+
+def _decision(
+    plan: Plan,
+    model: PlannedModel,
+    choice: LayerChoice,
+    *,
+    action: Action = "continue",
+    reason: str = "",
+) -> FamilyDecision:
+    layer = choice.index(model.n_layers)
+    return FamilyDecision(
+        family=model.family,
+        model=model.name,
+        action=action,
+        method="dim",
+        layer_idx=layer,
+        layer_share=decisions.share_text(layer, choice.share(model.n_layers), model.n_layers),
+        n_layers=model.n_layers,
+        strength=plan.strength,
+        coherent=None,
+        diverged=False,
+        reason=reason,
+    )
+
+
+def _worst_layer(row: FamilyModel, more: FollowUp | None, n_layers: int) -> LayerChoice:
+    """The swept layer that a follow-up would cost most with: one that it would not sweep anyway."""
+    again = {layer.index(n_layers) for layer in more.layers} if more is not None else set()
+    new = [layer for layer in row.layers if layer.index(n_layers) not in again]
+    depth = SHOWN_DEPTH * n_layers
+    return min(new or row.layers, key=lambda layer: abs(layer.index(n_layers) - int(depth)))
+
+
+def _indices(path: list[str | int], model: str, layers: Iterable[LayerChoice]) -> Iterator[Mention]:
+    for j, layer in enumerate(layers):
+        if not layer.is_share:
+            yield Mention("layer", [*path, j], model, int(layer.text))
+
+
+def _layers(section: Mapping[str, Any]) -> tuple[LayerChoice, ...]:
+    return tuple(layer_choice(layer) for layer in section["layers"])
+
+
+def _strengths_mentioned(section: str, strengths: Sequence[Strength]) -> Iterator[Mention]:
+    for index, strength in enumerate(strengths):
+        yield Mention("strength", [section, "strengths", index], str(strength))
+
+
+def _strengths(section: Mapping[str, Any]) -> tuple[Strength, ...]:
+    return tuple(strength_of(entry) for entry in section["strengths"])
+
+
+FAMILIES = Families()

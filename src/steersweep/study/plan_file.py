@@ -1,0 +1,186 @@
+"""Plan files: a study as YAML, checked strictly; an error names file, line and field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from steersweep.catalog.gpus import LOCAL, gpu_catalog
+from steersweep.core.errors import InputError
+from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
+from steersweep.core.text_files import read_text, shown
+from steersweep.judging.judge import DEFAULT_JUDGE
+from steersweep.model.template_options import check_template_options
+from steersweep.run.edit_settings import EditSettings
+from steersweep.run.label import check_source
+from steersweep.study.own_methods import AtPlace, with_names
+from steersweep.study.phases.registry import all_phases
+from steersweep.study.plan import (
+    Budget,
+    Cut,
+    Decoding,
+    Dropped,
+    ModalNames,
+    Plan,
+    PlannedModel,
+    Prompts,
+    TrackingSettings,
+    strength_of,
+)
+from steersweep.study.plan_checks import contradictions, wrong_by_schema
+from steersweep.sweep.verdict import Thresholds
+
+DEFAULT_FLAT_WITHIN = 0.10
+
+
+def load_plan(name: str) -> Plan:
+    """A shipped plan by name, or a `.yaml` file.
+
+    Raises:
+        InputError: unknown name, unreadable file, or content that is no plan; the message names
+            file, line and field.
+    """
+    if name in shipped_plans():
+        text = (resources.files("steersweep.plans") / f"{name}.yaml").read_text("utf-8")
+        return parse_plan(text, name)
+    if not name.lower().endswith((".yaml", ".yml")):
+        raise InputError(f"plan {name}: not one of {', '.join(shipped_plans())}, nor a .yaml file")
+    return parse_plan(read_text(name, max_bytes=MAX_BYTES), name)
+
+
+def shipped_plans() -> list[str]:
+    """Names of the plans that come with the package."""
+    folder = resources.files("steersweep.plans")
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def parse_plan(text: str, where: str) -> Plan:
+    """A plan from YAML text; `where` names it in messages.
+
+    Raises:
+        InputError: see `load_plan`.
+    """
+    parsed = parse_yaml(text, where)
+    data = parsed.data
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: a plan is a mapping of settings")
+
+    def refuse(path: Sequence[Any], message: str) -> InputError:
+        field = ".".join(shown(str(part))[1:-1] for part in path) or "the plan"
+        return InputError(f"{where}: line {parsed.line_of(path)}: {field}: {message}")
+
+    wrong = wrong_by_schema(data)
+    if wrong is not None:
+        raise refuse(*wrong)
+    try:
+        data = with_names(data)
+    except AtPlace as error:
+        raise refuse(error.path, str(error)) from error
+    taken: set[str] = set()
+    for family, rows in data["families"].items():
+        for index, row in enumerate(rows):
+            place = ("families", family, index, "name")
+            if row["name"] in taken:
+                raise refuse(place, f"{row['name']} is given twice")
+            taken.add(row["name"])
+            try:
+                check_source(row["name"])  # in labels of directions that other models borrow
+            except InputError as error:
+                raise refuse(place, str(error)) from error
+            _check_options(row, ("families", family, index), refuse)
+    _check_options(data["prompts"], ("prompts",), refuse)
+    if data["thresholds"]["partial"] > data["thresholds"]["works"]:
+        raise refuse(["thresholds", "partial"], "above works")
+    plan = _typed(data)
+    for path, message in contradictions(plan):
+        raise refuse(path, message)
+    return plan
+
+
+def _check_options(holder: Mapping[str, Any], path: tuple[Any, ...], refuse: Any) -> None:
+    try:
+        check_template_options(holder.get("template_options", {}), "template option")
+    except InputError as error:
+        raise refuse((*path, "template_options"), str(error)) from error
+
+
+def _typed(data: dict[str, Any]) -> Plan:
+    """A plan of data that the schema allows."""
+    prompts, modal = data["prompts"], data.get("modal", {})
+    rates, budget = data["thresholds"], data.get("budget", {})
+    return Plan(
+        name=data["name"],
+        models={
+            row["name"]: _model(row, str(family), prompts.get("template_options", {}))
+            for family, rows in data["families"].items()
+            for row in rows
+        },
+        prompts=Prompts(
+            prompts["test"],
+            prompts["extraction"],
+            prompts.get("max"),
+            prompts.get("special_tokens", "text"),
+        ),
+        precision=data["precision"],
+        strength=strength_of(data["strength"]),
+        edit=EditSettings.read(data.get("edit", {})),
+        thresholds=Thresholds(float(rates["works"]), float(rates["partial"])),
+        flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),
+        sections={phase.name: phase.read(data) for phase in all_phases() if phase.name in data},
+        decoding=Decoding(**data.get("decoding", {})),
+        judge=data.get("judge", DEFAULT_JUDGE),
+        seed=data.get("seed", 42),
+        prices=data.get("prices", {}),
+        fallback_gpus=data.get("fallback_gpu", {}),
+        at_once=data.get("concurrency", {}),
+        modal=ModalNames(
+            modal.get("apps", {}), modal.get("names", {}), tuple(modal.get("secrets", ()))
+        ),
+        gates={gate: tuple(asked) for gate, asked in data.get("gates", {}).items()},
+        dropped=tuple(Dropped(**row) for row in data.get("dropped", [])),
+        budget=Budget(budget.get("total"), budget.get("phases", {})),
+        cuts=tuple(
+            Cut(cut["do"], tuple(cut.get("what", ())), cut.get("repeats"), cut.get("prompts"))
+            for cut in data.get("cuts", [])
+        ),
+        tracking=TrackingSettings(**data.get("tracking", {})),
+        own_methods=data.get("own_methods", {}),
+        written=data,
+    )
+
+
+def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> PlannedModel:
+    return PlannedModel(
+        row["name"],
+        row["model"],
+        row.get("revision"),
+        family,
+        int(row["n_layers"]),
+        float(row["billions"]),
+        row["gpu"],
+        {**for_all, **row.get("template_options", {})},
+    )
+
+
+def with_prices(plan: Plan, file: Path) -> Plan:
+    """The plan with prices from a YAML file, `GPU: USD per hour`, over its own and the catalog's.
+
+    Raises:
+        InputError: unreadable, no such mapping, or a GPU that neither plan nor catalog knows.
+    """
+    given = parse_yaml(read_text(file, max_bytes=MAX_BYTES), str(file)).data
+    if not isinstance(given, dict):
+        raise InputError(f"{file}: must be a mapping such as `A10G: 1.10`")
+    known = [LOCAL, *gpu_catalog(), *plan.prices]
+    for gpu, price in given.items():
+        if gpu not in known:
+            raise InputError(f"{file}: {gpu}: no such GPU; there are {', '.join(known)}")
+        number = isinstance(price, int | float) and not isinstance(price, bool)
+        if not number or not 0 <= price < math.inf:
+            raise InputError(f"{file}: {gpu}: {price!r} is no price in USD per hour")
+    prices = {**plan.prices, **given}
+    return replace(plan, prices=prices, written={**plan.written, "prices": prices})

@@ -1,0 +1,69 @@
+"""A sweep of a plan as the settings that a job is made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from steersweep.methods.method import METHODS
+from steersweep.model.rendering import as_special_tokens
+from steersweep.model.source import find_model
+from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
+from steersweep.study.plan import Plan
+from steersweep.study.sweeps import Cuts, Sweep
+from steersweep.sweep.settings import SweepSettings
+
+
+def planned_prompts(plan: Plan, cuts: Cuts) -> TestSet:
+    """The plan's test prompts, fewer if a cut says so.
+
+    Raises:
+        InputError: the prompts cannot be found or read.
+    """
+    prompts = load_test_set(plan.prompts.test)
+    for limit in (plan.prompts.at_most, cuts.prompts):
+        if limit is not None:
+            prompts = prompts.first(limit)
+    if cuts.repeats is not None and cuts.repeats < prompts.repeats:
+        prompts = replace(prompts, repeats=cuts.repeats)
+    return prompts
+
+
+def prompt_notes(plan: Plan) -> tuple[str, ...]:
+    """What the user should know of the plan's prompt files, each once.
+
+    Raises:
+        InputError: a prompt set cannot be found or read.
+    """
+    found = [*load_test_set(plan.prompts.test).notes]
+    for name in plan.prompts.extraction.values():
+        found += load_extraction_set(name).notes
+    return tuple(dict.fromkeys(found))
+
+
+def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = None) -> SweepSettings:
+    """Settings to run a sweep with; `revision`: of the model, where the plan names none.
+
+    Raises:
+        InputError: the model or a prompt set cannot be found.
+    """
+    return SweepSettings(
+        models=(find_model(sweep.model.model, revision=sweep.model.revision or revision),),
+        methods=sweep.methods,
+        layers=sweep.layers,
+        strengths=sweep.strengths,
+        test=planned_prompts(plan, cuts),
+        extraction={
+            method: load_extraction_set(plan.prompts.extraction[method]) for method in sweep.methods
+        },
+        precision=sweep.precision,
+        max_new_tokens=plan.decoding.max_new_tokens,
+        judge=plan.judge,
+        seed=plan.seed,
+        rows=plan.decoding.rows,
+        reference=sweep.reference,
+        borrowed=sweep.borrowed,
+        special_tokens=as_special_tokens(plan.prompts.special_tokens),
+        template_options=sweep.model.template_options,
+        own_methods=METHODS.own_of(sweep.methods),
+        edit=plan.edit,
+    )

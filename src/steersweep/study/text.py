@@ -1,0 +1,128 @@
+"""How decisions are put into words: Markdown for the findings, lines for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+
+def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The best condition of each model and method, as a Markdown table."""
+    columns = "model|precision|method|verdict|coherent [95 %]|layer|strength|garbled|prompts"
+    yield "| " + columns.replace("|", " | ") + " |"
+    yield "|" + "---|" * (columns.count("|") + 1)
+    for row in outcomes:
+        low, high = row["interval"]
+        strength = row["strength"]
+        removed = strength["unit"] == "removed"
+        given = "removed" if removed else f"{strength['value']:g} {strength['unit']}"
+        yield (
+            f"| {row['model']} | {row['precision']} | {row['method']} | {row['outcome']}"
+            f"{_marks(row)} | {row['coherent']:.0%} "
+            f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
+            f"{given} | {row['garbled']:.0%} | {row['n_unique']} |"
+        )
+    yield ""
+    yield "`*`: provisional until a person has labelled samples. `?`: the interval crosses a"
+    yield "threshold. Intervals are of the best condition, not corrected for having picked it."
+    yield ""
+
+
+def _marks(row: Mapping[str, Any]) -> str:
+    provisional = "*" if row["provisional"] else ""
+    return provisional if row["certainty"] == "clear" else f"{provisional} ?"
+
+
+def family_actions(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What happens to each family, as a Markdown list."""
+    yield "Decisions:"
+    yield ""
+    for row in families:
+        diverged = "; the methods' verdicts differ" if row["diverged"] else ""
+        yield f"- **{row['family']}**: {row['action']}. {row['reason']}{diverged}"
+    yield ""
+
+
+def size_curves(curves: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each size curve with its intervals, as a Markdown list."""
+    yield "Size curves (small to large):"
+    yield ""
+    for curve in curves:
+        points = ", ".join(
+            f"{p['model']} {p['coherent_refusal_rate']:.0%} "
+            f"[{p['interval'][0]:.0%}, {p['interval'][1]:.0%}]"
+            for p in curve["points"]
+        )
+        yield f"- {curve['family']}, {curve['method']}: **{curve['shape']}** ({points})"
+    yield ""
+
+
+def precision_list(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each model's precisions, as a Markdown list."""
+    for row in rows:
+        yield f"- {precision_line(row)}"
+        yield from (f"  - {line}" for line in borrowed_lines(row))
+    yield ""
+
+
+def best_depths(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Where each model is steered best, by method."""
+    yield "Best depth by model and method (layer over layers):"
+    yield ""
+    for row in rows:
+        yield (
+            f"- {row['model']}, {row['method']}: {row['depth']:.2f} "
+            f"({row['coherent']:.0%} coherent)"
+        )
+    yield ""
+
+
+def curve_line(curve: Mapping[str, Any]) -> str:
+    """A size curve in one line."""
+    points = ", ".join(f"{p['model']} {p['coherent_refusal_rate']:.0%}" for p in curve["points"])
+    return f"{curve['family']}, {curve['method']}: size curve {curve['shape']}: {points}"
+
+
+def precision_line(row: Mapping[str, Any]) -> str:
+    """A model's precisions in one line: rates with corrected p, perplexities, and the cosine."""
+    parts = []
+    for precision, rate, p, perplexity in zip(
+        row["precisions"],
+        row["coherent_refusal_rates"],
+        row["p_vs_first_holm"],
+        row["perplexities"],
+        strict=True,
+    ):
+        facts = [] if precision == row["precisions"][0] else [f"p {p:.2g}"]
+        facts += [] if perplexity is None else [f"perplexity {perplexity:.3g}"]
+        parts.append(f"{precision} {rate:.0%}" + (f" ({', '.join(facts)})" if facts else ""))
+    lowest = min(value for line in row["cosines"] for value in line)
+    kept = "preserved" if row["preserved"] else "not preserved"
+    return (
+        f"{row['model']}, {row['method']}: {', '.join(parts)}; direction {kept} "
+        f"(lowest cosine {lowest:.3f})"
+    )
+
+
+def borrowed_lines(row: Mapping[str, Any]) -> list[str]:
+    """What the reference's direction does in each other precision."""
+    return [
+        f"{entry['precision']} with the direction from {row['precisions'][0]}: "
+        f"{entry['coherent_refusal_rate']:.0%} coherent, {entry['difference_to_own']:+.0%} "
+        f"against its own (p {entry['p_vs_own_holm']:.2g})"
+        for entry in row["borrowed"]
+    ]
+
+
+def transfer_line(row: Mapping[str, Any]) -> str:
+    """What one model's direction does in another, in one line."""
+    if row["efficiency"] is None:
+        share = "its own direction does not work"
+    else:
+        low, high = row["efficiency_ci"] or (math.nan, math.nan)
+        share = f"efficiency {row['efficiency']:.0%} [{low:.0%}, {high:.0%}]"
+    return (
+        f"{row['from']} to {row['to']}, {row['method']}: {row['coherent_refusal_rate']:.0%} "
+        f"coherent against {row['own_rate']:.0%} with its own, {share}; cosine {row['cosine']:.2f}"
+    )
