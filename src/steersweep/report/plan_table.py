@@ -50,7 +50,7 @@ def _row(plan: Plan, ahead: Expected, n_prompts: int) -> dict[str, Any]:
         "n_conditions": sweep.n_conditions,
         "n_unique": n_prompts,
         "gpu": sweep.model.gpu,
-        "timeout_s": sweep.timeout_s,
+        "timeout_s": sweep.timeout_s or plan.timeout(sweep.step.phase, sweep.model.gpu),
         "seconds": round(expected.seconds, 1),
         "memory_gb": round(expected.memory_gb, 1),
         "rows": expected.rows,

@@ -16,8 +16,8 @@ from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.results import Result, sweep_results
-from steersweep.sweep.settings import make_job
+from steersweep.sweeps.results import Result, sweep_results
+from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
 
 
@@ -219,7 +219,8 @@ class Jobs:
             "family": sweep.model.family,
         }
         kind = self._engine.kind(sweep.model.gpu)
-        work = Work(str(sweep), job, kind, sweep.timeout_s, folder, labels)
+        timeout_s = sweep.timeout_s or self.plan.timeout(phase, kind)
+        work = Work(str(sweep), job, kind, timeout_s, folder, labels)
         return Task(work, seconds)
 
     def _ended(self, name: str, *, earlier: bool = False) -> None:

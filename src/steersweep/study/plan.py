@@ -15,9 +15,11 @@ from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.edit_settings import EditSettings
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 Section = TypeVar("Section")
+
+DEFAULT_TIMEOUT_S = 2 * 3600  # of a job on a rented GPU
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,16 @@ class Dropped:
     """A model left out on purpose.
 
     Attributes:
-        model: hub id.
-        family: its family.
+        model: hub id, or a name of what was left out.
         after: the phase after which to look at it again.
         when: what must have come out for that.
+        family: its family; empty where it belongs to none.
     """
 
     model: str
-    family: str
     after: str
     when: str
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Plan:
         prices: USD per hour of kinds of GPU, before the catalog's.
         fallback_gpus: where jobs go that do not fit a kind of GPU.
         at_once: jobs of a kind of GPU that may run at the same time.
+        timeouts: by phase, seconds after which a job ends that has no timeout of its own.
         modal: names on Modal.
         gates: by gate, what a person is asked.
         dropped: models left out on purpose.
@@ -201,6 +204,7 @@ class Plan:
     prices: Mapping[str, float]
     fallback_gpus: Mapping[str, str]
     at_once: Mapping[str, int]
+    timeouts: Mapping[str, int]
     modal: ModalNames
     gates: Mapping[str, tuple[str, ...]]
     dropped: tuple[Dropped, ...]
@@ -255,6 +259,10 @@ class Plan:
     def concurrency(self, gpu: str) -> int | None:
         """Jobs of a kind of GPU that may run at the same time; None: as many as there is room."""
         return self.at_once.get(gpu)
+
+    def timeout(self, phase: str, gpu: str) -> int | None:
+        """Seconds after which a job of a phase ends itself; None: this machine, and none is set."""
+        return self.timeouts.get(phase, None if gpu == LOCAL else DEFAULT_TIMEOUT_S)
 
     def fallback_gpu(self, gpu: str) -> str | None:
         """Where a job goes that does not fit a kind of GPU, or None."""

@@ -32,7 +32,7 @@ from steersweep.study.plan import (
     strength_of,
 )
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -137,6 +137,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         prices=data.get("prices", {}),
         fallback_gpus=data.get("fallback_gpu", {}),
         at_once=data.get("concurrency", {}),
+        timeouts=data.get("timeouts", {}),
         modal=ModalNames(
             modal.get("apps", {}), modal.get("names", {}), tuple(modal.get("secrets", ()))
         ),
