@@ -17,8 +17,8 @@ from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.results import Result, sweep_results
-from steersweep.sweep.settings import make_job
+from steersweep.sweeps.results import Result, sweep_results
+from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
 
 

@@ -15,7 +15,7 @@ from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.edit_settings import EditSettings
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 Section = TypeVar("Section")
 
@@ -98,16 +98,16 @@ class Dropped:
     """A model left out on purpose.
 
     Attributes:
-        model: hub id.
-        family: its family.
+        model: hub id, or a name of what was left out.
         after: the phase after which to look at it again.
         when: what must have come out for that.
+        family: its family; empty where it belongs to none.
     """
 
     model: str
-    family: str
     after: str
     when: str
+    family: str = ""
 
 
 @dataclass(frozen=True)

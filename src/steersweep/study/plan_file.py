@@ -32,7 +32,7 @@ from steersweep.study.plan import (
     strength_of,
 )
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 DEFAULT_FLAT_WITHIN = 0.10
 

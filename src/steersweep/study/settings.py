@@ -8,7 +8,7 @@ from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.settings import SweepSettings
+from steersweep.sweeps.settings import SweepSettings
 
 
 def planned_prompts(plan: Plan, cuts: Cuts) -> TestSet:

@@ -35,7 +35,7 @@ from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan
 from steersweep.study.running import Running
 from steersweep.study.sweeps import Cuts
-from steersweep.sweep.settings import frozen_code
+from steersweep.sweeps.settings import frozen_code
 from steersweep.work.job import OnProgress
 
 # Changing these changes no result of a finished condition.

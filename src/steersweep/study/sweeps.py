@@ -79,7 +79,7 @@ class Sweep:
     @property
     def n_conditions(self) -> int:
         """Conditions it expands to, controls and methods' own choices included."""
-        from steersweep.sweep.expansion import expand
+        from steersweep.sweeps.expansion import expand
 
         cells = expand(
             self.methods, self.layers, self.strengths, self.borrowed, self.model.n_layers
