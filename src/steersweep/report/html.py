@@ -35,7 +35,7 @@ from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
 from steersweep.study.phases.registry import all_phases, titles
 from steersweep.study.phases.verification import VERIFICATION
-from steersweep.sweep.verdict import FLAG_NOTES
+from steersweep.sweeps.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
