@@ -252,9 +252,9 @@ def test_a_model_that_does_not_fit_is_sent_where_it_does() -> None:
 def test_cuts_apply_in_the_plans_order() -> None:
     one, two, three = (Cuts.first(V3, count) for count in (1, 2, 3))
     assert one.families == {"llama", "mistral"}
-    assert one.repeats is None
-    assert two.repeats == 3
-    assert planned_prompts(V3, two).repeats == 3
+    assert one.prompts is None
+    assert two.prompts == 6
+    assert len(planned_prompts(V3, two).prompts) == 6
     assert three.models == {"gemma-27b", "mistral-24b"}
     assert "gemma-27b" not in {row["model"] for row in planned(V3, three)}
 
