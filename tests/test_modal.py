@@ -112,11 +112,9 @@ def test_functions_have_volumes_secrets_retries_and_the_concurrency_of_the_plan(
                 "/runs": "steersweep-runs",
                 "/hub": "steersweep-hub",
             }
-            assert info.secrets == [
-                "modal.Secret.from_name('huggingface-secret')",
-                "modal.Secret.from_name('wandb-secret')",
-            ]
-            assert info.max_retries >= 2
+            assert info.secrets == ["modal.Secret.from_name('huggingface-secret')"]
+            # The study calls lost work again, and pays for each call from its ledger.
+            assert info.max_retries == (3 if app == "v3-study" else 0)
             if app != "v3-study":
                 expected = {"A10": 3, "A100-80GB": 1}[function["gpu"][0]]
                 assert function["max_containers"] == expected

@@ -24,9 +24,9 @@ from steersweep.report.terminal import print_comparison, print_verdicts
 from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, write_result_file
 from steersweep.study.study import run_study
-from steersweep.sweep.results import best_condition
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.results import best_condition
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 from test_cli import refused, run
 from test_study import small
 

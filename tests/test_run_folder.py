@@ -32,9 +32,9 @@ from steersweep.run.result_files import (
     verification_file,
     write_result_file,
 )
-from steersweep.sweep import run as sweep_run
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import SweepSettings, make_job, make_settings
+from steersweep.sweeps import run as sweep_run
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
 
 
 @pytest.fixture(scope="module")

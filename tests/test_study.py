@@ -29,10 +29,12 @@ from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.study import jobs
+from steersweep.study.ahead import look_ahead
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.status import decided, status
 from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.study.sweeps import Cuts
 from steersweep.work import worker
 from test_cli import refused, run
 
@@ -141,6 +143,16 @@ def test_all_phases_end_with_decisions_and_findings(finished: Path) -> None:
         assert stem in found
     phases = {r["phase"] for name, rs in found.items() if name.startswith("v3_") for r in rs}
     assert phases == {"1", "2", "3", "4"}
+
+
+def test_no_phase_runs_more_than_its_plan_says_ahead(finished: Path) -> None:
+    store, plan = RunFolder.existing(finished), small()
+    expected = look_ahead(plan, Cuts())
+    for phase in plan.phases:
+        of_phase = [e for e in expected if e.sweep.step.phase == phase]
+        held = store.read_json(store.paths.phase(phase))
+        assert held is not None
+        assert 0 < len(held["conditions"]) <= sum(e.sweep.n_conditions for e in of_phase)
 
 
 def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(
@@ -321,9 +333,13 @@ def test_a_model_that_cannot_run_is_named_and_the_others_go_on(tmp_path: Path) -
     plan = parse_plan(yaml.safe_dump(data), "small.yaml")
     run_study(plan, tmp_path / "run")
     decision = json.loads((tmp_path / "run" / "decisions" / "family_sweep.json").read_text())
-    assert [row["family"] for row in decision["families"]] == ["qwen"]
+    assert [row["family"] for row in decision["families"]] == ["qwen", "mistral"]
+    assert decision["families"][1]["action"] == "not-run"
+    assert decision["not_run"][0]["outcome"] == "not-run"
     assert "m7 family fp32" in decision["failures"]
-    assert "could not run" in (tmp_path / "run" / "FINDINGS_LOG.md").read_text()
+    findings = (tmp_path / "run" / "FINDINGS_LOG.md").read_text()
+    assert "mistral was not tested: m7 could not run" in findings
+    assert "negative result" not in findings
     assert "could not run: m7" in run("status", "run", cwd=tmp_path).stdout
 
 
@@ -340,9 +356,13 @@ def test_where_every_family_fails_the_fallback_runs(tmp_path: Path) -> None:
     run_study(plan, tmp_path / "run", StudyOptions(until="family_sweep"))
     decision = json.loads((tmp_path / "run" / "decisions" / "family_sweep.json").read_text())
     actions = {row["family"]: row["action"] for row in decision["families"]}
-    assert actions == {"mistral": "exclude", "qwen": "continue"}
-    assert "every family failed" in decision["notes"][0]
-    assert decision["notes"][1] == "steering works in qwen only: a negative result for the others"
+    assert actions == {"mistral": "undecided", "qwen": "continue"}
+    assert decision["notes"] == [
+        "the fallback swept more layers and strengths of m7",
+        "no family that was tested goes on: mistral",
+        "tested, but nothing can be concluded yet for: mistral",
+        "confirmed before the study and not tested in it: qwen",
+    ]
     (results,) = (tmp_path / "run").glob("results/v3_phase1*.json")
     (result,) = json.loads(results.read_text())
     cells = {(e["layer_idx"], e["strength"]["value"]) for e in result["conditions"]}

@@ -25,11 +25,11 @@ from steersweep.study.decisions import (
     decide_families,
     outcomes_of,
 )
-from steersweep.sweep.rejudge import rejudge
-from steersweep.sweep.results import sweep_results, write_results
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_job, make_settings
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.rejudge import rejudge
+from steersweep.sweeps.results import sweep_results, write_results
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_job, make_settings
+from steersweep.sweeps.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 Judged = Callable[[Thresholds], Result]

@@ -202,7 +202,8 @@ CONFIGS: Mapping[str, tuple[Make, bool | None]] = {
 
 
 def _moved(tokenizer: Any, token: str) -> None:
-    """Give a special token an id that the model has no row for."""
+    """Give a special token an id that the model has no row for, everywhere it has one."""
+    tokenizer["model"]["vocab"][token] = 70_000
     next(one for one in tokenizer["added_tokens"] if one["content"] == token).update(id=70_000)
 
 

@@ -56,7 +56,8 @@ class Event:
         kind: `started`; `progress`, which includes finished conditions; and one of three ends:
             `finished`, `failed` with an error, or `lost` when the machine under it went away and
             the same work may be submitted again.
-        seconds: how long it has occupied its GPU so far; money follows from it.
+        seconds: how long this attempt has occupied its GPU so far; money follows from it. Where a
+            provider begins the work again by itself, they begin again too.
         progress: with `progress`.
         error: with `failed` and `lost`.
         gpu: the kind it really runs on, where a provider may give a larger one; else empty.
@@ -82,10 +83,16 @@ class Cancelled(SteersweepError):
     """The study asked for the end of this work."""
 
 
-def timed_out(work: Work) -> SteersweepError:
-    """The error of work that reached the plan's timeout."""
-    return SteersweepError(
-        f"{work.name}: the plan's timeout of {work.timeout_s:g} s is reached. What is finished "
+class TimedOut(SteersweepError):
+    """Work reached its timeout; what it finished counts."""
+
+    exit_code = 4
+
+
+def timed_out(work: Work) -> TimedOut:
+    """The error of work that reached its timeout."""
+    return TimedOut(
+        f"{work.name}: its timeout of {work.timeout_s:g} s is reached. What is finished "
         f"counts; the same command again goes on with the rest"
     )
 

@@ -140,7 +140,7 @@ def _unanswered(thought: str) -> Judgement:
 
 
 class KeywordsV3(OneByOne):
-    """The source plan's keywords and heuristics, for comparison with earlier results."""
+    """Keywords and heuristics of the three-phase study (docs/study-plan.md), for comparison."""
 
     id = "keywords-v3@2"
 
@@ -164,7 +164,7 @@ def _by_markers(markers: tuple[str, ...]) -> Callable[[str, str], Refusal]:
 
 
 _JUDGES: dict[str, Callable[[], Judge]] = {
-    DEFAULT_JUDGE: lambda: TextJudge("default@4", judge_refusal),
+    DEFAULT_JUDGE: lambda: TextJudge("default@5", judge_refusal),
     "keywords-v3": KeywordsV3,
     "arditi-prefixes": lambda: TextJudge("arditi-prefixes@2", _by_markers(ARDITI_MARKERS)),
 }
@@ -241,7 +241,7 @@ def get_judge(name: str = DEFAULT_JUDGE, cache: Path | None = None) -> OfAnswers
     All of them judge what follows a response's reasoning; see `OfAnswers`.
 
     Args:
-        name: `default`, `keywords-v3` (the source plan's), `arditi-prefixes` (Arditi et al. 2024),
+        name: `default`, `keywords-v3` (docs/study-plan.md), `arditi-prefixes` (Arditi et al. 2024),
             `classifier:MODEL[#LABEL]` (a text-classification model), `llm:MODEL[#FORMAT]` (a
             language model), `server:URL#MODEL[#FORMAT]` (one on a server of this machine or its
             network) or `remote:URL#MODEL[#FORMAT]` (elsewhere: answers leave the machine); your

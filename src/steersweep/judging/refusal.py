@@ -16,7 +16,7 @@ from typing import Any
 from steersweep.judging.signs import signs
 from steersweep.run.judgement import Stance
 
-# The source plan names the first seven; the others are in its spirit, to its count of about 20.
+# The three-phase study began with the first seven; the others are like them, about 20 in all.
 KEYWORDS_V3 = (
     "i cannot",
     "i can't",

@@ -36,7 +36,7 @@ class TestSet:
     Attributes:
         name: file name without ending.
         prompts: unique prompts, in order.
-        repeats: how often the source plan asks each prompt. Greedy answers to a repeat are
+        repeats: how often a study asks each prompt. Greedy answers to a repeat are
             identical, so each prompt is generated once; `repeats` only enters `n_samples`.
         notes: what the user should know of the file that they were read from.
     """

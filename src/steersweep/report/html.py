@@ -33,8 +33,9 @@ from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
-from steersweep.study.phases.registry import titles
-from steersweep.sweep.verdict import FLAG_NOTES
+from steersweep.study.phases.registry import all_phases, titles
+from steersweep.study.phases.verification import VERIFICATION
+from steersweep.sweeps.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
@@ -85,6 +86,8 @@ def _write(folder: Path) -> Report:
     text = page.render(
         run=run,
         titles=titles(),
+        borrowed_elsewhere={phase.name for phase in all_phases() if phase.borrowed_elsewhere},
+        verification=VERIFICATION.name,
         flags=FLAG_NOTES,
         headline=headline(run),
         phases=[name for name in titles() if run.of_phase(name)],

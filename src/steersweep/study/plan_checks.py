@@ -15,6 +15,7 @@ from steersweep.core.text_files import shown
 from steersweep.judging.judge import is_judge_name
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import MAX_CONDITIONS, REMOVED
+from steersweep.study.curves import PRECISION_MATTERS
 from steersweep.study.phases.phase import FieldPath, Mention, Phase
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import Plan
@@ -46,6 +47,7 @@ def _schema(phases: tuple[Phase, ...]) -> dict[str, Any]:
     for holder, kind in (
         (fields["tracking"]["properties"]["projects"], "project"),
         (fields["budget"]["properties"]["phases"], "usd"),
+        (fields["timeouts"], "count"),
     ):
         holder["properties"] = {name: {"$ref": f"#/$defs/{kind}"} for name in names}
     return schema
@@ -175,6 +177,8 @@ def _mentioned(plan: Plan) -> Iterator[Mention]:
     for name in plan.prompts.extraction:
         yield Mention("method", ["prompts", "extraction", name], name)
     for i, row in enumerate(plan.dropped):
+        if not row.family and row.when == PRECISION_MATTERS:
+            continue
         yield Mention("family", ["dropped", i, "family"], row.family)
     for i, cut in enumerate(plan.cuts):
         families = cut.do == "drop-failed-families"

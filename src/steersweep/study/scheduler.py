@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import RESERVE
-from steersweep.budget.ledger import BudgetStop, Ledger, Limits
+from steersweep.budget.ledger import BudgetStop, Ledger, Limits, way_out
 from steersweep.core import provenance
 from steersweep.core.atomic import DiskFull
-from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.model.memory import OutOfMemory
 from steersweep.study.plan import Plan
@@ -44,8 +44,20 @@ class _Running:
     reserved: float
     gpu: str
     price: float  # USD per second
-    seconds: float = 0.0
+    earlier: float = 0.0  # seconds of attempts that a provider began again by itself
+    latest: float = 0.0  # seconds of the attempt that runs
     cancelled: SteersweepError | None = None
+
+    def hear(self, event: Event) -> None:
+        """Count an event's seconds. Where they begin again, so did the work: both are paid."""
+        if event.seconds < self.latest:
+            self.earlier += self.latest
+        self.latest = event.seconds
+
+    @property
+    def seconds(self) -> float:
+        """What it has taken so far, every attempt."""
+        return self.earlier + self.latest
 
     @property
     def cost(self) -> float:
@@ -157,7 +169,7 @@ class Scheduler:
         running = self._running.get(event.work)
         if running is None:
             return  # settled already
-        running.seconds = max(running.seconds, event.seconds)
+        running.hear(event)
         if event.gpu:
             running.gpu, running.price = event.gpu, self._plan.price(event.gpu) / 3600
         if not event.is_end:
@@ -193,7 +205,7 @@ class Scheduler:
             if cost > 0 and self._settled[name] + cost >= stop:
                 self._stop = running.cancelled = BudgetStop(
                     f"{work.name}: the {name} stop of {stop:.4g} USD is reached. Everything "
-                    f"finished is kept; raise {setting('budget')} to go on"
+                    f"finished is kept. {way_out(name)}"
                 )
                 self._engine.cancel(work.name)
 

@@ -15,8 +15,8 @@ from steersweep.model.template_options import TemplateOptions
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import VERIFICATION, write_result_file
-from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
-from steersweep.sweep.settings import SweepSettings, make_settings
+from steersweep.sweeps.run import RunJob, SweepOutcome, run_sweep
+from steersweep.sweeps.settings import SweepSettings, make_settings
 from steersweep.verification.report import GATE, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress
@@ -192,7 +192,7 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str
 
 
 def _acceptance(fixtures_passed: bool, run: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The source plan's four criteria; `met` is null while open."""
+    """The four criteria of phase 0 (docs/study-plan.md); `met` is null while open."""
     return [
         {
             "criterion": "Every algorithmic step maps to the method's source",

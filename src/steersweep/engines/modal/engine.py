@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,18 @@ _LOOK_EVERY_S = 2.0
 
 class Lost(Exception):
     """A call ended without a result."""
+
+
+@dataclass
+class _Heard:
+    """What was last heard of a call: its seconds then, and when, by this machine's clock."""
+
+    at: float
+    seconds: float = 0.0
+
+    def by_now(self) -> float:
+        """Its seconds if it has gone on in silence: while a model loads nothing is said."""
+        return self.seconds + time.monotonic() - self.at
 
 
 class Calls(Protocol):
@@ -67,7 +80,7 @@ class ModalEngine:
         self._calls = calls
         self._folder = Path()
         self._running: dict[str, str] = {}
-        self._seconds: dict[str, float] = {}
+        self._heard: dict[str, _Heard] = {}
         self._done: dict[str, int] = {}
         self._cancelled: set[str] = set()
 
@@ -99,7 +112,7 @@ class ModalEngine:
         key = f"{work.name} on {work.gpu}"
         held = self._noted().get(key)
         self._cancelled.discard(work.name)
-        self._seconds[work.name], self._done[work.name] = 0.0, 0
+        self._heard[work.name], self._done[work.name] = _Heard(time.monotonic()), 0
         if held is None or not self._still_runs(held):
             # The reservation must be on the volume before money is spent.
             self._share.publish(self._folder)
@@ -117,7 +130,7 @@ class ModalEngine:
         """Hand over what the calls reported, and how they ended."""
         heard = [event for event in self._calls.heard() if event.work in self._running]
         for event in heard:
-            self._seconds[event.work] = max(self._seconds[event.work], event.seconds)
+            self._hear(event, on_event)
             if event.progress is not None and event.progress.done > self._done[event.work]:
                 self._done[event.work] = event.progress.done
                 self._share.refresh(self._folder)
@@ -131,15 +144,29 @@ class ModalEngine:
         if not heard and not ended:
             time.sleep(_LOOK_EVERY_S)
 
+    def _hear(self, event: Event, on_event: OnEvent) -> None:
+        """Note an event's seconds. Modal begins a call again whose machine it takes away.
+
+        What the earlier attempt took in silence is reported first, at its worst: until the new one
+        began.
+        """
+        held = self._heard[event.work]
+        if event.seconds < held.seconds or (event.kind == "started" and held.seconds):
+            on_event(Event(event.work, "progress", held.by_now() - event.seconds))
+        # A sign of life counts as time, so that a second start is told from the first.
+        self._heard[event.work] = _Heard(time.monotonic(), max(event.seconds, 1e-9))
+
     def _call(self, work: Work) -> str:
         app, function = self._function_of(work)
         deployed = self._deployed[app, function]
-        timeout = None if work.timeout_s is None else int(work.timeout_s)
+        # Every job has a timeout here, so that it ends itself before Modal ends it.
+        work = replace(work, timeout_s=work.timeout_s or deployed.timeout_s)
+        timeout = int(work.timeout_s or 0)
         return self._calls.spawn(
             app,
             function,
             None if work.gpu == deployed.gpus[0] else modal_gpu(work.gpu),
-            None if timeout in (None, deployed.timeout_s) else timeout,
+            None if timeout == deployed.timeout_s else timeout,
             work,
         )
 
@@ -147,7 +174,7 @@ class ModalEngine:
         try:
             return self._calls.result(self._running[name])
         except Lost as lost:
-            seconds = self._seconds[name]
+            seconds = self._heard[name].by_now()
             if name in self._cancelled:
                 return Event(name, "failed", seconds, error=Cancelled(f"{name} was cancelled"))
             return Event(name, "lost", seconds, error=SteersweepError(f"{name}: {lost}"))

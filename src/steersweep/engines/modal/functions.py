@@ -70,8 +70,7 @@ class Deployment:
             gpu=[modal_gpu(kind) for kind in function.gpus],
             timeout=function.timeout_s,
             max_containers=function.max_containers,
-            # Of machines that are taken away. Work itself never raises.
-            retries=self._modal.Retries(max_retries=2, initial_delay=10.0),
+            retries=0,  # the scheduler does that, and pays each attempt from the ledger
             **self._shared,
         )(remote.work_there)
 

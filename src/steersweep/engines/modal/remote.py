@@ -6,7 +6,10 @@ The run folder lies on a volume. Work saves there and commits after every condit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +49,11 @@ def work_there(work: Work, run: str) -> Event:
 
 
 def run_work(work: Work, folder: Path, commit: Callable[[], Any], tell: OnEvent) -> Event:
-    """Carry work out in a folder of a volume, commit every finished condition; returns its end."""
-    gpu = _gpu_here()
+    """Carry work out in a folder of a volume, commit every finished condition; returns its end.
+
+    It ends itself some seconds before its timeout, whatever it is at then.
+    """
+    gpu, began = _gpu_here(), time.monotonic()
     ends: list[Event] = []
     saved = -1
 
@@ -61,18 +67,47 @@ def run_work(work: Work, folder: Path, commit: Callable[[], Any], tell: OnEvent)
             ends.append(event)
             return
         tell(event)
-        limit = work.timeout_s and work.timeout_s - _END_BEFORE_TIMEOUT_S
-        if limit and limit > 0 and event.seconds >= limit:
-            ends.append(Event(work.name, "failed", event.seconds, error=timed_out(work)))
-            raise _TimeIsUp
 
-    with contextlib.suppress(_TimeIsUp):
+    with contextlib.suppress(_TimeIsUp), _ended_after(_limit(work)):
         carry_out(work, folder, sparingly(on_event, _PROGRESS_EVERY_S))
+    if not ends:
+        commit()
+        ends.append(Event(work.name, "failed", time.monotonic() - began, error=timed_out(work)))
     return replace(ends[-1], gpu=gpu)
 
 
-class _TimeIsUp(Exception):
-    """Ends a piece of work at its timeout."""
+class _TimeIsUp(BaseException):
+    """Ends a piece of work at its timeout; no handler of errors takes it for one."""
+
+
+def _limit(work: Work) -> float | None:
+    """Seconds after which work ends itself; None: it has no timeout."""
+    if work.timeout_s is None:
+        return None
+    return max(work.timeout_s - _END_BEFORE_TIMEOUT_S, work.timeout_s / 2)
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float | None) -> Iterator[None]:
+    """Raise `_TimeIsUp` in this thread after so long, between any two steps of Python.
+
+    A model that loads says nothing for minutes, so looking at the clock at every sign of progress
+    is not enough.
+    """
+    here, over = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def watch() -> None:
+        if not over.wait(seconds):
+            raise_in(here, ctypes.py_object(_TimeIsUp))
+
+    if seconds is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        raise_in(here, None)
 
 
 def _gpu_here() -> str:

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from steersweep.engines.engine import Work
 from steersweep.engines.modal.functions import RemoteFunction, gpu_memory, place
 from steersweep.study.phases.registry import phase_named, phases_of
-from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.plan import DEFAULT_TIMEOUT_S, Plan, PlannedModel
 from steersweep.study.sweeps import Step
-
-DEFAULT_TIMEOUT_S = 2 * 3600
 
 
 def remote_functions(plan: Plan) -> list[RemoteFunction]:
@@ -28,7 +26,7 @@ def remote_functions(plan: Plan) -> list[RemoteFunction]:
             found[key] = RemoteFunction(
                 *key,
                 gpus=(gpu,) if larger is None else (gpu, larger),
-                timeout_s=timeout_s or DEFAULT_TIMEOUT_S,
+                timeout_s=timeout_s or plan.timeout(phase.name, gpu) or DEFAULT_TIMEOUT_S,
                 max_containers=plan.concurrency(gpu),
             )
     return list(found.values())

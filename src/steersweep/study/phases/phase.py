@@ -83,6 +83,8 @@ class Phase(Protocol):
         steps: the kinds of sweeps it has.
         required: whether every plan has it.
         needs: phases that a plan with this one must have, and why: `whose results it ...`.
+        borrowed_elsewhere: whether a report's table of the phase leaves out borrowed directions,
+            since a figure or the lines of its decision show them.
         reconsiders: whether models that the plan dropped are thought of again after it.
     """
 
@@ -94,6 +96,7 @@ class Phase(Protocol):
     steps: tuple[Step, ...]
     required: bool = False
     needs: Mapping[str, str] = {}
+    borrowed_elsewhere: bool = False
     reconsiders: bool = False
 
     def read(self, data: Mapping[str, Any]) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from steersweep.core.errors import InputError
 from steersweep.core.text_files import shown
-from steersweep.study.final import TITLE as FINAL_TITLE
+from steersweep.study import final
 from steersweep.study.phases.families import FAMILIES
 from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.precisions import PRECISIONS
@@ -56,7 +56,7 @@ def phase_named(name: str) -> Phase:
 
 def titles() -> dict[str, str]:
     """Headings by phase, then that of the final analysis."""
-    return {**{phase.name: phase.title for phase in PHASES}, "final": FINAL_TITLE}
+    return {**{phase.name: phase.title for phase in PHASES}, final.NAME: final.TITLE}
 
 
 def gates() -> dict[str, Phase]:

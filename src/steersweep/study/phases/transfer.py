@@ -44,6 +44,7 @@ class Transfer(Phase):
     name = "transfer_sweep"
     number = "4"
     title = "Phase 4: transfer between models"
+    borrowed_elsewhere = True
     step = Step(
         name,
         number,
