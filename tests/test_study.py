@@ -378,7 +378,7 @@ def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
     monkeypatch.setattr(engine, "time", Clock())
     dear = small(prices={"local": 3600}, budget={"total": 60})  # a dollar a second
     folder = tmp_path / "run"
-    with pytest.raises(BudgetStop, match="Raise budget"):
+    with pytest.raises(BudgetStop, match="aise budget"):
         run_study(dear, folder)
     assert list(folder.glob("conditions/*.json"))
     assert Ledger(folder).spent() <= 61
