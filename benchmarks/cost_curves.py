@@ -33,9 +33,9 @@ from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine
 from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
-from steersweep.sweep.expansion import expand
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.expansion import expand
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 STEPS = 16
 

@@ -32,8 +32,8 @@ from machine import matmul_rate, named, read_rate, sync
 from shapes import SHAPES, make
 from steersweep import ChatModel, Edit, Row, load_test_set, residuals
 from steersweep.model.memory import model_shape
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 K = TypeVar("K")

@@ -5,8 +5,7 @@ python examples/sweep.py lab:qwen-7b runs/from-python
 
 import sys
 
-from steersweep import ChatModel, Intervention, Row, generate
-from steersweep.library.sweeping import sweep
+from steersweep import ChatModel, Intervention, Row, generate, sweep
 
 model, out = sys.argv[1:]
 

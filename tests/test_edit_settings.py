@@ -18,8 +18,8 @@ from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import REMOVED, Condition, Strength
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.study.plan_file import load_plan
-from steersweep.sweep.run import SweepOutcome, run_sweep
-from steersweep.sweep.settings import make_job, make_settings
+from steersweep.sweeps.run import SweepOutcome, run_sweep
+from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.job import Job
 from test_cli import refused, run
 

@@ -39,7 +39,7 @@ from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.sweep.settings import make_job, make_settings
+from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work import bench, worker
 from steersweep.work.job import Job, Progress
 from steersweep.work.worker import run_job

@@ -25,7 +25,7 @@ from steersweep import InputError, cli
 from steersweep.cli import failures, judging
 from steersweep.core.errors import setting
 from steersweep.study.plan_file import load_plan
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.settings import make_settings
 
 PLAN = yaml.safe_dump(dict(load_plan("v3").written), sort_keys=False)
 ROW = '{"prompt": "a", "response": "b"}\n'

@@ -24,8 +24,8 @@ from steersweep.run.direction import Direction, cosine
 from steersweep.run.folder import RunFolder
 from steersweep.run.records import Steering
 from steersweep.run.result_files import read_result_file
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import SweepSettings, make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import SweepSettings, make_settings
 
 MOMENTS = ("timestamp", "created", "runtime_seconds", "extraction_seconds", "seconds")
 
@@ -349,7 +349,7 @@ def test_results_without_a_damaged_condition_are_not_made(
     run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another layer would be called the best."""
-    from steersweep.sweep import run as runner
+    from steersweep.sweeps import run as runner
 
     def run_and_damage(_job: Any, store: RunFolder, _on_progress: Any) -> None:
         victim = next(store.root.glob("conditions/*.json"))

@@ -23,8 +23,8 @@ from steersweep.model.source import ModelSource, find_model, hub_commit
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.direction import Direction, unit_direction
 from steersweep.run.folder import RunFolder
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_job, make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.job import Job
 from steersweep.work.worker import run_job
 from test_rendering import DATED

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src/steersweep"
 # From the bottom up. Folders on one line do not import one another.
 LAYERS = [
     ["core"],
-    ["run", "prompts", "catalog", "plans", "lab/models.py", "sweep/verdict.py"],
+    ["run", "prompts", "catalog", "plans", "lab/models.py", "sweeps/verdict.py"],
     ["budget"],
     ["model"],
     ["steer"],
@@ -22,7 +22,7 @@ LAYERS = [
     ["work"],
     ["engines"],
     ["people"],
-    ["sweep"],
+    ["sweeps"],
     ["verification"],
     ["study"],
     ["report", "tracking"],

@@ -15,9 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steersweep import ChatModel, InputError, Row, SweepResults, generate
+from steersweep import ChatModel, InputError, Row, SweepResults, generate, sweep
 from steersweep.lab.models import lab_model
-from steersweep.library.sweeping import sweep
 from steersweep.model.loaded import LoadedSource
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -27,8 +27,8 @@ from steersweep.run.folder import RunFolder
 from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.status import frozen_plan, status
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_job, make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.worker import run_job
 
 ROOT = Path(__file__).parent.parent

@@ -10,9 +10,9 @@ import pytest
 
 from steersweep import InputError, get_judge
 from steersweep.judging.judge import Answer, is_judge_name
-from steersweep.sweep.rejudge import rejudge
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.rejudge import rejudge
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 PAGE = (Path(__file__).parent.parent / "docs/judging.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)

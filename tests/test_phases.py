@@ -36,7 +36,7 @@ from steersweep.study.settings import settings_of
 from steersweep.study.status import decided, status
 from steersweep.study.study import GateStop, StudyOptions, run_study
 from steersweep.study.sweeps import Cuts, Step, Sweep
-from steersweep.sweep.settings import make_job
+from steersweep.sweeps.settings import make_job
 from steersweep.tracking.record import runs_of_study
 
 V3, LAB = load_plan("v3"), load_plan("v3-lab")

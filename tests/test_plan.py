@@ -26,8 +26,9 @@ from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned
 from steersweep.run.condition import Borrowed, Condition
 from steersweep.run.label import Label
+from steersweep.study.choices import SizeChoice
 from steersweep.study.costs import estimate, shape_of
-from steersweep.study.decisions import Outcome, SizeChoice
+from steersweep.study.decisions import Outcome
 from steersweep.study.phases.families import FAMILIES
 from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.transfer import TRANSFER
@@ -35,7 +36,7 @@ from steersweep.study.plan import Budget, Thresholds, layer_choice
 from steersweep.study.plan_file import load_plan, parse_plan, shipped_plans, with_prices
 from steersweep.study.settings import planned_prompts, settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.settings import make_job
+from steersweep.sweeps.settings import make_job
 
 V3 = load_plan("v3")
 LAB = load_plan("v3-lab")
@@ -76,7 +77,7 @@ def test_trackers_are_told_the_plans_projects_and_run_names() -> None:
         names.setdefault(row["tracking"]["project"], set()).update(row["tracking"]["runs"])
     assert {"gemma-9b-dim-layer-sweep", "mistral-7b-cosmic-layer-sweep"} <= names["v3-family-sweep"]
     assert {"qwen-3b-layer-validation", "qwen-3b-dim", "qwen-3b-cosmic"} <= names["v3-size-sweep"]
-    choice = SizeChoice("qwen-3b", "qwen", "small", 20, V3.strength, "")
+    choice = SizeChoice("qwen-3b", "qwen", "small", 20, V3.strength, "", ("dim",))
     sweep = PRECISIONS.sweeps(V3, [choice])[0]
     assert sweep.run_names == ("qwen-3b-fp16",)
 
@@ -251,9 +252,9 @@ def test_a_model_that_does_not_fit_is_sent_where_it_does() -> None:
 def test_cuts_apply_in_the_plans_order() -> None:
     one, two, three = (Cuts.first(V3, count) for count in (1, 2, 3))
     assert one.families == {"llama", "mistral"}
-    assert one.repeats is None
-    assert two.repeats == 3
-    assert planned_prompts(V3, two).repeats == 3
+    assert one.prompts is None
+    assert two.prompts == 6
+    assert len(planned_prompts(V3, two).prompts) == 6
     assert three.models == {"gemma-27b", "mistral-24b"}
     assert "gemma-27b" not in {row["model"] for row in planned(V3, three)}
 

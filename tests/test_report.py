@@ -24,9 +24,9 @@ from steersweep.report.terminal import print_comparison, print_verdicts
 from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, write_result_file
 from steersweep.study.study import run_study
-from steersweep.sweep.results import best_condition
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.results import best_condition
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 from test_cli import refused, run
 from test_study import small
 
@@ -136,6 +136,14 @@ def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
     choice = page.partition('<select name="mode">')[2].partition("</select>")[0]
     assert "<option>no-answer</option>" in choice
     assert "<option>&lt;of one&#39;s own&gt;</option>" in choice
+
+
+def test_what_stands_in_the_way_of_the_report_is_named(run_copy: Path) -> None:
+    figure = min((run_copy / "figures").glob("*.svg"))
+    figure.unlink()
+    figure.mkdir()
+    with pytest.raises(InputError, match=rf"{figure.name}.*Is a directory"):
+        write_report(run_copy)
 
 
 def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:

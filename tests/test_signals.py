@@ -17,7 +17,7 @@ from steersweep.budget.ledger import Ledger
 from steersweep.engines.engine import OnEvent
 from steersweep.engines.processes import ProcessEngine
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.sweep.run import run_sweep
+from steersweep.sweeps.run import run_sweep
 from test_study import SMALL, small
 from test_sweep import comparable, settings
 

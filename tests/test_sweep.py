@@ -18,8 +18,8 @@ import pytest
 
 from steersweep import InputError
 from steersweep.run.folder import RunFolder
-from steersweep.sweep.run import SweepOutcome, run_sweep
-from steersweep.sweep.settings import SweepSettings, make_settings
+from steersweep.sweeps.run import SweepOutcome, run_sweep
+from steersweep.sweeps.settings import SweepSettings, make_settings
 
 LAYERS, STRENGTHS, PROMPTS = "0.3,0.5", "0.5,1.5", 6
 
@@ -184,7 +184,7 @@ def test_two_methods_share_controls_and_strengths(both: SweepOutcome) -> None:
 
 
 def test_methods_whose_verdicts_differ_are_flagged() -> None:
-    from steersweep.sweep.results import _compare_methods
+    from steersweep.sweeps.results import _compare_methods
 
     def result(method: str, outcome: str) -> dict[str, Any]:
         return {"method": method, "verdict": {"outcome": outcome, "flags": []}, "conditions": []}

@@ -20,7 +20,7 @@ from steersweep.study.phases.families import FAMILIES
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts
-from steersweep.sweep.settings import make_job, make_settings
+from steersweep.sweeps.settings import make_job, make_settings
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -16,8 +16,8 @@ from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
 from steersweep.study.jobs import Ended
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 from steersweep.tracking.record import FIELDS, TrackedRun, runs_of_job, runs_of_study, runs_of_sweep
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from steersweep import InputError, verdict
 from steersweep.core.statistics import fisher, holm
 from steersweep.model.source import find_model
-from steersweep.sweep.results import p_difference
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.results import is_too_weak, p_difference
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 PERCENT = st.integers(0, 100)
 
@@ -126,3 +126,24 @@ def test_every_condition_is_tested_against_no_steering_and_corrected(tmp_path: P
         if entry["key"] == best:
             assert result["verdict"]["p_vs_unsteered"] == p
             assert result["verdict"]["cohens_h_vs_unsteered"] == entry["cohens_h_vs_unsteered"]
+
+
+def cell(*answers: str, refuses: bool = False, garbled: float = 0.0) -> dict[str, Any]:
+    samples = [{"prompt": str(i), "response": text} for i, text in enumerate(answers)]
+    rates = {"garbled_rate": garbled, "refusal_rate": float(refuses)}
+    return {"samples": samples, "multiplier": 15.0, **rates}
+
+
+def test_a_push_is_too_weak_where_nothing_changed_in_any_cell() -> None:
+    plain = cell("Bread needs flour.", "Water boils at 100.")
+    same = cell("Bread needs flour.", "No.")  # half of the answers, word for word
+    begins = cell("Bread needs flours", "Water boils slowly!")
+    other = cell("Take some flour.", "It boils.")
+    assert is_too_weak([plain, same, begins], plain)
+    assert not is_too_weak([same, other], plain)
+    assert not is_too_weak([same, plain | {"garbled_rate": 0.5}], plain)
+    assert not is_too_weak([plain | {"refusal_rate": 0.5}], plain)
+    assert not is_too_weak([same], None)
+    assert not is_too_weak([plain | {"multiplier": 0.0}], plain)  # removed, all of it
+    # A model that breaks or refuses without steering hides no effect of steering.
+    assert is_too_weak([same | {"garbled_rate": 0.5}], plain | {"garbled_rate": 0.5})

@@ -17,8 +17,8 @@ import yaml
 import steersweep
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.study import GateStop, run_study
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 PLAN: dict[str, Any] = {
     "name": "one-model",
@@ -147,7 +147,7 @@ def test_these_folders_import_without_torch() -> None:
     files = [path.relative_to(root) for name in folders for path in root.glob(f"{name}/**/*.py")]
     names = [".".join(("steersweep", *file.with_suffix("").parts)) for file in files]
     names.remove("steersweep.report.plan_table")
-    names += ["steersweep.work.job", "steersweep.sweep.results", "steersweep.study.status"]
+    names += ["steersweep.work.job", "steersweep.sweeps.results", "steersweep.study.status"]
     script = (
         "import importlib, sys\n"
         "sys.modules['torch'] = sys.modules['transformers'] = None\n"

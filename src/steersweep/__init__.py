@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from steersweep.steer.activations import residuals
     from steersweep.steer.edit import Edit
     from steersweep.steer.steering import Generation, Row, generate
-    from steersweep.sweep.verdict import Verdict, verdict
+    from steersweep.sweeps.verdict import Verdict, verdict
 
 __version__ = "0.1.0"
 
@@ -49,8 +49,8 @@ _HOMES = {
     "Generation": "steer.steering",
     "Row": "steer.steering",
     "generate": "steer.steering",
-    "Verdict": "sweep.verdict",
-    "verdict": "sweep.verdict",
+    "Verdict": "sweeps.verdict",
+    "verdict": "sweeps.verdict",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from steersweep.cli.output import quiet_libraries, say
 from steersweep.core.errors import InputError
 
 if TYPE_CHECKING:
-    from steersweep.sweep.rejudge import Rejudged
+    from steersweep.sweeps.rejudge import Rejudged
 
 _SAID_EVERY_S = 5.0
 
@@ -68,7 +68,7 @@ def _prepare(name: str) -> None:
 
 def _again(folder: Path, name: str, *, as_json: bool, quiet: bool) -> None:
     from steersweep.report.judges import judge_lines
-    from steersweep.sweep.rejudge import rejudge
+    from steersweep.sweeps.rejudge import rejudge
 
     _prepare(name)
     found: Rejudged = rejudge(folder, name, _progress(quiet=quiet or as_json))

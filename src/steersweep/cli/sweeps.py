@@ -39,7 +39,7 @@ from steersweep.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from steersweep.sweep.settings import SweepSettings
+    from steersweep.sweeps.settings import SweepSettings
 
 
 # Relative to the residual norm: from a nudge to destruction.
@@ -63,7 +63,7 @@ def demo(
     """
     from steersweep.lab.models import DEMO_MODELS
     from steersweep.run.result_files import FAMILY_SWEEP
-    from steersweep.sweep.settings import make_settings
+    from steersweep.sweeps.settings import make_settings
 
     settings = make_settings(
         [f"lab:{name}" for name in DEMO_MODELS],
@@ -128,7 +128,7 @@ def sweep(
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
     from steersweep.model.source import find_model
-    from steersweep.sweep.settings import make_settings
+    from steersweep.sweeps.settings import make_settings
     from steersweep.tracking.tracker import open_tracker
 
     source = find_model(model, revision=revision, trust_remote_code=trust_remote_code)
@@ -170,7 +170,7 @@ def _run_and_show(
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view
     from steersweep.report.terminal import power_line, print_verdicts
-    from steersweep.sweep.run import run_sweep
+    from steersweep.sweeps.run import run_sweep
 
     quiet_libraries()
     show_notes(settings.notes)

@@ -11,8 +11,8 @@ from steersweep.library.results import SweepResults
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource, find_model
 from steersweep.report.live import live_view
-from steersweep.sweep.run import run_sweep
-from steersweep.sweep.settings import DEFAULT_LAYERS, DEFAULT_ROWS, make_settings
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import DEFAULT_LAYERS, DEFAULT_ROWS, make_settings
 
 DEFAULT_STRENGTHS = (0.1, 0.2, 0.3, 0.5)
 

@@ -22,7 +22,7 @@ from steersweep.people.reviews import (
 )
 from steersweep.run.lock import run_lock
 from steersweep.run.result_files import replace_result_file
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 
@@ -49,6 +49,13 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     corrected = corrected_rate(entry["samples"], labels)
     passed = len(labels) >= wanted
     thresholds = Thresholds(**held["thresholds"])
+    decided = verdict(
+        coherent_refusal_rate=corrected.coherent,
+        garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
+        thresholds=thresholds,
+    )
+    certain = {*_outcomes(corrected.interval, thresholds)} == {decided.outcome}
+    certainty = "clear" if certain else "borderline"
     held["review"] = {
         "reviewers": sorted({r.reviewer for r in reviews if r.id.split(":")[0] == key}),
         "n_reviewed": len(labels),
@@ -57,25 +64,19 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
         "judge_rate": entry["coherent_refusal_rate"],
         "corrected_rate": corrected.coherent,
         "corrected_ci": list(corrected.interval),
+        "corrected_certainty": certainty,
         "judge_outcome": by_judge["outcome"],
     }
     if not passed:
         return {**result, "verdict": held}
-    decided = verdict(
-        coherent_refusal_rate=corrected.coherent,
-        garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
-        thresholds=thresholds,
-    )
-    low, high = corrected.interval
-    edges = set(_outcomes(corrected.interval, thresholds))
     held["provisional"] = False
     if decided.outcome != by_judge["outcome"]:
         held["review"]["replaces"] = by_judge
         held |= {
             "outcome": decided.outcome,
             "reason": f"after review: {decided.reason}",
-            "interval": [low, high],
-            "certainty": "clear" if edges == {decided.outcome} else "borderline",
+            "interval": list(corrected.interval),
+            "certainty": certainty,
         }
     return {**result, "verdict": held}
 

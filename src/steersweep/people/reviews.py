@@ -23,7 +23,7 @@ from steersweep.core.statistics import cluster_bootstrap, cohens_kappa
 from steersweep.people.gates import check_person
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import read_result_file, result_files
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 

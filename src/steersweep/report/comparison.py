@@ -12,7 +12,7 @@ from steersweep.core.errors import InputError
 from steersweep.core.statistics import holm
 from steersweep.report.page import environment, style
 from steersweep.report.run import Run, read_run
-from steersweep.sweep.results import p_difference
+from steersweep.sweeps.results import p_difference
 
 Result = dict[str, Any]
 _Place = tuple[Any, ...]

@@ -35,7 +35,7 @@ from steersweep.run.paths import RunPaths
 from steersweep.study.findings import decision_lines
 from steersweep.study.phases.registry import all_phases, titles
 from steersweep.study.phases.verification import VERIFICATION
-from steersweep.sweep.verdict import FLAG_NOTES
+from steersweep.sweeps.verdict import FLAG_NOTES
 
 Result = dict[str, Any]
 
@@ -69,9 +69,10 @@ def write_report(folder: Path) -> Report:
     try:
         return _write(folder)
     except OSError as error:
+        file = Path(error.filename2 or error.filename or folder).name
         raise InputError(
-            f"{folder}: the report cannot be written there ({error.strerror}); copy the run folder "
-            f"to a place where you may write"
+            f"{folder}: the report cannot be written there ({file}: {error.strerror}); remove what "
+            f"is in the way, or copy the run folder to a place where you may write"
         ) from error
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from steersweep.core.printing import in_a_line
-from steersweep.sweep.rejudge import CLASSES, Agreement, Rejudged
+from steersweep.sweeps.rejudge import CLASSES, Agreement, Rejudged
 
 _MOST_CELLS = 20
 

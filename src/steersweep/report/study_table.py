@@ -11,6 +11,7 @@ from rich.text import Text
 
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import OUTCOME_STYLES
+from steersweep.study import text
 from steersweep.study.findings import decision_lines
 from steersweep.study.phases.registry import titles
 
@@ -21,11 +22,8 @@ def print_decision(phase: str, decision: Mapping[str, Any], console: Console | N
     console.print(Text(titles()[phase], style="bold"))
     if decision.get("outcomes"):
         console.print(_outcomes(decision["outcomes"]))
-        console.print(
-            "*: provisional until a person has labelled samples: steersweep review DIR\n"
-            "?: the interval crosses a threshold",
-            highlight=False,
-        )
+        for line in text.legend(decision["outcomes"]):
+            console.print(line, highlight=False, soft_wrap=True)
     for line in decision_lines(decision):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -40,18 +38,14 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in outcomes:
         low, high = row["interval"]
-        marks = ("*" if row["provisional"] else "") + ("" if row["certainty"] == "clear" else " ?")
-        strength = row["strength"]
-        unit = "x" if strength["unit"] == "multiplier" else ""
-        removed = strength["unit"] == "removed"
         table.add_row(
             row["model"],
             *((row["precision"],) if precisions else ()),
             row["method"],
-            Text(row["outcome"] + marks, style=OUTCOME_STYLES[row["outcome"]]),
+            Text(row["outcome"] + text.marks(row), style=OUTCOME_STYLES[row["outcome"]]),
             f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
             f"{row['layer_idx']}/{row['n_layers']}",
-            "removed" if removed else f"{strength['value']:g}{unit}",
+            text.push(row, short=True),
             f"{row['garbled']:.0%}",
         )
     return table

@@ -16,7 +16,7 @@ from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
 from steersweep.run.label import Label
-from steersweep.sweep.verdict import FLAG_NOTES
+from steersweep.sweeps.verdict import FLAG_NOTES
 from steersweep.verification.report import shown_difference
 
 Result = dict[str, Any]

@@ -13,8 +13,9 @@ from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import Label
-from steersweep.study.decisions import Outcome, curve_shape
-from steersweep.sweep.results import coherent_refusals, p_difference
+from steersweep.study.curves import curve_shape
+from steersweep.study.decisions import Outcome
+from steersweep.sweeps.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,9 +25,17 @@ Result = dict[str, Any]
 
 
 def size_curves(
-    outcomes: Iterable[Outcome], order: Sequence[str], flat_within: float
+    outcomes: Iterable[Outcome], families: Mapping[str, Sequence[str]], flat_within: float
 ) -> list[dict[str, Any]]:
-    """Coherent refusal rate against size by family and method, with the curve's shape."""
+    """Coherent refusal rate against size by family and method, with the curve's shape.
+
+    Args:
+        outcomes: of sizes.
+        families: the plan's models of each family, from small to large; those without an outcome
+            are named as `missing`.
+        flat_within: see `curve_shape`.
+    """
+    order = [name for names in families.values() for name in names]
     lines: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in sorted(outcomes, key=lambda o: order.index(o.model)):
         lines.setdefault((outcome.family, outcome.method), []).append(outcome)
@@ -34,18 +43,27 @@ def size_curves(
         {
             "family": family,
             "method": method,
-            "shape": curve_shape([point.interval for point in points], flat_within),
-            "largest_is_best": points[-1].coherent == max(point.coherent for point in points),
+            "shape": curve_shape(
+                [point.coherent for point in points],
+                [point.interval for point in points],
+                flat_within,
+            ),
+            "largest": families[family][-1],
+            "missing": [
+                name for name in families[family] if name not in {point.model for point in points}
+            ],
             "points": [
                 {
                     "model": point.model,
                     "coherent_refusal_rate": point.coherent,
                     "interval": list(point.interval),
+                    "interval_name": point.interval_name,
                     "n_unique": point.n_unique,
                     "layer_idx": point.layer_idx,
                     "depth": round(point.layer_idx / point.n_layers, 4),
                     "outcome": point.outcome,
                     "strength": asdict(point.strength),
+                    "relative_strength": point.relative_strength,
                 }
                 for point in points
             ],

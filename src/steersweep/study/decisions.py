@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from steersweep.run.condition import LayerChoice, Strength
+from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.label import Label
-from steersweep.study.plan import Dropped
+from steersweep.sweeps.verdict import TOO_WEAK
 
-Action = Literal["continue", "continue-with-caveat", "follow-up", "exclude"]
+Action = Literal["continue", "continue-with-caveat", "follow-up", "exclude", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Outcome:
         method: `dim`, `cosmic`, ...
         outcome: `works`, `partial` or `fails`.
         coherent: coherent refusal rate, 0 to 1.
-        interval: 95 % Wilson interval of that condition.
+        interval: 95 % interval of that rate, the one that decides `certainty`.
+        interval_name: what it is, in words.
         layer_idx: layer of the condition.
         layer_pct: its share of the depth.
         n_layers: of the model.
@@ -37,6 +38,9 @@ class Outcome:
         precision: what the model ran in.
         provisional: whether it works by the judge alone, no person having labelled samples.
         flags: of the verdict.
+        multiplier: length of the addition there.
+        relative_strength: that length over the mean length of the residual stream at that layer.
+        relative_range: smallest and largest relative strength of all cells tried.
     """
 
     model: str
@@ -55,6 +59,33 @@ class Outcome:
     precision: str = ""
     provisional: bool = False
     flags: tuple[str, ...] = ()
+    multiplier: float = 0.0
+    relative_strength: float = 0.0
+    relative_range: tuple[float, float] = (0.0, 0.0)
+    interval_name: str = ""
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A sweep that could not run, or not to its end. It says nothing about steering.
+
+    Attributes:
+        model: the plan's name of the model.
+        family: its family.
+        precision: what it was to run in.
+        step: what it was for, such as `follow-up`.
+        reason: why it did not.
+        finished_some: whether some of the model's conditions are there all the same.
+        outcome: in place of a verdict.
+    """
+
+    model: str
+    family: str
+    precision: str
+    step: str
+    reason: str
+    finished_some: bool = False
+    outcome: Literal["not-run"] = "not-run"
 
 
 def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Outcome]:
@@ -72,11 +103,15 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
             continue
         best = result["verdict"]["best"]
         entry = next(entry for entry in result["conditions"] if entry["key"] == best["key"])
-        verdict, coherent, interval = result["verdict"], best["coherent_refusal_rate"], None
+        verdict, coherent = result["verdict"], best["coherent_refusal_rate"]
+        (low, high), certainty = verdict["interval"], verdict["certainty"]
+        name = interval_name(verdict["n_compared"])
         review = verdict.get("review")
         if review and review["n_reviewed"] >= review["n_wanted"]:
-            coherent, interval = review["corrected_rate"], review["corrected_ci"]
-        low, high = interval or best["coherent_refusal_ci"]
+            coherent, (low, high) = review["corrected_rate"], review["corrected_ci"]
+            certainty = review["corrected_certainty"]
+            name = f"95 % corrected by {review['n_reviewed']} labels of people"
+        pushes = [cell["relative_strength"] for cell in result["conditions"]]
         found.append(
             Outcome(
                 model=names[result["model_id"]],
@@ -89,15 +124,25 @@ def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) 
                 layer_pct=best["layer_pct"],
                 n_layers=result["n_layers"],
                 strength=Strength(**entry["strength"]),
-                certainty=verdict["certainty"],
+                certainty=certainty,
                 garbled=best["garbled_rate"],
                 n_unique=entry["n_unique"],
                 precision=result["quantization"],
                 provisional=verdict["provisional"],
                 flags=tuple(verdict["flags"]),
+                multiplier=best["multiplier"],
+                relative_strength=best["relative_strength"],
+                relative_range=(min(pushes), max(pushes)),
+                interval_name=name,
             )
         )
     return found
+
+
+def interval_name(n_compared: int) -> str:
+    """What a verdict's interval is, in words."""
+    widened = f", widened for the best of {n_compared} conditions" if n_compared > 1 else ""
+    return f"Wilson 95 %{widened}"
 
 
 @dataclass(frozen=True)
@@ -132,36 +177,54 @@ class FamilyDecision:
 
 
 def decide_families(
-    outcomes: Iterable[Outcome], *, followed_up: Iterable[str] = ()
+    outcomes: Iterable[Outcome],
+    *,
+    followed_up: Iterable[str] = (),
+    not_run: Iterable[NotRun] = (),
 ) -> list[FamilyDecision]:
     """Which families go on after phase 1, by their best coherent rate with any method.
 
+    A family without an outcome has no decision: it was not tested. What fails is a negative result
+    only where the sweep came to its end and something changed in the answers; else it is undecided.
+
     Args:
         outcomes: of phase 1, one or more methods per family.
-        followed_up: families whose follow-up has been run already.
+        followed_up: families whose follow-up was tried already.
+        not_run: sweeps of phase 1 that could not run, or not to their end.
     """
     by_family: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_family.setdefault(outcome.family, []).append(outcome)
-    done = set(followed_up)
-    return [_decide(found, family in done) for family, found in by_family.items()]
+    done, missing = set(followed_up), list(not_run)
+    return [
+        _decide(found, family in done, [gone for gone in missing if gone.family == family])
+        for family, found in by_family.items()
+    ]
 
 
-def _decide(found: Sequence[Outcome], followed_up: bool) -> FamilyDecision:
+def _decide(
+    found: Sequence[Outcome], followed_up: bool, missing: Sequence[NotRun]
+) -> FamilyDecision:
     best = best_outcome(found)
     diverged = len({outcome.outcome for outcome in found}) > 1
-    rate = f"{best.coherent:.0%} coherent at best ({best.method}, layer {best.layer_idx})"
+    where = f"{best.method}, layer {best.layer_idx}"
+    if best.multiplier or best.strength == REMOVED:
+        where += f", {push_text(best.strength, best.multiplier, best.relative_strength)}"
+    rate = f"{best.coherent:.0%} coherent at best ({where})"
     action: Action
     if best.outcome == "works":
         action, reason = "continue", f"{rate}: works"
-    elif best.outcome == "fails" and "breakdown" in best.flags:
-        action, reason = "exclude", f"{rate}, most refusals in broken text: a breakdown"
     elif best.outcome == "fails":
-        action, reason = "exclude", f"{rate} at all layers: a negative result"
-    elif followed_up:
-        action, reason = "continue-with-caveat", f"{rate} after the follow-up: partial"
-    else:
+        action, reason = _failed(rate, best, found, missing)
+    elif not followed_up:
         action, reason = "follow-up", f"{rate}: partial, more layers and strengths first"
+    else:
+        action, reason = "continue-with-caveat", f"{rate} after the follow-up: partial"
+        if gone := [sweep for sweep in missing if sweep.step == "follow-up"]:
+            reason = f"{rate}: partial; the follow-up did not run to its end: {gone[0].reason}"
+    untested = sorted({gone.model for gone in missing} - {outcome.model for outcome in found})
+    if untested:
+        reason += f"; {', '.join(untested)} of this family could not run and says nothing"
     return FamilyDecision(
         family=best.family,
         model=best.model,
@@ -175,6 +238,40 @@ def _decide(found: Sequence[Outcome], followed_up: bool) -> FamilyDecision:
         diverged=diverged,
         reason=reason,
     )
+
+
+def _failed(
+    rate: str, best: Outcome, found: Sequence[Outcome], missing: Sequence[NotRun]
+) -> tuple[Action, str]:
+    """What follows where no method does better than fail, and why."""
+    weak = [outcome for outcome in found if TOO_WEAK in outcome.flags]
+    if len(weak) == len(found):
+        low = min(outcome.relative_range[0] for outcome in found)
+        high = max(outcome.relative_range[1] for outcome in found)
+        return "undecided", (
+            f"{rate}, and answers are mostly the unsteered ones: a push of {low:.2g} to {high:.2g} "
+            f"of the residual norm was too weak to conclude from; try stronger ones"
+        )
+    unfinished = [gone for gone in missing if gone.finished_some]
+    if unfinished:
+        return "undecided", (
+            f"{rate} in the conditions that finished, which is not enough to conclude from: "
+            f"{unfinished[0].reason}"
+        )
+    if "breakdown" in best.flags:
+        return "exclude", f"{rate}, most refusals in broken text: a breakdown"
+    reason = f"{rate} at all layers: a negative result"
+    methods = ", ".join(dict.fromkeys(outcome.method for outcome in weak))
+    return "exclude", f"{reason}, but for {methods}, pushed too weakly" if weak else reason
+
+
+def push_text(strength: Strength, multiplier: float, relative: float) -> str:
+    """A strength in both units, the one that was asked for first."""
+    if strength == REMOVED:
+        return str(strength)
+    if strength.unit == "multiplier":
+        return f"multiplier {multiplier:g} = {relative:.2g} of the residual norm"
+    return f"{strength.value:g} of the residual norm = multiplier {multiplier:.3g}"
 
 
 def share_text(layer_idx: int, layer_pct: float, n_layers: int) -> str:
@@ -194,148 +291,73 @@ def best_outcome(found: Iterable[Outcome]) -> Outcome:
     )
 
 
-def all_failed(decisions: Sequence[FamilyDecision]) -> bool:
-    """Whether no family that was swept goes on."""
-    return bool(decisions) and all(decision.action == "exclude" for decision in decisions)
-
-
-@dataclass(frozen=True)
-class SizeChoice:
-    """A model that phase 3 takes.
-
-    Attributes:
-        model: the plan's name.
-        family: its family.
-        tier: `small`, `medium`, `large`, or `cross-family`.
-        layer_idx: its best layer.
-        strength: the strength there.
-        reason: in words.
-    """
-
-    model: str
-    family: str
-    tier: str
-    layer_idx: int
-    strength: Strength
-    reason: str
-
-
-Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
-
-
-def choose_for_precision(
-    outcomes: Iterable[Outcome],
-    order: Sequence[str],
-    *,
-    tiers: int = 3,
-    also: Iterable[str] = (),
-) -> list[SizeChoice]:
-    """The models that phase 3 takes: those that work of the family with most, small to large.
-
-    Args:
-        outcomes: of phase 2.
-        order: the plan's models, within a family from small to large.
-        tiers: how many sizes to take of the best family.
-        also: models of other families to add if they work.
-    """
-    working: dict[str, Outcome] = {}
-    for outcome in outcomes:
-        if outcome.outcome == "works":
-            held = [working[outcome.model]] if outcome.model in working else []
-            working[outcome.model] = best_outcome([outcome, *held])
-    families: dict[str, list[Outcome]] = {}
-    for name in order:
-        if name in working:
-            families.setdefault(working[name].family, []).append(working[name])
-    if not families:
-        return []
-    best = max(families.values(), key=lambda found: (len(found), sum(o.coherent for o in found)))
-    count = min(tiers, len(best))
-    # Evenly from small to large, both ends included.
-    places = [round(i * (len(best) - 1) / max(1, count - 1)) for i in range(count)]
-    names = _tier_names(count)
-    choices = [
-        _choice(best[place], tier, f"{len(best)} of this family's sizes work")
-        for place, tier in zip(places, names, strict=True)
-    ]
-    taken = {choice.model for choice in choices}
-    choices += [
-        _choice(working[name], "cross-family", "works, for comparison between families")
-        for name in also
-        if name in working and name not in taken
-    ]
-    return choices
-
-
-def _choice(outcome: Outcome, tier: str, reason: str) -> SizeChoice:
-    return SizeChoice(
-        outcome.model, outcome.family, tier, outcome.layer_idx, outcome.strength, reason
+def none_goes_on(decisions: Sequence[FamilyDecision]) -> bool:
+    """Whether no family that was tested goes on; False where none was tested."""
+    return bool(decisions) and all(
+        decision.action in ("exclude", "undecided") for decision in decisions
     )
 
 
-def _tier_names(count: int) -> list[str]:
-    if count <= 3:
-        return {1: ["small"], 2: ["small", "large"], 3: ["small", "medium", "large"]}[count]
-    return ["small", *[f"medium {i}" for i in range(1, count - 1)], "large"]
-
-
-Shape = Literal["increasing", "decreasing", "peak", "flat", "undecided"]
-
-
-def curve_shape(intervals: Sequence[tuple[float, float]], flat_within: float) -> Shape:
-    """The shape of a size curve, from the 95 % intervals of its points, small to large.
-
-    Two points differ if their intervals do not overlap. With rises only the curve is increasing,
-    with falls only decreasing; a peak has a point above an earlier and a later one, and no dip.
-    Without any difference it is flat if all intervals together span at most three times
-    `flat_within`; anything else is undecided.
-    """
-    pairs = [(i, j) for j in range(len(intervals)) for i in range(j)]
-    rises = {(i, j) for i, j in pairs if intervals[j][0] > intervals[i][1]}
-    falls = {(i, j) for i, j in pairs if intervals[j][1] < intervals[i][0]}
-    if rises and not falls:
-        return "increasing"
-    if falls and not rises:
-        return "decreasing"
-    if rises and falls:
-        peaked = any(j == k for _, j in rises for k, _ in falls)
-        dips = any(j == k for _, j in falls for k, _ in rises)
-        return "peak" if peaked and not dips else "undecided"
-    if len(intervals) < 2:
-        return "undecided"
-    span = max(high for _, high in intervals) - min(low for low, _ in intervals)
-    return "flat" if span <= 3 * flat_within else "undecided"
-
-
-def triggers(
-    dropped: Iterable[Dropped],
-    after: str,
-    *,
-    shapes: Mapping[str, tuple[Shape, bool]],
-    coherent: Mapping[str, float],
+def fallback_models(
+    planned: str, swept: Sequence[str], outcomes: Iterable[Outcome], not_run: Iterable[NotRun]
 ) -> list[str]:
-    """Dropped models to think of again.
+    """Models to try the fallback on, one after another until one runs.
+
+    The plan's, unless it could not run; then those of the sweep that ran, in the plan's order.
 
     Args:
-        dropped: the plan's list.
-        after: the phase that has ended.
-        shapes: by family, the size curve's shape and whether its largest size is the best.
-        coherent: by family, the best coherent rate.
+        planned: the plan's model for the fallback.
+        swept: models of the sweep, in the plan's order.
+        outcomes: of the sweep.
+        not_run: of the sweep.
     """
-    found = []
-    for entry in dropped:
-        if entry.after != after:
-            continue
-        family = entry.family
-        if entry.when == "peak at the largest size":
-            shape, largest_best = shapes.get(family, ("undecided", False))
-            if largest_best and shape != "flat":
-                found.append(
-                    f"{entry.model}: the largest {family} size is the best so far (curve "
-                    f"{shape}); a larger one would show whether that is the peak"
-                )
-        elif coherent.get(family, 0.0) >= 0.40:
-            found.append(
-                f"{entry.model}: {family} reached {coherent[family]:.0%} coherent, at least 40 %"
-            )
-    return found
+    ran = {outcome.model for outcome in outcomes}
+    impossible = {gone.model for gone in not_run} - ran
+    first = [] if planned in impossible else [planned]
+    return [*first, *(name for name in swept if name in ran and name != planned)]
+
+
+def family_notes(
+    decided: Sequence[FamilyDecision],
+    known: Sequence[FamilyDecision],
+    not_run: Sequence[NotRun],
+) -> list[str]:
+    """What phase 1 says of families together; nothing is said of those that were not tested.
+
+    Args:
+        decided: families that were tested.
+        known: families confirmed before the study.
+        not_run: sweeps that could not run, or not to their end.
+    """
+    tested = {decision.family for decision in decided}
+    failed = [d.family for d in decided if d.action == "exclude"]
+    notes = []
+    if none_goes_on(decided):
+        notes.append(f"no family that was tested goes on: {', '.join(d.family for d in decided)}")
+    if failed:
+        notes.append(
+            f"a negative result, at the layers and strengths tried, for: {', '.join(failed)}"
+        )
+    if unclear := [d.family for d in decided if d.action == "undecided"]:
+        notes.append(f"tested, but nothing can be concluded yet for: {', '.join(unclear)}")
+    if before := [d.family for d in known if d.family not in tested]:
+        notes.append(f"confirmed before the study and not tested in it: {', '.join(before)}")
+    gone = {g.family: g for g in not_run if g.family not in tested}
+    for family, sweep in gone.items():
+        notes.append(f"{family} was not tested: {sweep.model} could not run")
+    return notes
+
+
+def untested_families(
+    decided: Sequence[FamilyDecision], known: Sequence[FamilyDecision], not_run: Iterable[NotRun]
+) -> list[dict[str, Any]]:
+    """Families of which no model could run: rows beside the decisions, with the reason."""
+    there = {decision.family for decision in (*decided, *known)}
+    first: dict[str, NotRun] = {}
+    for gone in not_run:
+        if gone.family not in there:
+            first.setdefault(gone.family, gone)
+    return [
+        {"family": gone.family, "model": gone.model, "action": "not-run", "reason": gone.reason}
+        for gone in first.values()
+    ]

@@ -11,7 +11,7 @@ from steersweep.core.atomic import read_file, write_text
 from steersweep.core.digests import Damaged
 from steersweep.core.printing import markdown
 from steersweep.run.folder import RunFolder
-from steersweep.study import final
+from steersweep.study import final, text
 from steersweep.study.phases.registry import phase_named, titles
 
 _BEGINNING = "# Findings\n"
@@ -59,18 +59,21 @@ def _section(phase: str, decision: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         final.findings(decision) if phase == final.NAME else phase_named(phase).findings(decision)
     )
-    for note in decision.get("notes", []):
-        yield f"- {note}"
-    for name, why in decision.get("failures", {}).items():
-        yield f"- {markdown(name)}: could not run: {why}"
+    for line in (*decision.get("notes", []), *_not_run(decision)):
+        yield f"- {line}"
 
 
 def decision_lines(decision: Mapping[str, Any]) -> list[str]:
     """What a phase decided, line by line: what the phase says of it, notes, failures."""
     phase = decision["phase"]
     found = final.lines(decision) if phase == final.NAME else phase_named(phase).lines(decision)
-    return [
-        *found,
-        *decision.get("notes", []),
-        *(f"could not run: {name}: {why}" for name, why in decision.get("failures", {}).items()),
-    ]
+    return [*found, *decision.get("notes", []), *_not_run(decision)]
+
+
+def _not_run(decision: Mapping[str, Any]) -> Iterator[str]:
+    """What could not run, so that nothing is known of it."""
+    if "not_run" in decision:
+        yield from map(text.not_run_line, decision["not_run"])
+    else:
+        for name, why in decision.get("failures", {}).items():
+            yield f"could not run: {name}: {why}"

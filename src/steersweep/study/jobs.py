@@ -12,12 +12,13 @@ from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.study.costs import estimate
+from steersweep.study.cuts import Begun, begun
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweep.results import Result, sweep_results
-from steersweep.sweep.settings import make_job
+from steersweep.sweeps.results import Result, sweep_results
+from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
 
 
@@ -25,6 +26,12 @@ class ChangedWeights(SteersweepError):
     """Weights changed under a run; not a model that merely fails."""
 
     exit_code = 2
+
+
+class NothingRan(SteersweepError):
+    """No job of a phase could run, so nothing can be decided."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Jobs:
         self.accept = accept
         self.accept_mismatch = accept_mismatch
         self.say = on_line
+        self._begun = Begun() if cuts.prompts is None else begun(plan, store)
         self._engine = engine
         self._ledger = Ledger(store.root)
         self._on_job = on_job
@@ -133,7 +141,7 @@ class Jobs:
         self.store.write_json(self.store.paths.failures(phase), others | failures)
         self._note_conditions(phase, [job for _, job in jobs])
         if sweeps and len(failures) == len(sweeps) and not all_may_fail:
-            raise SteersweepError(
+            raise NothingRan(
                 f"{phase}: no model could run: "
                 + "; ".join(f"{name}: {why}" for name, why in failures.items())
             )
@@ -182,7 +190,8 @@ class Jobs:
         accepted = name in self.accept
         # A model of the hub stays at the commit this run began with.
         commit = None if accepted else hub_commit(held.get(name, ""))
-        settings = settings_of(self.plan, sweep, self.cuts, commit)
+        cuts = self._begun.cuts_of(self.cuts, sweep.model.model)
+        settings = settings_of(self.plan, sweep, cuts, commit)
         settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
         job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
         fingerprint = job.conditions[0].model_fingerprint

@@ -15,7 +15,7 @@ from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.edit_settings import EditSettings
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 Section = TypeVar("Section")
 
@@ -85,13 +85,11 @@ class Cut:
     Attributes:
         do: `drop-failed-families`, `drop-models` or `fewer-prompts`.
         what: names of families or models.
-        repeats: of each test prompt, or None.
-        prompts: number of test prompts, or None.
+        prompts: number of unique test prompts, or None.
     """
 
     do: str
     what: tuple[str, ...] = ()
-    repeats: int | None = None
     prompts: int | None = None
 
 
@@ -100,16 +98,16 @@ class Dropped:
     """A model left out on purpose.
 
     Attributes:
-        model: hub id.
-        family: its family.
+        model: hub id, or a name of what was left out.
         after: the phase after which to look at it again.
         when: what must have come out for that.
+        family: its family; empty where it belongs to none.
     """
 
     model: str
-    family: str
     after: str
     when: str
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,6 +173,7 @@ class Plan:
         judge: name of the judge.
         seed: of the random control directions.
         prices: USD per hour of kinds of GPU, before the catalog's.
+        prices_as_of: when those prices held, as the plan says; empty: it does not.
         fallback_gpus: where jobs go that do not fit a kind of GPU.
         at_once: jobs of a kind of GPU that may run at the same time.
         timeouts: by phase, seconds after which a job ends that has no timeout of its own.
@@ -202,6 +201,7 @@ class Plan:
     judge: str
     seed: int
     prices: Mapping[str, float]
+    prices_as_of: str
     fallback_gpus: Mapping[str, str]
     at_once: Mapping[str, int]
     timeouts: Mapping[str, int]
@@ -255,6 +255,15 @@ class Plan:
         if gpu in gpu_catalog():
             return float(gpu_catalog()[gpu]["usd_per_hour"])
         raise InputError(f"plan {self.name}: no price for GPU {gpu}; give one under prices")
+
+    def price_set(self, gpu: str) -> Mapping[str, float]:
+        """The set of prices that a kind's price is of, by kind: the plan's, or the catalog's.
+
+        Costs on two kinds of GPU compare only within one.
+        """
+        if gpu in self.prices:
+            return self.prices
+        return {kind: float(facts["usd_per_hour"]) for kind, facts in gpu_catalog().items()}
 
     def concurrency(self, gpu: str) -> int | None:
         """Jobs of a kind of GPU that may run at the same time; None: as many as there is room."""

@@ -15,6 +15,7 @@ from steersweep.core.text_files import shown
 from steersweep.judging.judge import is_judge_name
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import MAX_CONDITIONS, REMOVED
+from steersweep.study.curves import PRECISION_MATTERS
 from steersweep.study.phases.phase import FieldPath, Mention, Phase
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import Plan
@@ -176,6 +177,8 @@ def _mentioned(plan: Plan) -> Iterator[Mention]:
     for name in plan.prompts.extraction:
         yield Mention("method", ["prompts", "extraction", name], name)
     for i, row in enumerate(plan.dropped):
+        if not row.family and row.when == PRECISION_MATTERS:
+            continue
         yield Mention("family", ["dropped", i, "family"], row.family)
     for i, cut in enumerate(plan.cuts):
         families = cut.do == "drop-failed-families"

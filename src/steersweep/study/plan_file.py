@@ -32,7 +32,7 @@ from steersweep.study.plan import (
     strength_of,
 )
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.verdict import Thresholds
 
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -135,6 +135,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         judge=data.get("judge", DEFAULT_JUDGE),
         seed=data.get("seed", 42),
         prices=data.get("prices", {}),
+        prices_as_of=str(data.get("prices_as_of", "")),
         fallback_gpus=data.get("fallback_gpu", {}),
         at_once=data.get("concurrency", {}),
         timeouts=data.get("timeouts", {}),
@@ -145,7 +146,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         dropped=tuple(Dropped(**row) for row in data.get("dropped", [])),
         budget=Budget(budget.get("total"), budget.get("phases", {})),
         cuts=tuple(
-            Cut(cut["do"], tuple(cut.get("what", ())), cut.get("repeats"), cut.get("prompts"))
+            Cut(cut["do"], tuple(cut.get("what", ())), cut.get("prompts"))
             for cut in data.get("cuts", [])
         ),
         tracking=TrackingSettings(**data.get("tracking", {})),
@@ -170,9 +171,14 @@ def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> P
 def with_prices(plan: Plan, file: Path) -> Plan:
     """The plan with prices from a YAML file, `GPU: USD per hour`, over its own and the catalog's.
 
+    A file called `catalog`: the catalog's prices instead of the plan's.
+
     Raises:
         InputError: unreadable, no such mapping, or a GPU that neither plan nor catalog knows.
     """
+    if str(file) == "catalog":
+        kept = {gpu: price for gpu, price in plan.prices.items() if gpu not in gpu_catalog()}
+        return _priced(plan, kept, plan.prices_as_of)
     given = parse_yaml(read_text(file, max_bytes=MAX_BYTES), str(file)).data
     if not isinstance(given, dict):
         raise InputError(f"{file}: must be a mapping such as `A10G: 1.10`")
@@ -183,5 +189,9 @@ def with_prices(plan: Plan, file: Path) -> Plan:
         number = isinstance(price, int | float) and not isinstance(price, bool)
         if not number or not 0 <= price < math.inf:
             raise InputError(f"{file}: {gpu}: {price!r} is no price in USD per hour")
-    prices = {**plan.prices, **given}
-    return replace(plan, prices=prices, written={**plan.written, "prices": prices})
+    return _priced(plan, {**plan.prices, **given}, f"{plan.prices_as_of} {file}".strip())
+
+
+def _priced(plan: Plan, prices: Mapping[str, float], as_of: str) -> Plan:
+    written = {**plan.written, "prices": dict(prices), "prices_as_of": as_of}
+    return replace(plan, prices=prices, prices_as_of=as_of, written=written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.printing import safe_name
@@ -12,13 +12,16 @@ from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import write_result_file
 from steersweep.study import decisions
-from steersweep.study.decisions import Outcome
-from steersweep.study.plan import Plan
-from steersweep.study.sweeps import Cuts, Step
+from steersweep.study.choices import SizeChoice
+from steersweep.study.decisions import FamilyDecision, NotRun, Outcome
+from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.sweeps import Cuts, Step, Sweep
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Jobs
-    from steersweep.sweep.results import Result
+    from steersweep.sweeps.results import Result
+
+Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,30 @@ class Running:
         found = decisions.outcomes_of(results, self.names)
         return [replace(o, family=self.plan.models[o.model].family) for o in found]
 
+    def not_run(
+        self, phase: str, sweeps: Iterable[Sweep], results: Iterable[Result]
+    ) -> list[NotRun]:
+        """Sweeps of a phase that could not run, or not to their end, and why."""
+        failures = self.store.read_json(self.store.paths.failures(phase)) or {}
+        ran = {(result["model_id"], result["quantization"]) for result in results}
+        return [
+            NotRun(
+                sweep.model.name,
+                sweep.model.family,
+                sweep.precision,
+                sweep.step.name,
+                failures[str(sweep)],
+                (sweep.model.model, sweep.precision) in ran,
+            )
+            for sweep in sweeps
+            if str(sweep) in failures
+        ]
+
+    @property
+    def models(self) -> dict[str, PlannedModel]:
+        """The plan's models by id."""
+        return {model.model: model for model in self.plan.models.values()}
+
     @property
     def names(self) -> dict[str, str]:
         """The plan's names of models by id."""
@@ -98,6 +125,6 @@ def plain(value: Any) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(value).items()}
 
 
-def read_back(kind: type[decisions.Stored], entry: Mapping[str, Any]) -> decisions.Stored:
+def read_back(kind: type[Stored], entry: Mapping[str, Any]) -> Stored:
     """What `plain` wrote."""
     return kind(**{**entry, "strength": Strength(**entry["strength"])})

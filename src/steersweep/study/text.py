@@ -6,32 +6,61 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from steersweep.run.condition import REMOVED, Strength
+from steersweep.study.decisions import push_text
+from steersweep.study.depths import row_text
+from steersweep.sweeps.verdict import FLAG_NOTES, TOO_WEAK
+
 
 def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The best condition of each model and method, as a Markdown table."""
+    rows = list(outcomes)
     columns = "model|precision|method|verdict|coherent [95 %]|layer|strength|garbled|prompts"
     yield "| " + columns.replace("|", " | ") + " |"
     yield "|" + "---|" * (columns.count("|") + 1)
-    for row in outcomes:
+    for row in rows:
         low, high = row["interval"]
-        strength = row["strength"]
-        removed = strength["unit"] == "removed"
-        given = "removed" if removed else f"{strength['value']:g} {strength['unit']}"
         yield (
             f"| {row['model']} | {row['precision']} | {row['method']} | {row['outcome']}"
-            f"{_marks(row)} | {row['coherent']:.0%} "
+            f"{marks(row)} | {row['coherent']:.0%} "
             f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
-            f"{given} | {row['garbled']:.0%} | {row['n_unique']} |"
+            f"{push(row)} | {row['garbled']:.0%} | {row['n_unique']} |"
         )
     yield ""
-    yield "`*`: provisional until a person has labelled samples. `?`: the interval crosses a"
-    yield "threshold. Intervals are of the best condition, not corrected for having picked it."
+    yield from (f"{line}." for line in legend(rows))
     yield ""
 
 
-def _marks(row: Mapping[str, Any]) -> str:
+def marks(row: Mapping[str, Any]) -> str:
+    """What stands after a verdict, as `legend` explains it."""
     provisional = "*" if row["provisional"] else ""
-    return provisional if row["certainty"] == "clear" else f"{provisional} ?"
+    weak = " (too weak)" if TOO_WEAK in row["flags"] else ""
+    return f"{provisional}{'' if row['certainty'] == 'clear' else ' ?'}{weak}"
+
+
+def legend(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What marks and intervals of outcomes mean, line by line."""
+    shown = list(rows)
+    names = "; ".join(dict.fromkeys(row["interval_name"] for row in shown if row["interval_name"]))
+    yield "*: provisional until a person has labelled samples"
+    yield f"?: the interval shown crosses a threshold. Intervals: {names}"
+    if any(TOO_WEAK in row["flags"] for row in shown):
+        yield f"too weak: {FLAG_NOTES[TOO_WEAK]}"
+
+
+def push(row: Mapping[str, Any], *, short: bool = False) -> str:
+    """An outcome's strength in both units; `short`: as tables of a terminal have it."""
+    if short and row["strength"]["unit"] != REMOVED.unit:
+        return f"{row['relative_strength']:.2g} ({row['multiplier']:.3g}x)"
+    return push_text(Strength(**row["strength"]), row["multiplier"], row["relative_strength"])
+
+
+def not_run_line(row: Mapping[str, Any]) -> str:
+    """A sweep that could not run, or not to its end, in one line."""
+    what = f"{row['model']} ({row['family']}), {row['step']}, {row['precision']}"
+    if row["finished_some"]:
+        return f"not run to its end: {what}: {row['reason']}"
+    return f"not run, so that nothing is known of it: {what}: {row['reason']}"
 
 
 def family_actions(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -39,7 +68,7 @@ def family_actions(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield "Decisions:"
     yield ""
     for row in families:
-        diverged = "; the methods' verdicts differ" if row["diverged"] else ""
+        diverged = "; the methods' verdicts differ" if row.get("diverged") else ""
         yield f"- **{row['family']}**: {row['action']}. {row['reason']}{diverged}"
     yield ""
 
@@ -54,8 +83,13 @@ def size_curves(curves: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             f"[{p['interval'][0]:.0%}, {p['interval'][1]:.0%}]"
             for p in curve["points"]
         )
-        yield f"- {curve['family']}, {curve['method']}: **{curve['shape']}** ({points})"
+        name = f"{curve['family']}, {curve['method']}"
+        yield f"- {name}: **{curve['shape']}** ({points}){_missing(curve)}"
     yield ""
+
+
+def _missing(curve: Mapping[str, Any]) -> str:
+    return f"; without {', '.join(curve['missing'])}" if curve["missing"] else ""
 
 
 def precision_list(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -66,22 +100,21 @@ def precision_list(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def best_depths(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Where each model is steered best, by method."""
-    yield "Best depth by model and method (layer over layers):"
-    yield ""
-    for row in rows:
-        yield (
-            f"- {row['model']}, {row['method']}: {row['depth']:.2f} "
-            f"({row['coherent']:.0%} coherent)"
-        )
-    yield ""
+def depth_patterns(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """How each model with three depths or more changes over them, as a Markdown list."""
+    shown = list(rows)
+    if shown:
+        yield "Patterns over layers, and whether about 60 % of the depth is best:"
+        yield ""
+        yield from (f"- {row_text(row)}" for row in shown)
+        yield ""
 
 
 def curve_line(curve: Mapping[str, Any]) -> str:
     """A size curve in one line."""
     points = ", ".join(f"{p['model']} {p['coherent_refusal_rate']:.0%}" for p in curve["points"])
-    return f"{curve['family']}, {curve['method']}: size curve {curve['shape']}: {points}"
+    name = f"{curve['family']}, {curve['method']}"
+    return f"{name}: size curve {curve['shape']}: {points}{_missing(curve)}"
 
 
 def precision_line(row: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from steersweep.model.template_options import TemplateOptions
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import VERIFICATION, write_result_file
-from steersweep.sweep.run import RunJob, SweepOutcome, run_sweep
-from steersweep.sweep.settings import SweepSettings, make_settings
+from steersweep.sweeps.run import RunJob, SweepOutcome, run_sweep
+from steersweep.sweeps.settings import SweepSettings, make_settings
 from steersweep.verification.report import GATE, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress

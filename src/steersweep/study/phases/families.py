@@ -13,8 +13,11 @@ from typing import Any
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
+from steersweep.study.curves import triggers
 from steersweep.study.decisions import Action, FamilyDecision
+from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.fields import defined, listing, mapping
+from steersweep.study.phases.growing import Growing
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
 from steersweep.study.running import Running, plain
@@ -192,8 +195,9 @@ class Families(Phase):
             partial = supposed(plan, row.model, action="follow-up", layer=layer)
             for sweep in self.follow_ups(plan, [partial]):
                 yield Expected(sweep, "if partial")
-        for sweep in self.fallbacks(plan):
-            yield Expected(sweep, "if all fail")
+        if section.fallback is not None:
+            for sweep in self.fallbacks(plan, section.fallback.model):
+                yield Expected(sweep, "if none goes on")
 
     def sweeps(self, plan: Plan) -> list[Sweep]:
         """Every listed model at its layers with the standard strength."""
@@ -213,7 +217,7 @@ class Families(Phase):
 
     def follow_ups(self, plan: Plan, decided: Iterable[FamilyDecision]) -> list[Sweep]:
         """More layers and strengths for partial families, their best layer so far included."""
-        from steersweep.sweep.expansion import distinct_layers
+        from steersweep.sweeps.expansion import distinct_layers
 
         section = plan.section(FamilySweep)
         more = section.follow_up
@@ -234,8 +238,8 @@ class Families(Phase):
             if decision.action == "follow-up"
         ]
 
-    def fallbacks(self, plan: Plan) -> list[Sweep]:
-        """Where every family failed: one model, many layers and strengths."""
+    def fallbacks(self, plan: Plan, model: str) -> list[Sweep]:
+        """Where no family goes on: many layers and strengths for a model."""
         section = plan.section(FamilySweep)
         last = section.fallback
         if last is None:
@@ -243,7 +247,7 @@ class Families(Phase):
         return [
             Sweep(
                 self.fallback,
-                plan.models[last.model],
+                plan.models[model],
                 section.methods,
                 last.layers,
                 last.strengths,
@@ -252,57 +256,63 @@ class Families(Phase):
         ]
 
     def run(self, study: Running) -> dict[str, Any]:
-        """The sweeps, then the follow-up of what is partial, then the fallback if all failed."""
+        """The sweeps, then the follow-up of what is partial, then the fallback if none goes on."""
         from steersweep.study import analysis
 
-        plan = study.plan
-
-        def decide(followed_up: list[str]) -> list[FamilyDecision]:
-            outcomes = study.outcomes(results)
-            return decisions.decide_families(outcomes, followed_up=followed_up)
-
-        sweeps = self.sweeps(plan)
-        results = study.jobs.run(self.name, sweeps)
-        decided = decide([])
+        plan, sweeps = study.plan, Growing(study, self.name)
+        sweeps.run(self.sweeps(plan))
+        decided = decisions.decide_families(sweeps.outcomes(), not_run=sweeps.not_run())
         follow_up = self.follow_ups(plan, decided)
         followed = [sweep.model.family for sweep in follow_up]
         if follow_up:
-            sweeps += follow_up
-            results = study.jobs.run(self.name, sweeps)
-            decided = decide(followed)
-        fallback = self.fallbacks(plan) if decisions.all_failed(decided) else []
-        if fallback:
-            sweeps += fallback
-            results = study.jobs.run(self.name, sweeps)
-            decided = decide([*followed, *(sweep.model.family for sweep in fallback)])
-        study.write_results(self.family, results)
-        swept = {decision.family for decision in decided}
-        known = [found for found in confirmed(plan) if found.family not in swept]
+            sweeps.run(follow_up)
+            decided = decisions.decide_families(
+                sweeps.outcomes(), followed_up=followed, not_run=sweeps.not_run()
+            )
+        fallback_notes: list[str] = []
+        if decisions.none_goes_on(decided):
+            fallback_notes, families = self._fall_back(plan, sweeps)
+            followed += families
+            decided = decisions.decide_families(
+                sweeps.outcomes(), followed_up=followed, not_run=sweeps.not_run()
+            )
+        study.write_results(self.family, sweeps.results)
+        known, gone = confirmed(plan), sweeps.not_run()
+        best = {d.family: d.coherent for d in decided if d.coherent is not None}
         return {
-            "families": [plain(decision) for decision in [*decided, *known]],
-            "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
-            "methods": analysis.compare_methods(results),
-            "layer_cosines": analysis.layer_cosines(results, study.store),
+            "families": [
+                *map(plain, decided),
+                *(plain(d) for d in known if d.family not in best),
+                *decisions.untested_families(decided, known, gone),
+            ],
+            "outcomes": [plain(outcome) for outcome in sweeps.outcomes()],
+            "not_run": [plain(found) for found in gone],
+            "methods": analysis.compare_methods(sweeps.results),
+            "depths": depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed),
+            "layer_cosines": analysis.layer_cosines(sweeps.results, study.store),
             "followed_up": followed,
-            "notes": self._notes(plan, decided, known, fell_back=bool(fallback)),
+            "notes": [
+                *fallback_notes,
+                *decisions.family_notes(decided, known, gone),
+                *triggers(plan.dropped, self.name, coherent=best),
+            ],
         }
 
-    def _notes(
-        self,
-        plan: Plan,
-        decided: list[FamilyDecision],
-        known: list[FamilyDecision],
-        *,
-        fell_back: bool,
-    ) -> list[str]:
-        notes = []
-        if fell_back:
-            notes.append("every family failed; the fallback swept more layers and strengths")
-        if decisions.all_failed(decided):
-            names = ", ".join(found.family for found in known) or "no family"
-            notes.append(f"steering works in {names} only: a negative result for the others")
-        best = {d.family: d.coherent for d in decided if d.coherent is not None}
-        return notes + decisions.triggers(plan.dropped, self.name, shapes={}, coherent=best)
+    def _fall_back(self, plan: Plan, sweeps: Growing) -> tuple[list[str], list[str]]:
+        """Run the fallback on the first model that can; what to say of it, and whose family."""
+        section = plan.section(FamilySweep)
+        if section.fallback is None:
+            return [], []
+        planned = section.fallback.model
+        names = [row.model for row in section.models]
+        models = decisions.fallback_models(planned, names, sweeps.outcomes(), sweeps.not_run())
+        for model in models:
+            sweeps.run(self.fallbacks(plan, model))
+            if model not in {gone.model for gone in sweeps.not_run(self.fallback.name)}:
+                moved = "" if model == planned else f", since {planned} could not run"
+                note = f"the fallback swept more layers and strengths of {model}{moved}"
+                return [note], [plan.models[model].family]
+        return ["the fallback could not run on any model, and has swept nothing"], []
 
     # -- what it found -----------------------------------------------------------------------------
 
@@ -312,11 +322,13 @@ class Families(Phase):
             yield from text.outcome_table(decision["outcomes"])
         if decision["families"]:
             yield from text.family_actions(decision["families"])
+        yield from text.depth_patterns(decision["depths"])
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         for row in decision["families"]:
             yield f"{row['family']}: {row['action']}: {row['reason']}"
+        yield from map(row_text, decision["depths"])
 
 
 def confirmed(plan: Plan) -> list[FamilyDecision]:

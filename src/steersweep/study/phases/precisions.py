@@ -6,13 +6,15 @@ The first precision is the reference: what it found is tried in the others too
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steersweep.budget.ledger import Ledger
 from steersweep.run.condition import LayerChoice
 from steersweep.study import text
-from steersweep.study.decisions import SizeChoice
+from steersweep.study.choices import SizeChoice
+from steersweep.study.curves import triggers
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES, TAKEN_BY
@@ -21,6 +23,7 @@ from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
 
 PRESERVED_FROM = 0.9
+ALPHA = 0.05  # below which a corrected p says that a precision matters
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class PrecisionSweep:
     Attributes:
         precisions: what each model runs in, the reference first.
         methods: ways to find a direction.
-        tiers: sizes of the best family.
+        tiers: how many sizes of the best family.
+        named: by family, which sizes.
         also: models of other families, if they work.
         preserved_from: cosine from which a direction counts as preserved.
     """
@@ -38,6 +42,7 @@ class PrecisionSweep:
     precisions: tuple[str, ...]
     methods: tuple[str, ...]
     tiers: int
+    named: Mapping[str, tuple[str, ...]]
     also: tuple[str, ...]
     preserved_from: float
 
@@ -50,7 +55,15 @@ _FIELDS = {
             "methods": defined("methods"),
             "tiers": {"type": "integer", "minimum": 1, "maximum": 100},
         },
-        {"also": listing(defined("text")), "preserved_from": defined("rate")},
+        {
+            "sizes": {
+                "description": "by family, the models that stand for it, from small to large",
+                "type": "object",
+                "additionalProperties": listing(defined("text"), at_least=1),
+            },
+            "also": listing(defined("text")),
+            "preserved_from": defined("rate"),
+        },
     )
 }
 
@@ -62,6 +75,7 @@ class Precisions(Phase):
     number = "3"
     title = "Phase 3: precision"
     gate = "R3"
+    reconsiders = True
     needs = _NEEDS
     step = Step(
         name,
@@ -83,6 +97,7 @@ class Precisions(Phase):
             tuple(section["precisions"]),
             tuple(section["methods"]),
             section["tiers"],
+            {family: tuple(names) for family, names in section.get("sizes", {}).items()},
             tuple(section.get("also", ())),
             section.get("preserved_from", PRESERVED_FROM),
         )
@@ -92,8 +107,13 @@ class Precisions(Phase):
         section = plan.section(PrecisionSweep)
         for i, name in enumerate(section.also):
             yield Mention("model", [self.name, "also", i], name)
+        for family, names in section.named.items():
+            yield Mention("family", [self.name, "sizes", family], family)
+            for i, name in enumerate(names):
+                yield Mention("model", [self.name, "sizes", family, i], name)
         yield from methods_mentioned([self.name], section.methods)
-        chosen = section.tiers + len(section.also)
+        most = max([section.tiers, *map(len, section.named.values())])
+        chosen = most + max(1, len(section.also))
         count = chosen * len(section.precisions) * len(section.methods)
         yield Mention("conditions", [self.name], number=count)
 
@@ -105,51 +125,71 @@ class Precisions(Phase):
     # -- what it runs ------------------------------------------------------------------------------
 
     def ahead(self, ahead: Ahead) -> Iterator[Expected]:
-        """As if the family whose largest sizes cost most were chosen, and all of `also` too."""
-        plan, section = ahead.plan, ahead.plan.section(PrecisionSweep)
+        """As if the models that cost most were chosen: of a family, and of `also` or a second."""
+        section = ahead.plan.section(PrecisionSweep)
         sized = {e.sweep.model.name: e.sweep for e in ahead.before if e.sweep.step == SIZES.size}
-        also = [sized[name] for name in section.also if name in sized]
-        families: dict[str, list[tuple[tuple[float, float], list[Sweep]]]] = {}
+        made = {name: self._dearest(ahead, sweep) for name, sweep in sized.items()}
+
+        def cost(names: Iterable[str]) -> tuple[float, float]:
+            costs = [ahead.cost(sweep) for name in names for sweep in made[name]]
+            return sum(usd for usd, _ in costs), sum(seconds for _, seconds in costs)
+
+        families: dict[str, list[str]] = {}
         for name, sweep in sized.items():
-            if name not in section.also:
-                made = self._expected(plan, sweep)
-                cost = (sum(ahead.cost(s)[0] for s in made), sum(ahead.cost(s)[1] for s in made))
-                families.setdefault(sweep.model.family, []).append((cost, made))
-        dearest: tuple[tuple[float, float], list[Sweep]] = ((0.0, 0.0), [])
-        for members in families.values():
-            taken = sorted(members, key=lambda member: member[0])[-section.tiers :]
-            cost = (sum(c[0] for c, _ in taken), sum(c[1] for c, _ in taken))
-            made = [sweep for _, sweeps in taken for sweep in sweeps]
-            dearest = max(dearest, (cost, made), key=lambda found: found[0])
-        chosen = [*dearest[1], *(s for sweep in also for s in self._expected(plan, sweep))]
+            families.setdefault(sweep.model.family, []).append(name)
+        ends: list[list[str]] = []
+        for family, names in families.items():
+            count = len(section.named.get(family, ())) or section.tiers
+            own = sorted(names, key=lambda name: cost([name]))[-count:]
+            also = [name for name in section.also if name in sized and name not in own]
+            second = max(
+                ([name] for name in sized if sized[name].model.family != family),
+                key=cost,
+                default=[],
+            )
+            ends.append(own + max(also, second, key=cost))
+        chosen = [sweep for name in max(ends, key=cost, default=[]) for sweep in made[name]]
         for precision in section.precisions:
             for sweep in chosen:
                 if sweep.precision == precision:
                     yield Expected(sweep, "if chosen after phase 2")
 
-    def _expected(self, plan: Plan, sized: Sweep) -> list[Sweep]:
-        """Every sweep of a model that works where phase 2 is supposed to steer it."""
-        layer = str(sized.layers[0].index(sized.model.n_layers))
-        choice = SizeChoice(
-            sized.model.name, sized.model.family, "", int(layer), sized.strengths[0], ""
-        )
-        reference = plan.section(PrecisionSweep).precisions[0]
-        return [
-            sweep if sweep.precision == reference else sweep.expecting([reference])
-            for sweep in self.sweeps(plan, [choice])
-        ]
+    def _dearest(self, ahead: Ahead, sized: Sweep) -> list[Sweep]:
+        """Every sweep of a model that works where phase 2 steers it, with what may have worked."""
+        reference = ahead.plan.section(PrecisionSweep).precisions[0]
+
+        def made(methods: tuple[str, ...]) -> list[Sweep]:
+            choice = SizeChoice(
+                sized.model.name,
+                sized.model.family,
+                "",
+                sized.layers[0].index(sized.model.n_layers),
+                sized.strengths[0],
+                "",
+                methods,
+            )
+            return [
+                sweep if sweep.precision == reference else sweep.expecting([reference])
+                for sweep in self.sweeps(ahead.plan, [choice])
+            ]
+
+        ways = [made(sized.methods), *(made((method,)) for method in sized.methods)]
+        return max(ways, key=lambda sweeps: sum(ahead.cost(sweep)[1] for sweep in sweeps))
 
     def sweeps(self, plan: Plan, choices: Sequence[SizeChoice]) -> list[Sweep]:
         """The chosen models at their best layer in every precision.
 
-        All but the reference's lack its directions, which are only known once it has run.
+        Each runs with those of the phase's methods that worked for it, or with the best that did
+        where none of them has. All but the reference's lack its directions, which are only known
+        once it has run.
         """
         section = plan.section(PrecisionSweep)
         return [
             Sweep(
                 self.step,
                 plan.models[choice.model],
-                section.methods,
+                tuple(method for method in section.methods if method in choice.methods)
+                or tuple(choice.methods[:1]),
                 (LayerChoice(str(choice.layer_idx)),),
                 (choice.strength,),
                 precision,
@@ -177,10 +217,16 @@ class Precisions(Phase):
         if results:
             study.write_results(self.step, results)
         preserved_from = study.plan.section(PrecisionSweep).preserved_from
+        rows = analysis.precision_comparison(results, study.store, preserved_from)
+        total = study.plan.budget.total
+        left = None if total is None else max(0.0, total - Ledger(study.store.root).spent())
         return {
             "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
-            "precisions": analysis.precision_comparison(results, study.store, preserved_from),
-            "notes": [],
+            "not_run": [plain(gone) for gone in study.not_run(self.name, sweeps, results)],
+            "precisions": rows,
+            "notes": triggers(
+                study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left
+            ),
         }
 
     # -- what it found -----------------------------------------------------------------------------
@@ -197,6 +243,21 @@ class Precisions(Phase):
         for row in decision["precisions"]:
             yield text.precision_line(row)
             yield from (f"  {line}" for line in text.borrowed_lines(row))
+
+
+def sensitive(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where a precision changed the rate (corrected p below 0.05) or the direction."""
+    found = []
+    for row in rows:
+        changed = [
+            precision
+            for precision, p in zip(row["precisions"][1:], row["p_vs_first_holm"][1:], strict=True)
+            if p < ALPHA
+        ]
+        found += [f"{row['model']} refuses otherwise in {precision}" for precision in changed]
+        if not row["preserved"]:
+            found.append(f"{row['model']}: the direction is not preserved")
+    return found
 
 
 PRECISIONS = Precisions()

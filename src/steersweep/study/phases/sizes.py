@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from steersweep.run.condition import LayerChoice
-from steersweep.study import decisions, text
+from steersweep.study import text
+from steersweep.study.choices import choose_for_precision
+from steersweep.study.curves import SizeCurve, triggers
 from steersweep.study.decisions import FamilyDecision
+from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.families import FAMILIES, FamilySweep, supposed
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
@@ -39,13 +42,15 @@ class SizeSweep:
     Attributes:
         methods: ways to find a direction.
         validation: of layers, before; or None.
-        tiers: sizes of the best family that the next phase takes.
+        tiers: how many sizes of the best family the next phase takes.
+        named: by family, which sizes it takes.
         also: models of other families that it takes if they work.
     """
 
     methods: tuple[str, ...]
     validation: Validation | None
     tiers: int
+    named: Mapping[str, tuple[str, ...]]
     also: tuple[str, ...]
 
 
@@ -108,6 +113,7 @@ class Sizes(Phase):
                 tuple(check["methods"]),
             ),
             following.get("tiers", 3),
+            {family: tuple(names) for family, names in following.get("sizes", {}).items()},
             tuple(following.get("also", ())),
         )
 
@@ -201,9 +207,12 @@ class Sizes(Phase):
 
         plan = study.plan
         families = [
-            read_back(FamilyDecision, entry) for entry in study.decision(FAMILIES.name)["families"]
+            read_back(FamilyDecision, entry)
+            for entry in study.decision(FAMILIES.name)["families"]
+            if entry["action"] != "not-run"
         ]
-        found = study.jobs.run(self.name, self.validations(plan, families, study.cuts))
+        checks = self.validations(plan, families, study.cuts)
+        found = study.jobs.run(self.name, checks, all_may_fail=True)
         study.write_by_family(self.validation, found)
         validated = {
             outcome.model: LayerChoice(str(outcome.layer_idx)) for outcome in study.outcomes(found)
@@ -212,25 +221,28 @@ class Sizes(Phase):
         results = study.jobs.run(self.name, sweeps)
         study.write_by_family(self.size, results)
         outcomes = study.outcomes(results)
-        curves = analysis.size_curves(outcomes, list(plan.models), plan.flat_within)
+        by_family = {model.family: plan.family(model.family) for model in plan.models.values()}
+        sizes = {family: [m.name for m in models] for family, models in by_family.items()}
+        curves = analysis.size_curves(outcomes, sizes, plan.flat_within)
         section = plan.section(SizeSweep)
-        choices = decisions.choose_for_precision(
-            outcomes, list(plan.models), tiers=section.tiers, also=section.also
+        choices = choose_for_precision(
+            outcomes,
+            list(plan.models),
+            tiers=section.tiers,
+            named=section.named,
+            also=section.also,
         )
         notes = [] if choices else ["no model works at its layer; phase 3 has nothing to run"]
-        shapes = {
-            curve["family"]: (curve["shape"], curve["largest_is_best"])
-            for curve in curves
-            if curve["method"] == "dim"
-        }
+        gone = study.not_run(self.name, [*checks, *sweeps], [*found, *results])
         return {
             "validated_layers": {name: choice.text for name, choice in validated.items()},
             "outcomes": [plain(outcome) for outcome in outcomes],
+            "not_run": [plain(entry) for entry in gone],
             "curves": curves,
             "methods": analysis.compare_methods(results),
+            "depths": depth_rows(found, study.models, plan.flat_within, seed=plan.seed),
             "phase3": [plain(choice) for choice in choices],
-            "notes": notes
-            + decisions.triggers(plan.dropped, self.name, shapes=shapes, coherent={}),
+            "notes": notes + triggers(plan.dropped, self.name, curves=best_curves(curves)),
         }
 
     # -- what it found -----------------------------------------------------------------------------
@@ -241,6 +253,7 @@ class Sizes(Phase):
             yield from text.outcome_table(decision["outcomes"])
         if decision["curves"]:
             yield from text.size_curves(decision["curves"])
+        yield from text.depth_patterns(decision["depths"])
         if decision["phase3"]:
             yield "Chosen for phase 3:"
             yield ""
@@ -252,6 +265,7 @@ class Sizes(Phase):
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         yield from map(text.curve_line, decision["curves"])
+        yield from map(row_text, decision["depths"])
         for choice in decision["phase3"]:
             yield f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
 
@@ -264,6 +278,19 @@ def going_on(decided: Iterable[FamilyDecision], cuts: Cuts) -> list[FamilyDecisi
         if decision.action in ("continue", "continue-with-caveat")
         and not (decision.family in cuts.families and decision.action != "continue")
     ]
+
+
+def best_curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, SizeCurve]:
+    """By family, the curve of the method with the highest rate; the first of equals."""
+    highest: dict[str, float] = {}
+    found = {}
+    for row in rows:
+        rates = tuple(point["coherent_refusal_rate"] for point in row["points"])
+        if max(rates) > highest.get(row["family"], -1.0):
+            highest[row["family"]] = max(rates)
+            has_largest = row["largest"] not in row["missing"]
+            found[row["family"]] = SizeCurve(row["shape"], rates, has_largest)
+    return found
 
 
 def _may_go_on(plan: Plan) -> tuple[list[FamilyDecision], set[str]]:

@@ -64,6 +64,7 @@ class Verification(Phase):
         results="v3_cosmic_verification",
         run="{model}-{method}",
         function="verify_{model}",
+        is_cut=False,
     )
     steps = (step,)
     fields = _FIELDS

@@ -48,7 +48,7 @@ from steersweep.run.condition import (
 )
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
-from steersweep.sweep.expansion import expand
+from steersweep.sweeps.expansion import expand
 from steersweep.work.job import Job
 
 DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")

@@ -18,7 +18,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.verdict import TOO_WEAK, Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -136,7 +136,7 @@ def _result(
         },
         "judge": steered[0][0].judge,
         "verdict": {
-            **_verdict(best, no_steering, control, len(conditions), thresholds),
+            **_verdict(best, no_steering, control, conditions, thresholds),
             "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
         },
         "timestamp": newest.timestamp,
@@ -194,8 +194,13 @@ def _compare_methods(results: Sequence[Result], store: RunFolder) -> None:
 
 
 def _verdict(
-    best: Result, unsteered: Result | None, control: Result | None, n: int, thresholds: Thresholds
+    best: Result,
+    unsteered: Result | None,
+    control: Result | None,
+    conditions: Sequence[Result],
+    thresholds: Thresholds,
 ) -> Result:
+    n = len(conditions)
     decided = asdict(
         verdict(
             coherent_refusal_rate=best["coherent_refusal_rate"],
@@ -212,6 +217,8 @@ def _verdict(
         flags.append("random-refuses-too")
     if any(entry is not None and entry.get("unjudged") for entry in (best, unsteered, control)):
         flags.append("unjudged")
+    if decided["outcome"] == "fails" and is_too_weak(conditions, unsteered):
+        flags.append(TOO_WEAK)
     if best["n_unique"] < FEW_PROMPTS:
         flags.append("few-prompts")
     return {
@@ -238,6 +245,41 @@ def _verdict(
             )
         },
     }
+
+
+def is_too_weak(conditions: Iterable[Result], unsteered: Result | None) -> bool:
+    """Whether steering changed next to nothing in any cell, so that nothing follows from it.
+
+    In each cell no more answers are garbled or refused than without steering, and at least half of
+    them are the unsteered ones: word for word, or through half of the longer one, since a greedy
+    answer goes its own way from the first word that a push changes. A direction that is removed is
+    removed wholly, which is never too weak.
+
+    Args:
+        conditions: cells of a result.
+        unsteered: the control on the same prompts; without one nothing can be said.
+    """
+    if unsteered is None:
+        return False
+    plain = {sample["prompt"]: sample["response"] for sample in unsteered["samples"]}
+    rates = ("garbled_rate", "refusal_rate")
+    for entry in conditions:
+        if entry["multiplier"] == 0:
+            return False
+        pairs = [
+            (sample["response"], plain[sample["prompt"]])
+            for sample in entry["samples"]
+            if sample["prompt"] in plain
+        ]
+        same = sum(_is_unchanged(*pair) for pair in pairs)
+        if any(entry[rate] > unsteered[rate] for rate in rates) or 2 * same < max(1, len(pairs)):
+            return False
+    return True
+
+
+def _is_unchanged(steered: str, plain: str) -> bool:
+    half = (max(len(steered), len(plain)) + 1) // 2
+    return steered[:half] == plain[:half]
 
 
 def _against_unsteered(conditions: Sequence[Result], unsteered: Result | None) -> None:

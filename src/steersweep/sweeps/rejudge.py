@@ -22,8 +22,8 @@ from steersweep.judging.quality import Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED, Judgement, rates_of
-from steersweep.sweep.results import best_condition
-from steersweep.sweep.verdict import Thresholds, verdict
+from steersweep.sweeps.results import best_condition
+from steersweep.sweeps.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 OnProgress = Callable[[int, int], None]

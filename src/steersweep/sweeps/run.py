@@ -13,9 +13,9 @@ from steersweep.people.problems import problems
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.run.result_files import write_result_file
-from steersweep.sweep.results import Result, sweep_results
-from steersweep.sweep.settings import SweepSettings, make_job
-from steersweep.sweep.verdict import Thresholds
+from steersweep.sweeps.results import Result, sweep_results
+from steersweep.sweeps.settings import SweepSettings, make_job
+from steersweep.sweeps.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.worker import run_job
 
