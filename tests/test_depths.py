@@ -94,7 +94,7 @@ def result(
         "method": method,
         "n_layers": N_LAYERS,
         "conditions": entries,
-        "verdict": {"best": {"key": f"{best}"}},
+        "verdict": {"best": {"key": f"{best}"}, "flags": []},
     }
 
 
@@ -105,10 +105,13 @@ def rows(*results: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("refused", "answer", "why"),
     [
-        ({4: 0, 12: 28, 16: 1}, "yes", "within 50 to 70 %"),
-        ({4: 29, 12: 3, 16: 1}, "no", "outside 50 to 70 %"),
+        ({4: 0, 12: 28, 16: 1}, "yes", "lies within 50 to 70 % (p 1.5e-08"),
+        ({4: 29, 12: 3, 16: 1}, "no", "lies beyond 50 to 70 % (p 3e-08"),
         ({4: 30, 12: 30, 16: 30}, "no", "no depth differs"),
-        ({4: 14, 12: 15, 16: 3}, "undecided", "reaches beyond"),
+        ({4: 14, 12: 15, 16: 3}, "undecided", "may be equal (p 1 "),
+        # On few prompts, one refused at every depth that another is: never turned round by a
+        # bootstrap, and yet no evidence.
+        ({4: 4, 12: 9, 16: 1}, "undecided", "may be equal (p 0.062"),
         ({10: 0, 12: 30, 14: 0}, "undecided", "no layer was tested below 50 %"),
         ({4: 0, 8: 3, 12: 30}, "undecided", "no layer was tested above 70 %"),
         ({4: 0, 16: 30, 18: 20}, "undecided", "no layer was tested between 50 and 70 %"),
@@ -122,6 +125,15 @@ def test_the_question_is_answered_only_where_the_interval_answers_it(
     assert (row["about_60_is_best"], row["family"], row["model"]) == (answer, "gemma", "g9")
     assert why in row["why"]
     assert bool(row["needed"]) == (answer == "undecided")
+
+
+def test_a_push_too_weak_has_no_pattern() -> None:
+    found = result({4: 0, 12: 0, 16: 0})
+    assert rows(found)[0]["pattern"] == "flat"
+    found["verdict"]["flags"] = ["too-weak"]
+    (row,) = rows(found)
+    assert (row["pattern"], row["about_60_is_best"]) == ("undecided", "undecided")
+    assert row["needed"] == "stronger pushes"
 
 
 def test_a_size_at_one_carried_layer_has_no_best_depth() -> None:
@@ -167,9 +179,10 @@ def test_sentences_count_no_family_that_was_not_asked() -> None:
     assert answer_by_family([yes, cosmic], {"gemma": "cosmic"}) == {"gemma": "no"}
     assert answer_by_family([yes, cosmic], {"gemma": "dim"}) == {"gemma": "yes"}
     assert row_text(yes) == (
-        "g9, dim at 0.34 to 0.46 of the residual norm: pattern peak over 3 depths and 30 prompts, "
-        "best at 0.60 [0.60, 0.60] (95 % bootstrap) with 93% coherent, since the interval of the "
-        "best depth lies within 50 to 70 %"
+        "g9, dim at multiplier 15 = 0.34 to 0.46 of the residual norm: pattern peak over 3 depths "
+        "and 30 prompts, "
+        "best at 0.60 [0.60, 0.60] (95 % bootstrap) with 93% coherent, since the best depth lies "
+        "within 50 to 70 % (p 1.5e-08 for the best depth within against beyond)"
     )
     said = family_sentence("gemma", [yes], "yes")
     assert said.startswith("gemma: about 60 % of the depth is best (g9, dim")

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from steersweep.core.statistics import wilson
-from steersweep.run.condition import Strength
+from steersweep.core.statistics import mcnemar, wilson
+from steersweep.run.condition import REMOVED, Strength
 from steersweep.run.label import Label
 from steersweep.study.curves import differences, is_flat, is_peak
 from steersweep.study.plan import PlannedModel
 from steersweep.sweeps.results import coherent_refusals
+from steersweep.sweeps.verdict import TOO_WEAK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,7 @@ Pattern = Literal["peak", "gradual", "flat", "none", "undecided"]
 Answer = Literal["yes", "no", "undecided"]
 
 FEWEST_DEPTHS = 3
+ALPHA = 0.05
 ABOUT_60 = (0.5, 0.7)  # what counts as about 60 % of the depth
 _RESAMPLES = 2000
 _BOTH_Z = 1.96 + 0.84  # two-sided level 0.05, power 0.8
@@ -148,7 +150,14 @@ def _row(
     pattern = layer_pattern(intervals, flat_within)
     inside = [is_about_60(layer, n_layers) for layer in layers]
     interval = None if found is None else found[1]
-    answer, why = _answer(pattern, layers, inside, depths, interval)
+    p = p_within_beyond(refused, inside)
+    answer, why = _answer(layers, inside, depths, interval, p)
+    if pattern == "flat" and found is not None:
+        answer, why = "no", "no depth differs from another"
+    more = needed(refused, layers, inside, n_layers)
+    if TOO_WEAK in result["verdict"]["flags"]:
+        pattern, answer, why = "undecided", "undecided", "every push was too weak"
+        more = "stronger pushes"
     return {
         "family": model.family,
         "model": model.name,
@@ -177,9 +186,10 @@ def _row(
         "best_layer": None if found is None else layers[found[0]],
         "best_depth": None if found is None else depths[found[0]],
         "best_depth_interval": None if interval is None else list(interval),
+        "p_within_beyond": p,
         "about_60_is_best": answer,
         "why": why,
-        "needed": needed(refused, layers, inside, n_layers) if answer == "undecided" else "",
+        "needed": more if answer == "undecided" else "",
     }
 
 
@@ -190,26 +200,52 @@ def is_about_60(layer: int, n_layers: int) -> bool:
 
 
 def _answer(
-    pattern: Pattern,
     layers: Sequence[int],
     inside: Sequence[bool],
     depths: Sequence[float],
     interval: tuple[float, float] | None,
+    p: float | None,
 ) -> tuple[Answer, str]:
-    """Whether about 60 % of the depth is best, and why that is or is not known."""
+    """Whether about 60 % of the depth is best, and why that is or is not known.
+
+    Both must say so: the bootstrap interval of the best depth, and the difference between the best
+    depth within 50 to 70 % and the best one beyond. With few prompts the first alone is too narrow.
+    """
     if interval is None:
         return "undecided", "nothing is refused at any depth"
-    if pattern == "flat":
-        return "no", "no depth differs from another"
     low, high = interval
     among = [is_in for d, is_in in zip(depths, inside, strict=True) if low <= d <= high]
-    if not any(among) and any(inside):
-        return "no", "the interval of the best depth lies outside 50 to 70 %"
+    differs = p is not None and p < ALPHA
+    test = "" if p is None else f" (p {p:.2g} for the best depth within against beyond)"
+    if any(inside) and not any(among) and differs:
+        return "no", f"the best depth lies beyond 50 to 70 %{test}"
     if missing := _missing(layers, inside):
         return "undecided", f"no layer was tested {missing[0]}"
+    if not differs:
+        return "undecided", f"the best depth within 50 to 70 % and beyond may be equal{test}"
     if all(among):
-        return "yes", "the interval of the best depth lies within 50 to 70 %"
-    return "undecided", "the interval of the best depth reaches beyond 50 to 70 %"
+        return "yes", f"the best depth lies within 50 to 70 %{test}"
+    return "undecided", "the interval of the best depth reaches across the edge of 50 to 70 %"
+
+
+def p_within_beyond(refused: NDArray[np.bool_], inside: Sequence[bool]) -> float | None:
+    """McNemar's p for the best depth within 50 to 70 % against the best beyond; None without both.
+
+    Args:
+        refused: see `best_depth`.
+        inside: which depths lie at about 60 % of the depth.
+    """
+    if all(inside) or not any(inside):
+        return None
+    return mcnemar(*_best_rows(refused, inside))
+
+
+def _best_rows(refused: NDArray[np.bool_], inside: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+    """By prompt, refusals at the best depth within 50 to 70 %, and at the best one beyond."""
+    counts = refused.sum(1)
+    within = max((i for i, is_in in enumerate(inside) if is_in), key=lambda i: counts[i])
+    beyond = max((i for i, is_in in enumerate(inside) if not is_in), key=lambda i: counts[i])
+    return refused[within].tolist(), refused[beyond].tolist()
 
 
 def _missing(layers: Sequence[int], inside: Sequence[bool]) -> list[str]:
@@ -243,21 +279,15 @@ def needed(
         return "stronger pushes, or another model: none of these layers is steered"
     if missing := _missing(layers, inside):
         return f"layers {' and '.join(missing)}"
-    import numpy as np
-
-    is_in = np.array(inside)
-    counts = refused.sum(1)
-    within, without = (
-        refused[np.flatnonzero(some)[counts[some].argmax()]] for some in (is_in, ~is_in)
-    )
-    n = refused.shape[1]
-    difference = abs(float(within.mean() - without.mean()))
+    within, beyond = _best_rows(refused, inside)
+    n = len(within)
+    difference = abs(sum(within) - sum(beyond)) / n
     if difference == 0:
         return (
             f"more than these {n} prompts, on which the best depths within and beyond 50 to 70 % "
             f"are equally good, or layers between them"
         )
-    discordant = float((within != without).mean())
+    discordant = sum(a != b for a, b in zip(within, beyond, strict=True)) / n
     prompts = math.ceil(_BOTH_Z**2 * discordant / difference**2)
     return f"about {max(prompts, n + 1)} unique prompts instead of {n}"
 
@@ -307,8 +337,7 @@ def family_sentence(family: str, rows: Sequence[Mapping[str, Any]], answer: Answ
 
 def row_text(row: Mapping[str, Any]) -> str:
     """A model's pattern over layers in words, with what would decide where it is undecided."""
-    low, high = row["relative_range"]
-    name = f"{row['model']}, {row['method']} at {low:.2g} to {high:.2g} of the residual norm"
+    name = f"{row['model']}, {row['method']} at {pushes_text(row)}"
     tested = f"{len(row['points'])} depths and {row['n_unique']} prompts"
     if row["best_depth"] is None:
         best = "no depth is best"
@@ -320,6 +349,17 @@ def row_text(row: Mapping[str, Any]) -> str:
         )
     more = f"; to decide: {row['needed']}" if row["needed"] else ""
     return f"{name}: pattern {row['pattern']} over {tested}, {best}, since {row['why']}{more}"
+
+
+def pushes_text(row: Mapping[str, Any]) -> str:
+    """The strength of a row in both units."""
+    strength = Strength(**row["strength"])
+    if strength == REMOVED:
+        return str(strength)
+    low, high = (f"{end:.2g}" for end in row["relative_range"])
+    relative = f"{low if low == high else f'{low} to {high}'} of the residual norm"
+    asked = f"multiplier {strength.value:g} = " if strength.unit == "multiplier" else ""
+    return asked + relative
 
 
 def overall_sentence(answers: Mapping[str, Answer], not_asked: Mapping[str, str]) -> str:
