@@ -445,13 +445,12 @@ VERIFIED = {"model": "q3", "layer": 0.5, "strength": {"relative": 0.3}, "expect"
 def missed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study whose reproduction run missed what was expected of it."""
     folder = tmp_path_factory.mktemp("missed") / "run"
-    with (
-        pytest.MonkeyPatch.context() as patched,
-        pytest.raises(GateStop, match=r"approve .*run R0 --by NAME --note REASON") as stopped,
-    ):
+    match = r"approve .*run R0 --by NAME --note REASON"
+    with pytest.MonkeyPatch.context() as patched:
         # All of them take half a minute, and are compared in test_verification.
         patched.setattr("steersweep.methods.official.built_in_fixtures", lambda: LLAMA)
-        run_study(verifying(), folder, StudyOptions(until="verification"))
+        with pytest.raises(GateStop, match=match) as stopped:
+            run_study(verifying(), folder, StudyOptions(until="verification"))
     assert "the reproduction on lab:qwen-3b reached" in str(stopped.value)
     return folder
 

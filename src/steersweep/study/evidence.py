@@ -49,6 +49,7 @@ def basis(store: RunFolder, phase: str) -> dict[str, Any]:
 def what_follows(decision: Mapping[str, Any]) -> dict[str, str]:
     """What a decision comes to, by what it is about: verdicts, actions and layers, not rates."""
     found = {f"could not run: {name}": "yes" for name in _failures(decision)}
+    found |= {f"note: {note}": "yes" for note in decision.get("notes", [])}
     for field, rows in decision.items():
         for row in rows if isinstance(rows, list) else ():
             if not isinstance(row, dict):
@@ -69,7 +70,8 @@ def signature_for(store: RunFolder, phase: str, gate: str) -> Entry | None:
         if not isinstance(then, dict) or not now["conditions"]:
             return False
         same = {name for name, value in now.items() if then.get(name) == value}
-        return "results" in same and bool(same & {"labels", "follows"})
+        labelled = "labels" in same and now["labels"] != _hash([])
+        return "results" in same and (labelled or "follows" in same)
 
     return gates.signature_of(store.root, gate, store.paths.decision(phase), holds)
 
@@ -90,7 +92,9 @@ def why_it_waits_again(store: RunFolder, phase: str, gate: str) -> str | None:
         return f"{who} the evidence has changed"
     changed = _changes(then["follows"], now["follows"])
     if then.get("results") == now["results"]:
-        what = "labels of people have changed what follows"
+        labelled = then.get("labels") != now["labels"]
+        by_labels = "labels of people have changed what follows"
+        what = by_labels if labelled else "the decision has changed"
     elif then.get("conditions") != now["conditions"]:
         what = f"there are {now['conditions']} conditions instead of {then.get('conditions')}"
     else:
