@@ -29,8 +29,8 @@ def signable(folder: Path, note: str = "") -> Path:
     result, page = read_result_file(newest)[0], RunPaths(folder).verification
     if not result["passed"] and not numbers_agree(result):
         raise InputError(
-            f"{newest}: the numbers differ from the official code's, so it cannot be signed; see "
-            f"{page.name}"
+            f"{newest}: did not pass: the numbers differ from the official code's, so it cannot be "
+            f"signed; see {page.name}"
         )
     if not result["passed"] and not note.strip():
         raise InputError(
