@@ -22,7 +22,7 @@ from steersweep.study.depths import (
 from steersweep.study.plan import PlannedModel
 
 N_LAYERS = 20
-MODEL = PlannedModel("g9", "lab:g9", None, "gemma", N_LAYERS, 9.0, "local")
+MODEL = PlannedModel("g9", "lab:g9", None, "gemma", N_LAYERS, 9.0, "local", "fp32")
 
 
 def points(*rates: float, n: int = 100) -> list[tuple[float, float]]:

@@ -138,6 +138,14 @@ def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
     assert "<option>&lt;of one&#39;s own&gt;</option>" in choice
 
 
+def test_what_stands_in_the_way_of_the_report_is_named(run_copy: Path) -> None:
+    figure = min((run_copy / "figures").glob("*.svg"))
+    figure.unlink()
+    figure.mkdir()
+    with pytest.raises(InputError, match=rf"{figure.name}.*Is a directory"):
+        write_report(run_copy)
+
+
 def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
     results = results_of(run_copy)
     for sample, text in zip(

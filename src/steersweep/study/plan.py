@@ -34,6 +34,7 @@ class PlannedModel:
         n_layers: decoder layers as the plan says; when it runs, the model's config decides.
         billions: parameters, in billions.
         gpu: kind of GPU it is planned on.
+        precision: what it runs in where a phase says nothing else: its own, else the plan's.
         template_options: variables that its chat template is given: the plan's, then its own.
     """
 
@@ -44,6 +45,7 @@ class PlannedModel:
     n_layers: int
     billions: float
     gpu: str
+    precision: str
     template_options: TemplateOptions = field(default_factory=dict)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
+from steersweep.catalog.models import instead_of_fp16
 from steersweep.core.errors import InputError
 from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
@@ -115,7 +116,9 @@ def _typed(data: dict[str, Any]) -> Plan:
     return Plan(
         name=data["name"],
         models={
-            row["name"]: _model(row, str(family), prompts.get("template_options", {}))
+            row["name"]: _model(
+                row, str(family), data["precision"], prompts.get("template_options", {})
+            )
             for family, rows in data["families"].items()
             for row in rows
         },
@@ -155,7 +158,12 @@ def _typed(data: dict[str, Any]) -> Plan:
     )
 
 
-def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> PlannedModel:
+def _model(
+    row: Mapping[str, Any], family: str, precision: str, for_all: Mapping[str, Any]
+) -> PlannedModel:
+    """A model of a plan; where it names no precision, the plan's, if the model can run in it."""
+    if precision == "fp16":
+        precision = instead_of_fp16(row["model"]) or precision
     return PlannedModel(
         row["name"],
         row["model"],
@@ -164,6 +172,7 @@ def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> P
         int(row["n_layers"]),
         float(row["billions"]),
         row["gpu"],
+        row.get("precision", precision),
         {**for_all, **row.get("template_options", {})},
     )
 

@@ -209,7 +209,7 @@ class Families(Phase):
                 section.methods,
                 row.layers,
                 (plan.strength,),
-                plan.precision,
+                plan.models[row.model].precision,
                 row.timeout_s,
             )
             for row in section.models
@@ -232,7 +232,7 @@ class Families(Phase):
                     [LayerChoice(str(decision.layer_idx)), *more.layers], decision.n_layers
                 ),
                 tuple(dict.fromkeys((plan.strength, *more.strengths))),
-                plan.precision,
+                plan.models[decision.model].precision,
             )
             for decision in decided
             if decision.action == "follow-up"
@@ -251,7 +251,7 @@ class Families(Phase):
                 section.methods,
                 last.layers,
                 last.strengths,
-                plan.precision,
+                plan.models[model].precision,
             )
         ]
 

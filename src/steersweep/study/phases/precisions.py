@@ -148,15 +148,14 @@ class Precisions(Phase):
                 default=[],
             )
             ends.append(own + max(also, second, key=cost))
-        chosen = [sweep for name in max(ends, key=cost, default=[]) for sweep in made[name]]
-        for precision in section.precisions:
-            for sweep in chosen:
-                if sweep.precision == precision:
+        chosen = [made[name] for name in max(ends, key=cost, default=[])]
+        for place in range(len(section.precisions)):
+            for sweeps in chosen:
+                for sweep in sweeps[place : place + 1]:
                     yield Expected(sweep, "if chosen after phase 2")
 
     def _dearest(self, ahead: Ahead, sized: Sweep) -> list[Sweep]:
         """Every sweep of a model that works where phase 2 steers it, with what may have worked."""
-        reference = ahead.plan.section(PrecisionSweep).precisions[0]
 
         def made(methods: tuple[str, ...]) -> list[Sweep]:
             choice = SizeChoice(
@@ -169,7 +168,9 @@ class Precisions(Phase):
                 methods,
             )
             return [
-                sweep if sweep.precision == reference else sweep.expecting([reference])
+                sweep
+                if sweep.precision == sweep.reference
+                else sweep.expecting([str(sweep.reference)])
                 for sweep in self.sweeps(ahead.plan, [choice])
             ]
 
@@ -184,19 +185,29 @@ class Precisions(Phase):
         once it has run.
         """
         section = plan.section(PrecisionSweep)
+        by_model = [self._of_model(plan, section, choice) for choice in choices]
+        places = range(len(section.precisions))
+        return [sweep for place in places for own in by_model for sweep in own[place : place + 1]]
+
+    def _of_model(self, plan: Plan, section: PrecisionSweep, choice: SizeChoice) -> list[Sweep]:
+        """A model in every precision; its own stands in for the plan's."""
+        model = plan.models[choice.model]
+        precisions = [
+            model.precision if precision == plan.precision else precision
+            for precision in section.precisions
+        ]
+        methods = tuple(method for method in section.methods if method in choice.methods)
         return [
             Sweep(
                 self.step,
-                plan.models[choice.model],
-                tuple(method for method in section.methods if method in choice.methods)
-                or tuple(choice.methods[:1]),
+                model,
+                methods or tuple(choice.methods[:1]),
                 (LayerChoice(str(choice.layer_idx)),),
                 (choice.strength,),
                 precision,
-                reference=section.precisions[0],
+                reference=precisions[0],
             )
-            for precision in section.precisions
-            for choice in choices
+            for precision in dict.fromkeys(precisions)
         ]
 
     def run(self, study: Running) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Sizes(Phase):
                 check.methods,
                 check.layers,
                 (decision.strength,),
-                plan.precision,
+                model.precision,
             )
             for decision in going_on(decided, cuts)
             if decision.family in check.families
@@ -194,7 +194,7 @@ class Sizes(Phase):
                 plan.section(SizeSweep).methods,
                 (validated.get(model.name) or _carried(decision, model),),
                 (decision.strength,),
-                plan.precision,
+                model.precision,
             )
             for decision in going_on(decided, cuts)
             for model in plan.family(decision.family)

@@ -103,7 +103,7 @@ class Verification(Phase):
             (METHOD,),
             (section.layer,),
             (section.strength,),
-            plan.precision,
+            plan.models[section.model].precision,
         )
 
     def run(self, study: Running) -> dict[str, Any]:
