@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file, save_file
 
+from conftest import with_a_long_stream
 from steersweep.model.source import find_model
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.study import run_study
-
-SCALE = 50.0  # of the residual stream, which every layer's norm takes out again
 
 
 def without_weights(folder: Path) -> Path:
@@ -24,23 +21,6 @@ def without_weights(folder: Path) -> Path:
     for file in whole.iterdir():
         if file.suffix != ".safetensors":
             (folder / file.name).write_bytes(file.read_bytes())
-    return folder
-
-
-def with_a_long_stream(folder: Path) -> Path:
-    """The same answers as lab:llama-8b, from a residual stream that is `SCALE` times as long."""
-    folder.mkdir()
-    for file in Path(find_model("lab:llama-8b").location).iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = load_file(folder / "model.safetensors")
-    embedding = "model.embed_tokens.weight"
-    weights["lm_head.weight"] = weights[embedding].clone()
-    for name in weights:
-        if name == embedding or name.endswith(("o_proj.weight", "down_proj.weight")):
-            weights[name] = weights[name] * SCALE
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
-    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -66,7 +46,7 @@ def findings(folder: Path) -> str:
         "families": {
             "qwen": [planned("q7", "lab:qwen-7b", 7)],
             "mistral": [planned("m7", str(without_weights(folder / "empty")), 8)],
-            "llama": [planned("l8", str(with_a_long_stream(folder / "long")), 8)],
+            "llama": [planned("l8", str(with_a_long_stream(folder / "long", 50.0)), 8)],
             "phi": [planned("p", "lab:phi-mini", 8)],
         },
         "family_sweep": {

@@ -7,7 +7,7 @@ The first precision is the reference: what it found is tried in the others too
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.budget.ledger import Ledger
@@ -21,6 +21,7 @@ from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
+from steersweep.sweeps.results import Result
 
 PRESERVED_FROM = 0.9
 ALPHA = 0.05  # below which a corrected p says that a precision matters
@@ -219,9 +220,7 @@ class Precisions(Phase):
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
         found = by_model(study.jobs.run(self.name, first, all_may_fail=True))
         sweeps = [
-            sweep
-            if sweep in first
-            else sweep.borrowing({str(sweep.reference): found.get(sweep.model.model, [])})
+            sweep if sweep in first else self._borrowing(sweep, found.get(sweep.model.model, []))
             for sweep in sweeps
         ]
         results = study.jobs.run(self.name, sweeps)
@@ -239,6 +238,12 @@ class Precisions(Phase):
                 study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left
             ),
         }
+
+    def _borrowing(self, sweep: Sweep, of_reference: Sequence[Result]) -> Sweep:
+        """A sweep with the reference's directions, in the precision that the reference ran in."""
+        ran = {str(result["quantization"]) for result in of_reference}
+        reference = next(iter(ran), str(sweep.reference))
+        return replace(sweep, reference=reference).borrowing({reference: of_reference})
 
     # -- what it found -----------------------------------------------------------------------------
 
