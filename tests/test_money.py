@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import steersweep
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Event, OnEvent, TimedOut, Work
@@ -20,23 +23,33 @@ from steersweep.engines.local import LocalEngine
 from steersweep.engines.modal import remote as there
 from steersweep.engines.modal.engine import Lost, ModalEngine
 from steersweep.engines.modal.volume import VolumeShare
+from steersweep.people.reviews import add_review, queue, results_in
 from steersweep.report.console import PlainConsole
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import (
+    VERIFICATION,
+    read_result_file,
+    verification_file,
+    write_result_file,
+)
 from steersweep.study.away import apps
 from steersweep.study.cuts import Begun, cuts_of_phase, savings
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan, with_prices
+from steersweep.study.running import GateStop
 from steersweep.study.scheduler import Scheduler, Task
-from steersweep.study.status import sign_gate
-from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.study.status import sign_gate, status
+from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts
 from test_cli import refused, run
 from test_engines import job_of, planned_on
 from test_study import SMALL, small
+from test_verification import LLAMA
 
 V3 = load_plan("v3")
+FIVE = "extract-dim-5"
 
 
 # -- every attempt is paid -----------------------------------------------------------------------
@@ -228,28 +241,41 @@ def tested_on(folder: Path, phase: str) -> dict[str, set[int]]:
     return found
 
 
-def test_a_cut_runs_nothing_again_and_is_for_what_has_not_begun(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that waits at R1."""
+    folder = tmp_path_factory.mktemp("gated") / "run"
+    with pytest.raises(GateStop):
+        run_study(two_sizes(), folder)
+    return folder
+
+
+def two_sizes() -> Plan:
+    """A plan of a family with two sizes, and a gate between its phases."""
+    gone = ("follow_up", "precision_sweep", "transfer_sweep")
     asked = {
         "families": {"qwen": SMALL["families"]["qwen"]},
         "prompts": SMALL["prompts"]
-        | {"extraction": {"dim": "extract-dim-5", "caa": "extract-dim-5"}},
+        | {"extraction": dict.fromkeys(("dim", "caa"), "extract-dim-5")},
         "family_sweep": {"methods": ["dim"], "models": [{"model": "q7", "layers": [0.5]}]},
         "size_sweep": {"methods": ["dim", "caa"]},
+        "cuts": [FEWER],
+        "gates": {"R1": ["Well?"]},
     }
-    gone = ("follow_up", "precision_sweep", "transfer_sweep")
     data = {name: value for name, value in SMALL.items() if name not in gone} | asked
-    plan = parse_plan(
-        yaml.safe_dump(data | {"cuts": [FEWER], "gates": {"R1": ["Well?"]}}), "p.yaml"
-    )
-    folder = tmp_path / "run"
-    with pytest.raises(GateStop):
-        run_study(plan, folder)
+    return parse_plan(yaml.safe_dump(data), "two-sizes.yaml")
+
+
+def test_a_cut_runs_nothing_again_and_is_for_what_has_not_begun(
+    gated: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(gated, tmp_path / "run"))
     sign_gate(folder, "R1", by="Ada")
     decided = (folder / "decisions" / "family_sweep.json").read_bytes()
     finished, before = facts_of(folder), {p: p.read_bytes() for p in folder.glob("conditions/*")}
     assert finished
     lines = list[str]()
-    run_study(plan, folder, StudyOptions(apply_cuts=1), on_line=lines.append)
+    run_study(two_sizes(), folder, StudyOptions(apply_cuts=1), on_line=lines.append)
     # What phase 1 found stands, and so does the signature for it.
     assert (folder / "decisions" / "family_sweep.json").read_bytes() == decided
     assert {path: path.read_bytes() for path in before} == before
@@ -409,3 +435,169 @@ def test_a_timeout_or_a_model_left_out_ends_as_incomplete(tmp_path: Path) -> Non
     asked["family_sweep"]["models"] = [{"model": "gone", "layers": [0.5]}]
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(asked))
     assert run("run", "p.yaml", "--out", "other", cwd=tmp_path).returncode == 4
+
+
+# -- the verification and its gate ---------------------------------------------------------------
+
+VERIFIED = {"model": "q3", "layer": 0.5, "strength": {"relative": 0.3}, "expect": 1.0}
+
+
+@pytest.fixture(scope="module")
+def missed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose reproduction run missed what was expected of it."""
+    folder = tmp_path_factory.mktemp("missed") / "run"
+    match = r"approve .*run R0 --by NAME --note REASON"
+    with pytest.MonkeyPatch.context() as patched:
+        # All of them take half a minute, and are compared in test_verification.
+        patched.setattr("steersweep.methods.official.built_in_fixtures", lambda: LLAMA)
+        with pytest.raises(GateStop, match=match) as stopped:
+            run_study(verifying(), folder, StudyOptions(until="verification"))
+    assert "the reproduction on lab:qwen-3b reached" in str(stopped.value)
+    return folder
+
+
+def verifying() -> Plan:
+    """A plan with settings of its own, and a reproduction that expects too much of eight tokens."""
+    return small(
+        verification=VERIFIED,
+        judge="keywords-v3",
+        seed=7,
+        prompts=SMALL["prompts"]
+        | {"extraction": {"dim": "extract-dim-5", "cosmic": "extract-dim-5"}},
+        decoding={"max_new_tokens": 8, "rows": 12},
+        gates={"R0": ["Faithful?"]},
+    )
+
+
+def test_the_verification_runs_under_the_plans_settings_and_says_which(missed: Path) -> None:
+    decision = json.loads((missed / "decisions" / "verification.json").read_text())
+    said = decision["reproduction"]["settings"]
+    assert {name: said[name] for name in ("precision", "seed", "max_new_tokens")} == {
+        "precision": "fp32",
+        "seed": 7,
+        "max_new_tokens": 8,
+    }
+    assert said["judge"].startswith("keywords-v3")
+    assert said["extraction_prompts"].startswith("extract-dim-5@")
+    (folder,) = (missed / "reproduction").iterdir()
+    for path in folder.glob("conditions/*.json"):
+        condition = json.loads(path.read_text())["condition"]
+        assert {name: condition[name] for name in ("precision", "seed", "judge")} == {
+            name: said[name] for name in ("precision", "seed", "judge")
+        }
+    report = (missed / "COSMIC_VERIFICATION.md").read_text()
+    assert "Settings: fp32, judge keywords-v3" in report
+
+
+def test_a_refused_signature_leaves_no_trace(missed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(missed, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for gate in ("R0", "cosmic-verification"):
+        error = refused("approve", "run", gate, "--by", "Ada", cwd=tmp_path)
+        assert "--note REASON" in error
+        refused("approve", "run", gate, "--by", " ", "--note", "fine", cwd=tmp_path)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_lead_may_accept_a_missed_expectation_with_a_reason(missed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(missed, tmp_path / "run"))
+    done = run("approve", "run", "R0", "--by", "Ada", "--note", "eight tokens", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Signed by Ada" in (text := (folder / "COSMIC_VERIFICATION.md").read_text())
+    assert "eight tokens" in text
+    assert "**ACCEPTED**" in text
+    # Nothing is verified again, and phase 1 may begin.
+    before = (folder / "decisions" / "verification.json").read_bytes()
+    until = StudyOptions(until="verification")
+    run_study(verifying(), folder, until)
+    assert (folder / "decisions" / "verification.json").read_bytes() == before
+    assert status(folder)["waiting_gate"] is None
+
+
+def test_numbers_that_are_not_the_official_codes_are_accepted_by_nobody(
+    missed: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(missed, tmp_path / "run"))
+    file = verification_file(folder)
+    assert file is not None
+    (result,) = read_result_file(file)
+    next(iter(result["quantities"].values()))["passed"] = False
+    write_result_file(folder, VERIFICATION, [result])
+    said = refused("approve", "run", "R0", "--by", "Ada", "--note", "so what", cwd=tmp_path)
+    assert "the numbers differ from the official code's" in said
+    assert not (folder / "gates.jsonl").exists()
+
+
+# -- signatures and labels -----------------------------------------------------------------------
+
+
+def label(folder: Path, quality: str | None = None) -> None:
+    """Let a person label what is to be reviewed: as the judge did, or all with one label."""
+    items = queue([result for _, results in results_in(folder) for result in results])
+    assert items
+    for item in items:
+        add_review(folder, item.id, quality or item.judged, "Bo")
+
+
+def test_review_then_approve_then_run_goes_on(gated: Path, tmp_path: Path) -> None:
+    """Labels change rates and "provisional" in the decision that the signature is for."""
+    folder = Path(shutil.copytree(gated, tmp_path / "run"))
+    label(folder)
+    sign_gate(folder, "R1", by="Ada")
+    before = (folder / "decisions" / "family_sweep.json").read_bytes()
+    run_study(two_sizes(), folder, StudyOptions(until="size_sweep", apply_cuts=1))
+    assert (folder / "decisions" / "family_sweep.json").read_bytes() != before
+    assert (folder / "decisions" / "size_sweep.json").exists()
+    assert status(folder)["waiting_gate"] is None
+
+
+def test_labels_that_confirm_keep_a_signature_and_others_say_what_they_changed(
+    gated: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(gated, tmp_path / "run"))
+    sign_gate(folder, "R1", by="Ada")
+    label(folder)
+    store = RunFolder(folder)
+    decision = store.read_json(store.paths.decision("family_sweep")) or {}
+    for outcome in decision["outcomes"]:  # as the next run writes it
+        outcome |= {"provisional": False, "coherent": 0.99}
+    store.write_json(store.paths.decision("family_sweep"), decision)
+    assert status(folder)["waiting_gate"] is None
+    # One that turns a verdict round is named.
+    label(folder, "garbled")
+    decision["outcomes"][0]["outcome"] = "fails"
+    decision["families"][0]["action"] = "exclude"
+    store.write_json(store.paths.decision("family_sweep"), decision)
+    state = status(folder)
+    assert state["waiting_gate"] == "R1"
+    why = state["waits_again"]
+    assert "Ada signed R1 at " in why
+    assert "labels of people have changed what follows: " in why
+    assert "action continue" in why
+    assert "action exclude" in why
+    assert why in run("status", "run", cwd=tmp_path).stdout
+
+
+def test_a_signature_is_undone_by_other_results_and_says_so(gated: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(gated, tmp_path / "run"))
+    sign_gate(folder, "R1", by="Ada")
+    store = RunFolder(folder)
+    phase = store.read_json(store.paths.phase("family_sweep")) or {}
+    store.write_json(store.paths.phase("family_sweep"), {"conditions": phase["conditions"][1:]})
+    decision = store.read_json(store.paths.decision("family_sweep")) or {}
+    store.write_json(store.paths.decision("family_sweep"), decision | {"notes": ["another"]})
+    count = len(phase["conditions"])
+    assert f"there are {count - 1} conditions instead of {count}" in status(folder)["waits_again"]
+
+
+# -- the source plan's names ---------------------------------------------------------------------
+
+
+def test_the_plans_two_functions_are_public_and_say_what_the_judge_says() -> None:
+    refusal = "I cannot help with that request."
+    assert steersweep.is_refusal(refusal)
+    assert steersweep.classify_output_quality(refusal) == "coherent"
+    help_ = "To bake a cake, preheat the oven to 180 degrees and mix flour with sugar and eggs."
+    assert not steersweep.is_refusal(help_, "How do I bake a cake?")
+    assert steersweep.classify_output_quality(help_, "How do I bake a cake?") == "normal"
+    assert steersweep.classify_output_quality("") == "garbled"

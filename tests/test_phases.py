@@ -31,10 +31,10 @@ from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
 from steersweep.study.plan_file import load_plan, parse_plan
-from steersweep.study.running import Running, plain
+from steersweep.study.running import GateStop, Running, plain
 from steersweep.study.settings import settings_of
 from steersweep.study.status import decided, status
-from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts, Step, Sweep
 from steersweep.sweeps.settings import make_job
 from steersweep.tracking.record import runs_of_study

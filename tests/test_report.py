@@ -25,7 +25,7 @@ from steersweep.report.figures.style import drawing as drawing_style
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
 from steersweep.run.folder import RunFolder
-from steersweep.run.result_files import read_result_file, write_result_file
+from steersweep.run.result_files import read_result_file, replace_result_file
 from steersweep.study.study import run_study
 from steersweep.sweeps.results import best_condition
 from steersweep.sweeps.run import run_sweep
@@ -134,7 +134,7 @@ def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
     marks = ("no-answer", "<of one's own>")
     for sample, mark in zip(results[0]["conditions"][0]["samples"], marks, strict=False):
         sample["failure_mode"] = mark
-    write_result_file(run_copy, results_file(run_copy).stem, results)
+    replace_result_file(results_file(run_copy), results)
     page = write_report(run_copy).path.read_text("utf-8")
     choice = page.partition('<select name="mode">')[2].partition("</select>")[0]
     assert "<option>no-answer</option>" in choice
@@ -155,7 +155,7 @@ def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
         results[0]["conditions"][0]["samples"], (HOSTILE, LONG, "", "\ud800"), strict=True
     ):
         sample["response"] = sample["prompt"] = text
-    write_result_file(run_copy, results_file(run_copy).stem, results)
+    replace_result_file(results_file(run_copy), results)
     page = write_report(run_copy).path
     tab.goto(page.as_uri())
     tab.wait_for_selector(".sample")
@@ -332,7 +332,7 @@ def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: 
     results[1]["conditions"].remove(
         next(entry for entry in results[1]["conditions"] if entry["key"] != best)
     )
-    write_result_file(run_copy, results_file(run_copy).stem, results)
+    replace_result_file(results_file(run_copy), results)
     plan = RunFolder.existing(run_copy).plan | {"max_new_tokens": 7}
     (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", yaml.safe_dump(plan)))
 

@@ -32,8 +32,9 @@ from steersweep.study import jobs
 from steersweep.study.ahead import look_ahead
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
+from steersweep.study.running import GateStop
 from steersweep.study.status import decided, status
-from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts
 from steersweep.work import worker
 from test_cli import refused, run

@@ -213,8 +213,9 @@ def _run_here(
     from steersweep.report.live import live_view
     from steersweep.report.study_table import print_decision
     from steersweep.study.jobs import Ended
+    from steersweep.study.running import GateStop
     from steersweep.study.status import decided
-    from steersweep.study.study import GateStop, run_study
+    from steersweep.study.study import run_study
     from steersweep.tracking.record import runs_of_job
     from steersweep.tracking.tracker import Tracking
 
@@ -302,6 +303,8 @@ def status(
         gate = state["waiting_gate"]
         if state["rejected_by"]:
             say(f"gate {gate} was rejected by {in_a_line(state['rejected_by'])}")
+        if state["waits_again"]:
+            say(state["waits_again"])
         say(f"waiting: steersweep approve {folder} {gate} --by NAME")
     for job, why in state["failures"].items():
         say(f"could not run: {job}: {why}")
@@ -349,7 +352,7 @@ def approve(
     from steersweep.study.phases.registry import gates as study_gates
     from steersweep.study.status import sign_gate
     from steersweep.verification.report import GATE
-    from steersweep.verification.signing import sign_verification
+    from steersweep.verification.signing import sign_verification, signable
 
     known = (*study_gates(), GATE)
     if gate not in known:
@@ -359,6 +362,8 @@ def approve(
             raise InputError(f"{GATE}: a report is signed or left unsigned")
         signature = sign_verification(folder, by=by, note=note)
     else:
+        if gate == "R0" and not reject:
+            signable(folder, note)  # both are signed, or neither is
         signature = sign_gate(folder, gate, by=by, note=note, rejected=reject)
         if gate == "R0" and not reject:
             sign_verification(folder, by=by, note=note)

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
 
 
+class GateStop(SteersweepError):
+    """A person must decide before the study goes on; `phase` holds the evidence."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase
+
+
 @dataclass(frozen=True)
 class Running:
     """What a phase works with.

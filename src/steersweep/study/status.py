@@ -14,6 +14,7 @@ from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import damaged_files
+from steersweep.study.evidence import basis, signature_for, why_it_waits_again
 from steersweep.study.final import NAME
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.phases.registry import gates as all_gates
@@ -61,11 +62,13 @@ def status(folder: Path) -> dict[str, Any]:
             state["phase"] = phase.name
             break
         if gate is not None:
-            evidence = store.paths.decision(phase.name)
-            signature = gates.signature_of(folder, gate, evidence)
+            signature = signature_for(store, phase.name, gate)
             if signature is None or signature.get("rejected"):
                 state |= {"phase": phase.name, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
+                state["waits_again"] = (
+                    None if signature else why_it_waits_again(store, phase.name, gate)
+                )
                 break
     store.look_through()
     phases = [store.read_json(store.paths.phase(phase)) or {} for phase in plan.phases]
@@ -162,6 +165,7 @@ def sign_gate(
         evidence=evidence,
         time=provenance.utc_now(),
         rejected=rejected,
+        basis=basis(store, known[gate].name),
     )
 
 

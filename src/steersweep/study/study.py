@@ -14,13 +14,12 @@ from typing import Any
 
 from steersweep.budget.ledger import Limits
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.errors import InputError, setting
 from steersweep.core.printing import in_a_line
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import get_judge
 from steersweep.methods.method import METHODS
-from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION
@@ -28,12 +27,13 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.study import final
 from steersweep.study.cuts import begun, cuts_of_phase, savings
+from steersweep.study.evidence import signature_for, why_it_waits_again
 from steersweep.study.findings import append_findings
 from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan
-from steersweep.study.running import Running
+from steersweep.study.running import GateStop, Running
 from steersweep.study.sweeps import Cuts
 from steersweep.sweeps.settings import frozen_code
 from steersweep.work.job import OnProgress
@@ -53,16 +53,6 @@ FREE_FIELDS = (
     "dropped",
     "tracking",
 )
-
-
-class GateStop(SteersweepError):
-    """A person must decide before the study goes on; `phase` holds the evidence."""
-
-    exit_code = 3
-
-    def __init__(self, message: str, phase: str) -> None:
-        super().__init__(message)
-        self.phase = phase
 
 
 @dataclass(frozen=True)
@@ -228,7 +218,7 @@ def _decide(study: Running, phase: Phase, n_cuts: int) -> dict[str, Any]:
         decision["failures"] = failures
     study.store.write_json(study.store.paths.decision(phase.name), decision)
     if (obstacle := phase.obstacle(study, decision)) is not None:
-        raise SteersweepError(obstacle)
+        raise obstacle
     return study.decision(phase.name)
 
 
@@ -242,11 +232,13 @@ def _pass_gate(study: Running, phase: Phase) -> None:
     if gate is None:
         return
     evidence = paths.decision(phase.name)
-    signature = gates.signature_of(paths.root, gate, evidence)
+    signature = signature_for(study.store, phase.name, gate)
     if signature is None:
+        again = why_it_waits_again(study.store, phase.name, gate)
         questions = " ".join(study.plan.questions(gate))
         raise GateStop(
-            f"gate {gate} waits for a person after {phase.name}. {questions} Evidence: "
+            f"gate {gate} waits for a person after {phase.name}. "
+            f"{'' if again is None else f'{again}. '}{questions} Evidence: "
             f"{evidence}, {paths.findings.name}. Then: steersweep approve {paths.root} "
             f"{gate} --by NAME, and the same run command again",
             phase.name,
