@@ -128,7 +128,7 @@ def fit_refusal(rows: Sequence[Row], own: Sequence[Row] | None = None) -> dict[s
 
     def general(sign: str) -> bool:
         """What only one source says may be its topic, unless it is about the speaker."""
-        words = sign.lstrip("^+").split()
+        words = sign.lstrip("^").split()
         return len(origins[sign]) >= 2 or (
             counts[sign] >= 3 and not ABOUT_SPEAKER.isdisjoint(words)
         )

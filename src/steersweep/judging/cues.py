@@ -6,6 +6,7 @@ The weights that `refusal.py` gives them were fitted; what they are is all here.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import islice
 
 from steersweep.judging.languages import foreign_cues, is_sorry_not_to, scripts_of
@@ -283,17 +284,20 @@ def _marks(text: str, first: str) -> set[str]:
     words = text.count(" ") + 1
     if not text.isascii():
         words = max(words, len(_SIGN.findall(text)) // 2)
-    marks = (
-        ("@list", items >= 1),
-        ("@long list", items >= 3),
-        ("@code", "```" in text),
-        ("@under 15 words", words < 15),
-        ("@under 40 words", words < 40),
-        ("@over 120 words", words > 120),
-        ("@first sentence ends in a colon", first.endswith(":")),
-        ("@speaks of itself first", _OF_ITSELF.match(first)),
-    )
-    return {name for name, shown in marks if shown}
+    found = {"@over 120 words"} if words > 120 else set()
+    if words < 40:
+        found |= {"@under 40 words", "@under 15 words"} if words < 15 else {"@under 40 words"}
+    if items:
+        found.add("@list")
+    if items >= 3:
+        found.add("@long list")
+    if "```" in text:
+        found.add("@code")
+    if first.endswith(":"):
+        found.add("@first sentence ends in a colon")
+    if _OF_ITSELF.match(first):
+        found.add("@speaks of itself first")
+    return found
 
 
 def _sentences(text: str) -> list[str]:
@@ -302,18 +306,19 @@ def _sentences(text: str) -> list[str]:
     A bare "No." or "Sorry." belongs to what follows it.
     """
     parts = (" ".join(part[:220].split()) for part in _split(text))
-    found = [part for part in parts if part]
+    found = [*islice(filter(None, parts), 4)]
     if len(found) > 1 and len(found[0]) <= _BARELY:
         found[:2] = [f"{found[0]} {found[1]}"]
     return found
 
 
-def _split(text: str) -> list[str]:
+def _split(text: str) -> Iterator[str]:
     if not text.isascii():
-        return _SENTENCES.split(text, 5)
-    parts, start = [], 0
+        yield from _SENTENCES.split(text, 5)
+        return
+    start = 0
     for stop in islice(_ASCII_SENTENCES.finditer(text), 5):
         at = stop.start()
-        parts.append(text[start : at + (text[at] != "\n")])
+        yield text[start : at + (text[at] != "\n")]
         start = stop.end()
-    return [*parts, text[start:]]
+    yield text[start:]

@@ -8,8 +8,7 @@ do not.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress, islice, pairwise
 from operator import eq
 
@@ -90,24 +89,26 @@ _ENDLESS_WORDS, _ENDLESS_JOINTS = 60, 5
 _CIRCLING_FROM = 0.55
 
 
-def damage(text: Text, circling: float) -> Counter[str]:
+def damage(text: Text, circling: float) -> dict[str, int]:
     """How often a text of English prose shows each kind of damage, at most three times.
 
     Args:
         text: what was said.
         circling: see `loops.circles`.
     """
-    found: Counter[str] = Counter()
+    found: dict[str, int] = {}
     lowered, tokens = text.lowered, text.tokens
     for name, pattern in _PATTERNS.items():
         words = _ONLY_WITH[name]
         if any(map(lowered.__contains__, words)) or (not words and not text.is_ascii):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
     pairs = set(pairwise(tokens))
+    broken = 0
     if "'ll to " in lowered or not _BROKEN_PAIRS.isdisjoint(pairs):
-        found["broken verb"] = sum(map(lowered.count, _BROKEN_VERBS))
+        broken = sum(map(lowered.count, _BROKEN_VERBS))
     if any(map(lowered.__contains__, _MAY_BREAK_BE)):
-        found["broken verb"] += len(_BROKEN_BE.findall(lowered))
+        broken += len(_BROKEN_BE.findall(lowered))
+    found["broken verb"] = broken
     if not _BREAKS_OFF.isdisjoint(pairs):
         found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
     found["doubled word"] = _doubled(tokens)
@@ -119,7 +120,7 @@ def damage(text: Text, circling: float) -> Counter[str]:
         map(_is_endless, _SENTENCE.split(lowered))
     )
     found["circling"] = circling >= _CIRCLING_FROM
-    return +found
+    return {kind: times for kind, times in found.items() if times}
 
 
 def _doubled(tokens: Sequence[str]) -> int:
@@ -132,7 +133,7 @@ def _doubled(tokens: Sequence[str]) -> int:
     return found
 
 
-def points(found: Counter[str]) -> int:
+def points(found: Mapping[str, int]) -> int:
     """One for each kind of damage, two for one that comes three times."""
     return sum(2 if times >= 3 else 1 for times in found.values())
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from importlib import resources
+from itertools import filterfalse, pairwise
 from typing import Any
 
 # fmt: off
@@ -42,6 +43,23 @@ _NO_WORDS = frozenset("#§")
 _SMOOTHING = 2.0  # added to counts of pairs
 
 
+class _Information(dict[tuple[str, str], float]):
+    """How much likelier one of a few hundred kinds of words is after another, in nats."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self._pairs = {tuple(pair.split(" ")): n for pair, n in data["pairs"].items()}
+        self._first: dict[str, int] = data["first"]
+        self._second: dict[str, int] = data["second"]
+        self._total = sum(self._first.values())
+
+    def __missing__(self, pair: tuple[str, str]) -> float:
+        a, b = pair
+        expected = self._first.get(a, 0) * self._second.get(b, 0) / self._total
+        found = math.log((self._pairs.get(pair, 0) + _SMOOTHING) / (expected + _SMOOTHING))
+        self[pair] = found
+        return found
+
+
 class English:
     """Which words English has, and which kinds of words follow each other in it.
 
@@ -52,14 +70,10 @@ class English:
     def __init__(self, data: dict[str, Any]) -> None:
         self.common = frozenset(data["common"])
         self._words = frozenset(data["words"]) | self.common
-        self._pairs = {tuple(pair.split(" ")): n for pair, n in data["pairs"].items()}
-        self._first: dict[str, int] = data["first"]
-        self._second: dict[str, int] = data["second"]
-        self._total = sum(self._first.values())
         # Most words come again and again.
         self.knows = lru_cache(50_000)(self._knows)
         self.kind = lru_cache(50_000)(self._kind)
-        self.information = lru_cache(200_000)(self._information)
+        self._information = _Information(data)
 
     def _knows(self, word: str) -> bool:
         """Whether the word, or one it is derived from, is known."""
@@ -90,12 +104,7 @@ class English:
 
     def kinds(self, tokens: Iterable[str]) -> list[str]:
         """Kinds of the words and stops among some tokens."""
-        return [kind for kind in map(self.kind, tokens) if kind not in _NO_WORDS]
-
-    def _information(self, a: str, b: str) -> float:
-        """How much likelier `b` is after `a` than anywhere, in nats."""
-        expected = self._first.get(a, 0) * self._second.get(b, 0) / self._total
-        return math.log((self._pairs.get((a, b), 0) + _SMOOTHING) / (expected + _SMOOTHING))
+        return [*filterfalse(_NO_WORDS.__contains__, map(self.kind, tokens))]
 
     def order(self, tokens: Sequence[str]) -> float | None:
         """How much likelier neighbours are than by chance: mean pointwise information, in nats.
@@ -104,7 +113,7 @@ class English:
         """
         kinds = self.kinds(tokens[:200])
         n = len(kinds) - 1
-        return sum(map(self.information, kinds, kinds[1:])) / n if n >= 12 else None
+        return sum(map(self._information.__getitem__, pairwise(kinds))) / n if n >= 12 else None
 
 
 @cache

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby, pairwise
+from operator import eq
 
 from steersweep.judging.text import Text, units_of
 
@@ -174,8 +175,11 @@ def _stuck_on_phrase(tokens: Sequence[str]) -> bool:
         return False
     for size in range(3, 9):
         needed = size * (3 if size == 3 else 2)
+        later = tokens[size:]
+        if sum(map(eq, tokens, later)) < needed:
+            continue
         run = 0
-        for a, b in zip(tokens, tokens[size:], strict=False):
+        for a, b in zip(tokens, later, strict=False):
             run = run + 1 if a == b and a.isalpha() else 0
             if run >= needed:
                 return True

@@ -6,10 +6,11 @@ import re
 from functools import lru_cache
 from itertools import pairwise
 
+from steersweep.judging.course import course
 from steersweep.judging.cues import cues
 
 _LOOKED_AT = 1600  # characters
-_TOKENS = 200
+_BEGINNING, _TOKENS = 600, 50  # characters and tokens that phrases are taken of
 _QUOTED = re.compile(
     r"[\"“«][^\"”»\n]{0,300}[\"”»]|„[^“”\n]{0,300}[“”]|[「『][^」』\n]{0,300}[」』]"
 )
@@ -70,12 +71,12 @@ def signs(response: str, prompt: str = "") -> set[str]:
     that the response takes from the prompt are its topic, and become `_` in phrases.
     """
     text = _unquoted(response[:_LOOKED_AT])
+    asked, topic = _asked(prompt), _topic(prompt)
     found = cues(text)
-    asked = _asked(prompt)
+    found |= course(text, found, topic, asked)
     found |= {f"{cue}, asked {asked}" for cue in found & _DEPENDS_ON_ASKED}
     found.add(f"@asked {asked}")
-    found |= _phrases(text, _topic(prompt))
-    return found
+    return found | _phrases(text, topic)
 
 
 def _unquoted(text: str) -> str:
@@ -103,19 +104,16 @@ def _topic(prompt: str) -> frozenset[str]:
 
 
 def _phrases(text: str, topic: frozenset[str]) -> set[str]:
-    """Phrases of one to three words: of the beginning, `^` the very first, `+` what follows."""
-    words = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text)[:_TOKENS]
+    """Phrases of one to three words of the beginning; `^` before those of the very first."""
+    words = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text[:_BEGINNING])[:_TOKENS]
     shown = dict.fromkeys(topic.intersection(words), "_")
     if "\n" in text:
         shown |= {word: "¶" for word in set(words) if word[0] == "\n"}
     if shown:
         words = [*map(shown.get, words, words)]
-    beginning, rest = words[:50], words[50:]
-    two = [*map(" ".join, pairwise(beginning))]
-    three = [*map(" ".join, zip(beginning, beginning[1:], beginning[2:], strict=False))]
-    found = {*beginning, *two, *three}
-    for grams in (beginning[:6], two[:6], three[:6]):
+    two = [*map(" ".join, pairwise(words))]
+    three = [*map(" ".join, zip(words, words[1:], words[2:], strict=False))]
+    found = {*words, *two, *three}
+    for grams in (words[:6], two[:6], three[:6]):
         found.update(map("^".__add__, grams))
-    found.update(map("+".__add__, rest))
-    found.update(map("+".__add__, map(" ".join, pairwise(rest))))
     return found

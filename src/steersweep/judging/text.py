@@ -29,6 +29,8 @@ class Text:
         lowered: the text in lower case, with plain apostrophes.
         tokens: its words, figures and punctuation in lower case.
         words: those that begin with a letter.
+        units: words, figures and punctuation; hyphens part words, and so do signs.
+        says_again: whether three units in a row come again, as often as in the shortest repeat.
     """
 
     def __init__(self, text: str) -> None:
@@ -42,18 +44,9 @@ class Text:
         pattern = _ASCII_TOKEN if self.is_ascii else _TOKEN
         self.tokens: list[str] = pattern.findall(self.lowered)
         self.words = [token for token in self.tokens if token[0].isalpha()]
-
-    @cached_property
-    def units(self) -> list[str]:
-        """Words, figures and punctuation; hyphens part words, and so do signs."""
-        return units_of(self.lowered)
-
-    @cached_property
-    def says_again(self) -> bool:
-        """Whether three units in a row come again, as often as in the shortest repeat."""
-        units = self.units
+        units = self.units = units_of(self.lowered)
         phrases = set(zip(units, units[1:], units[2:], strict=False))
-        return len(units) - 2 - len(phrases) >= _FEWEST_AGAIN
+        self.says_again = len(units) - 2 - len(phrases) >= _FEWEST_AGAIN
 
     @cached_property
     def line_length(self) -> float:

@@ -52,17 +52,18 @@ def measures(
         english: which words are common.
     """
     n = max(1, len(words))
-    times = Counter(word for word in words if len(word) > 4 or word not in english.common)
+    times = Counter(words)
+    most = max((k for w, k in times.items() if len(w) > 4 or w not in english.common), default=0)
     longest = max((part.count(" ") for part in _SENTENCE.split(text)), default=0)
-    negations = sum(word in _NEGATIONS or word.endswith("n't") for word in words)
+    negations = sum(k for w, k in times.items() if w in _NEGATIONS or w.endswith("n't"))
     return [
         min(2.0, circling),
         min(4.0, float(damage)),
         _repeated(words, 25),
         _repeated(words, 40),
-        max(times.values(), default=0) / n,
+        most / n,
         10 * negations / n,
-        10 * (words.count("and") + words.count("or")) / n,
+        10 * (times["and"] + times["or"]) / n,
         max(0, longest - _LONG_SENTENCE) / 20,
         unknown,
         order,
