@@ -141,7 +141,7 @@ def saved(plan: Plan) -> list[dict[str, Any]]:
 def _cuts(plan: Plan) -> list[str]:
     """What each of the plan's cuts saves."""
     found = savings(plan, Begun(), range(1, len(plan.cuts) + 1))
-    head = ["Cuts, applied in this order by --apply-cuts:"] if found else []
+    head = ["Cuts, in the order in which they are applied:"] if found else []
     return [*head, *(f"  {saving}" for saving in found)]
 
 
