@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -162,7 +163,7 @@ def _depending(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"{phase}: {', '.join(dict.fromkeys(notes))}" for phase, notes in conditions.items()
     )
     return [
-        f"What depends on results is shown as the most it can be ({said}).",
+        *wrap(f"What depends on results is shown as the most it can be ({said}).", 100),
         "Layers that follow from results are shown at 60 % of the depth.",
     ]
 
