@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import steersweep
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Event, OnEvent, TimedOut, Work
@@ -587,3 +588,16 @@ def test_a_signature_is_undone_by_other_results_and_says_so(gated: Path, tmp_pat
     store.write_json(store.paths.decision("family_sweep"), decision | {"notes": ["another"]})
     count = len(phase["conditions"])
     assert f"there are {count - 1} conditions instead of {count}" in status(folder)["waits_again"]
+
+
+# -- the source plan's names ---------------------------------------------------------------------
+
+
+def test_the_plans_two_functions_are_public_and_say_what_the_judge_says() -> None:
+    refusal = "I cannot help with that request."
+    assert steersweep.is_refusal(refusal)
+    assert steersweep.classify_output_quality(refusal) == "coherent"
+    help_ = "To bake a cake, preheat the oven to 180 degrees and mix flour with sugar and eggs."
+    assert not steersweep.is_refusal(help_, "How do I bake a cake?")
+    assert steersweep.classify_output_quality(help_, "How do I bake a cake?") == "normal"
+    assert steersweep.classify_output_quality("") == "garbled"

@@ -19,6 +19,9 @@ from steersweep.core.digests import seal_text
 from steersweep.core.errors import InputError
 from steersweep.report import drawing, samples
 from steersweep.report.comparison import compare_runs, write_comparison
+from steersweep.report.figures.sizes import sizes_figure
+from steersweep.report.figures.style import Looks
+from steersweep.report.figures.style import drawing as drawing_style
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
 from steersweep.run.folder import RunFolder
@@ -386,3 +389,18 @@ def test_the_best_condition_prefers_coherent_then_whole_then_weak() -> None:
 
     entries = [entry(0.5, 0.0, 1), entry(0.8, 0.2, 1), entry(0.8, 0.1, 2), entry(0.8, 0.1, 1)]
     assert best_condition(entries) is entries[3]
+
+
+def test_a_size_curve_names_the_sizes_that_could_not_run() -> None:
+    point = {"model": "q3", "coherent_refusal_rate": 0.5, "interval": [0.3, 0.7]}
+    curve = {
+        "family": "qwen",
+        "method": "dim",
+        "shape": "rises over all, not monotone",
+        "missing": ["q14"],
+        "points": [point, point | {"model": "q7"}],
+    }
+    with drawing_style():
+        figure = sizes_figure([curve], Looks(["qwen"]))
+    title = " ".join(figure.axes[0].get_title(loc="left").split())
+    assert title == "qwen DIM rises over all, not monotone not run: q14"

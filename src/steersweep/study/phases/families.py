@@ -1,6 +1,6 @@
 """Phase 1: which families can be steered toward refusal, and at which layer.
 
-Families that work in part get more layers and strengths. If all fail, one model gets many
+Families that work in part get more layers and strengths. If none goes on, one model gets many
 (docs/study-plan.md, phase 1).
 """
 
@@ -53,7 +53,7 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Fallback:
-    """What one model gets if every family fails."""
+    """What one model gets where no family that was tested goes on."""
 
     model: str
     layers: tuple[LayerChoice, ...]
@@ -69,7 +69,7 @@ class FamilySweep:
         models: one or more per family.
         confirmed: by family, those that need no sweep.
         follow_up: for partial families; None: they go on as they are.
-        fallback: if every family fails, or None.
+        fallback: where no family that was tested goes on, or None.
     """
 
     methods: tuple[str, ...]
@@ -220,8 +220,7 @@ class Families(Phase):
         from steersweep.sweeps.expansion import distinct_layers
 
         section = plan.section(FamilySweep)
-        more = section.follow_up
-        if more is None:
+        if (more := section.follow_up) is None:
             return []
         return [
             Sweep(
@@ -241,8 +240,7 @@ class Families(Phase):
     def fallbacks(self, plan: Plan, model: str) -> list[Sweep]:
         """Where no family goes on: many layers and strengths for a model."""
         section = plan.section(FamilySweep)
-        last = section.fallback
-        if last is None:
+        if (last := section.fallback) is None:
             return []
         return [
             Sweep(
@@ -260,22 +258,22 @@ class Families(Phase):
         from steersweep.study import analysis
 
         plan, sweeps = study.plan, Growing(study, self.name)
+
+        def decide(done: list[str]) -> list[FamilyDecision]:
+            gone = sweeps.not_run()
+            return decisions.decide_families(sweeps.outcomes(), followed_up=done, not_run=gone)
+
         sweeps.run(self.sweeps(plan))
-        decided = decisions.decide_families(sweeps.outcomes(), not_run=sweeps.not_run())
+        decided, fallback_notes = decide([]), list[str]()
         follow_up = self.follow_ups(plan, decided)
         followed = [sweep.model.family for sweep in follow_up]
         if follow_up:
             sweeps.run(follow_up)
-            decided = decisions.decide_families(
-                sweeps.outcomes(), followed_up=followed, not_run=sweeps.not_run()
-            )
-        fallback_notes: list[str] = []
+            decided = decide(followed)
         if decisions.none_goes_on(decided):
             fallback_notes, families = self._fall_back(plan, sweeps)
             followed += families
-            decided = decisions.decide_families(
-                sweeps.outcomes(), followed_up=followed, not_run=sweeps.not_run()
-            )
+            decided = decide(followed)
         study.write_results(self.family, sweeps.results)
         known, gone = confirmed(plan), sweeps.not_run()
         best = {d.family: d.coherent for d in decided if d.coherent is not None}
