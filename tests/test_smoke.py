@@ -389,7 +389,10 @@ def test_a_study_skips_a_model_that_fails_and_says_why(
     assert list(failures) == ["q7 family fp32"]
     assert "incompatible: ending: the template ends an answer with" in failures["q7 family fp32"]
     families = store.read_json(store.root / "decisions/family_sweep.json")["families"]
-    assert [row["family"] for row in families] == ["mistral"]
+    assert {row["family"]: row["action"] == "not-run" for row in families} == {
+        "mistral": False,
+        "qwen": True,
+    }
 
 
 def test_a_reader_that_cannot_read_a_model_is_no_disagreement(
