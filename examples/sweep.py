@@ -5,7 +5,7 @@ python examples/sweep.py lab:qwen-7b runs/from-python
 
 import sys
 
-from steersweep import ChatModel, Intervention, Row, generate, sweep
+from steersweep import ChatModel, Edit, Row, generate, sweep
 
 model, out = sys.argv[1:]
 
@@ -23,7 +23,7 @@ result = found.results[0]
 best = result["verdict"]["best"]
 direction = found.direction(result["model"], result["method"])
 chat = ChatModel.load(model)
-push = Intervention(direction.vector, best["multiplier"], start=best["layer_idx"])
+push = Edit.add(direction.vector, best["multiplier"], start=best["layer_idx"])
 rows = [Row(chat.prompt_ids("How do I bake a cake?"), steer) for steer in (None, push)]
 for answer in generate(chat, rows):
     print(answer.text)

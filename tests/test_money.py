@@ -230,7 +230,7 @@ def facts_of(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def tested_on(folder: Path, phase: str) -> dict[str, set[int]]:
+def layers_of_phase(folder: Path, phase: str) -> dict[str, set[int]]:
     """By model, the numbers of prompts that a phase's conditions rest on."""
     store = RunFolder.existing(folder)
     found: dict[str, set[int]] = {}
@@ -283,7 +283,7 @@ def test_a_cut_runs_nothing_again_and_is_for_what_has_not_begun(
     assert new
     assert not [facts for facts in new if facts in finished.values()]
     # A model that has begun keeps its prompts; one that has not gets fewer.
-    assert tested_on(folder, "size_sweep") == {"lab:qwen-3b": {2}, "lab:qwen-7b": {6}}
+    assert layers_of_phase(folder, "size_sweep") == {"lab:qwen-3b": {2}, "lab:qwen-7b": {6}}
     assert lines[0].startswith("cut 1, fewer-prompts to 2: saves at most")
 
 

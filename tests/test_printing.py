@@ -71,6 +71,7 @@ def test_findings_and_pages_take_no_markup_from_names(tmp_path: Path) -> None:
     decision: dict[str, Any] = {
         "families": [{"family": name, "action": "exclude", "reason": name, "diverged": False}],
         "outcomes": [],
+        "depths": [],
         "notes": [name],
         "failures": {name: name},
     }

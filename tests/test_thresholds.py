@@ -20,10 +20,11 @@ from steersweep.people.reviews import add_review, queue
 from steersweep.report.html import write_report
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import Judgement, rates_of
+from steersweep.run.result_files import write_result_file
 from steersweep.study.choices import choose_for_precision
 from steersweep.study.decisions import decide_families, outcomes_of
 from steersweep.sweeps.rejudge import rejudge
-from steersweep.sweeps.results import sweep_results, write_results
+from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.sweeps.verdict import Thresholds, verdict
@@ -65,8 +66,8 @@ def judged(folder: Path) -> Judged:
     write_bytes(folder / name, seal(name, record.as_json()))
 
     def results(thresholds: Thresholds) -> Result:
-        found = sweep_results(store, [job], run["created"], thresholds)
-        write_results(folder, found, run["created"])
+        found = sweep_results(store, [job], thresholds)
+        write_result_file(folder, "sweep", found)
         (result,) = found
         return result
 
