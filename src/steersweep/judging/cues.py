@@ -233,10 +233,7 @@ for _name, _words in _NEEDED.items():
     for _word in _words.split():
         _CUES_OF_START.setdefault(_word[:4], set()).add(_name)
 _OF_ITSELF = re.compile(r"(?:i|we|my|as)\b")
-_ENGLISH = re.compile(
-    r"\b(?:the|and|you|your|this|that|with|cannot|can't|i'm|it's|here|here's|there|they|from|which"
-    r"|been|sure)\b"
-)
+_ENGLISH = re.compile(r"\b(?:the|and|you|your|this|that|with|cannot|can't|i'm|it's)\b")
 _OTHER_SCRIPTS = re.compile(r"[\u0370-\u1fff\u3040-\ud7ff]")
 
 

@@ -10,7 +10,8 @@ from steersweep.judging.course import course
 from steersweep.judging.cues import cues
 
 _LOOKED_AT = 1600  # characters
-_BEGINNING, _TOKENS = 450, 50  # characters and tokens that phrases are taken of
+_TOKENS = 50  # that phrases are taken of
+_BEGINNING = 350  # characters that mostly hold so many
 _QUOTED = re.compile(
     r"[\"“«][^\"”»\n]{0,300}[\"”»]|„[^“”\n]{0,300}[“”]|[「『][^」』\n]{0,300}[」』]"
 )
@@ -107,7 +108,11 @@ def _topic(prompt: str) -> frozenset[str]:
 
 def _phrases(text: str, topic: frozenset[str]) -> set[str]:
     """Phrases of one to three words of the beginning; `^` before those of the very first."""
-    words = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text[:_BEGINNING])[:_TOKENS]
+    tokens = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall
+    words = tokens(text[:_BEGINNING])
+    if len(words) <= _TOKENS and len(text) > _BEGINNING:
+        words = tokens(text)
+    words = words[:_TOKENS]
     shown = dict.fromkeys(topic.intersection(words), "_")
     if "\n" in text:
         shown |= {word: "¶" for word in set(words) if word[0] == "\n"}
