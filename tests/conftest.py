@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -19,10 +20,11 @@ os.environ["STEERSWEEP_CACHE"] = tempfile.mkdtemp(prefix="steersweep-cache-")
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steersweep import ChatModel
-from steersweep.model.source import ModelSource
+from steersweep.model.source import ModelSource, find_model
 
 FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
 
@@ -53,6 +55,26 @@ def random_model(model_class: str, **shape: Any) -> ChatModel:
     config = cls.config_class(vocab_size=1024, bos_token_id=None, eos_token_id=1, **shape)
     model = cls(config).eval()
     return ChatModel(model, lab("qwen-7b").tokenizer, source=ModelSource(model_class, "."))
+
+
+def with_a_long_stream(folder: Path, scale: float) -> Path:
+    """The answers of lab:llama-8b from a residual stream `scale` times as long.
+
+    Each layer's norm takes the length out again; a push of a given length is so much weaker.
+    """
+    folder.mkdir()
+    for file in Path(find_model("lab:llama-8b").location).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    embedding = "model.embed_tokens.weight"
+    weights["lm_head.weight"] = weights[embedding].clone()
+    for name in weights:
+        if name == embedding or name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] = weights[name] * scale
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @cache

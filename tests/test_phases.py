@@ -31,10 +31,10 @@ from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
 from steersweep.study.plan_file import load_plan, parse_plan
-from steersweep.study.running import Running, plain
+from steersweep.study.running import GateStop, Running, plain
 from steersweep.study.settings import settings_of
 from steersweep.study.status import decided, status
-from steersweep.study.study import GateStop, StudyOptions, run_study
+from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts, Step, Sweep
 from steersweep.sweeps.settings import make_job
 from steersweep.tracking.record import runs_of_study
@@ -107,7 +107,7 @@ def test_at_most_has_every_phase_and_at_least_what_no_result_can_prevent() -> No
         "1 fallback": 1,
         "2 validation": 3,
         "2": 13,
-        "3": 12,  # three sizes of a family and gemma-9b, each in three precisions
+        "3": 12,  # three sizes of a family and a model of another, each in three precisions
     }
     sure = Counter(str(e.sweep.step) for e in expected if not e.when)
     # The four families' sweeps, and the sizes of the one that was confirmed before.
@@ -115,9 +115,9 @@ def test_at_most_has_every_phase_and_at_least_what_no_result_can_prevent() -> No
     assert {
         e.sweep.model.family for e in expected if not e.when and e.sweep.step == SIZES.size
     } == {"qwen"}
-    # The dearest choice for phase 3: the largest sizes of a family of four.
+    # The dearest choice for phase 3: the largest sizes of a family of four, and of another family.
     third = {e.sweep.model.name for e in expected if e.sweep.step.phase == PRECISIONS.name}
-    assert third == {"qwen-7b", "qwen-14b", "qwen-32b", "gemma-9b"}
+    assert third == {"qwen-7b", "qwen-14b", "qwen-32b", "gemma-27b"}
     lab = look_ahead(LAB, Cuts())
     transfers = [e for e in lab if e.sweep.step.phase == TRANSFER.name]
     assert [len(e.sweep.borrowed) for e in transfers] == [4] * 5

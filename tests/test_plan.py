@@ -82,6 +82,39 @@ def test_trackers_are_told_the_plans_projects_and_run_names() -> None:
     assert sweep.run_names == ("qwen-3b-fp16",)
 
 
+def test_a_model_runs_in_its_own_precision_over_the_plans() -> None:
+    assert {name for name, model in V3.models.items() if model.precision == "bf16"} == {
+        "gemma-2b",
+        "gemma-9b",
+        "gemma-27b",
+    }
+    assert {sweep.model.name: sweep.precision for sweep in FAMILIES.sweeps(V3)} == {
+        "gemma-9b": "bf16",
+        "phi-mini": "fp16",
+        "llama-8b": "fp16",
+        "mistral-7b": "fp16",
+    }
+    choice = SizeChoice("gemma-9b", "gemma", "", 25, V3.strength, "", ("dim",))
+    sweeps = PRECISIONS.sweeps(V3, [choice])
+    assert [(s.precision, s.reference) for s in sweeps] == [
+        ("bf16", "bf16"),
+        ("int8", "bf16"),
+        ("int4", "bf16"),
+    ]
+    # The catalog knows it too, where a plan asks for fp16 and says nothing of the model.
+    text = TEXT.replace("    precision: bf16\n", "")
+    assert parse_plan(text, "x.yaml").models["gemma-2b"].precision == "bf16"
+    text = TEXT.replace("precision: bf16", "precision: fp32")
+    assert parse_plan(text, "x.yaml").models["gemma-2b"].precision == "fp32"
+
+
+def test_a_model_runs_in_phase_3_with_what_worked_for_it() -> None:
+    choice = SizeChoice("qwen-3b", "qwen", "", 21, V3.strength, "", ("cosmic",))
+    assert {sweep.methods for sweep in PRECISIONS.sweeps(V3, [choice])} == {("cosmic",)}
+    both = replace(choice, methods=("cosmic", "dim"))
+    assert {sweep.methods for sweep in PRECISIONS.sweeps(V3, [both])} == {("dim",)}
+
+
 def test_the_plans_numbers_are_in_it() -> None:
     assert V3.budget == Budget(
         100, {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35}
@@ -252,9 +285,9 @@ def test_a_model_that_does_not_fit_is_sent_where_it_does() -> None:
 def test_cuts_apply_in_the_plans_order() -> None:
     one, two, three = (Cuts.first(V3, count) for count in (1, 2, 3))
     assert one.families == {"llama", "mistral"}
-    assert one.repeats is None
-    assert two.repeats == 3
-    assert planned_prompts(V3, two).repeats == 3
+    assert one.prompts is None
+    assert two.prompts == 6
+    assert len(planned_prompts(V3, two).prompts) == 6
     assert three.models == {"gemma-27b", "mistral-24b"}
     assert "gemma-27b" not in {row["model"] for row in planned(V3, three)}
 

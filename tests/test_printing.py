@@ -70,6 +70,7 @@ def test_findings_and_pages_take_no_markup_from_names(tmp_path: Path) -> None:
     name = f"<script>alert(1)</script>|x|[a](http://x.example)\n# title {EVIL}"
     decision: dict[str, Any] = {
         "families": [{"family": name, "action": "exclude", "reason": name, "diverged": False}],
+        "outcomes": [],
         "notes": [name],
         "failures": {name: name},
     }

@@ -19,10 +19,13 @@ from steersweep.core.digests import seal_text
 from steersweep.core.errors import InputError
 from steersweep.report import drawing, samples
 from steersweep.report.comparison import compare_runs, write_comparison
+from steersweep.report.figures.sizes import sizes_figure
+from steersweep.report.figures.style import Looks
+from steersweep.report.figures.style import drawing as drawing_style
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
 from steersweep.run.folder import RunFolder
-from steersweep.run.result_files import read_result_file, write_result_file
+from steersweep.run.result_files import read_result_file, replace_result_file
 from steersweep.study.study import run_study
 from steersweep.sweeps.results import best_condition
 from steersweep.sweeps.run import run_sweep
@@ -131,11 +134,19 @@ def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
     marks = ("no-answer", "<of one's own>")
     for sample, mark in zip(results[0]["conditions"][0]["samples"], marks, strict=False):
         sample["failure_mode"] = mark
-    write_result_file(run_copy, results_file(run_copy).stem, results)
+    replace_result_file(results_file(run_copy), results)
     page = write_report(run_copy).path.read_text("utf-8")
     choice = page.partition('<select name="mode">')[2].partition("</select>")[0]
     assert "<option>no-answer</option>" in choice
     assert "<option>&lt;of one&#39;s own&gt;</option>" in choice
+
+
+def test_what_stands_in_the_way_of_the_report_is_named(run_copy: Path) -> None:
+    figure = min((run_copy / "figures").glob("*.svg"))
+    figure.unlink()
+    figure.mkdir()
+    with pytest.raises(InputError, match=rf"{figure.name}.*Is a directory"):
+        write_report(run_copy)
 
 
 def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
@@ -144,7 +155,7 @@ def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
         results[0]["conditions"][0]["samples"], (HOSTILE, LONG, "", "\ud800"), strict=True
     ):
         sample["response"] = sample["prompt"] = text
-    write_result_file(run_copy, results_file(run_copy).stem, results)
+    replace_result_file(results_file(run_copy), results)
     page = write_report(run_copy).path
     tab.goto(page.as_uri())
     tab.wait_for_selector(".sample")
@@ -321,7 +332,7 @@ def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: 
     results[1]["conditions"].remove(
         next(entry for entry in results[1]["conditions"] if entry["key"] != best)
     )
-    write_result_file(run_copy, results_file(run_copy).stem, results)
+    replace_result_file(results_file(run_copy), results)
     plan = RunFolder.existing(run_copy).plan | {"max_new_tokens": 7}
     (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", yaml.safe_dump(plan)))
 
@@ -378,3 +389,18 @@ def test_the_best_condition_prefers_coherent_then_whole_then_weak() -> None:
 
     entries = [entry(0.5, 0.0, 1), entry(0.8, 0.2, 1), entry(0.8, 0.1, 2), entry(0.8, 0.1, 1)]
     assert best_condition(entries) is entries[3]
+
+
+def test_a_size_curve_names_the_sizes_that_could_not_run() -> None:
+    point = {"model": "q3", "coherent_refusal_rate": 0.5, "interval": [0.3, 0.7]}
+    curve = {
+        "family": "qwen",
+        "method": "dim",
+        "shape": "rises over all, not monotone",
+        "missing": ["q14"],
+        "points": [point, point | {"model": "q7"}],
+    }
+    with drawing_style():
+        figure = sizes_figure([curve], Looks(["qwen"]))
+    title = " ".join(figure.axes[0].get_title(loc="left").split())
+    assert title == "qwen DIM rises over all, not monotone not run: q14"

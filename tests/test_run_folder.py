@@ -182,10 +182,11 @@ def test_a_folder_that_may_not_be_written_is_named(
         return original(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    said = f"{run_copy}: the report cannot be written there (Read-only file system)"
+    said = f"{run_copy}: the report cannot be written there ("
     with pytest.raises(InputError) as refused:
         write_report(run_copy)
     assert str(refused.value).startswith(said)
+    assert ": Read-only file system)" in str(refused.value)
     shown = CliRunner().invoke(app, ["review", str(run_copy), "--summary"])
     assert shown.exit_code == 0, shown.exception
     assert said.replace("\n", "") in shown.output.replace("\n", "")

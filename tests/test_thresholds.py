@@ -20,11 +20,8 @@ from steersweep.people.reviews import add_review, queue
 from steersweep.report.html import write_report
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import Judgement, rates_of
-from steersweep.study.decisions import (
-    choose_for_precision,
-    decide_families,
-    outcomes_of,
-)
+from steersweep.study.choices import choose_for_precision
+from steersweep.study.decisions import decide_families, outcomes_of
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import sweep_results, write_results
 from steersweep.sweeps.run import run_sweep

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from steersweep.methods import cosmic, cosmic_scoring
+from steersweep.methods import cosmic, cosmic_scoring, cosmic_selection
 from steersweep.methods.official import built_in_fixtures, check_fixture
 from steersweep.steer.edit import Edit
 from steersweep.steer.row_edits import RowEdits
@@ -45,7 +45,9 @@ def _ablation_at_inputs_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _depth_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cosmic, "eligible_layers", lambda n_layers: math.ceil(0.8 * n_layers))
+    monkeypatch.setattr(
+        cosmic_selection, "eligible_layers", lambda n_layers: math.ceil(0.8 * n_layers)
+    )
 
 
 def _affine_addition_without_reference(monkeypatch: pytest.MonkeyPatch) -> None:

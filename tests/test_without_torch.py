@@ -16,7 +16,8 @@ import yaml
 
 import steersweep
 from steersweep.study.plan_file import parse_plan
-from steersweep.study.study import GateStop, run_study
+from steersweep.study.running import GateStop
+from steersweep.study.study import run_study
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import get_judge
+    from steersweep.library.judging import classify_output_quality, is_refusal
     from steersweep.library.results import SweepResults
     from steersweep.library.sweeping import sweep
     from steersweep.methods.dim import dim_directions
@@ -32,6 +33,8 @@ _HOMES = {
     "judge_file": "judging.files",
     "Judgement": "run.judgement",
     "get_judge": "judging.judge",
+    "classify_output_quality": "library.judging",
+    "is_refusal": "library.judging",
     "SweepResults": "library.results",
     "sweep": "library.sweeping",
     "dim_directions": "methods.dim",
@@ -68,10 +71,12 @@ __all__ = [
     "SteersweepError",
     "SweepResults",
     "Verdict",
+    "classify_output_quality",
     "dim_directions",
     "extract_directions",
     "generate",
     "get_judge",
+    "is_refusal",
     "judge_file",
     "load_extraction_set",
     "load_test_set",

@@ -42,6 +42,13 @@ class BudgetStop(SteersweepError):
     exit_code = 3
 
 
+def way_out(name: str) -> str:
+    """What to raise where a stop is reached: the total's, or that of the phase of that name."""
+    if name == "total":
+        return f"Raise {setting('budget')} (in the plan: budget.total)"
+    return f"Raise {setting('phase_budget')} {name}=USD (in the plan: budget.phases.{name})"
+
+
 @dataclass(frozen=True)
 class Limits:
     """Hard stops in USD: in all, and by phase.
@@ -214,8 +221,8 @@ class Ledger:
             if held + usd > stop:
                 raise BudgetStop(
                     f"{job}: could cost {usd:.4g} USD, and {held:.4g} of the {name} stop of "
-                    f"{stop:.4g} is spent or reserved. Everything finished is kept. Raise "
-                    f"{setting('budget')}, or cut with {setting('apply_cuts')}"
+                    f"{stop:.4g} is spent or reserved. Everything finished is kept. "
+                    f"{way_out(name)}, or cut with {setting('apply_cuts')}"
                 )
 
     def _must_be_right(self, entry: Entry) -> None:

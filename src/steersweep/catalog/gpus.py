@@ -19,6 +19,13 @@ def gpu_catalog() -> dict[str, dict[str, float]]:
     return catalog
 
 
+@cache
+def prices_as_of() -> str:
+    """The month that the catalog's prices are of."""
+    text = (resources.files("steersweep.catalog") / "gpus.yaml").read_text("utf-8")
+    return str(yaml.safe_load(text)["prices_as_of"])
+
+
 def kind_of(device_name: str, memory_gb: float) -> str | None:
     """The catalog's kind of a GPU as the driver names it; None where it is not in the catalog.
 

@@ -26,7 +26,10 @@ RemoteCodeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 PricesOption = Annotated[
     Path | None,
-    typer.Option(help="YAML file of prices, GPU: USD per hour, over the plan's and the catalog's."),
+    typer.Option(
+        help="YAML file of prices, GPU: USD per hour, over the plan's; or `catalog`, for the "
+        "catalog's instead of the plan's."
+    ),
 ]
 JUDGES = (
     "default, keywords-v3, arditi-prefixes, classifier:MODEL[#LABEL], llm:MODEL[#FORMAT], "

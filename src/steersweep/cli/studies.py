@@ -42,7 +42,7 @@ def plan(
 
     Example: `steersweep plan v3`
     """
-    from steersweep.report.plan_table import planned, print_plan
+    from steersweep.report.plan_table import planned, print_plan, saved
     from steersweep.study.plan_file import load_plan, with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.sweeps import Cuts
@@ -54,11 +54,12 @@ def plan(
     if not 0 <= apply_cuts <= len(loaded.cuts):
         raise InputError(f"--apply-cuts {apply_cuts}: the plan has {len(loaded.cuts)} cuts")
     show_notes(prompt_notes(loaded))
-    rows = planned(loaded, Cuts.first(loaded, apply_cuts), only)
+    cuts = Cuts.first(loaded, apply_cuts)
     if as_json:
-        say(json.dumps({"plan": loaded.name, "sweeps": rows}, indent=1))
+        said = {"plan": loaded.name, "sweeps": planned(loaded, cuts, only), "cuts": saved(loaded)}
+        say(json.dumps(said, indent=1))
     else:
-        print_plan(loaded, rows)
+        print_plan(loaded, cuts, only)
 
 
 def _phase(plan: Plan, text: str | None) -> str | None:
@@ -77,6 +78,25 @@ def _phase(plan: Plan, text: str | None) -> str | None:
     return phase.name
 
 
+def _phase_budget(plan: Plan, text: str) -> tuple[str, float]:
+    """A phase and its stop, as a user gives them: `size_sweep=50`."""
+    from steersweep.study.phases.registry import phase_called
+
+    named, _, amount = text.partition("=")
+    try:
+        phase, usd = phase_called(named), float(amount)
+    except InputError as error:
+        raise InputError(f"--phase-budget {text}: {error}") from error
+    except ValueError as error:
+        raise InputError(f"--phase-budget {text}: give PHASE=USD, as in size_sweep=50") from error
+    if not 0 <= usd < float("inf"):
+        raise InputError(f"--phase-budget {text}: must be 0 or more USD")
+    if phase.name not in plan.phases:
+        there = ", ".join(plan.phases)
+        raise InputError(f"--phase-budget {text}: {plan.name} has no {phase.name}; it has {there}")
+    return phase.name, usd
+
+
 def run(
     name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
@@ -85,6 +105,10 @@ def run(
         typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or name."),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
+    phase_budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Hard stop of one phase, such as size_sweep=50 or 2=50 (USD)."),
+    ] = None,
     apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
     prices: PricesOption = None,
     accept_change: Annotated[
@@ -118,7 +142,7 @@ def run(
     from steersweep.run.paths import RunPaths
     from steersweep.study.plan_file import load_plan, with_prices
     from steersweep.study.settings import prompt_notes
-    from steersweep.study.status import decided
+    from steersweep.study.status import decided, must_be_complete
     from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import open_tracker
 
@@ -139,7 +163,13 @@ def run(
     show_notes(prompt_notes(loaded))
     quiet_libraries()
     options = StudyOptions(
-        until, budget, apply_cuts, tuple(accept_change or ()), new_run, accept_mismatch
+        until,
+        budget,
+        apply_cuts,
+        tuple(accept_change or ()),
+        new_run,
+        accept_mismatch,
+        dict(_phase_budget(loaded, text) for text in phase_budget or ()),
     )
     tracking = loaded.tracking
     tracker = open_tracker(
@@ -155,11 +185,12 @@ def run(
     else:
         where = _engine(engine, device, ray_address, ray_storage)
         _run_here(loaded, out, options, where, tracker, quiet)
-    last = phase or "final"
+    last = until or "final"
     print_decision(last, decided(out)[last])
-    say(f"\n{loaded.name}: every phase asked for is done")
-    say(f"Findings:  {RunPaths(out).findings}\nDecisions: steersweep decide {out}")
+    say(f"\nFindings:  {RunPaths(out).findings}\nDecisions: steersweep decide {out}")
     show_report(out)
+    must_be_complete(out, until)
+    say(f"{loaded.name}: every phase asked for is done")
 
 
 def _engine(name: str, device: str, address: str | None, storage: str | None) -> Engine:
@@ -182,8 +213,9 @@ def _run_here(
     from steersweep.report.live import live_view
     from steersweep.report.study_table import print_decision
     from steersweep.study.jobs import Ended
+    from steersweep.study.running import GateStop
     from steersweep.study.status import decided
-    from steersweep.study.study import GateStop, run_study
+    from steersweep.study.study import run_study
     from steersweep.tracking.record import runs_of_job
     from steersweep.tracking.tracker import Tracking
 
@@ -264,11 +296,15 @@ def status(
         say(json.dumps(state, indent=1))
         return
     say(f"{state['plan']}: {state['phase']}, {state['done']} of {state['total']} conditions")
+    if state["incomplete"]:
+        say(f"incomplete: {len(state['failures'])} could not run; run it again to try once more")
     say(f"spent: {state['spent_usd']:.4g} USD")
     if state["waiting_gate"]:
         gate = state["waiting_gate"]
         if state["rejected_by"]:
             say(f"gate {gate} was rejected by {in_a_line(state['rejected_by'])}")
+        if state["waits_again"]:
+            say(state["waits_again"])
         say(f"waiting: steersweep approve {folder} {gate} --by NAME")
     for job, why in state["failures"].items():
         say(f"could not run: {job}: {why}")
@@ -316,7 +352,7 @@ def approve(
     from steersweep.study.phases.registry import gates as study_gates
     from steersweep.study.status import sign_gate
     from steersweep.verification.report import GATE
-    from steersweep.verification.signing import sign_verification
+    from steersweep.verification.signing import sign_verification, signable
 
     known = (*study_gates(), GATE)
     if gate not in known:
@@ -326,6 +362,8 @@ def approve(
             raise InputError(f"{GATE}: a report is signed or left unsigned")
         signature = sign_verification(folder, by=by, note=note)
     else:
+        if gate == "R0" and not reject:
+            signable(folder, note)  # both are signed, or neither is
         signature = sign_gate(folder, gate, by=by, note=note, rejected=reject)
         if gate == "R0" and not reject:
             sign_verification(folder, by=by, note=note)

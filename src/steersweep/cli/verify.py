@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from steersweep.cli.options import JsonOption, QuietOption
+from steersweep.cli.options import JUDGES, JsonOption, PrecisionOption, QuietOption
 from steersweep.cli.output import quiet_libraries, say
 from steersweep.core.errors import InputError
 
@@ -28,6 +28,10 @@ def verify_cosmic(
     expect: Annotated[float, typer.Option(help="Coherent refusal rate to reach, 0 to 1.")] = 0.6,
     prompts: Annotated[str, typer.Option(help="Test prompts.")] = "benign-120",
     max_prompts: Annotated[int, typer.Option(help="Only the first N prompts.")] = 40,
+    precision: PrecisionOption = "auto",
+    judge: Annotated[str, typer.Option(help=f"How answers are judged: {JUDGES}")] = "default",
+    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
     out: Annotated[Path, typer.Option(help="Where report and results go.")] = Path("verification"),
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -42,6 +46,7 @@ def verify_cosmic(
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
     from steersweep.run.paths import RunPaths
+    from steersweep.sweeps.settings import make_settings
     from steersweep.verification.verify import Reproduction
     from steersweep.verification.verify import verify_cosmic as verify
 
@@ -55,7 +60,23 @@ def verify_cosmic(
         raise InputError(f"--expect {expect}: a rate from 0 to 1")
     if strength is None and multiplier is None:
         strength = 0.3
-    run = model and Reproduction(model, layer, strength, multiplier, expect, prompts, max_prompts)
+    asked = model and Reproduction(
+        make_settings(
+            [model],
+            methods="cosmic",
+            layers="0.5" if layer == "auto" else layer,
+            multipliers="" if multiplier is None else str(multiplier),
+            strengths="" if strength is None else str(strength),
+            prompts=prompts,
+            max_prompts=max_prompts,
+            precision=precision,
+            judge=judge,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+        ),
+        expect,
+        chosen=layer == "auto",
+    )
     quiet_libraries()
 
     def on_fixture(name: str) -> None:
@@ -66,7 +87,7 @@ def verify_cosmic(
         result, path = verify(
             fixtures or built_in_fixtures(),
             out,
-            reproduction=run or None,
+            reproduction=asked or None,
             on_fixture=on_fixture,
             on_progress=view.on_progress,
         )

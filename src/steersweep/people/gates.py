@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from steersweep.core import journal
 from steersweep.core.errors import InputError, setting
@@ -28,6 +30,7 @@ def sign(
     evidence: Path,
     time: str,
     rejected: bool = False,
+    basis: Mapping[str, Any] | None = None,
 ) -> Entry:
     """Append a signature to the folder's `gates.jsonl`.
 
@@ -39,6 +42,7 @@ def sign(
         evidence: file that was judged; its hash is recorded, so the signature holds for it alone.
         time: UTC time.
         rejected: the person says no.
+        basis: what the evidence rests on, for a reader that tells changes that matter from others.
 
     Raises:
         InputError: no name, or a name or note that is too long; or the file cannot be written.
@@ -52,6 +56,7 @@ def sign(
         "time": time,
         "evidence": evidence.name,
         "sha256": _hash(evidence),
+        **({} if basis is None else {"basis": dict(basis)}),
     }
     journal.append(RunPaths(folder).gates, signature)
     return signature
@@ -78,19 +83,31 @@ def check_person(setting: str, name: str, note: str) -> None:
         )
 
 
-def signature_of(folder: Path, gate: str, evidence: Path) -> Entry | None:
-    """The newest signature of a gate for exactly this evidence, or None.
+def signature_of(
+    folder: Path,
+    gate: str,
+    evidence: Path,
+    holds: Callable[[Entry], bool] = lambda _entry: False,
+) -> Entry | None:
+    """The newest signature of a gate for this evidence, or None.
 
     None too if a damaged line stands after it that may have been a rejection.
+
+    Args:
+        folder: run or verification folder.
+        gate: what is signed.
+        evidence: the file that was judged; as long as it is the same, a signature holds.
+        holds: whether a signature holds though the file has changed.
     """
     found = None
     judged = _hash(evidence)
     for line in _lines(folder):
         if line.damage:
             found = found if _is_approval(line.text) else None
-        elif line.entry is not None and (line.entry["gate"], line.entry["sha256"]) == (
-            gate,
-            judged,
+        elif (
+            line.entry is not None
+            and line.entry["gate"] == gate
+            and (line.entry["sha256"] == judged or holds(line.entry))
         ):
             found = line.entry
     return found

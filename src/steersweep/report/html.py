@@ -69,9 +69,10 @@ def write_report(folder: Path) -> Report:
     try:
         return _write(folder)
     except OSError as error:
+        file = Path(error.filename2 or error.filename or folder).name
         raise InputError(
-            f"{folder}: the report cannot be written there ({error.strerror}); copy the run folder "
-            f"to a place where you may write"
+            f"{folder}: the report cannot be written there ({file}: {error.strerror}); remove what "
+            f"is in the way, or copy the run folder to a place where you may write"
         ) from error
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from steersweep.catalog.gpus import LOCAL
+from steersweep.catalog.gpus import LOCAL, prices_as_of
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
 from steersweep.study.ahead import look_ahead
 from steersweep.study.costs import cheapest, estimate
+from steersweep.study.cuts import Begun, savings
 from steersweep.study.phases.phase import Expected
 from steersweep.study.plan import Plan
-from steersweep.study.settings import planned_prompts
+from steersweep.study.settings import prompts_of
 from steersweep.study.sweeps import Cuts
 
 
@@ -26,9 +27,8 @@ def planned(plan: Plan, cuts: Cuts, only: str | None = None) -> list[dict[str, A
     Which families, models and layers later phases really take follows from results; this is the
     most they would run. `note` says what a sweep depends on; without one it runs for sure.
     """
-    n_prompts = len(planned_prompts(plan, cuts).prompts)
     return [
-        _row(plan, expected, n_prompts)
+        _row(plan, expected, len(prompts_of(plan, expected.sweep, cuts).prompts))
         for expected in look_ahead(plan, cuts)
         if only in (None, expected.sweep.step.phase)
     ]
@@ -62,8 +62,19 @@ def _row(plan: Plan, ahead: Expected, n_prompts: int) -> dict[str, Any]:
     }
 
 
-def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | None = None) -> None:
-    """The sweeps with layers, time, memory and cost on their planned GPUs."""
+def print_plan(
+    plan: Plan, cuts: Cuts, only: str | None = None, console: Console | None = None
+) -> None:
+    """The sweeps with layers, time, memory and cost on their planned GPUs.
+
+    Args:
+        plan: the plan.
+        cuts: that apply.
+        only: name of the phase to show; None: all. What is said of the whole plan stays.
+        console: where to print.
+    """
+    every = planned(plan, cuts)
+    rows = every if only is None else planned(plan, cuts, only)
     console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
     for name, width in (("phase", 12), ("model", 11)):
@@ -84,19 +95,54 @@ def print_plan(plan: Plan, rows: Sequence[dict[str, Any]], console: Console | No
             f"{row['usd']:.2f}",
         )
     console.print(table)
-    most, least = (sum(row["usd"] for row in found) for found in (rows, _certain(rows)))
-    stop = plan.budget.total
     lines = [
         "",
-        f"At most {most:.2f} USD by this estimate, at least {least:.2f}"
-        + (f"; hard stop {stop:g} USD." if stop is not None else "."),
+        *([] if only is None else [f"This phase: {_range(rows, plan.budget.phases.get(only))}"]),
+        f"The whole plan: {_range(every, plan.budget.total)}",
+        _prices(plan, every),
         "cells: conditions with their controls; GB: memory on that GPU (!: does not fit).",
         *_power(rows),
         *_cheaper(rows),
         *_depending(rows),
+        *_cuts(plan),
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _range(rows: Sequence[dict[str, Any]], stop: float | None) -> str:
+    """What sweeps cost, whatever comes out."""
+    most, least = (sum(row["usd"] for row in found) for found in (rows, _certain(rows)))
+    held = "" if stop is None else f"; hard stop {stop:g} USD"
+    return f"at most {most:.2f} USD by this estimate, at least {least:.2f}{held}."
+
+
+def _prices(plan: Plan, rows: Sequence[dict[str, Any]]) -> str:
+    """Which prices the figures rest on, and of when they are."""
+    sources: dict[str, list[str]] = {}
+    for gpu in dict.fromkeys(row["gpu"] for row in rows):
+        if gpu in plan.prices:
+            source = plan.prices_as_of or "the plan's, which gives no date"
+        else:
+            source = "this machine" if gpu == LOCAL else f"the catalog's of {prices_as_of()}"
+        sources.setdefault(source, []).append(f"{gpu} {plan.price(gpu):g}")
+    said = "; ".join(f"{', '.join(gpus)} ({source})" for source, gpus in sources.items())
+    return f"Prices in USD per hour: {said}."
+
+
+def saved(plan: Plan) -> list[dict[str, Any]]:
+    """What each of the plan's cuts saves, as plain data."""
+    return [
+        {"cut": found.number, "do": found.cut.do, "usd": found.usd, "seconds": found.seconds}
+        for found in savings(plan, Begun(), range(1, len(plan.cuts) + 1))
+    ]
+
+
+def _cuts(plan: Plan) -> list[str]:
+    """What each of the plan's cuts saves."""
+    found = savings(plan, Begun(), range(1, len(plan.cuts) + 1))
+    head = ["Cuts, applied in this order by --apply-cuts:"] if found else []
+    return [*head, *(f"  {saving}" for saving in found)]
 
 
 def _certain(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -111,6 +111,10 @@ class RunPaths:
     def _checks_begin(self, model_fingerprint: str, precision: str) -> str:
         return f"checks-{content_key([model_fingerprint, precision])[:12]}-"
 
+    def overflow(self, model_fingerprint: str) -> Path:
+        """That a model overflowed in fp16, and so runs in bf16 here."""
+        return self.root / "extraction" / f"overflow-{content_key(model_fingerprint)}.json"
+
     def comparison(self, rests_on: object) -> Path:
         """What a precision is compared with the reference by."""
         return self.root / "extraction" / f"comparison-{content_key(rests_on)}.json"

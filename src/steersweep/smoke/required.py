@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.errors import InputError, NumericalError, SteersweepError, setting
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
 from steersweep.run.folder import RunFolder
@@ -61,6 +61,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     Raises:
         InputError: a check failed that is about the model's files; the message says which, what it
             saw and what to do.
+        NumericalError: one met NaN or infinity.
         SteersweepError: another one did.
     """
     wrong = [check for check in found if not check["passed"]]
@@ -69,6 +70,8 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
     if wrong and not accept_mismatch:
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
+        if any(c["seen"].startswith(f"{NumericalError.__name__}:") for c in wrong):
+            kind = NumericalError
         raise kind(
             f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "
             f"{setting('accept_mismatch')} goes on all the same)"

@@ -6,7 +6,7 @@ from steersweep.study.costs import estimate
 from steersweep.study.phases.phase import Ahead, Expected
 from steersweep.study.phases.registry import phases_of
 from steersweep.study.plan import Plan
-from steersweep.study.settings import planned_prompts
+from steersweep.study.settings import prompts_of
 from steersweep.study.sweeps import Cuts, Sweep
 
 
@@ -18,10 +18,9 @@ def look_ahead(plan: Plan, cuts: Cuts) -> list[Expected]:
     Raises:
         InputError: a prompt set cannot be read, or a layer lies outside its model.
     """
-    n_prompts = len(planned_prompts(plan, cuts).prompts)
 
     def cost(sweep: Sweep) -> tuple[float, float]:
-        expected = estimate(plan, sweep, n_prompts)
+        expected = estimate(plan, sweep, len(prompts_of(plan, sweep, cuts).prompts))
         return expected.usd, expected.seconds
 
     ahead = Ahead(plan, cuts, cost)

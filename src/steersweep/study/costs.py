@@ -53,8 +53,12 @@ def estimate(
 
 
 def cheapest(plan: Plan, sweep: Sweep, n_prompts: int) -> tuple[str, Estimate] | None:
-    """The catalog's cheapest GPU for a sweep among those it fits, and what it takes there."""
-    prices = {gpu: plan.price(gpu) for gpu in gpu_catalog()}
+    """The cheapest GPU for a sweep among those it fits, and what it takes there.
+
+    Of those whose prices are of the same set as its own GPU's.
+    """
+    same = plan.price_set(sweep.model.gpu)
+    prices = {gpu: price for gpu, price in same.items() if gpu in gpu_catalog()}
     return arithmetic.cheapest(workload(plan, sweep, n_prompts), prices)
 
 

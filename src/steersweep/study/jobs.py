@@ -12,6 +12,7 @@ from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.study.costs import estimate
+from steersweep.study.cuts import Begun, begun
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
@@ -19,12 +20,19 @@ from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.results import Result, sweep_results
 from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
+from steersweep.work.overflow import as_it_runs
 
 
 class ChangedWeights(SteersweepError):
     """Weights changed under a run; not a model that merely fails."""
 
     exit_code = 2
+
+
+class NothingRan(SteersweepError):
+    """No job of a phase could run, so nothing can be decided."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Jobs:
         self.accept = accept
         self.accept_mismatch = accept_mismatch
         self.say = on_line
+        self._begun = Begun() if cuts.prompts is None else begun(plan, store)
         self._engine = engine
         self._ledger = Ledger(store.root)
         self._on_job = on_job
@@ -128,12 +137,15 @@ class Jobs:
                 self._ended(str(sweep), earlier=True)
         for name, reason in self._run(phase, jobs, tasks).items():
             failures[name] = str(reason)
+        left = {c.key for _, job in jobs for c in job.conditions}
+        jobs = [(sweep, as_it_runs(job, self.store)) for sweep, job in jobs]
+        left -= {c.key for _, job in jobs for c in job.conditions}
         held = self.store.read_json(self.store.paths.failures(phase)) or {}
         others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
         self.store.write_json(self.store.paths.failures(phase), others | failures)
-        self._note_conditions(phase, [job for _, job in jobs])
+        self._note_conditions(phase, [job for _, job in jobs], without=left)
         if sweeps and len(failures) == len(sweeps) and not all_may_fail:
-            raise SteersweepError(
+            raise NothingRan(
                 f"{phase}: no model could run: "
                 + "; ".join(f"{name}: {why}" for name, why in failures.items())
             )
@@ -182,7 +194,8 @@ class Jobs:
         accepted = name in self.accept
         # A model of the hub stays at the commit this run began with.
         commit = None if accepted else hub_commit(held.get(name, ""))
-        settings = settings_of(self.plan, sweep, self.cuts, commit)
+        cuts = self._begun.cuts_of(self.cuts, sweep.model.model)
+        settings = settings_of(self.plan, sweep, cuts, commit)
         settings = replace(settings, smoke=True, accept_mismatch=self.accept_mismatch)
         job = make_job(settings, settings.models[0], self.device(sweep), self.created[:10])
         fingerprint = job.conditions[0].model_fingerprint
@@ -193,6 +206,7 @@ class Jobs:
                 f"{setting('accept')} {name}, or a new folder"
             )
         self.store.write_json(self.store.paths.models, held | {name: fingerprint})
+        job = as_it_runs(job, self.store)
         for note in job.notes:
             if note not in self._said:
                 self._said.add(note)
@@ -238,9 +252,10 @@ class Jobs:
         """Result objects; the sweeps of a model in one precision are one result per method."""
         merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
         for sweep, job in jobs:
-            key = sweep.model.name, sweep.precision
-            first, held = merged.get(key, (sweep, job))
-            together = {c.key: c for c in (*held.conditions, *job.conditions)}
+            runs = as_it_runs(job, self.store)  # it may have overflowed since it was made
+            key = sweep.model.name, runs.precision
+            first, held = merged.get(key, (sweep, runs))
+            together = {c.key: c for c in (*held.conditions, *runs.conditions)}
             merged[key] = first, replace(held, conditions=tuple(together.values()))
         results = []
         thresholds = self.plan.thresholds
@@ -249,11 +264,13 @@ class Jobs:
                 results.append(result | {"phase": sweep.step.number})
         return results
 
-    def _note_conditions(self, phase: str, jobs: Iterable[Job]) -> None:
-        """What the phase consists of, for `status`."""
+    def _note_conditions(
+        self, phase: str, jobs: Iterable[Job], *, without: Collection[str] = ()
+    ) -> None:
+        """What the phase consists of, for `status`; `without` what it no longer does."""
         path = self.store.paths.phase(phase)
         held = (self.store.read_json(path) or {"conditions": []})["conditions"]
         keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
         out = {key for job in jobs for key in left_out(job, self.store)}
-        kept = [key for key in keys if key not in out]
+        kept = [key for key in keys if key not in out and key not in without]
         self.store.write_json(path, {"conditions": kept})

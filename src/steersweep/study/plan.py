@@ -34,6 +34,7 @@ class PlannedModel:
         n_layers: decoder layers as the plan says; when it runs, the model's config decides.
         billions: parameters, in billions.
         gpu: kind of GPU it is planned on.
+        precision: what it runs in where a phase says nothing else: its own, else the plan's.
         template_options: variables that its chat template is given: the plan's, then its own.
     """
 
@@ -44,6 +45,7 @@ class PlannedModel:
     n_layers: int
     billions: float
     gpu: str
+    precision: str
     template_options: TemplateOptions = field(default_factory=dict)
 
 
@@ -85,13 +87,11 @@ class Cut:
     Attributes:
         do: `drop-failed-families`, `drop-models` or `fewer-prompts`.
         what: names of families or models.
-        repeats: of each test prompt, or None.
-        prompts: number of test prompts, or None.
+        prompts: number of unique test prompts, or None.
     """
 
     do: str
     what: tuple[str, ...] = ()
-    repeats: int | None = None
     prompts: int | None = None
 
 
@@ -175,6 +175,7 @@ class Plan:
         judge: name of the judge.
         seed: of the random control directions.
         prices: USD per hour of kinds of GPU, before the catalog's.
+        prices_as_of: when those prices held, as the plan says; empty: it does not.
         fallback_gpus: where jobs go that do not fit a kind of GPU.
         at_once: jobs of a kind of GPU that may run at the same time.
         timeouts: by phase, seconds after which a job ends that has no timeout of its own.
@@ -202,6 +203,7 @@ class Plan:
     judge: str
     seed: int
     prices: Mapping[str, float]
+    prices_as_of: str
     fallback_gpus: Mapping[str, str]
     at_once: Mapping[str, int]
     timeouts: Mapping[str, int]
@@ -255,6 +257,15 @@ class Plan:
         if gpu in gpu_catalog():
             return float(gpu_catalog()[gpu]["usd_per_hour"])
         raise InputError(f"plan {self.name}: no price for GPU {gpu}; give one under prices")
+
+    def price_set(self, gpu: str) -> Mapping[str, float]:
+        """The set of prices that a kind's price is of, by kind: the plan's, or the catalog's.
+
+        Costs on two kinds of GPU compare only within one.
+        """
+        if gpu in self.prices:
+            return self.prices
+        return {kind: float(facts["usd_per_hour"]) for kind, facts in gpu_catalog().items()}
 
     def concurrency(self, gpu: str) -> int | None:
         """Jobs of a kind of GPU that may run at the same time; None: as many as there is room."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
+from steersweep.catalog.models import instead_of_fp16
 from steersweep.core.errors import InputError
 from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
@@ -115,7 +116,9 @@ def _typed(data: dict[str, Any]) -> Plan:
     return Plan(
         name=data["name"],
         models={
-            row["name"]: _model(row, str(family), prompts.get("template_options", {}))
+            row["name"]: _model(
+                row, str(family), data["precision"], prompts.get("template_options", {})
+            )
             for family, rows in data["families"].items()
             for row in rows
         },
@@ -135,6 +138,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         judge=data.get("judge", DEFAULT_JUDGE),
         seed=data.get("seed", 42),
         prices=data.get("prices", {}),
+        prices_as_of=str(data.get("prices_as_of", "")),
         fallback_gpus=data.get("fallback_gpu", {}),
         at_once=data.get("concurrency", {}),
         timeouts=data.get("timeouts", {}),
@@ -145,7 +149,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         dropped=tuple(Dropped(**row) for row in data.get("dropped", [])),
         budget=Budget(budget.get("total"), budget.get("phases", {})),
         cuts=tuple(
-            Cut(cut["do"], tuple(cut.get("what", ())), cut.get("repeats"), cut.get("prompts"))
+            Cut(cut["do"], tuple(cut.get("what", ())), cut.get("prompts"))
             for cut in data.get("cuts", [])
         ),
         tracking=TrackingSettings(**data.get("tracking", {})),
@@ -154,7 +158,12 @@ def _typed(data: dict[str, Any]) -> Plan:
     )
 
 
-def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> PlannedModel:
+def _model(
+    row: Mapping[str, Any], family: str, precision: str, for_all: Mapping[str, Any]
+) -> PlannedModel:
+    """A model of a plan; where it names no precision, the plan's, if the model can run in it."""
+    if precision == "fp16":
+        precision = instead_of_fp16(row["model"]) or precision
     return PlannedModel(
         row["name"],
         row["model"],
@@ -163,6 +172,7 @@ def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> P
         int(row["n_layers"]),
         float(row["billions"]),
         row["gpu"],
+        row.get("precision", precision),
         {**for_all, **row.get("template_options", {})},
     )
 
@@ -170,9 +180,14 @@ def _model(row: Mapping[str, Any], family: str, for_all: Mapping[str, Any]) -> P
 def with_prices(plan: Plan, file: Path) -> Plan:
     """The plan with prices from a YAML file, `GPU: USD per hour`, over its own and the catalog's.
 
+    A file called `catalog`: the catalog's prices instead of the plan's.
+
     Raises:
         InputError: unreadable, no such mapping, or a GPU that neither plan nor catalog knows.
     """
+    if str(file) == "catalog":
+        kept = {gpu: price for gpu, price in plan.prices.items() if gpu not in gpu_catalog()}
+        return _priced(plan, kept, plan.prices_as_of)
     given = parse_yaml(read_text(file, max_bytes=MAX_BYTES), str(file)).data
     if not isinstance(given, dict):
         raise InputError(f"{file}: must be a mapping such as `A10G: 1.10`")
@@ -183,5 +198,9 @@ def with_prices(plan: Plan, file: Path) -> Plan:
         number = isinstance(price, int | float) and not isinstance(price, bool)
         if not number or not 0 <= price < math.inf:
             raise InputError(f"{file}: {gpu}: {price!r} is no price in USD per hour")
-    prices = {**plan.prices, **given}
-    return replace(plan, prices=prices, written={**plan.written, "prices": prices})
+    return _priced(plan, {**plan.prices, **given}, f"{plan.prices_as_of} {file}".strip())
+
+
+def _priced(plan: Plan, prices: Mapping[str, float], as_of: str) -> Plan:
+    written = {**plan.written, "prices": dict(prices), "prices_as_of": as_of}
+    return replace(plan, prices=prices, prices_as_of=as_of, written=written)

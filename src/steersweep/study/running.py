@@ -14,14 +14,25 @@ from steersweep.run.result_files import write_result_file
 from steersweep.study import decisions
 from steersweep.study.choices import SizeChoice
 from steersweep.study.decisions import FamilyDecision, NotRun, Outcome
-from steersweep.study.plan import Plan
+from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.sweeps import Cuts, Step, Sweep
+from steersweep.work.overflow import FROM, TO
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Jobs
     from steersweep.sweeps.results import Result
 
 Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
+
+
+class GateStop(SteersweepError):
+    """A person must decide before the study goes on; `phase` holds the evidence."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Running:
         """Sweeps of a phase that could not run, or not to their end, and why."""
         failures = self.store.read_json(self.store.paths.failures(phase)) or {}
         ran = {(result["model_id"], result["quantization"]) for result in results}
+        ran |= {(model, FROM) for model, precision in ran if precision == TO}  # it overflowed
         return [
             NotRun(
                 sweep.model.name,
@@ -81,6 +93,11 @@ class Running:
             for sweep in sweeps
             if str(sweep) in failures
         ]
+
+    @property
+    def models(self) -> dict[str, PlannedModel]:
+        """The plan's models by id."""
+        return {model.model: model for model in self.plan.models.values()}
 
     @property
     def names(self) -> dict[str, str]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import RESERVE
-from steersweep.budget.ledger import BudgetStop, Ledger, Limits
+from steersweep.budget.ledger import BudgetStop, Ledger, Limits, way_out
 from steersweep.core import provenance
 from steersweep.core.atomic import DiskFull
-from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.model.memory import OutOfMemory
 from steersweep.study.plan import Plan
@@ -205,7 +205,7 @@ class Scheduler:
             if cost > 0 and self._settled[name] + cost >= stop:
                 self._stop = running.cancelled = BudgetStop(
                     f"{work.name}: the {name} stop of {stop:.4g} USD is reached. Everything "
-                    f"finished is kept; raise {setting('budget')} to go on"
+                    f"finished is kept. {way_out(name)}"
                 )
                 self._engine.cancel(work.name)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
@@ -23,9 +21,16 @@ def planned_prompts(plan: Plan, cuts: Cuts) -> TestSet:
     for limit in (plan.prompts.at_most, cuts.prompts):
         if limit is not None:
             prompts = prompts.first(limit)
-    if cuts.repeats is not None and cuts.repeats < prompts.repeats:
-        prompts = replace(prompts, repeats=cuts.repeats)
     return prompts
+
+
+def prompts_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> TestSet:
+    """The test prompts of a sweep: the plan's, fewer if a cut says so and is for its step.
+
+    Raises:
+        InputError: the prompts cannot be found or read.
+    """
+    return planned_prompts(plan, cuts if sweep.step.is_cut else Cuts())
 
 
 def prompt_notes(plan: Plan) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         methods=sweep.methods,
         layers=sweep.layers,
         strengths=sweep.strengths,
-        test=planned_prompts(plan, cuts),
+        test=prompts_of(plan, sweep, cuts),
         extraction={
             method: load_extraction_set(plan.prompts.extraction[method]) for method in sweep.methods
         },

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from steersweep.budget.ledger import Ledger
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, SteersweepError
 from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import damaged_files
+from steersweep.study.evidence import basis, signature_for, why_it_waits_again
 from steersweep.study.final import NAME
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.phases.registry import gates as all_gates
@@ -60,31 +62,76 @@ def status(folder: Path) -> dict[str, Any]:
             state["phase"] = phase.name
             break
         if gate is not None:
-            evidence = store.paths.decision(phase.name)
-            signature = gates.signature_of(folder, gate, evidence)
+            signature = signature_for(store, phase.name, gate)
             if signature is None or signature.get("rejected"):
                 state |= {"phase": phase.name, "waiting_gate": gate}
                 state["rejected_by"] = signature["by"] if signature else None
+                state["waits_again"] = (
+                    None if signature else why_it_waits_again(store, phase.name, gate)
+                )
                 break
     store.look_through()
     phases = [store.read_json(store.paths.phase(phase)) or {} for phase in plan.phases]
     keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
     done = sum(store.has(key) for key in keys)
     ledger = Ledger(folder)
-    failures = {
-        name: why
-        for phase in plan.phases
-        for name, why in (store.read_json(store.paths.failures(phase)) or {}).items()
-    }
+    failures = could_not_run(store, plan)
     return state | {
         "done": done,
         "total": len(keys),
         "spent_usd": round(ledger.spent(), 6),
         "budget_usd": plan.budget.total,
         "failures": failures,
+        "incomplete": bool(failures),
         "problems": problems(folder),
         "damaged": sorted({*damaged_files(folder), *store.damaged}),
     }
+
+
+def could_not_run(store: RunFolder, plan: Plan, until: str | None = None) -> dict[str, str]:
+    """What a study lacks of what was asked for, and why: timeouts, models left out, failed jobs.
+
+    Args:
+        store: its folder.
+        plan: its plan.
+        until: the last phase that counts; None: all.
+    """
+    found: dict[str, str] = {}
+    for phase in plan.phases:
+        found |= store.read_json(store.paths.failures(phase)) or {}
+        if phase == until:
+            break
+    return found
+
+
+class Incomplete(SteersweepError):
+    """A study ended without everything that was asked for; `phase` is the last that it came to."""
+
+    exit_code = 4
+
+    def __init__(self, failures: Mapping[str, str], phase: str) -> None:
+        said = "; ".join(f"{name}: {why}" for name, why in failures.items())
+        super().__init__(
+            f"incomplete: {len(failures)} of what was asked for could not run ({said}). Everything "
+            f"else is done; the same command again tries these once more"
+        )
+        self.phase = phase
+
+
+def must_be_complete(folder: Path, until: str | None = None) -> None:
+    """See that a study has everything that was asked for.
+
+    Args:
+        folder: run folder of the study, whose phases have ended.
+        until: the last phase that was asked for; None: all.
+
+    Raises:
+        Incomplete: it has not; the message says what is missing, and why.
+    """
+    store = RunFolder.existing(folder)
+    failures = could_not_run(store, frozen_plan(store), until)
+    if failures:
+        raise Incomplete(failures, until or NAME)
 
 
 def sign_gate(
@@ -118,6 +165,7 @@ def sign_gate(
         evidence=evidence,
         time=provenance.utc_now(),
         rejected=rejected,
+        basis=basis(store, known[gate].name),
     )
 
 

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steersweep.budget.ledger import Limits
 from steersweep.core import provenance
-from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.errors import InputError, setting
 from steersweep.core.printing import in_a_line
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
 from steersweep.judging.judge import get_judge
 from steersweep.methods.method import METHODS
-from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 from steersweep.run.condition import RESULT_VERSION
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.study import final
+from steersweep.study.cuts import begun, cuts_of_phase, savings
+from steersweep.study.evidence import signature_for, why_it_waits_again
 from steersweep.study.findings import append_findings
 from steersweep.study.jobs import Jobs, OnJob
 from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan
-from steersweep.study.running import Running
+from steersweep.study.running import GateStop, Running
 from steersweep.study.sweeps import Cuts
 from steersweep.sweeps.settings import frozen_code
 from steersweep.work.job import OnProgress
@@ -41,6 +42,7 @@ from steersweep.work.job import OnProgress
 FREE_FIELDS = (
     "description",
     "prices",
+    "prices_as_of",
     "fallback_gpu",
     "concurrency",
     "timeouts",
@@ -53,16 +55,6 @@ FREE_FIELDS = (
 )
 
 
-class GateStop(SteersweepError):
-    """A person must decide before the study goes on; `phase` holds the evidence."""
-
-    exit_code = 3
-
-    def __init__(self, message: str, phase: str) -> None:
-        super().__init__(message)
-        self.phase = phase
-
-
 @dataclass(frozen=True)
 class StudyOptions:
     """How to run a study, apart from the plan.
@@ -70,6 +62,7 @@ class StudyOptions:
     Attributes:
         until: the last phase to run, or None for all.
         budget: total stop in USD instead of the plan's.
+        phase_budgets: by phase, stops in USD instead of the plan's.
         apply_cuts: how many of the plan's cuts to apply; never fewer than applied before.
         accept: changed fields of the plan, or `model:NAME` for changed weights, to accept.
         new_run: begin anew; what is in the folder is kept beside it.
@@ -82,6 +75,7 @@ class StudyOptions:
     accept: Collection[str] = ()
     new_run: bool = False
     accept_mismatch: bool = False
+    phase_budgets: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_study(
@@ -175,14 +169,16 @@ def _run_phases(
 ) -> None:
     """Phase after phase; each ends at its gate. Then what all say together."""
     total = plan.budget.total if options.budget is None else options.budget
-    begun = store.begun() or provenance.utc_now()
-    created = str(store.write_once(store.paths.run, {"created": begun})["created"])
-    cuts = _apply_cuts(plan, store, options)
+    began = store.begun() or provenance.utc_now()
+    created = str(store.write_once(store.paths.run, {"created": began})["created"])
+    count = _apply_cuts(plan, store, options, on_line)
     jobs = Jobs(
         plan,
         store,
-        cuts,
-        Limits(math.inf if total is None else total, plan.budget.phases),
+        Cuts.first(plan, count),
+        Limits(
+            math.inf if total is None else total, {**plan.budget.phases, **options.phase_budgets}
+        ),
         engine,
         created=created,
         accept=options.accept,
@@ -191,11 +187,12 @@ def _run_phases(
         on_job=on_job,
         on_line=on_line,
     )
-    study = Running(plan, store, jobs, cuts, on_line)
     decided = {}
     for phase in phases_of(plan):
         on_line(f"phase {phase.name}")
-        decided[phase.name] = _decide(study, phase)
+        cuts = cuts_of_phase(plan, store, phase.name, count)
+        study = Running(plan, store, jobs, cuts, on_line)
+        decided[phase.name] = _decide(study, phase, count)
         append_findings(store, phase.name, decided[phase.name])
         if phase.name == options.until:
             return
@@ -205,19 +202,23 @@ def _run_phases(
     append_findings(store, final.NAME, analysis)
 
 
-def _decide(study: Running, phase: Phase) -> dict[str, Any]:
-    """Run a phase and keep what it decided.
+def _decide(study: Running, phase: Phase, n_cuts: int) -> dict[str, Any]:
+    """Run a phase and keep what it decided, and under how many cuts it first did.
 
     Raises:
         SteersweepError: the study must not go on after it.
     """
+    earlier = study.decided(phase.name)
     decision = {"phase": phase.name, **phase.run(study)}
+    n_cuts = n_cuts if earlier is None else earlier.get("cuts", 0)
+    if n_cuts:
+        decision["cuts"] = n_cuts
     failures = study.store.read_json(study.store.paths.failures(phase.name))
     if failures is not None:
         decision["failures"] = failures
     study.store.write_json(study.store.paths.decision(phase.name), decision)
     if (obstacle := phase.obstacle(study, decision)) is not None:
-        raise SteersweepError(obstacle)
+        raise obstacle
     return study.decision(phase.name)
 
 
@@ -231,11 +232,13 @@ def _pass_gate(study: Running, phase: Phase) -> None:
     if gate is None:
         return
     evidence = paths.decision(phase.name)
-    signature = gates.signature_of(paths.root, gate, evidence)
+    signature = signature_for(study.store, phase.name, gate)
     if signature is None:
+        again = why_it_waits_again(study.store, phase.name, gate)
         questions = " ".join(study.plan.questions(gate))
         raise GateStop(
-            f"gate {gate} waits for a person after {phase.name}. {questions} Evidence: "
+            f"gate {gate} waits for a person after {phase.name}. "
+            f"{'' if again is None else f'{again}. '}{questions} Evidence: "
             f"{evidence}, {paths.findings.name}. Then: steersweep approve {paths.root} "
             f"{gate} --by NAME, and the same run command again",
             phase.name,
@@ -249,15 +252,19 @@ def _pass_gate(study: Running, phase: Phase) -> None:
         )
 
 
-def _apply_cuts(plan: Plan, store: RunFolder, options: StudyOptions) -> Cuts:
-    """The cuts of earlier runs, and those asked for now."""
+def _apply_cuts(
+    plan: Plan, store: RunFolder, options: StudyOptions, on_line: Callable[[str], None]
+) -> int:
+    """How many cuts apply: those of earlier runs, and those asked for now."""
     held = _cuts_so_far(store, options)
-    count = max(options.apply_cuts, held["applied"])
+    count = max(options.apply_cuts, int(held["applied"]))
     if count > len(plan.cuts):
         raise InputError(f"{setting('apply_cuts')} {count}: the plan has {len(plan.cuts)} cuts")
     if count != held["applied"]:
+        for saving in savings(plan, begun(plan, store), range(held["applied"] + 1, count + 1)):
+            on_line(f"{saving} of what is left")
         store.write_json(store.paths.cuts, {"applied": count})
-    return Cuts.first(plan, count)
+    return count
 
 
 def _cuts_so_far(store: RunFolder, options: StudyOptions) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ class Step:
         run: what trackers call a run. Steps that go on with one another's runs share it.
         function: what Modal's function for a model is called.
         is_main: whether the phase is this step first of all.
+        is_cut: whether cuts of prompts are for it too.
     """
 
     phase: str
@@ -35,6 +36,7 @@ class Step:
     run: str
     function: str
     is_main: bool = True
+    is_cut: bool = True
 
     def run_name(self, model: str, precision: str, method: str) -> str:
         """What trackers call a run.
@@ -133,13 +135,11 @@ class Cuts:
     Attributes:
         families: dropped after phase 1 if they failed there.
         models: dropped from phase 2 on.
-        repeats: of each test prompt, or None.
-        prompts: number of test prompts, or None.
+        prompts: number of unique test prompts, or None.
     """
 
     families: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
-    repeats: int | None = None
     prompts: int | None = None
 
     @classmethod
@@ -152,5 +152,5 @@ class Cuts:
             elif cut.do == "drop-models":
                 cuts = replace(cuts, models=cuts.models | {*cut.what})
             else:
-                cuts = replace(cuts, repeats=cut.repeats, prompts=cut.prompts)
+                cuts = replace(cuts, prompts=cut.prompts)
         return cuts

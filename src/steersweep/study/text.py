@@ -8,6 +8,7 @@ from typing import Any
 
 from steersweep.run.condition import REMOVED, Strength
 from steersweep.study.decisions import push_text
+from steersweep.study.depths import row_text
 from steersweep.sweeps.verdict import FLAG_NOTES, TOO_WEAK
 
 
@@ -99,16 +100,14 @@ def precision_list(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def best_depths(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Where each model is steered best, by method."""
-    yield "Best depth by model and method (layer over layers):"
-    yield ""
-    for row in rows:
-        yield (
-            f"- {row['model']}, {row['method']}: {row['depth']:.2f} "
-            f"({row['coherent']:.0%} coherent)"
-        )
-    yield ""
+def depth_patterns(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """How each model with three depths or more changes over them, as a Markdown list."""
+    shown = list(rows)
+    if shown:
+        yield "Patterns over layers, and whether about 60 % of the depth is best:"
+        yield ""
+        yield from (f"- {row_text(row)}" for row in shown)
+        yield ""
 
 
 def curve_line(curve: Mapping[str, Any]) -> str:

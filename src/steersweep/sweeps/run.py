@@ -17,6 +17,7 @@ from steersweep.sweeps.results import Result, sweep_results
 from steersweep.sweeps.settings import SweepSettings, make_job
 from steersweep.sweeps.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
+from steersweep.work.overflow import as_it_runs
 from steersweep.work.worker import run_job
 
 RunJob = Callable[[Job, RunFolder, OnProgress], None]
@@ -90,7 +91,7 @@ def run_sweep(
         for index, job in enumerate(jobs):
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
-        results = sweep_results(store, jobs, Thresholds())
+        results = sweep_results(store, [as_it_runs(job, store) for job in jobs], Thresholds())
         if not results:
             raise SteersweepError(f"{out}: no condition finished")
         file = write_result_file(out, settings.results_name, results)

@@ -2,31 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
-from steersweep.core.errors import InputError
-from steersweep.people.gates import sign
+from steersweep.core.errors import InputError, setting
+from steersweep.people.gates import sign, signature_of
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import read_result_file, verification_file
 from steersweep.verification.report import GATE, render_markdown
+
+
+def signable(folder: Path, note: str = "") -> Path:
+    """The newest verification in `folder`, if a person may sign it.
+
+    One whose reproduction missed what was expected may be accepted with a written reason, as the
+    source plan has it for minor differences; one whose numbers are not the official code's may not.
+
+    Raises:
+        InputError: there is no verification, it cannot be read, or it may not be signed so.
+    """
+    newest = verification_file(folder)
+    if newest is None:
+        raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
+    result, page = read_result_file(newest)[0], RunPaths(folder).verification
+    if not result["passed"] and not numbers_agree(result):
+        raise InputError(
+            f"{newest}: did not pass: the numbers differ from the official code's, so it cannot be "
+            f"signed; see {page.name}"
+        )
+    if not result["passed"] and not note.strip():
+        raise InputError(
+            f"{newest}: {missed(result['reproduction'])}. To accept that, say why: "
+            f"{setting('note')} REASON; see {page.name}"
+        )
+    return newest
+
+
+def numbers_agree(result: Mapping[str, Any]) -> bool:
+    """Whether every quantity of a verification is the official code's."""
+    return all(row["passed"] for row in result["quantities"].values())
+
+
+def missed(run: Mapping[str, Any]) -> str:
+    """In words, what a reproduction that missed its expectation reached."""
+    return (
+        f"the reproduction on {run['model_id']} reached {run['coherent_refusal_rate']:.0%} "
+        f"coherent refusals, and at least {run['expected_at_least']:.0%} was expected"
+    )
+
+
+def accepted(folder: Path) -> bool:
+    """Whether a person has signed the newest verification in `folder`."""
+    newest = verification_file(folder)
+    signature = None if newest is None else signature_of(folder, GATE, newest)
+    return signature is not None and not signature["rejected"]
 
 
 def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any]:
     """Sign the newest verification in `folder`, and write the signature into its report.
 
     Raises:
-        InputError: there is no verification, it cannot be read, or it did not pass.
+        InputError: see `signable`. Nothing is written then.
     """
     from steersweep.core import provenance
 
-    newest = verification_file(folder)
-    if newest is None:
-        raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
+    newest = signable(folder, note)
     result, page = read_result_file(newest)[0], RunPaths(folder).verification
-    if not result["passed"]:
-        raise InputError(f"{newest}: did not pass, so it cannot be signed; see {page.name}")
     signature = sign(folder, GATE, by=by, note=note, evidence=newest, time=provenance.utc_now())
     write_text(page, render_markdown(result, newest.name, signature))
     return signature

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import SteersweepError, setting
+from steersweep.core.printing import safe_name
 from steersweep.core.statistics import wilson
+from steersweep.judging.judge import get_judge
 from steersweep.methods.official import Check, check_fixture, fixture_folders
-from steersweep.model.template_options import TemplateOptions
+from steersweep.run.condition import content_key
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import VERIFICATION, write_result_file
 from steersweep.sweeps.run import RunJob, SweepOutcome, run_sweep
-from steersweep.sweeps.settings import SweepSettings, make_settings
+from steersweep.sweeps.settings import SweepSettings
 from steersweep.verification.report import GATE, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress
@@ -27,24 +29,14 @@ class Reproduction:
     """A run to compare with a stated expectation.
 
     Attributes:
-        model: a hub id, a local folder or `lab:NAME`.
-        layer: where steering starts, a share or an index; `auto`: COSMIC's own choice.
-        strength: relative strength, or None if `multiplier` is given.
-        multiplier: length of the addition.
+        settings: of one model, with COSMIC, one layer and one strength.
         expect: coherent refusal rate that must be reached, 0 to 1.
-        prompts: name or path of the test prompts.
-        max_prompts: only the first so many.
-        template_options: variables that the model's chat template is given.
+        chosen: whether COSMIC's own choice of layer counts, and not that of the settings.
     """
 
-    model: str
-    layer: str = "auto"
-    strength: float | None = None
-    multiplier: float | None = None
+    settings: SweepSettings
     expect: float = 0.6
-    prompts: str = "benign-120"
-    max_prompts: int | None = 40
-    template_options: TemplateOptions = field(default_factory=dict)
+    chosen: bool = False
 
 
 def verify_cosmic(
@@ -85,8 +77,8 @@ def verify_cosmic(
         checks += check_fixture(folder)
     reproduced = None
     if reproduction is not None:
-        settings = _settings(reproduction)
-        folder = RunPaths(out).reproduction(_name(reproduction, settings))
+        settings = reproduction.settings
+        folder = RunPaths(out).reproduction(_name(reproduction))
         outcome = run_sweep(settings, folder, device=device, on_progress=on_progress, run=run)
         reproduced = _compared(reproduction, outcome, out)
     fixtures_passed = all(check.passed for check in checks)
@@ -144,35 +136,35 @@ def _finite(value: float) -> float | None:
     return None if value == float("inf") else value
 
 
-def _settings(asked: Reproduction) -> SweepSettings:
-    settings = make_settings(
-        [asked.model],
-        methods="cosmic",
-        layers="0.5" if asked.layer == "auto" else asked.layer,
-        multipliers="" if asked.multiplier is None else str(asked.multiplier),
-        strengths="" if asked.strength is None else str(asked.strength),
-        prompts=asked.prompts,
-        max_prompts=asked.max_prompts,
-    )
-    return replace(settings, template_options=asked.template_options)
-
-
-def _name(asked: Reproduction, settings: SweepSettings) -> str:
-    model = settings.models[0].name.replace(":", "-").replace("/", "-")
-    return f"{model}-{asked.layer}-{asked.strength or asked.multiplier}"
+def _name(asked: Reproduction) -> str:
+    """A folder of its own for a reproduction with exactly these settings."""
+    settings = asked.settings
+    model = safe_name(settings.models[0].name.replace(":", "-").replace("/", "-"))
+    layer = "auto" if asked.chosen else settings.layers[0].text
+    return f"{model}-{layer}-{settings.strengths[0].value:g}-{content_key(settings.plan())[:8]}"
 
 
 def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str, Any]:
     """What the reproduction found, beside what was expected."""
-    method = str(Label("cosmic", chose_layer=asked.layer == "auto"))
+    method = str(Label("cosmic", chose_layer=asked.chosen))
     result = next((found for found in outcome.results if found["method"] == method), None)
     if result is None:
         note = outcome.results[0]["extraction"]["notes"][-1]
-        raise SteersweepError(f"{asked.model}: {note}. Give {setting('layer')}")
+        raise SteersweepError(
+            f"{asked.settings.models[0].model_id}: {note}. Give {setting('layer')}"
+        )
     entry = result["conditions"][0]
     n, rate = entry["n_unique"], entry["coherent_refusal_rate"]
     return {
         "model_id": result["model_id"],
+        "settings": {
+            "precision": result["quantization"],
+            "judge": get_judge(asked.settings.judge).id,
+            "seed": asked.settings.seed,
+            "max_new_tokens": asked.settings.max_new_tokens,
+            "test_prompts": asked.settings.test.id,
+            "extraction_prompts": asked.settings.extraction["cosmic"].id,
+        },
         "method": method,
         "layer_idx": entry["layer_idx"],
         "n_layers": result["n_layers"],

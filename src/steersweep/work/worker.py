@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.printing import first_line
 from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
@@ -26,12 +26,33 @@ from steersweep.work.job import (
     unfinished,
     unsteered_note,
 )
+from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 
 # Share of a batch's time that decoding takes; scoring and judging take the rest.
 _DECODING = 0.85
 
 
 def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progress: None) -> None:
+    """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
+
+    Where fp16 gives NaN or infinity the job runs again in bf16, once; see `overflow`. So it does
+    from the start where its model has overflowed in this run folder before.
+
+    Raises:
+        as `_run_job`.
+    """
+    job = as_it_runs(job, store)
+    try:
+        return _run_job(job, store, on_progress)
+    except NumericalError as error:
+        if job.precision != FROM:
+            raise
+        note_overflow(job, store, error)
+    free_memory()
+    return _run_job(as_it_runs(job, store), store, on_progress)
+
+
+def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
 
     Conditions that are there are neither computed nor touched, with one exception to the first: a
@@ -76,6 +97,7 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
         every=job.smoke,
         accept_mismatch=job.accept_mismatch,
     )
+    notes += (job.instead_of,) if job.instead_of else ()
     for note in notes:
         warn(note)
     tell("extracting directions")

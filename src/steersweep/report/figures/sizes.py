@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from steersweep.report.figures.style import DASHES, PAGE, TEXT, Looks, percent_axis, short
 
 Curve = Mapping[str, Any]
+
+_TITLE_WIDTH = 28  # characters that fit above a panel
 
 
 def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
@@ -50,7 +53,9 @@ def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
                 label=curve["method"].upper(),
             )
         shapes = [f"{curve['method'].upper()} {curve['shape']}" for curve in own]
-        axis.set_title("\n".join([family, *shapes]))
+        missing = list(dict.fromkeys(name for curve in own for name in curve["missing"]))
+        shapes += [f"not run: {', '.join(map(short, missing))}"] if missing else []
+        axis.set_title("\n".join([family, *(fill(shape, _TITLE_WIDTH) for shape in shapes)]))
         axis.set_xticks(
             range(len(models)), [short(model).removeprefix(f"{family}-") for model in models]
         )

@@ -21,6 +21,7 @@ from steersweep.run.paths import RunPaths
 from steersweep.study.away.apps import function_of, remote_functions
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
+from steersweep.study.status import must_be_complete
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work.job import Progress
 
@@ -75,6 +76,7 @@ def lead(
                 on_progress=warn,
                 on_line=say,
             )
+            must_be_complete(folder, options.get("until"))
         except SteersweepError as error:
             message = str(error).replace(str(folder), shown_as)
             say(message)

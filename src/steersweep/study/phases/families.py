@@ -1,6 +1,6 @@
 """Phase 1: which families can be steered toward refusal, and at which layer.
 
-Families that work in part get more layers and strengths. If all fail, one model gets many
+Families that work in part get more layers and strengths. If none goes on, one model gets many
 (docs/study-plan.md, phase 1).
 """
 
@@ -15,6 +15,7 @@ from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
 from steersweep.study.curves import triggers
 from steersweep.study.decisions import Action, FamilyDecision
+from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.growing import Growing
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
@@ -52,7 +53,7 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Fallback:
-    """What one model gets if every family fails."""
+    """What one model gets where no family that was tested goes on."""
 
     model: str
     layers: tuple[LayerChoice, ...]
@@ -68,7 +69,7 @@ class FamilySweep:
         models: one or more per family.
         confirmed: by family, those that need no sweep.
         follow_up: for partial families; None: they go on as they are.
-        fallback: if every family fails, or None.
+        fallback: where no family that was tested goes on, or None.
     """
 
     methods: tuple[str, ...]
@@ -208,7 +209,7 @@ class Families(Phase):
                 section.methods,
                 row.layers,
                 (plan.strength,),
-                plan.precision,
+                plan.models[row.model].precision,
                 row.timeout_s,
             )
             for row in section.models
@@ -219,8 +220,7 @@ class Families(Phase):
         from steersweep.sweeps.expansion import distinct_layers
 
         section = plan.section(FamilySweep)
-        more = section.follow_up
-        if more is None:
+        if (more := section.follow_up) is None:
             return []
         return [
             Sweep(
@@ -231,7 +231,7 @@ class Families(Phase):
                     [LayerChoice(str(decision.layer_idx)), *more.layers], decision.n_layers
                 ),
                 tuple(dict.fromkeys((plan.strength, *more.strengths))),
-                plan.precision,
+                plan.models[decision.model].precision,
             )
             for decision in decided
             if decision.action == "follow-up"
@@ -240,8 +240,7 @@ class Families(Phase):
     def fallbacks(self, plan: Plan, model: str) -> list[Sweep]:
         """Where no family goes on: many layers and strengths for a model."""
         section = plan.section(FamilySweep)
-        last = section.fallback
-        if last is None:
+        if (last := section.fallback) is None:
             return []
         return [
             Sweep(
@@ -250,7 +249,7 @@ class Families(Phase):
                 section.methods,
                 last.layers,
                 last.strengths,
-                plan.precision,
+                plan.models[model].precision,
             )
         ]
 
@@ -259,22 +258,22 @@ class Families(Phase):
         from steersweep.study import analysis
 
         plan, sweeps = study.plan, Growing(study, self.name)
+
+        def decide(done: list[str]) -> list[FamilyDecision]:
+            gone = sweeps.not_run()
+            return decisions.decide_families(sweeps.outcomes(), followed_up=done, not_run=gone)
+
         sweeps.run(self.sweeps(plan))
-        decided = decisions.decide_families(sweeps.outcomes(), not_run=sweeps.not_run())
+        decided, fallback_notes = decide([]), list[str]()
         follow_up = self.follow_ups(plan, decided)
         followed = [sweep.model.family for sweep in follow_up]
         if follow_up:
             sweeps.run(follow_up)
-            decided = decisions.decide_families(
-                sweeps.outcomes(), followed_up=followed, not_run=sweeps.not_run()
-            )
-        fallback_notes: list[str] = []
+            decided = decide(followed)
         if decisions.none_goes_on(decided):
             fallback_notes, families = self._fall_back(plan, sweeps)
             followed += families
-            decided = decisions.decide_families(
-                sweeps.outcomes(), followed_up=followed, not_run=sweeps.not_run()
-            )
+            decided = decide(followed)
         study.write_results(self.family, sweeps.results)
         known, gone = confirmed(plan), sweeps.not_run()
         best = {d.family: d.coherent for d in decided if d.coherent is not None}
@@ -287,6 +286,7 @@ class Families(Phase):
             "outcomes": [plain(outcome) for outcome in sweeps.outcomes()],
             "not_run": [plain(found) for found in gone],
             "methods": analysis.compare_methods(sweeps.results),
+            "depths": depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed),
             "layer_cosines": analysis.layer_cosines(sweeps.results, study.store),
             "followed_up": followed,
             "notes": [
@@ -320,11 +320,13 @@ class Families(Phase):
             yield from text.outcome_table(decision["outcomes"])
         if decision["families"]:
             yield from text.family_actions(decision["families"])
+        yield from text.depth_patterns(decision["depths"])
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         for row in decision["families"]:
             yield f"{row['family']}: {row['action']}: {row['reason']}"
+        yield from map(row_text, decision["depths"])
 
 
 def confirmed(plan: Plan) -> list[FamilyDecision]:

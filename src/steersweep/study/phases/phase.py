@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from steersweep.core.errors import SteersweepError
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.sweeps import Cuts, Step, Sweep
 
@@ -123,7 +124,7 @@ class Phase(Protocol):
         """
         ...
 
-    def obstacle(self, study: Running, decision: Mapping[str, Any]) -> str | None:
+    def obstacle(self, study: Running, decision: Mapping[str, Any]) -> SteersweepError | None:
         """Why the study must not go on after this decision; None: it may."""
         return None
 

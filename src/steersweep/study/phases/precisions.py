@@ -7,7 +7,7 @@ The first precision is the reference: what it found is tried in the others too
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.budget.ledger import Ledger
@@ -21,6 +21,7 @@ from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
+from steersweep.sweeps.results import Result
 
 PRESERVED_FROM = 0.9
 ALPHA = 0.05  # below which a corrected p says that a precision matters
@@ -148,15 +149,14 @@ class Precisions(Phase):
                 default=[],
             )
             ends.append(own + max(also, second, key=cost))
-        chosen = [sweep for name in max(ends, key=cost, default=[]) for sweep in made[name]]
-        for precision in section.precisions:
-            for sweep in chosen:
-                if sweep.precision == precision:
+        chosen = [made[name] for name in max(ends, key=cost, default=[])]
+        for place in range(len(section.precisions)):
+            for sweeps in chosen:
+                for sweep in sweeps[place : place + 1]:
                     yield Expected(sweep, "if chosen after phase 2")
 
     def _dearest(self, ahead: Ahead, sized: Sweep) -> list[Sweep]:
         """Every sweep of a model that works where phase 2 steers it, with what may have worked."""
-        reference = ahead.plan.section(PrecisionSweep).precisions[0]
 
         def made(methods: tuple[str, ...]) -> list[Sweep]:
             choice = SizeChoice(
@@ -169,7 +169,9 @@ class Precisions(Phase):
                 methods,
             )
             return [
-                sweep if sweep.precision == reference else sweep.expecting([reference])
+                sweep
+                if sweep.precision == sweep.reference
+                else sweep.expecting([str(sweep.reference)])
                 for sweep in self.sweeps(ahead.plan, [choice])
             ]
 
@@ -184,19 +186,29 @@ class Precisions(Phase):
         once it has run.
         """
         section = plan.section(PrecisionSweep)
+        by_model = [self._of_model(plan, section, choice) for choice in choices]
+        places = range(len(section.precisions))
+        return [sweep for place in places for own in by_model for sweep in own[place : place + 1]]
+
+    def _of_model(self, plan: Plan, section: PrecisionSweep, choice: SizeChoice) -> list[Sweep]:
+        """A model in every precision; its own stands in for the plan's."""
+        model = plan.models[choice.model]
+        precisions = [
+            model.precision if precision == plan.precision else precision
+            for precision in section.precisions
+        ]
+        methods = tuple(method for method in section.methods if method in choice.methods)
         return [
             Sweep(
                 self.step,
-                plan.models[choice.model],
-                tuple(method for method in section.methods if method in choice.methods)
-                or tuple(choice.methods[:1]),
+                model,
+                methods or tuple(choice.methods[:1]),
                 (LayerChoice(str(choice.layer_idx)),),
                 (choice.strength,),
                 precision,
-                reference=section.precisions[0],
+                reference=precisions[0],
             )
-            for precision in section.precisions
-            for choice in choices
+            for precision in dict.fromkeys(precisions)
         ]
 
     def run(self, study: Running) -> dict[str, Any]:
@@ -208,9 +220,7 @@ class Precisions(Phase):
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
         found = by_model(study.jobs.run(self.name, first, all_may_fail=True))
         sweeps = [
-            sweep
-            if sweep in first
-            else sweep.borrowing({str(sweep.reference): found.get(sweep.model.model, [])})
+            sweep if sweep in first else self._borrowing(sweep, found.get(sweep.model.model, []))
             for sweep in sweeps
         ]
         results = study.jobs.run(self.name, sweeps)
@@ -228,6 +238,12 @@ class Precisions(Phase):
                 study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left
             ),
         }
+
+    def _borrowing(self, sweep: Sweep, of_reference: Sequence[Result]) -> Sweep:
+        """A sweep with the reference's directions, in the precision that the reference ran in."""
+        ran = {str(result["quantization"]) for result in of_reference}
+        reference = next(iter(ran), str(sweep.reference))
+        return replace(sweep, reference=reference).borrowing({reference: of_reference})
 
     # -- what it found -----------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from steersweep.study import text
 from steersweep.study.choices import choose_for_precision
 from steersweep.study.curves import SizeCurve, triggers
 from steersweep.study.decisions import FamilyDecision
+from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.families import FAMILIES, FamilySweep, supposed
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
@@ -162,7 +163,7 @@ class Sizes(Phase):
                 check.methods,
                 check.layers,
                 (decision.strength,),
-                plan.precision,
+                model.precision,
             )
             for decision in going_on(decided, cuts)
             if decision.family in check.families
@@ -193,7 +194,7 @@ class Sizes(Phase):
                 plan.section(SizeSweep).methods,
                 (validated.get(model.name) or _carried(decision, model),),
                 (decision.strength,),
-                plan.precision,
+                model.precision,
             )
             for decision in going_on(decided, cuts)
             for model in plan.family(decision.family)
@@ -239,6 +240,7 @@ class Sizes(Phase):
             "not_run": [plain(entry) for entry in gone],
             "curves": curves,
             "methods": analysis.compare_methods(results),
+            "depths": depth_rows(found, study.models, plan.flat_within, seed=plan.seed),
             "phase3": [plain(choice) for choice in choices],
             "notes": notes + triggers(plan.dropped, self.name, curves=best_curves(curves)),
         }
@@ -251,6 +253,7 @@ class Sizes(Phase):
             yield from text.outcome_table(decision["outcomes"])
         if decision["curves"]:
             yield from text.size_curves(decision["curves"])
+        yield from text.depth_patterns(decision["depths"])
         if decision["phase3"]:
             yield "Chosen for phase 3:"
             yield ""
@@ -262,6 +265,7 @@ class Sizes(Phase):
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         yield from map(text.curve_line, decision["curves"])
+        yield from map(row_text, decision["depths"])
         for choice in decision["phase3"]:
             yield f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
 

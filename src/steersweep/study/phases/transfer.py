@@ -111,7 +111,7 @@ class Transfer(Phase):
             plan.section(TransferSweep).methods,
             (LayerChoice(layer),),
             tried.strengths[:1],
-            plan.precision,
+            plan.models[name].precision,
         )
 
     def sweeps(self, plan: Plan, outcomes: Iterable[Outcome]) -> list[Sweep]:
@@ -139,7 +139,7 @@ class Transfer(Phase):
                 section.methods,
                 (LayerChoice(str(best[name].layer_idx)),),
                 (best[name].strength,),
-                plan.precision,
+                plan.models[name].precision,
             )
             for name in section.among
             if name in best

@@ -6,16 +6,18 @@ Nothing else starts before it has passed (docs/study-plan.md, phase 0).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steersweep.core.errors import SteersweepError
+from steersweep.methods.method import METHODS
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.paths import RunPaths
 from steersweep.study.phases.fields import defined, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
-from steersweep.study.running import Running
+from steersweep.study.running import GateStop, Running
 from steersweep.study.sweeps import Step, Sweep
 
 METHOD = "cosmic"
@@ -56,7 +58,7 @@ class Verification(Phase):
     name = "verification"
     number = "0"
     title = "COSMIC verification"
-    gate = "R0"
+    gate: str = "R0"
     step = Step(
         name,
         number,
@@ -64,6 +66,7 @@ class Verification(Phase):
         results="v3_cosmic_verification",
         run="{model}-{method}",
         function="verify_{model}",
+        is_cut=False,
     )
     steps = (step,)
     fields = _FIELDS
@@ -102,31 +105,26 @@ class Verification(Phase):
             (METHOD,),
             (section.layer,),
             (section.strength,),
-            plan.precision,
+            plan.models[section.model].precision,
         )
 
     def run(self, study: Running) -> dict[str, Any]:
-        """Verify, unless that has been done and passed."""
+        """Verify, unless that has been done, and passed or was accepted by a person."""
+        from steersweep.verification.signing import accepted
+
         held = study.decided(self.name)
-        return self._verify(study) if held is None or not held["passed"] else held
+        if held is not None and (held["passed"] or accepted(study.store.root)):
+            return held
+        return self._verify(study)
 
     def _verify(self, study: Running) -> dict[str, Any]:
         from steersweep.methods.official import built_in_fixtures
-        from steersweep.study.settings import planned_prompts
+        from steersweep.study.settings import settings_of
         from steersweep.verification.verify import Reproduction, verify_cosmic
 
-        plan, section, sweep = study.plan, study.plan.section(Reproduced), self.sweep(study.plan)
-        relative = section.strength.unit == "relative"
-        reproduction = Reproduction(
-            sweep.model.model,
-            section.layer.text,
-            section.strength.value if relative else None,
-            None if relative else section.strength.value,
-            section.expect,
-            plan.prompts.test,
-            len(planned_prompts(plan, study.cuts).prompts),
-            sweep.model.template_options,
-        )
+        sweep = self.sweep(study.plan)
+        settings = settings_of(_with_prompts(study.plan), sweep, study.cuts)
+        reproduction = Reproduction(settings, study.plan.section(Reproduced).expect)
         result, path = verify_cosmic(
             built_in_fixtures(),
             study.store.root,
@@ -142,13 +140,26 @@ class Verification(Phase):
             "reproduction": result["reproduction"],
         }
 
-    def obstacle(self, study: Running, decision: Mapping[str, Any]) -> str | None:
-        """See `Phase.obstacle`."""
-        if decision["passed"]:
+    def obstacle(self, study: Running, decision: Mapping[str, Any]) -> SteersweepError | None:
+        """See `Phase.obstacle`. A lead may accept an expectation that was missed, not numbers."""
+        from steersweep.verification.report import GATE
+        from steersweep.verification.signing import accepted, missed, numbers_agree
+
+        paths = study.store.paths
+        if decision["passed"] or accepted(paths.root):
             return None
-        return (
-            f"the COSMIC verification failed; see {study.store.paths.verification}. "
-            f"Phase 1 does not start without it"
+        if not numbers_agree(decision):
+            return SteersweepError(
+                f"the COSMIC verification failed; see {paths.verification}. Phase 1 does not start "
+                f"without it"
+            )
+        gate = self.gate if study.plan.questions(self.gate) else GATE
+        return GateStop(
+            f"the COSMIC verification missed its expectation: {missed(decision['reproduction'])}; "
+            f"see {paths.verification}. Phase 1 does not start without it. A lead may accept it "
+            f"with a written reason: steersweep approve {paths.root} {gate} --by NAME --note "
+            f"REASON, and the same run command again",
+            self.name,
         )
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
@@ -159,6 +170,12 @@ class Verification(Phase):
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         yield "passed" if decision["passed"] else "failed"
+
+
+def _with_prompts(plan: Plan) -> Plan:
+    """The plan, with COSMIC's own extraction prompts where it has none for COSMIC."""
+    given = {METHOD: METHODS.get(METHOD).default_prompts, **plan.prompts.extraction}
+    return replace(plan, prompts=replace(plan.prompts, extraction=given))
 
 
 VERIFICATION = Verification()

@@ -1,0 +1,129 @@
+"""Cuts: which apply where, and what each saves. Nothing that is finished runs again for one.
+
+A cut is for what has not begun. A phase that has ended keeps its models and families. A model that
+has finished conditions keeps the prompts they were tested on, in every phase and precision: fewer
+would be other conditions, so finished ones would be paid for again or thrown away, a decision that
+a person has signed would change, and comparisons on the same prompts would have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from steersweep.run.folder import RunFolder
+from steersweep.study.ahead import look_ahead
+from steersweep.study.costs import estimate
+from steersweep.study.phases.registry import phases_of
+from steersweep.study.plan import Cut, Plan
+from steersweep.study.settings import planned_prompts, prompts_of
+from steersweep.study.sweeps import Cuts, Sweep
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a study has done already.
+
+    Attributes:
+        phases: names of those that have ended.
+        prompts: by model id, on how many test prompts a model has finished conditions.
+    """
+
+    phases: frozenset[str] = frozenset()
+    prompts: Mapping[str, int] = field(default_factory=dict)
+
+    def cuts_of(self, cuts: Cuts, model_id: str) -> Cuts:
+        """The cuts as they apply to a model: one that has begun keeps its prompts."""
+        return replace(cuts, prompts=self.prompts.get(model_id, cuts.prompts))
+
+
+def begun(plan: Plan, store: RunFolder) -> Begun:
+    """What the run folder of a study holds."""
+    asked = planned_prompts(plan, Cuts()).prompts
+    prompts: dict[str, int] = {}
+    ended = []
+    for phase in phases_of(plan):
+        if store.read_json(store.paths.decision(phase.name)) is not None:
+            ended.append(phase.name)
+        held = store.read_json(store.paths.phase(phase.name)) or {}
+        for key in held.get("conditions", []):
+            record = store.get(key)
+            if record is None:
+                continue
+            count, name = len(record.samples), record.condition.model_id
+            if tuple(sample.prompt for sample in record.samples) == asked[:count]:
+                prompts[name] = max(count, prompts.get(name, 0))
+    return Begun(frozenset(ended), prompts)
+
+
+def cuts_of_phase(plan: Plan, store: RunFolder, phase: str, count: int) -> Cuts:
+    """The plan's first `count` cuts as a phase takes them.
+
+    One that has ended keeps those that it ended with, but for models that could not run in it.
+    """
+    now = Cuts.first(plan, count)
+    held = store.read_json(store.paths.decision(phase))
+    if held is None:
+        return now
+    then = Cuts.first(plan, min(count, held.get("cuts", 0)))
+    failed = {name.split(" ")[0] for name in held.get("failures", {})}
+    return replace(now, models=then.models | (now.models & failed), families=then.families)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What a cut saves at most, of what is left to do.
+
+    Attributes:
+        number: of the cut in the plan's order, from 1.
+        cut: the cut.
+        usd: money, by the estimate.
+        seconds: time of jobs, by the estimate.
+    """
+
+    number: int
+    cut: Cut
+    usd: float
+    seconds: float
+
+    def __str__(self) -> str:
+        what = ", ".join(self.cut.what) or f"to {self.cut.prompts}"
+        if not self.seconds:
+            return f"cut {self.number}, {self.cut.do} {what}: saves nothing"
+        time = f"{self.seconds / 60:.1f} minutes of jobs"
+        money = f"{self.usd:.2f} USD and {time}" if self.usd else time
+        return f"cut {self.number}, {self.cut.do} {what}: saves at most {money}"
+
+
+def savings(plan: Plan, done: Begun, numbers: Collection[int]) -> list[Saving]:
+    """What cuts save at most, each beside those before it in the plan's order.
+
+    Args:
+        plan: the plan.
+        done: what is done already, which no cut saves.
+        numbers: of the cuts, from 1.
+    """
+    found = []
+    for number in sorted(numbers):
+        cut = plan.cuts[number - 1]
+        before, after = Cuts.first(plan, number - 1), Cuts.first(plan, number)
+        if cut.do == "drop-failed-families":  # as if they had failed
+            models = {m.name for m in plan.models.values() if m.family in cut.what}
+            after = replace(after, models=after.models | models)
+        more, less = _left(plan, before, done), _left(plan, after, done)
+        usd, seconds = (max(0.0, a - b) for a, b in zip(more, less, strict=True))
+        found.append(Saving(number, cut, usd, seconds))
+    return found
+
+
+def _left(plan: Plan, cuts: Cuts, done: Begun) -> tuple[float, float]:
+    """USD and seconds of what the phases that have not ended run at most."""
+
+    def cost(sweep: Sweep) -> tuple[float, float]:
+        prompts = prompts_of(plan, sweep, done.cuts_of(cuts, sweep.model.model)).prompts
+        expected = estimate(plan, sweep, len(prompts))
+        return expected.usd, expected.seconds
+
+    left = [e.sweep for e in look_ahead(plan, cuts) if e.sweep.step.phase not in done.phases]
+    costs = [cost(sweep) for sweep in left]
+    return sum(usd for usd, _ in costs), sum(seconds for _, seconds in costs)

@@ -1,0 +1,36 @@
+"""Where fp16 overflows on a model: its job runs in bf16 instead, and whoever reads it knows why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from steersweep.core.errors import NumericalError
+from steersweep.run.folder import RunFolder
+from steersweep.work.job import Job
+
+FROM, TO = "fp16", "bf16"
+
+
+def note_overflow(job: Job, store: RunFolder, error: NumericalError) -> None:
+    """Keep that a job's model overflowed, for every job of it in this run folder."""
+    path = store.paths.overflow(job.conditions[0].model_fingerprint)
+    store.write_once(path, {"precision": FROM, "instead": TO, "why": str(error)})
+
+
+def as_it_runs(job: Job, store: RunFolder) -> Job:
+    """The job, in bf16 where its model has overflowed in fp16 in this run folder.
+
+    Whatever had finished in fp16 is not used: conditions of one job are all in one precision.
+    """
+    if job.precision != FROM:
+        return job
+    held = store.read_json(store.paths.overflow(job.conditions[0].model_fingerprint))
+    if held is None:
+        return job
+    return replace(
+        job,
+        precision=TO,
+        reference=TO if job.reference == FROM else job.reference,
+        conditions=tuple(replace(condition, precision=TO) for condition in job.conditions),
+        instead_of=f"ran in {TO}, since in {FROM}: {held['why']}",
+    )
