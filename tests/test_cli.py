@@ -131,7 +131,7 @@ def test_sweep_extract_generate_and_judge_on_a_lab_model(tmp_path: Path) -> None
         ("sweep lab:qwen-7b --strengths nan", "--strengths nan"),
         ("sweep lab:qwen-7b --strengths -1", "above 0"),
         ("sweep lab:qwen-7b --multipliers high", "not a number"),
-        ("sweep lab:qwen-7b --methods magic", "--methods magic"),
+        ("sweep lab:qwen-7b --methods magic", "method 'magic': choose from dim, caa"),
         ("sweep lab:qwen-7b --judge nobody", "--judge nobody"),
         ("sweep lab:qwen-7b --precision fp8", "--precision fp8"),
         ("sweep lab:qwen-7b --prompts nothing", "benign-120"),

@@ -300,7 +300,7 @@ def test_a_multiplier_must_be_finite(multiplier: float) -> None:
 
 
 def test_a_prompt_beyond_the_models_positions_is_refused(qwen: ChatModel) -> None:
-    with pytest.raises(InputError, match="max-new-tokens"):
+    with pytest.raises(InputError, match="max_new_tokens"):
         generate(qwen, [Row([5] * 500)], max_new_tokens=100)
 
 

@@ -71,7 +71,7 @@ def _phase(plan: Plan, text: str | None) -> str | None:
     try:
         phase = phase_called(text)
     except InputError as error:
-        raise InputError(f"--phase: {error}") from error
+        raise InputError(f"--phase {text}: {error}") from error
     if phase.name not in plan.phases:
         there = ", ".join(plan.phases)
         raise InputError(f"--phase {text}: {plan.name} has no {phase.name}; it has {there}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -141,7 +142,7 @@ def saved(plan: Plan) -> list[dict[str, Any]]:
 def _cuts(plan: Plan) -> list[str]:
     """What each of the plan's cuts saves."""
     found = savings(plan, Begun(), range(1, len(plan.cuts) + 1))
-    head = ["Cuts, applied in this order by --apply-cuts:"] if found else []
+    head = ["Cuts, in the order in which they are applied:"] if found else []
     return [*head, *(f"  {saving}" for saving in found)]
 
 
@@ -162,7 +163,7 @@ def _depending(rows: Sequence[dict[str, Any]]) -> list[str]:
         f"{phase}: {', '.join(dict.fromkeys(notes))}" for phase, notes in conditions.items()
     )
     return [
-        f"What depends on results is shown as the most it can be ({said}).",
+        *wrap(f"What depends on results is shown as the most it can be ({said}).", 100),
         "Layers that follow from results are shown at 60 % of the depth.",
     ]
 

@@ -61,7 +61,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     Raises:
         InputError: a check failed that is about the model's files; the message says which, what it
             saw and what to do.
-        NumericalError: one met NaN or infinity.
+        NumericalError: one met NaN or infinity in fp16.
         SteersweepError: another one did.
     """
     wrong = [check for check in found if not check["passed"]]
@@ -70,7 +70,8 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
     if wrong and not accept_mismatch:
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
-        if any(c["seen"].startswith(f"{NumericalError.__name__}:") for c in wrong):
+        overflowed = any(c["seen"].startswith(f"{NumericalError.__name__}:") for c in wrong)
+        if overflowed and chat.precision == "fp16":  # bf16 may do
             kind = NumericalError
         raise kind(
             f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "

@@ -29,16 +29,13 @@ class _Plan:
     """Which edits are at work at a place, for one kind of tokens.
 
     Attributes:
-        start: first layer by edit, `[edit]`; past the last one for edits that are not at work.
-        stop: one past the last layer, `[edit]`.
-        edges: the layers where an edit begins or ends.
+        spans: first and one past the last layer by edit; both past the last layer of all for edits
+            that are not at work.
         removing: layers where an edit removes something.
         adding: layers where an edit adds something.
     """
 
-    start: Tensor
-    stop: Tensor
-    edges: set[int]
+    spans: list[tuple[int, int]]
     removing: set[int]
     adding: set[int]
 
@@ -79,14 +76,7 @@ class RowEdits:
         found = [edit for edit in self._edits if edit is not None]
         self._places = [place for place in get_args(Place) if any(_is_at(e, place) for e in found)]
         self._positions = {edit.positions for edit in found}
-        self._last_only = torch.tensor(
-            [edit is not None and edit.positions == "last" for edit in self._edits],
-            device=chat.device,
-        )
-        self._plans = {
-            tokens: {place: self._plan(place, tokens) for place in self._places}
-            for tokens in get_args(_Tokens)
-        }
+        self._plans: dict[_Tokens, dict[Place, _Plan]] = {}
         self._kept: Tensor | None = None  # edits whose rows are in the batch; None: all
         self._changes: dict[_Tokens, dict[tuple[Place, int], _Change]] = {}
         self._tokens: _Tokens = "new"
@@ -103,7 +93,7 @@ class RowEdits:
         """Edit the model while open, from layer `first` on, at some sites."""
         with ExitStack() as stack:
             for site in sites:
-                if (plan := self._plans[self._tokens].get(site)) is None:
+                if (plan := self._planned().get(site)) is None:
                     continue
                 at = [layer for layer in plan.layers if layer >= first]
                 stack.enter_context(self._chat.layer_hooks(partial(self.edited, site), at, site))
@@ -164,8 +154,22 @@ class RowEdits:
         if "last" in self._positions:
             last = torch.zeros_like(mask)
             last[:, -1] = 1
-            mask = torch.where(self._last_only[self._rows, None], mask * last, mask)
+            only = [edit is not None and edit.positions == "last" for edit in self._edits]
+            rows = torch.tensor(only[self._rows], device=mask.device)
+            mask = torch.where(rows[:, None], mask * last, mask)
         return mask
+
+    def _planned(self) -> dict[Place, _Plan]:
+        """Which edits are at work on the tokens that passes are of now."""
+        if self._tokens not in self._plans:
+            plans = {place: self._plan(place, self._tokens) for place in self._places}
+            self._plans |= dict.fromkeys(self._alike, plans)
+        return self._plans[self._tokens]
+
+    @property
+    def _alike(self) -> Sequence[_Tokens]:
+        """The tokens that get what those get that passes are of now."""
+        return get_args(_Tokens) if self._positions <= {"all"} else (self._tokens,)
 
     def _plan(self, place: Place, tokens: _Tokens) -> _Plan:
         n_layers = self._chat.n_layers
@@ -179,29 +183,30 @@ class RowEdits:
                 removing |= {*range(start, stop)} if edit.removed is not None else set()
                 adding |= {*range(start, stop)} if edit.added is not None else set()
             spans.append((start, stop))
-        start_by_edit, stop_by_edit = torch.tensor(spans, device=self._chat.device).T
-        edges = {edge for span in spans for edge in span}
-        return _Plan(start_by_edit, stop_by_edit, edges, removing, adding)
+        return _Plan(spans, removing, adding)
 
     def _built(self) -> dict[tuple[Place, int], _Change]:
         """What happens to the tokens that passes are of now, by place and layer."""
         if self._tokens not in self._changes:
             built: dict[tuple[Place, int], _Change] = {}
-            for place, plan in self._plans[self._tokens].items():
+            for place, plan in self._planned().items():
                 built |= {(place, layer): c for layer, c in self._of_layers(plan).items()}
-            # The same for all tokens, if it is so for every row.
-            same = get_args(_Tokens) if self._positions <= {"all"} else (self._tokens,)
-            self._changes |= dict.fromkeys(same, built)
+            self._changes |= dict.fromkeys(self._alike, built)
         return self._changes[self._tokens]
 
     def _of_layers(self, plan: _Plan) -> dict[int, _Change]:
         """Layers between two edges of the edits' spans share one change."""
-        start, stop = (
-            part if self._kept is None else part[self._kept] for part in (plan.start, plan.stop)
-        )
+        if len({*plan.spans}) == 1:  # all edits are at work at the same layers
+            removed = self._units if plan.removing else None
+            change = _Change(removed, self._added if plan.adding else None)
+            return dict.fromkeys(plan.layers, change)
+        start, stop = torch.tensor(plan.spans, device=self._chat.device).T
+        if self._kept is not None:
+            start, stop = start[self._kept], stop[self._kept]
+        edges = {edge for span in plan.spans for edge in span}
         found: dict[int, _Change] = {}
         for layer in plan.layers:
-            if layer not in plan.edges and layer - 1 in found:
+            if layer not in edges and layer - 1 in found:
                 found[layer] = found[layer - 1]
                 continue
             at_work = ((start <= layer) & (layer < stop))[:, None, None]

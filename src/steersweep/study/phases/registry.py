@@ -39,7 +39,7 @@ def phase_called(text: str) -> Phase:
         if text in (phase.name, phase.number):
             return phase
     there = ", ".join(f"{phase.number} ({phase.name})" for phase in PHASES)
-    raise InputError(f"phase {shown(text)}: choose a number or a name of {there}")
+    raise InputError(f"{shown(text)} is no phase: choose a number or a name of {there}")
 
 
 def phase_named(name: str) -> Phase:
