@@ -43,7 +43,9 @@ _DAMAGE = {
         \bplease (?:stop\b|do not (?:engage|provide|access|report|have|attempt|contact|use|post))
     """,
 }
+_NEGATIONS = ("not", "n't ", "unable to", " no ", " no.", " no,", " nor")
 _PATTERNS = {name: re.compile(flat(text)) for name, text in _DAMAGE.items()}
+_OF_ONE_NEGATION = {name: p for name, p in _PATTERNS.items() if name != "contradiction"}
 # Most texts have none of these, and need not be searched; none are named for another script.
 _ONLY_WITH: dict[str, tuple[str, ...]] = {
     "wrong person": (" me",),
@@ -98,7 +100,8 @@ def damage(text: Text, circling: float) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     lowered, tokens = text.lowered, text.tokens
-    for name, pattern in _PATTERNS.items():
+    patterns = _PATTERNS if sum(map(lowered.count, _NEGATIONS)) > 1 else _OF_ONE_NEGATION
+    for name, pattern in patterns.items():
         words = _ONLY_WITH[name]
         if any(map(lowered.__contains__, words)) or (not words and not text.is_ascii):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
@@ -127,10 +130,8 @@ def _doubled(tokens: Sequence[str]) -> int:
     """Different words said twice running, as in `might might`, or with `or` in between."""
     twice = {a for a in compress(tokens, map(eq, tokens, tokens[1:])) if a not in _SAID_TWICE}
     found = sum(len(word) > 1 and word.isalpha() for word in twice)
-    if "or" in tokens:
-        after = zip(tokens, tokens[1:], tokens[2:], strict=False)
-        found += sum(b == "or" and a == c for a, b, c in after)
-    return found
+    places = [i for i, token in enumerate(tokens) if token == "or"] if "or" in tokens else ()
+    return found + sum(tokens[i - 1 : i] == tokens[i + 1 : i + 2] != [] for i in places)
 
 
 def points(found: Mapping[str, int]) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib import resources
 from itertools import filterfalse, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 # fmt: off
 _ENDINGS = (
@@ -41,6 +41,23 @@ _CLASSES = (
 )  # fmt: skip
 _NO_WORDS = frozenset("#§")
 _SMOOTHING = 2.0  # added to counts of pairs
+_MOST_REMEMBERED = 50_000
+
+
+_T = TypeVar("_T")
+
+
+class _Remembered(dict[str, _T]):
+    """What a function says of words, since most words come again and again."""
+
+    def __init__(self, function: Callable[[str], _T]) -> None:
+        self._function = function
+
+    def __missing__(self, word: str) -> _T:
+        if len(self) >= _MOST_REMEMBERED:
+            self.clear()
+        found = self[word] = self._function(word)
+        return found
 
 
 class _Information(dict[tuple[str, str], float]):
@@ -70,9 +87,8 @@ class English:
     def __init__(self, data: dict[str, Any]) -> None:
         self.common = frozenset(data["common"])
         self._words = frozenset(data["words"]) | self.common
-        # Most words come again and again.
-        self.knows = lru_cache(50_000)(self._knows)
-        self.kind = lru_cache(50_000)(self._kind)
+        self.knows = _Remembered(self._knows).__getitem__
+        self.kind = _Remembered(self._kind).__getitem__
         self._information = _Information(data)
 
     def _knows(self, word: str) -> bool:

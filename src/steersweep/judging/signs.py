@@ -10,12 +10,13 @@ from steersweep.judging.course import course
 from steersweep.judging.cues import cues
 
 _LOOKED_AT = 1600  # characters
-_BEGINNING, _TOKENS = 600, 50  # characters and tokens that phrases are taken of
+_TOKENS = 50  # that phrases are taken of
+_BEGINNING = 350  # characters that mostly hold so many
 _QUOTED = re.compile(
     r"[\"“«][^\"”»\n]{0,300}[\"”»]|„[^“”\n]{0,300}[“”]|[「『][^」』\n]{0,300}[」』]"
 )
 _QUOTES = '"“«„「『'
-_MAY_THANK = ("cannot ", "can't ", "could not ", "couldn't ")
+_MAY_THANK = ("thank", "praise", "stress", "wait", "agree", "emphasi", "imagine", "recommend")
 _APOSTROPHES = str.maketrans(dict.fromkeys("’ʼ´`＇‘", "'"))
 # Words; single signs of scripts that put no space between words; vowel signs belong to their word.
 _SIGNS = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"
@@ -86,7 +87,9 @@ def _unquoted(text: str) -> str:
     text = text.strip().lower()
     if any(map(text.__contains__, _QUOTES)):
         text = _QUOTED.sub(' "" ', text)
-    return _THANKS.sub("i do", text) if any(map(text.__contains__, _MAY_THANK)) else text
+    if not any(map(text.__contains__, _MAY_THANK)):
+        return text
+    return _THANKS.sub("i do", text)
 
 
 @lru_cache(1024)
@@ -105,7 +108,11 @@ def _topic(prompt: str) -> frozenset[str]:
 
 def _phrases(text: str, topic: frozenset[str]) -> set[str]:
     """Phrases of one to three words of the beginning; `^` before those of the very first."""
-    words = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text[:_BEGINNING])[:_TOKENS]
+    tokens = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall
+    words = tokens(text[:_BEGINNING])
+    if len(words) <= _TOKENS and len(text) > _BEGINNING:
+        words = tokens(text)
+    words = words[:_TOKENS]
     shown = dict.fromkeys(topic.intersection(words), "_")
     if "\n" in text:
         shown |= {word: "¶" for word in set(words) if word[0] == "\n"}
@@ -113,7 +120,5 @@ def _phrases(text: str, topic: frozenset[str]) -> set[str]:
         words = [*map(shown.get, words, words)]
     two = [*map(" ".join, pairwise(words))]
     three = [*map(" ".join, zip(words, words[1:], words[2:], strict=False))]
-    found = {*words, *two, *three}
-    for grams in (words[:6], two[:6], three[:6]):
-        found.update(map("^".__add__, grams))
-    return found
+    first = (*words[:6], *two[:6], *three[:6])
+    return {*words, *two, *three, *map("^".__add__, first)}
