@@ -33,6 +33,7 @@ from steersweep.engines.modal.remote import run_work
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.engines.processes import ProcessEngine
 from steersweep.run.folder import RunFolder
+from steersweep.run.paths import RunPaths
 from steersweep.study.away import apps, away
 from steersweep.study.away.deploy import define_apps
 from steersweep.study.away.leader import lead
@@ -494,7 +495,7 @@ def test_what_a_user_should_know_of_a_model_is_in_the_log(tmp_path: Path) -> Non
 
 
 def test_only_line_feeds_end_lines_of_the_log(tmp_path: Path) -> None:
-    log = tmp_path / away.LOG
+    log = RunPaths(tmp_path).messages
     log.parent.mkdir(exist_ok=True)
     log.write_text("one\u2028two\x85three\nfour\nfi", "utf-8")
     assert away.said(tmp_path) == ["one\u2028two\x85three", "four"]

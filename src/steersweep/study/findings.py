@@ -49,7 +49,8 @@ def _held(store: RunFolder) -> str:
 def _escaped(value: Any) -> Any:
     """A decision whose texts are shown as they are, and are no Markdown of their own."""
     if isinstance(value, Mapping):
-        return {name: _escaped(item) for name, item in value.items()}
+        # Names of fields have no marks to escape; what could not run is a name from outside.
+        return {markdown(str(name)): _escaped(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_escaped(item) for item in value]
     return markdown(value) if isinstance(value, str) else value
