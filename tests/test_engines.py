@@ -401,16 +401,16 @@ def test_a_file_that_was_damaged_and_made_again_reaches_the_others(tmp_path: Pat
     """Also where the damaged one went to the storage first."""
     storage = (tmp_path / "bucket").as_uri()
     leader, worker_there = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "copy")
-    damaged = leader.folder / "extraction" / "a.json"
+    damaged = leader.root / "extraction" / "a.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("null")
     lead, share = Mirror(storage, waits=()), Mirror(storage, waits=())
-    lead.publish(leader.folder)
-    share.refresh(worker_there.folder)
+    lead.publish(leader.root)
+    share.refresh(worker_there.root)
     assert leader.read_json(leader.root / "extraction/a.json") is None
     worker_there.write_once(worker_there.root / "extraction/a.json", {"right": 1})
-    share.publish(worker_there.folder)
-    lead.refresh(leader.folder)
+    share.publish(worker_there.root)
+    lead.refresh(leader.root)
     assert leader.read_json(leader.root / "extraction/a.json") == {"right": 1}
     assert len(list((tmp_path / "bucket").rglob("*.json"))) == 1
 
