@@ -403,7 +403,7 @@ def test_the_stop_of_a_phase_is_an_option(tmp_path: Path) -> None:
     for given, why in (
         ("1=x", "give PHASE=USD"),
         ("1=-1", "must be 0 or more"),
-        ("9=1", "--phase-budget 9=1: phase"),
+        ("9=1", "--phase-budget 9=1: '9' is no phase"),
         ("verification=1", "small has no verification"),
     ):
         assert why in refused(*command, "--phase-budget", given, cwd=tmp_path)
