@@ -29,6 +29,11 @@ from steersweep.model.source import ModelSource, find_model
 FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
 
 
+def rest_slow(values: Sequence[Any], fast: int = 1) -> list[Any]:
+    """Parameters of a test, of which only the first `fast` belong to the fast tests."""
+    return [*values[:fast], *(pytest.param(v, marks=pytest.mark.slow) for v in values[fast:])]
+
+
 @cache
 def lab(name: str) -> ChatModel:
     """A lab model, loaded once for all tests; tests must leave it as it was."""

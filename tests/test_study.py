@@ -19,6 +19,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from conftest import rest_slow
 from steersweep import InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.digests import seal_text, unseal_text
@@ -382,6 +383,7 @@ class Clock:
         return self._now
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +413,7 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     assert 3 <= Ledger(tmp_path / "run").spent() <= 4
 
 
+@pytest.mark.slow
 def test_a_job_that_reaches_its_timeout_is_named_and_goes_on_when_run_again(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,6 +522,7 @@ def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path:
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -615,7 +619,7 @@ def test_bad_directions_are_made_again(finished: Path, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", [*DIRECTIONS, "truncated"])
+@pytest.mark.parametrize("kind", rest_slow([*DIRECTIONS, "truncated"]))
 def test_a_direction_damaged_while_others_borrow_it_is_made_again(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -709,6 +713,7 @@ def torture(tmp_path: Path, kills: int, seed: int) -> tuple[Path, int]:
         done += 1
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
     folder, _ = torture(tmp_path, 4, seed=1)
     assert comparable(folder) == comparable(finished)
