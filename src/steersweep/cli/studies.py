@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steersweep.cli.engines import check_budget, check_engine, engine_here
 from steersweep.cli.options import (
+    BudgetOption,
     DeviceOption,
+    EngineOption,
     JsonOption,
     MismatchOption,
     OfflineOption,
     PricesOption,
     QuietOption,
+    RayAddressOption,
+    RayStorageOption,
     TrackOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes, show_report, tell_tracker
@@ -108,7 +113,7 @@ def run(
         str | None,
         typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or name."),
     ] = None,
-    budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
+    budget: BudgetOption = None,
     phase_budget: Annotated[
         list[str] | None,
         typer.Option(help="Hard stop of one phase, such as size_sweep=50 or 2=50 (USD)."),
@@ -122,14 +127,9 @@ def run(
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Begin anew; the earlier run is kept beside it.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="Where jobs run: local, ray or modal.")] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray: a cluster [default: one on this machine].")
-    ] = None,
-    ray_storage: Annotated[
-        str | None,
-        typer.Option(help="Ray: a path or URL for results if machines do not share --out."),
-    ] = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    ray_storage: RayStorageOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Modal: begin, and do not wait for the end.")
     ] = False,
@@ -150,14 +150,10 @@ def run(
     from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import open_tracker
 
-    if engine not in ("local", "ray", "modal"):
-        raise InputError(f"--engine {engine}: choose local, ray or modal")
-    if engine != "ray" and (ray_address or ray_storage):
-        raise InputError("--ray-address and --ray-storage go with --engine ray")
+    check_engine(engine, ray_address, ray_storage)
     if engine != "modal" and detach:
         raise InputError("--detach goes with --engine modal")
-    if budget is not None and not 0 <= budget < float("inf"):
-        raise InputError(f"--budget {budget}: must be 0 or more USD")
+    check_budget(budget)
     if apply_cuts < 0:
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
     loaded = load_plan(name)
@@ -187,7 +183,7 @@ def run(
         if tracker is not None:
             tell_tracker(out, tracker, quiet=quiet)
     else:
-        where = _engine(engine, device, ray_address, ray_storage)
+        where = engine_here(engine, device, ray_address, ray_storage)
         _run_here(loaded, out, options, where, tracker, quiet)
     last = until or "final"
     print_decision(last, decided(out)[last])
@@ -195,13 +191,6 @@ def run(
     show_report(out)
     must_be_complete(out, until)
     say(f"{loaded.name}: every phase asked for is done")
-
-
-def _engine(name: str, device: str, address: str | None, storage: str | None) -> Engine:
-    from steersweep.engines.local import local_engine
-    from steersweep.engines.ray import RayEngine
-
-    return local_engine(device) if name == "local" else RayEngine(address, storage)
 
 
 def _run_here(
