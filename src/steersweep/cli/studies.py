@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,14 @@ from steersweep.cli.options import (
     RayStorageOption,
     TrackOption,
 )
-from steersweep.cli.output import quiet_libraries, say, show_notes, show_report, tell_tracker
+from steersweep.cli.output import (
+    not_sent,
+    quiet_libraries,
+    say,
+    show_notes,
+    show_report,
+    tell_tracker,
+)
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import in_a_line
 
@@ -172,16 +179,14 @@ def run(
         dict(_phase_budget(loaded, text) for text in phase_budget or ()),
     )
     tracking = loaded.tracking
-    tracker = open_tracker(
-        tracking.tracker if track is None else track,
-        out,
-        online=tracking.online and not offline,
-        entity=tracking.entity,
-    )
+    told: dict[str, Any] = {
+        "name": tracking.tracker if track is None else track,
+        "online": tracking.online and not offline,
+        "entity": tracking.entity,
+    }
+    tracker = open_tracker(folder=out, **told)
     if engine == "modal":
-        _run_away(loaded, out, options, detach=detach, quiet=quiet)
-        if tracker is not None:
-            tell_tracker(out, tracker, quiet=quiet)
+        _run_away(loaded, out, options, tracker, told, detach=detach, quiet=quiet)
     else:
         where = engine_here(engine, device, ray_address, ray_storage)
         _run_here(loaded, out, options, where, tracker, quiet)
@@ -234,8 +239,8 @@ def _run_here(
                     on_note=view.on_note,
                 )
             finally:
-                if tracking is not None:
-                    tracking.finish()
+                if tracker and tracking and (kept := tracking.finish()):
+                    view.on_line(not_sent(out, tracker, kept))
     except GateStop as stop:
         print_decision(stop.phase, decided(out)[stop.phase])
         show_report(out)
@@ -243,13 +248,23 @@ def _run_here(
         raise
 
 
-def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
-    """Begin a study on Modal, and follow it unless told not to."""
+def _run_away(
+    plan: Plan,
+    out: Path,
+    options: StudyOptions,
+    tracker: Tracker | None,
+    told: dict[str, Any],
+    *,
+    detach: bool,
+    quiet: bool,
+) -> None:
+    """Begin a study on Modal, and follow it unless told not to; `told`: see `away.begin`."""
     from steersweep.report.study_table import print_decision
     from steersweep.study.away import away
     from steersweep.study.status import decided
 
-    away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
+    chosen = {**asdict(options), "accept": list(options.accept)}
+    away.begin(plan, out, chosen, tracker=None if tracker is None else told)
     if not quiet:
         say(
             f"{plan.name} runs on Modal; this machine may sleep. steersweep status {out} shows "
@@ -259,6 +274,8 @@ def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, qui
     if detach:
         raise typer.Exit
     end = away.follow(out, lambda line: None if quiet else say(line, err=True))
+    if tracker is not None:
+        tell_tracker(out, tracker, quiet=quiet, if_any=True)
     if end["exit_code"]:
         if end["phase"] is not None:
             print_decision(end["phase"], decided(out)[end["phase"]])
@@ -369,14 +386,19 @@ def approve(
 def fetch(
     folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
 ) -> None:
-    """Bring home what a study that runs on Modal has finished.
+    """Bring home what a study that runs on Modal has finished, and tell its tracker.
 
     Example: `steersweep fetch study`
     """
     from steersweep.study.away import away
+    from steersweep.tracking.tracker import open_tracker
 
     count = away.fetch(folder)
     say(f"{count} files are new or changed in {folder}")
+    told = away.tracker_of(folder)
+    tracker = None if told is None else open_tracker(folder=folder, **told)
+    if tracker is not None:
+        tell_tracker(folder, tracker, if_any=True)
     end = away.outcome(folder)
     say("the study is still running" if end is None else f"it ended: {end['message']}")
     cost = away.billed(folder)

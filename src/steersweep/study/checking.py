@@ -96,6 +96,7 @@ def check_models(
             on_job=lambda _ended: None,
             on_line=on_line,
         )
+        store.write_json(store.paths.smoke, {"models": []})  # until these have ended
         failures = jobs.check(sweeps)
         paid = {row["job"]: row for row in Ledger(out).jobs() if row["phase"] == SMOKE}
         found = [_checked(store, sweep, failures, paid.get(check_name(sweep))) for sweep in sweeps]

@@ -20,7 +20,7 @@ from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.results import Result, sweep_results
 from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
-from steersweep.work.overflow import as_it_runs
+from steersweep.work.overflow import as_it_runs, share_overflow
 
 
 class ChangedWeights(SteersweepError):
@@ -178,12 +178,18 @@ class Jobs:
     def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunFolder) -> None:
         """Run a job whose conditions go to a run of their own inside the study's folder.
 
+        Where its model overflows in one of the two runs, the other is told.
+
         Raises:
             SteersweepError: why it could not run.
         """
+        fingerprint = job.conditions[0].model_fingerprint
+        share_overflow(fingerprint, self.store, store)
         folder = store.root.relative_to(self.store.root).as_posix()
-        task = self._task(phase, sweep, job, folder)
-        for error in self._scheduler.run(phase, [task]).values():
+        task = self._task(phase, sweep, as_it_runs(job, store), folder)
+        failed = self._scheduler.run(phase, [task])
+        share_overflow(fingerprint, store, self.store)
+        for error in failed.values():
             raise error
 
     def check(self, sweeps: Sequence[Sweep]) -> dict[str, str]:
@@ -253,7 +259,8 @@ class Jobs:
         return job
 
     def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
-        share = 1.0 if folder else unfinished(job, self.store) / len(job.conditions)
+        # Files that conditions rest on may be missing too.
+        share = 1.0 if folder else min(1.0, unfinished(job, self.store) / len(job.conditions))
 
         def seconds(kind: str) -> float:
             factor = calibration(self._ledger.timings(kind))

@@ -105,11 +105,11 @@ def runs_of_job(plan: Plan, ended: Ended) -> list[TrackedRun]:
     return runs_of_step(plan, ended.sweep.step, ended.results, ended.folder)
 
 
-def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
+def runs_of_study(plan: Plan, run_folder: Path, *, if_any: bool = False) -> list[TrackedRun]:
     """Every result file of a study, its verification's, and jobs of a phase that has not ended.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, and `if_any` is not set.
     """
     paths, found = RunPaths(run_folder), dict[str, TrackedRun]()
 
@@ -124,7 +124,7 @@ def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
         add(verified, read_result_file(file), paths.name_of(file.parent.parent))
     for file in sorted(paths.finished_jobs.glob("*.json")):
         add(file, read_result_file(file))
-    if result_files(run_folder) or not found:
+    if result_files(run_folder) or not (found or if_any):
         for file, held in results_in(run_folder):
             add(file, held)
     return [*found.values()]
