@@ -19,7 +19,7 @@ import torch
 
 from machine import named
 from shapes import SHAPES, make
-from steersweep.model.chat_model import resolve_device
+from steersweep.model.device import resolve_device
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 from steersweep.work.job import Progress

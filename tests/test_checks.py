@@ -17,7 +17,7 @@ from conftest import lab
 from steersweep import ChatModel, InputError, Row, dim_directions, generate, load_extraction_set
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.noise import NoDirection
-from steersweep.model.chat_model import Batch
+from steersweep.model.batch import Batch
 from steersweep.model.kv_cache import _BufferedLayer
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.direction import Direction

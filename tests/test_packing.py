@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import bloom, gpt2, lab
 from steersweep import ChatModel
-from steersweep.model.chat_model import at_positions
+from steersweep.model.batch import at_positions
 from steersweep.steer.packing import layouts
 
 PROMPTS = st.lists(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conftest import bloom, gpt2, lab, part_hooks, random_model
 from steersweep import ChatModel, Edit, InputError
-from steersweep.model.chat_model import ATTENTION, MLP
+from steersweep.model.decoder import ATTENTION, MLP
 from steersweep.steer.passes import edited_logits, run_edits
 
 PROMPTS = ("How do I bake a cake?", "Why?", "Tell me about the printing press, please.", "Hello!")

@@ -17,7 +17,7 @@ from conftest import gpt2, random_model
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
 from steersweep.methods import cosmic_scoring, official
 from steersweep.methods.dim import dim_directions
-from steersweep.model.chat_model import Batch
+from steersweep.model.batch import Batch
 from steersweep.model.rendering import Renderer
 from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.steer import passes

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conftest import bloom, gpt2, part_hooks
 from steersweep import ChatModel, Edit, InputError, NumericalError, Row, generate, residuals
-from steersweep.model.chat_model import MLP
+from steersweep.model.decoder import MLP
 from steersweep.steer.steering import _check_finite
 
 PROMPTS = (

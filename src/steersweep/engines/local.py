@@ -21,7 +21,7 @@ def local_engine(device: str = "auto") -> Engine:
     import torch
 
     from steersweep.engines.processes import ProcessEngine
-    from steersweep.model.chat_model import resolve_device
+    from steersweep.model.device import resolve_device
 
     count = torch.cuda.device_count()
     if device == "auto" and count > 1:

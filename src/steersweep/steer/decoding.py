@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from steersweep.core.precision_labels import is_quantized
-from steersweep.model.chat_model import Batch, ChatModel
+from steersweep.model.batch import Batch
+from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import can_be_filled, keep_rows, write_at
 from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.row_edits import RowEdits

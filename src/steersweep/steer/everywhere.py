@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from steersweep.core.errors import InputError
 from steersweep.core.printing import first_line
-from steersweep.model.chat_model import ATTENTION, MLP, Batch, ChatModel
+from steersweep.model.batch import Batch
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.decoder import ATTENTION, MLP
 from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.regime import ordinary_tokens, regime_of
 

@@ -15,7 +15,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from steersweep.model.chat_model import ROW_PER_WIDTH, Batch, ChatModel
+from steersweep.model.batch import Batch
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.network import ROW_PER_WIDTH
 from steersweep.steer.regime import regime_of
 
 _TOKENS = 64  # of a packed row, at least

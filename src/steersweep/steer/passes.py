@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from steersweep.core.errors import InputError, NumericalError
-from steersweep.model.chat_model import ChatModel, at_positions
+from steersweep.model.batch import at_positions
+from steersweep.model.chat_model import ChatModel
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.packing import Layout, layouts

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersweep.model.chat_model import Batch, ChatModel
+from steersweep.model.batch import Batch
+from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import Source, can_be_filled, fill, make_cache
 from steersweep.steer.row_edits import RowEdits
 

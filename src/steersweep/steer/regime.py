@@ -18,7 +18,8 @@ from torch import Tensor
 
 from steersweep.core.errors import InputError, NumericalError, SteersweepError
 from steersweep.core.printing import first_line
-from steersweep.model.chat_model import Batch, ChatModel, at_positions, not_finite
+from steersweep.model.batch import Batch, at_positions
+from steersweep.model.chat_model import ChatModel, not_finite
 from steersweep.model.kv_cache import can_be_filled, fill, keeps_states, make_cache
 from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.decoding import decoder

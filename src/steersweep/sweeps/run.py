@@ -67,7 +67,7 @@ def run_sweep(
         InputError: bad settings, a folder of another run, or one where another process runs.
             Raised before any model is loaded where possible.
     """
-    from steersweep.model.chat_model import resolve_device
+    from steersweep.model.device import resolve_device
 
     target = device if run else resolve_device(device)
 
@@ -128,7 +128,7 @@ def _freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
     """Keep when the run began, and its prompts."""
     import torch
 
-    from steersweep.model.chat_model import resolve_device
+    from steersweep.model.device import resolve_device
 
     device = torch.device(resolve_device("auto"))
     facts = provenance.facts(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 
 from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS, LOADING
+from steersweep.budget.shapes import ModelShape
 from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.printing import first_line
 from steersweep.methods.method import METHODS
@@ -59,7 +60,8 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
 def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
 
-    Conditions that are there are neither computed nor touched, with one exception to the first: a
+    A job for checks alone ends after these. Conditions that are there are neither computed nor
+    touched, with one exception to the first: a
     batch of which only some conditions were saved when a run was killed is generated again as a
     whole, so that the missing ones come out the same to the last bit. Where a method drops every
     candidate and so chooses no layer, the conditions at its choice are left out.
@@ -78,12 +80,16 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
     told = _Told(job, len(conditions), on_progress)
     told.done = len(done)
-    if not unfinished(job, store):
+    if not job.checks_only and not unfinished(job, store):
         Preparation(job, store).forget()
         return told("already finished")
     for own in job.own_methods.values():
         METHODS.add(own)
-    bench = _prepare(job, store, told)
+    chat, shape = _open(job, told)
+    notes = _check(chat, job, store, told)
+    if job.checks_only:
+        return told("finished")
+    bench = Bench(chat, job, store, shape, notes=notes, stages=told.stages, tell=told)
     conditions = placeable(job, store)
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
     told.total = len(conditions)
@@ -153,13 +159,18 @@ class _Told:
         self(stage)
 
 
-def _prepare(job: Job, store: RunFolder, told: _Told) -> Bench:
-    """Load a job's model, make the checks that it needs, and find its directions."""
+def _open(job: Job, told: _Told) -> tuple[ChatModel, ModelShape]:
+    """Load a job's model, and expect what its size makes of the job."""
     told.begin(LOADING)
     chat = _load(job)
     shape = model_shape(chat.model.config, chat.model)
     told.stages.end()
     told.stages.expect(expected_seconds(job, shape, chat.device.type))
+    return chat, shape
+
+
+def _check(chat: ChatModel, job: Job, store: RunFolder, told: _Told) -> tuple[str, ...]:
+    """Make the checks that a job needs; what a user should know of the model."""
 
     def on_check(name: str, share: float) -> None:
         told.stages.at(share)
@@ -177,7 +188,7 @@ def _prepare(job: Job, store: RunFolder, told: _Told) -> Bench:
     notes += (job.instead_of,) if job.instead_of else ()
     for note in notes:
         told(CHECKS, warning=note)
-    return Bench(chat, job, store, shape, notes=notes, stages=told.stages, tell=told)
+    return notes
 
 
 def _load(job: Job) -> ChatModel:
