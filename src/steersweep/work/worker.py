@@ -82,13 +82,13 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     told.done = len(done)
     if not job.checks_only and not unfinished(job, store):
         Preparation(job, store).forget()
-        return told("already finished")
+        return told("already finished", ended=True)
     for own in job.own_methods.values():
         METHODS.add(own)
     chat, shape = _open(job, told)
     notes = _check(chat, job, store, told)
     if job.checks_only:
-        return told("finished")
+        return told("finished", ended=True)
     bench = Bench(chat, job, store, shape, notes=notes, stages=told.stages, tell=told)
     conditions = placeable(job, store)
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
@@ -121,8 +121,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
         keep_comparison(bench)
         told.stages.end()
     bench.prepared.forget()
-    told.done = told.total
-    return told("finished")
+    return told("finished", ended=True)
 
 
 class _Told:
@@ -135,11 +134,10 @@ class _Told:
         self._job = job
         self._on_progress = on_progress
 
-    def __call__(self, note: str, warning: str = "") -> None:
+    def __call__(self, note: str, *, warning: str = "", ended: bool = False) -> None:
         now = self.stages.now()
-        fraction = 1.0
-        if self.done < self.total or any(stage.left for stage in now[1:]):
-            fraction = min(_NOT_YET, share_done(now)) if len(now) > 1 else 0.0
+        known = len(now) > 1  # what it will do, and not only that the model is being loaded
+        fraction = 1.0 if ended else min(_NOT_YET, share_done(now)) if known else 0.0
         self._on_progress(
             Progress(
                 self._job.source.name,
