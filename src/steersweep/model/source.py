@@ -19,7 +19,7 @@ from steersweep.model.model_folder import ADAPTER, check_adapters, no_config
 
 LAB_PREFIX = "lab:"
 _HUB = "hub:"  # of fingerprints
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE_ON_HUB = re.compile(r"(?P<repository>[^/:\s]+/[^/:\s]+):(?P<file>[^:]+)")
 
 # transformers' model_type -> the family name used in results.
@@ -180,7 +180,7 @@ class ModelSource:
             InputError: the hub has no such model or revision, or the model is gated.
         """
         source = self
-        if not self.is_local and not (self.revision and _COMMIT.fullmatch(self.revision)):
+        if not self.is_local and not (self.revision and COMMIT.fullmatch(self.revision)):
             from huggingface_hub import hf_hub_download
             from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -204,7 +204,7 @@ class ModelSource:
             for reference in self.code()
             if "--" in reference
         }
-        if not others or (self.code_revision and _COMMIT.fullmatch(self.code_revision)):
+        if not others or (self.code_revision and COMMIT.fullmatch(self.code_revision)):
             return self
         from huggingface_hub import hf_hub_download
 

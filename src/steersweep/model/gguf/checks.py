@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 from steersweep.core.errors import InputError
 from steersweep.model.gguf.header import Header
@@ -221,14 +220,6 @@ def _block(kind: int) -> int:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     return int(GGML_QUANT_SIZES[GGMLQuantizationType(kind)][0])
-
-
-def name_one(names: Sequence[str], where: str, separator: str) -> str:
-    """How to name one of the GGUF files of a folder or repository, for messages."""
-    models = [name for name in sorted(names) if not Path(name).name.startswith("mmproj")]
-    first = (models or sorted(names))[0]
-    others = f" (or another of its {len(names)})" if len(names) > 1 else ""
-    return f"name one of its GGUF files: {where.rstrip('/')}{separator}{first}{others}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,13 +12,15 @@ from typing import Any
 from steersweep.core.errors import InputError
 from steersweep.core.precision_labels import label, runs_as
 from steersweep.model.fingerprint import file_hash
-from steersweep.model.gguf.checks import check_model, check_package, main_type, name_one
+from steersweep.model.gguf.checks import check_model, check_package, main_type
 from steersweep.model.gguf.config import load_config
 from steersweep.model.gguf.converted import weights_folder
 from steersweep.model.gguf.header import Header, read_header
 from steersweep.model.gguf.tensors import weights_of
 from steersweep.model.gguf.tokenizer import load_tokenizer, notes
-from steersweep.model.source import ModelSource, explain_loading
+from steersweep.model.hub import check_disk
+from steersweep.model.model_folder import name_gguf
+from steersweep.model.source import COMMIT, ModelSource, explain_loading
 
 # Of how weights are made; another number makes them anew.
 _FORM = 1
@@ -59,20 +61,45 @@ class GgufSource(ModelSource):
         """
         if not self.file:
             return Path(self.location)
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(self.location, self.file, revision=self.revision)
+        is_pinned = self.revision and COMMIT.fullmatch(self.revision)
+        return Path(cached) if is_pinned and isinstance(cached, str) else self._download()
+
+    def _download(self) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        files = self._on_hub()
+        check_disk(self, {name: size for name, size in files.items() if name == self.file})
         with explain_loading(self):
             try:
                 return Path(hf_hub_download(self.location, self.file, revision=self.revision))
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
-                there = [name for name in super().files() if name.endswith(".gguf")]
-                hint = name_one(there, self.location, ":") if there else "it holds no GGUF file"
-                raise InputError(
-                    f"{self.model_id}: {self.location} has no such file; {hint}"
-                ) from None
+                others = [name for name in files if name.endswith(".gguf")]
+                hint = name_gguf(others, self.location) if others else "there is no GGUF file"
+        raise InputError(f"{self.model_id}: {self.location} has no such file; {hint}")
+
+    def _on_hub(self) -> dict[str, int]:
+        """Sizes in bytes of the repository's files by name; none without a network."""
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if constants.HF_HUB_OFFLINE:
+            return {}
+        with explain_loading(self):
+            try:
+                info = HfApi().model_info(
+                    self.location, revision=self.revision, files_metadata=True, timeout=20
+                )
+            except OSError as error:
+                if isinstance(error, HfHubHTTPError):
+                    raise
+                return {}
+        return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
     @property
     def header(self) -> Header:

@@ -19,7 +19,7 @@ import json
 import re
 from typing import Any
 
-from steersweep.model.gguf.header import Header
+from steersweep.model.gguf.header import Header, Place
 
 _CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
 _LOOKS_CONTROL = re.compile(r"<.+>|\[[A-Z_/]+\]", re.DOTALL)
@@ -50,6 +50,8 @@ _WHOLE_WORDS = (
     "llama4",
 )
 _PARTS = ("bos", "eos", "unknown", "padding", "eot", "eom")  # that tokens play
+# Arrays without which a vocabulary of a kind is not whole.
+_NEEDED = {"gpt2": ("merges",), "llama": ("scores",)}
 # What llama.cpp takes for a SentencePiece vocabulary that names none.
 _SENTENCEPIECE = {"unk_token": 0, "bos_token": 1, "eos_token": 2}
 
@@ -58,10 +60,15 @@ def load_tokenizer(header: Header) -> Any:
     """The tokenizer of a file, with its chat template if it has one.
 
     Raises:
-        ValueError: transformers does not read vocabularies of this kind.
+        ValueError: it is not whole, or of a kind that transformers does not read.
     """
     from transformers import PreTrainedTokenizerFast
 
+    kind = str(header.fields.get("tokenizer.ggml.model"))
+    needed = ["tokens", *_NEEDED.get(kind, ())]
+    for name in needed:
+        if not isinstance(header.fields.get(f"tokenizer.ggml.{name}"), Place):
+            raise ValueError(f"tokenizer.ggml.{name} is missing, so there is no whole tokenizer")
     tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
         str(header.path.parent), gguf_file=header.path.name
     )
