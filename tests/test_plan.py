@@ -23,7 +23,7 @@ from steersweep import InputError
 from steersweep.budget.estimate import calibration
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
-from steersweep.core.statistics import detectable_difference
+from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned, print_plan
@@ -341,10 +341,15 @@ def test_v3_120_is_v3_with_other_prompts_and_names() -> None:
         if V3.written.get(field) != more.written.get(field)
     }
     assert changed == {
-        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking"
+        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking", "verification"
     }  # fmt: skip
     assert more.models == V3.models
-    assert more.sections == V3.sections
+    expect = more.section(Reproduced).expect
+    assert expect == pytest.approx(wilson(10, 10)[0], abs=0.005)
+    assert {**more.sections} == {
+        **V3.sections,
+        "verification": replace(V3.section(Reproduced), expect=expect),
+    }
     assert len(planned_prompts(more, Cuts()).prompts) == 120
     # Nothing of it gets in the way of v3.
     assert not {app_name(more, phase) for phase in more.phases} & {

@@ -399,6 +399,41 @@ def test_where_every_family_fails_to_run_one_that_was_confirmed_goes_on(tmp_path
     assert [row["model"] for row in sizes["outcomes"]] == ["q3", "q7"]
 
 
+def test_a_study_needs_no_dim(tmp_path: Path) -> None:
+    """Every phase with other methods: the first of the plan stands where DIM does elsewhere."""
+    methods = ["caa", "pca"]
+    data = copy.deepcopy(SMALL) | {
+        "prompts": {
+            "test": "benign-120",
+            "max": 2,
+            "extraction": dict.fromkeys(methods, "extract-dim-5"),
+        },
+        "decoding": {"max_new_tokens": 8, "rows": 32},
+        "thresholds": {"works": 0.0, "partial": 0.0},
+    }
+    data["families"]["qwen"] = data["families"]["qwen"][1:]
+    data["family_sweep"] = {
+        "methods": methods,
+        "models": [{"model": "m7", "layers": [0.5]}],
+        "confirmed": {"qwen": {"model": "q7", "layer": 0.5}},
+    }
+    data["size_sweep"] = {"methods": methods}
+    data["precision_sweep"] |= {"methods": ["caa"]}
+    data["transfer_sweep"] = {"methods": ["caa"], "among": ["q7", "m7"]}
+    run_study(parse_plan(yaml.safe_dump(data, sort_keys=False), "x.yaml"), tmp_path / "run")
+    found = decided(tmp_path / "run")
+    families = {row["family"]: row["method"] for row in found["family_sweep"]["families"]}
+    assert families["qwen"] == "caa"
+    for phase, models in (("family_sweep", 1), ("size_sweep", 2)):
+        rows = found[phase]["methods"]
+        assert [(row["base"], row["method"]) for row in rows] == [("caa", "pca")] * models
+        assert all(0 < abs(row["cosine"]) < 1 for row in rows)
+    assert {row["method"] for row in found["precision_sweep"]["outcomes"]} == {"caa", "caa@fp32"}
+    assert {row["method"] for row in found["transfer_sweep"]["transfers"]} == {"caa"}
+    every = [decision.get("failures") for decision in found.values()]
+    assert not any(every)
+
+
 def test_a_failure_is_forgotten_when_nothing_asks_for_it_again(
     finished: Path, tmp_path: Path
 ) -> None:

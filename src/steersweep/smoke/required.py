@@ -13,6 +13,7 @@ from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.errors import InputError, NumericalError, SteersweepError, setting
+from steersweep.core.precision_labels import runs_as
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
 from steersweep.run.folder import RunFolder
@@ -82,7 +83,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     if wrong and not accept_mismatch:
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
         overflowed = any(c["seen"].startswith(f"{NumericalError.__name__}:") for c in wrong)
-        if overflowed and chat.precision == "fp16":  # bf16 may do
+        if overflowed and runs_as(chat.precision) == "fp16":  # bf16 may do
             kind = NumericalError
         raise kind(
             f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "

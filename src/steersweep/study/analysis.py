@@ -72,10 +72,14 @@ def size_curves(
     ]
 
 
-def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """DIM against each other method at the same cells of a model: rates, p, cosine.
+def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
+    """The first method against each other one at the same cells of a model: rates, p, cosine.
 
     `p_holm` is corrected for all cells and models compared.
+
+    Args:
+        results: of a phase, each model's in the order of the plan's methods.
+        store: the run folder, for direction files.
     """
     by_model: dict[str, dict[str, Result]] = {}
     for result in results:
@@ -83,29 +87,27 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
             by_model.setdefault(result["model"], {})[result["method"]] = result
     found = []
     for model, methods in by_model.items():
-        if "dim" not in methods:
-            continue
-        cells = {_cell(entry): entry for entry in methods["dim"]["conditions"]}
-        for method, result in methods.items():
-            if method == "dim":
-                continue
-            for entry in result["conditions"]:
-                dim = cells.get(_cell(entry))
-                if dim is None:
+        base, *others = methods
+        cells = {_cell(entry): entry for entry in methods[base]["conditions"]}
+        for method in others:
+            for entry in methods[method]["conditions"]:
+                held = cells.get(_cell(entry))
+                if held is None:
                     continue
+                vectors = [_vector(store, row["direction_file"]) for row in (held, entry)]
+                rates = held["coherent_refusal_rate"], entry["coherent_refusal_rate"]
                 found.append(
                     {
                         "model": model,
+                        "base": base,
                         "method": method,
                         "layer_idx": entry["layer_idx"],
                         "multiplier": entry["multiplier"],
-                        "coherent_dim": dim["coherent_refusal_rate"],
-                        "coherent_other": entry["coherent_refusal_rate"],
-                        "p": p_difference(dim, entry),
-                        "cohens_h": cohens_h(
-                            entry["coherent_refusal_rate"], dim["coherent_refusal_rate"]
-                        ),
-                        "cosine": entry.get("cosine_to_dim"),
+                        "coherent_base": rates[0],
+                        "coherent_other": rates[1],
+                        "p": p_difference(held, entry),
+                        "cohens_h": cohens_h(rates[1], rates[0]),
+                        "cosine": cosine(*vectors),
                     }
                 )
     for row, p in zip(found, holm([row["p"] for row in found]), strict=True):

@@ -7,6 +7,7 @@ import platform
 from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS, LOADING
 from steersweep.budget.shapes import ModelShape
 from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.precision_labels import runs_as
 from steersweep.core.printing import first_line
 from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
@@ -50,7 +51,7 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
     try:
         return _run_job(job, store, on_progress)
     except NumericalError as error:
-        if job.precision != FROM:
+        if runs_as(job.precision) != FROM:
             raise
         note_overflow(job, store, error)
     free_memory()
