@@ -18,7 +18,7 @@ from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
 from steersweep.judging.judge import Answer, Judge, get_judge
-from steersweep.judging.quality import Fluency
+from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED, Judgement, rates_of
@@ -202,7 +202,8 @@ def _answer(cell: Result, index: int) -> Answer:
     limit = math.inf if threshold is None else float(threshold)
     fluency = None
     if worst is not None:
-        fluency = Fluency(float(worst), float(sample["nll"]), limit, int(sample["n_tokens"]))
+        looked_at = min(int(sample["n_tokens"]), LIKELIHOOD_TOKENS)
+        fluency = Fluency(float(worst), float(sample["nll"]), limit, looked_at)
     return Answer(sample["prompt"], sample["response"], fluency)
 
 
