@@ -37,7 +37,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import rates_of, unjudged
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import p_difference
-from steersweep.sweeps.verdict import Thresholds
+from steersweep.run.verdict import Thresholds
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."

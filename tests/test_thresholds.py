@@ -27,7 +27,7 @@ from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_job, make_settings
-from steersweep.sweeps.verdict import Thresholds, verdict
+from steersweep.run.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 Judged = Callable[[Thresholds], Result]

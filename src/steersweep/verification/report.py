@@ -10,7 +10,7 @@ GATE = "cosmic-verification"
 
 
 def render_markdown(
-    result: dict[str, Any], results_file: str, sign_off: dict[str, Any] | None
+    result: Mapping[str, Any], results_file: str, sign_off: Mapping[str, Any] | None
 ) -> str:
     """`COSMIC_VERIFICATION.md` of a result object.
 

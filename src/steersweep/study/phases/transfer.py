@@ -157,7 +157,7 @@ class Transfer(Phase):
         ]
         own = self.sweeps(study.plan, held)
         found = by_model(study.jobs.run(self.name, own, all_may_fail=True))
-        widths = {name: results[0]["d_model"] for name, results in found.items()}
+        widths = {name: results[0].d_model for name, results in found.items()}
         sweeps = [
             sweep.borrowing(
                 {
