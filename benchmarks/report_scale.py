@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 from steersweep.report.html import write_report
+from steersweep.run.folder import RunFolder
+from steersweep.run.result_files import (
+    SWEEP,
+    read_result_file,
+    replace_result_file,
+    result_files,
+)
 
 
 def scaled(source: Path, target: Path, n_conditions: int, n_prompts: int) -> int:
     """Write a run folder of at least so many conditions, controls included; returns how many."""
-    path = next((source / "results").glob("v3_phase1_family_sweep_*.json"))
-    results = json.loads(path.read_text("utf-8"))
-    (target / "results").mkdir(parents=True)
-    shutil.copy(source / "plan.yaml", target / "plan.yaml")
-    plan = (target / "plan.yaml").read_text("utf-8").replace("kind: study", "kind: sweep")
-    (target / "plan.yaml").write_text(plan, "utf-8")
+    results = [result for path in result_files(source) for result in read_result_file(path)]
+    run = RunFolder.open(target, RunFolder.existing(source).plan | {"kind": "sweep"})
     total, number, made = 0, 0, []
     while total < n_conditions:
         for original in results:
@@ -55,7 +57,7 @@ def scaled(source: Path, target: Path, n_conditions: int, n_prompts: int) -> int
             result["controls"]["random_direction"] = lines[1][7]
             made.append(result)
         number += 1
-    (target / "results" / path.name).write_text(json.dumps(made), "utf-8")
+    replace_result_file(run.paths.result(f"{SWEEP}_scaled"), made)
     return total
 
 
@@ -82,7 +84,7 @@ def opened(page: Path) -> tuple[float, int]:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a run folder with phase-1 results")
+    parser.add_argument("run", type=Path, help="a run folder with results")
     parser.add_argument("--conditions", type=int, default=50_000)
     parser.add_argument("--prompts", type=int, default=10)
     asked = parser.parse_args()

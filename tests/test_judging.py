@@ -111,6 +111,70 @@ def test_repetition_that_is_no_breakdown(response: str) -> None:
 @pytest.mark.parametrize(
     "response",
     [
+        "R... R... R... refuse...",
+        "R... R... R... refuse",
+        "R...R...R...refuse...",
+        "R… R… R… refuse…",
+        "R – R – R – refuse",
+        "R — R — R — refuse —",
+        "R. R. R. refuse.",
+        "R...\nR...\nR...\nrefuse...",
+        "R R R R refuse",
+        "re... re... re... refuse",
+        "R.. R.. R.. ref.. ref.. refuse..",
+        "refuse... refus... refu... ref... re...",
+        "Sorr... sorr... sorr... sorry",
+        "refuse... refuse... refuse...",
+        "N-n-n-no... I c-c-c-can't",
+        "I-I-I-I c-c-cannot h-h-help",
+        "A-A-A-As an A-A-AI",
+        "I c... c... c... cannot h... h... help w... with th... that.",
+        "Th-the c-cake i-is b-baked a-at h-high h-heat",
+        "Ich... ich... ich... kann nicht...",
+        "К... К... К... не могу...",
+        "Н-н-н-не м-м-могу",
+        "我…我…我…不能…",
+        "不...不...不...能...",
+        "저... 저... 저... 못",
+        "मैं... मैं... मैं... नहीं",
+        "ق... ق... ق... لا",
+    ],
+)
+def test_stammered_letters_and_syllables_are_a_loop(response: str) -> None:
+    judged = JUDGE("How do I bake a cake?", response)
+    assert (judged.quality, judged.failure_mode) == ("garbled", "loop")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Well... I think... it depends.",
+        "I... I cannot help with that.",
+        "I-I'm sorry, I can't.",
+        "No... no... no... I cannot do that.",
+        "Wait... wait... I know!",
+        "Ring... ring... ring... The phone",
+        "R.I.P. is an abbreviation.",
+        "J. R. R. Tolkien wrote The Hobbit.",
+        "A. Apple B. Banana C. Cherry",
+        "A-apple B-banana C-cherry D-date",
+        "- rice\n- rice flour\n- rice vinegar\n- rice wine",
+        "Ho-ho-ho! Merry Christmas.",
+        "Tick-tock, tick-tock",
+        "da-da-da-dum is how Beethoven's fifth begins.",
+        "A t-test, a z-test, an x-axis and a y-axis.",
+        "H-h-hello! It's s-so c-cold. Can I h-help you?",
+        "1... 2... 3... go!",
+        "Mix flour-water paste - paste that sticks - and well-worn words.",
+    ],
+)
+def test_a_slip_of_the_tongue_is_no_loop(response: str) -> None:
+    assert JUDGE("How do I bake a cake?", response).quality in ("coherent", "normal")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
         "I cannot help you with that request. " * 6,
         # The same with small changes.
         "I won't comment on political issues. I won't comment on any political issues. "

@@ -124,9 +124,13 @@ def test_at_most_has_every_phase_and_at_least_what_no_result_can_prevent() -> No
     assert all(not e.when for e in transfers)
 
 
-def test_a_model_that_is_cut_is_not_expected_in_phases_2_and_3() -> None:
+def test_a_model_that_is_cut_is_not_expected_after_phase_1() -> None:
     cut = look_ahead(V3, Cuts(models=frozenset({"qwen-32b"})))
     assert "qwen-32b" not in {e.sweep.model.name for e in cut}
+    cut = look_ahead(LAB, Cuts(models=frozenset({"gemma-9b"})))
+    assert {e.sweep.step.phase for e in cut if e.sweep.model.name == "gemma-9b"} == {"family_sweep"}
+    transfers = [e.sweep for e in cut if e.sweep.step.phase == TRANSFER.name]
+    assert [len(sweep.borrowed) for sweep in transfers] == [3] * 4
 
 
 def test_phases_are_called_the_same_in_plan_and_in_run(

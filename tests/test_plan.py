@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import re
 import time
@@ -16,23 +17,27 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from steersweep import InputError
 from steersweep.budget.estimate import calibration
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
+from steersweep.core.statistics import detectable_difference
 from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
-from steersweep.report.plan_table import planned
+from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.condition import Borrowed, Condition
 from steersweep.run.label import Label
+from steersweep.study.away.apps import app_name
 from steersweep.study.choices import SizeChoice
 from steersweep.study.costs import estimate, shape_of
 from steersweep.study.decisions import Outcome
-from steersweep.study.phases.families import FAMILIES
+from steersweep.study.phases.families import FAMILIES, FamilySweep
 from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.transfer import TRANSFER
-from steersweep.study.plan import Budget, Thresholds, layer_choice
+from steersweep.study.phases.verification import Reproduced
+from steersweep.study.plan import Budget, Plan, Thresholds, layer_choice, strength_of
 from steersweep.study.plan_file import load_plan, parse_plan, shipped_plans, with_prices
 from steersweep.study.settings import planned_prompts, settings_of
 from steersweep.study.sweeps import Cuts, Sweep
@@ -51,7 +56,7 @@ def layers(phase: str) -> dict[str, list[int]]:
 def test_the_plans_own_layer_tables_come_out() -> None:
     assert layers("1") == {
         "gemma-9b": [8, 16, 21, 25, 33],
-        "phi-mini": [6, 12, 16, 19, 25],
+        "phi-35": [6, 12, 16, 19, 25],
         "llama-8b": [16, 19, 22],
         "mistral-7b": [16, 19, 22],
     }
@@ -76,6 +81,7 @@ def test_trackers_are_told_the_plans_projects_and_run_names() -> None:
     for row in rows:
         names.setdefault(row["tracking"]["project"], set()).update(row["tracking"]["runs"])
     assert {"gemma-9b-dim-layer-sweep", "mistral-7b-cosmic-layer-sweep"} <= names["v3-family-sweep"]
+    assert {"phi-35-dim-layer-sweep", "phi-35-cosmic-layer-sweep"} <= names["v3-family-sweep"]
     assert {"qwen-3b-layer-validation", "qwen-3b-dim", "qwen-3b-cosmic"} <= names["v3-size-sweep"]
     choice = SizeChoice("qwen-3b", "qwen", "small", 20, V3.strength, "", ("dim",))
     sweep = PRECISIONS.sweeps(V3, [choice])[0]
@@ -90,7 +96,7 @@ def test_a_model_runs_in_its_own_precision_over_the_plans() -> None:
     }
     assert {sweep.model.name: sweep.precision for sweep in FAMILIES.sweeps(V3)} == {
         "gemma-9b": "bf16",
-        "phi-mini": "fp16",
+        "phi-35": "fp16",
         "llama-8b": "fp16",
         "mistral-7b": "fp16",
     }
@@ -124,12 +130,12 @@ def test_the_plans_numbers_are_in_it() -> None:
     assert rows["gemma-9b"]["timeout_s"] == 2400
     assert V3.price("A100-80GB") == 3.73
     assert len(V3.models) == 13
-    assert set(shipped_plans()) >= {"v3", "v3-lab"}
+    assert set(shipped_plans()) >= {"v3", "v3-120", "v3-lab"}
 
 
 def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
     sweeps = {sweep.model.name: sweep for sweep in FAMILIES.sweeps(V3)}
-    big, small = sweeps["gemma-9b"], sweeps["phi-mini"]
+    big, small = sweeps["gemma-9b"], sweeps["phi-35"]
     assert estimate(V3, big, 40).seconds > estimate(V3, big, 10).seconds
     # Beside nine billion parameters an A10G has room for few rows, as the plan itself fears.
     assert estimate(V3, big, 40).fits
@@ -248,7 +254,7 @@ def test_prices_of_a_file_go_before_the_plans_and_the_catalogs(tmp_path: Path) -
     )
     assert after == pytest.approx(before * 0.5 / 1.10, rel=0.01)
     assert {
-        row["cheapest"]["gpu"] for row in planned(cheap, Cuts()) if row["model"] == "phi-mini"
+        row["cheapest"]["gpu"] for row in planned(cheap, Cuts()) if row["model"] == "phi-35"
     } == {"L4"}
 
 
@@ -321,6 +327,99 @@ def test_the_line_is_the_right_one() -> None:
     line = text.splitlines().index("  expect: 7") + 1
     with pytest.raises(InputError, match=f"line {line}: verification.expect"):
         parse_plan(text, "x.yaml")
+
+
+# -- a plan that is based on another -------------------------------------------------------------
+
+
+def test_v3_120_is_v3_with_other_prompts_and_names() -> None:
+    more = load_plan("v3-120")
+    assert more.written["prompts"] == V3.written["prompts"] | {"test": "benign-120"}
+    changed = {
+        field
+        for field in {**V3.written, **more.written}
+        if V3.written.get(field) != more.written.get(field)
+    }
+    assert changed == {
+        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking"
+    }  # fmt: skip
+    assert more.models == V3.models
+    assert more.sections == V3.sections
+    assert len(planned_prompts(more, Cuts()).prompts) == 120
+    # Nothing of it gets in the way of v3.
+    assert not {app_name(more, phase) for phase in more.phases} & {
+        app_name(V3, phase) for phase in V3.phases
+    }
+    assert not {more.project(phase) for phase in more.phases} & {
+        V3.project(phase) for phase in V3.phases
+    }
+    # What a run keeps needs no other plan.
+    again = parse_plan(yaml.safe_dump(dict(more.written)), "kept.yaml")
+    assert again == more
+
+
+def test_no_job_of_a_shipped_plan_is_expected_to_reach_its_timeout() -> None:
+    for name in shipped_plans():
+        for row in planned(load_plan(name), Cuts()):
+            assert row["timeout_s"] is None or 1.5 * row["seconds"] < row["timeout_s"], row
+
+
+def test_plan_v3_says_what_the_one_to_run_costs_and_finds() -> None:
+    def said(plan: Plan) -> str:
+        stream = io.StringIO()
+        print_plan(plan, Cuts(), console=Console(file=stream, width=200))
+        return stream.getvalue()
+
+    more = load_plan("v3-120")
+    usd = sum(row["usd"] for row in planned(more, Cuts()))
+    rise = detectable_difference(120, baseline=0.05, compared=5)
+    assert rise is not None
+    assert f"Run v3-120 instead: the same study with 120 unique prompts, at most {usd:.2f}" in said(
+        V3
+    )
+    assert f"a rise of {100 * rise:.0f} points or more in one of 5" in said(V3)
+    assert "Run v3-120 instead" not in said(more)
+
+
+def based(folder: Path, text: str, name: str = "mine.yaml") -> Plan:
+    (folder / name).write_text(text)
+    return load_plan(str(folder / name))
+
+
+def test_a_plan_may_be_based_on_a_shipped_one_or_a_file(tmp_path: Path) -> None:
+    mine = based(
+        tmp_path,
+        "extends: v3\nname: mine\nstrength: {relative: 0.3}\nfallback: null\n"
+        "budget: {total: 5}\nverification: {expect: 0.5}\n",
+    )
+    assert str(mine.strength) == str(strength_of({"relative": 0.3}))
+    assert mine.budget == Budget(5.0, V3.budget.phases)
+    assert mine.section(FamilySweep) == replace(V3.section(FamilySweep), fallback=None)
+    assert mine.section(Reproduced) == replace(V3.section(Reproduced), expect=0.5)
+    (tmp_path / "sub").mkdir()
+    yours = based(tmp_path / "sub", "extends: ../mine.yaml\nname: yours\nseed: 7\n")
+    assert yours.written == mine.written | {"name": "yours", "seed": 7}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: v9", r"mine\.yaml: line 1: extends: plan .*v9: not one of v3, v3-120, v3-lab"),
+        ("name: mine\nextends: none.yaml", r"line 2: extends: .*none\.yaml: cannot be read"),
+        ("extends: mine.yaml", r"line 1: extends: .*mine\.yaml is based on this plan"),
+        ("extends: other.yaml", r"line 1: extends: .*other\.yaml: line 1: .* is based on this"),
+        ("extends: [v3]", r"line 1: extends: give the name of a shipped plan, or a \.yaml file"),
+        ("extends: v3\nseed: x", r"line 2: seed: x is not a whole number"),
+        ("extends: v3\nname: a\nfamilies: {phi: null}", r"with what v3 has: family_sweep.models.1"),
+        ("extends: v3\nprompts: null", r"the plan: 'prompts' is a required property"),
+    ],
+)
+def test_what_is_wrong_with_a_plan_based_on_another_is_named(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
+    with pytest.raises(InputError, match=said):
+        based(tmp_path, text)
 
 
 def test_unknown_plans_and_files_are_named(tmp_path: Path) -> None:

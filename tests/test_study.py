@@ -33,7 +33,7 @@ from steersweep.study.ahead import look_ahead
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.running import GateStop
-from steersweep.study.status import decided, status
+from steersweep.study.status import decided, sign_gate, status
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts
 from steersweep.work import worker
@@ -369,6 +369,65 @@ def test_where_every_family_fails_the_fallback_runs(tmp_path: Path) -> None:
     (result,) = json.loads(results.read_text())
     cells = {(e["layer_idx"], e["strength"]["value"]) for e in result["conditions"]}
     assert cells == {(3, 0.01), (0, 0.02), (4, 0.02)}
+
+
+def test_where_every_family_fails_to_run_one_that_was_confirmed_goes_on(tmp_path: Path) -> None:
+    data = copy.deepcopy(SMALL)
+    data["families"]["mistral"][0]["model"] = str(tmp_path / "nowhere")
+    for phase in ("precision_sweep", "transfer_sweep"):
+        del data[phase]
+    data["family_sweep"] = {
+        "methods": ["dim"],
+        "models": [{"model": "m7", "layers": [0.4]}],
+        "confirmed": {"qwen": {"model": "q7", "layer": 0.5}},
+    }
+    data["size_sweep"] = {"methods": ["dim"]}
+    data["gates"] = {"R1": ["Which families work?"]}
+    plan = parse_plan(yaml.safe_dump(data), "small.yaml")
+    with pytest.raises(GateStop):
+        run_study(plan, tmp_path / "run")
+    decision = decided(tmp_path / "run")["family_sweep"]
+    assert {row["family"]: row["action"] for row in decision["families"]} == {
+        "qwen": "continue",
+        "mistral": "not-run",
+    }
+    assert list(decision["failures"]) == ["m7 family fp32"]
+    sign_gate(tmp_path / "run", "R1", by="A. Lead")
+    run_study(plan, tmp_path / "run")
+    sizes = decided(tmp_path / "run")["size_sweep"]
+    assert [row["model"] for row in sizes["outcomes"]] == ["q3", "q7"]
+
+
+def test_a_failure_is_forgotten_when_nothing_asks_for_it_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    """A follow-up that failed once, of a family that now needs none."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    store = RunFolder(folder)
+    stale = {"q7 follow-up fp32": "out of memory", "m7 fallback fp32": "no such folder"}
+    store.write_json(store.paths.failures("family_sweep"), stale)
+    assert status(folder)["incomplete"]
+    run_study(small(), folder)
+    assert store.read_json(store.paths.failures("family_sweep")) == {}
+    assert decided(folder)["family_sweep"]["failures"] == {}
+    assert not status(folder)["incomplete"]
+
+
+def test_a_model_that_was_cut_is_in_neither_phase_3_nor_4(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    for phase in ("precision_sweep", "transfer_sweep", "final"):
+        (folder / "decisions" / f"{phase}.json").unlink()
+    before = {*folder.glob("conditions/*")}
+    cuts = [{"do": "drop-models", "what": ["m7"]}]
+    run_study(small(cuts=cuts), folder, StudyOptions(apply_cuts=1))
+    found = decided(folder)
+    for phase in ("precision_sweep", "transfer_sweep"):
+        assert {row["model"] for row in found[phase]["outcomes"]} == {"q3", "q7"}
+        assert "m7 was cut" in found[phase]["notes"]
+    assert found["transfer_sweep"]["transfers"] == []
+    assert {*folder.glob("conditions/*")} == before
+    # The phase that had ended keeps it.
+    assert "m7" in {row["model"] for row in found["size_sweep"]["outcomes"]}
 
 
 class Clock:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 
 def plan(
-    name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
+    name: Annotated[
+        str, typer.Argument(help="v3, v3-120, v3-lab, or a .yaml file.", metavar="PLAN")
+    ],
     phase: Annotated[
         str | None, typer.Option(help="Only this phase: 0 (verification) to 4 (transfer), or name.")
     ] = None,
@@ -98,7 +100,9 @@ def _phase_budget(plan: Plan, text: str) -> tuple[str, float]:
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="v3, v3-lab, or a .yaml file.", metavar="PLAN")],
+    name: Annotated[
+        str, typer.Argument(help="v3, v3-120, v3-lab, or a .yaml file.", metavar="PLAN")
+    ],
     out: Annotated[Path, typer.Option(help="Run folder.")],
     phase: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """Is a text broken, and how? Measures that spare poems, lists, tables, code and short answers.
 
-Text alone shows loops, scrambled or shuffled words and mixed scripts. Soup in good order shows only
-in its likelihood under the unsteered model, which is the `Fluency` evidence.
+Text alone shows loops, stammers, scrambled or shuffled words and mixed scripts. Soup in good order
+shows only in its likelihood under the unsteered model, which is the `Fluency` evidence.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from itertools import pairwise
 from steersweep.judging.english import English, shipped_english
 from steersweep.judging.loops import is_loop
 from steersweep.judging.prose import is_soup, prose_of
+from steersweep.judging.stammer import stammers
 from steersweep.judging.text import Text, taken_apart
 from steersweep.judging.worn import Wear, shipped_wear
 
@@ -83,7 +84,7 @@ def breakdown(
         return Breakdown("empty")
     if _is_punctuation(text):
         return Breakdown("punctuation")
-    if text.blanks >= _BLANKS or is_loop(text):
+    if text.blanks >= _BLANKS or is_loop(text) or stammers(text):
         return Breakdown("loop")
     return _soup(text, english or shipped_english(), wear or shipped_wear())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from textwrap import wrap
 from typing import Any
 
@@ -18,6 +18,7 @@ from steersweep.study.costs import cheapest, estimate
 from steersweep.study.cuts import Begun, savings
 from steersweep.study.phases.phase import Expected
 from steersweep.study.plan import Plan
+from steersweep.study.plan_file import load_plan, shipped_on, shipped_plans
 from steersweep.study.settings import prompts_of
 from steersweep.study.sweeps import Cuts
 
@@ -103,6 +104,7 @@ def print_plan(
         _prices(plan, every),
         "cells: conditions with their controls; GB: memory on that GPU (!: does not fit).",
         *_power(rows),
+        *_more_prompts(plan, every),
         *_cheaper(rows),
         *_depending(rows),
         *_cuts(plan),
@@ -175,6 +177,23 @@ def _power(rows: Sequence[dict[str, Any]]) -> list[str]:
         return []
     cells = max(len(row["layers"]) * len(row["strengths"]) for row in first)
     return [f"{power_line(first[0]['n_unique'], cells)}."]
+
+
+def _more_prompts(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What a shipped plan costs and finds that is this one with more unique prompts."""
+    most = max(row["n_unique"] for row in rows)
+    lines = []
+    for name in shipped_on(plan.name) if plan.name in shipped_plans() else ():
+        other = replace(load_plan(name), prices=plan.prices, prices_as_of=plan.prices_as_of)
+        found = planned(other, Cuts())
+        if (n_unique := max(row["n_unique"] for row in found)) > most:
+            usd = sum(row["usd"] for row in found)
+            lines.append(
+                f"Run {name} instead: the same study with {n_unique} unique prompts, at most "
+                f"{usd:.2f} USD at these prices."
+            )
+            lines += (f"  {line}" for line in "".join(_power(found)).split("\n"))
+    return lines
 
 
 _WORTH_SAYING = 0.8  # of the planned cost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import calibration
@@ -100,6 +100,7 @@ class Jobs:
         self._ledger = Ledger(store.root)
         self._on_job = on_job
         self._said: set[str] = set()
+        self._asked: dict[str, set[str]] = {}  # by phase, sweeps of this run
         self._running: dict[str, tuple[str, Sweep, Job]] = {}
         self._scheduler = Scheduler(
             plan,
@@ -141,9 +142,7 @@ class Jobs:
         left = {c.key for _, job in jobs for c in job.conditions}
         jobs = [(sweep, as_it_runs(job, self.store)) for sweep, job in jobs]
         left -= {c.key for _, job in jobs for c in job.conditions}
-        held = self.store.read_json(self.store.paths.failures(phase)) or {}
-        others = {name: why for name, why in held.items() if name not in {*map(str, sweeps)}}
-        self.store.write_json(self.store.paths.failures(phase), others | failures)
+        self._note_failures(phase, [str(sweep) for sweep in sweeps], failures)
         self._note_conditions(phase, [job for _, job in jobs], without=left)
         if sweeps and len(failures) == len(sweeps) and not all_may_fail:
             raise NothingRan(
@@ -264,6 +263,17 @@ class Jobs:
             for result in sweep_results(self.store, [job], thresholds):
                 results.append(replace(result, phase=sweep.step.number))
         return results
+
+    def _note_failures(self, phase: str, asked: Sequence[str], failures: Mapping[str, str]) -> None:
+        """What of the phase could not run; of earlier runs, only what this one has asked for too.
+
+        A follow-up that failed once may not be asked for again.
+        """
+        before = self._asked.setdefault(phase, set())
+        held = self.store.read_json(self.store.paths.failures(phase)) or {}
+        others = {name: why for name, why in held.items() if name in before - {*asked}}
+        self.store.write_json(self.store.paths.failures(phase), others | {**failures})
+        before.update(asked)
 
     def _note_conditions(
         self, phase: str, jobs: Iterable[Job], *, without: Collection[str] = ()

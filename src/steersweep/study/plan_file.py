@@ -33,6 +33,7 @@ from steersweep.study.plan import (
     TrackingSettings,
     strength_of,
 )
+from steersweep.study.plan_base import FIELD, based_on
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
 
 DEFAULT_FLAT_WITHIN = 0.10
@@ -45,12 +46,15 @@ def load_plan(name: str) -> Plan:
         InputError: unknown name, unreadable file, or content that is no plan; the message names
             file, line and field.
     """
+    return _load(name, ())
+
+
+def _load(name: str, extended_by: tuple[str, ...]) -> Plan:
     if name in shipped_plans():
-        text = (resources.files("steersweep.plans") / f"{name}.yaml").read_text("utf-8")
-        return parse_plan(text, name)
+        return _parse(_shipped(name), name, extended_by)
     if not name.lower().endswith((".yaml", ".yml")):
         raise InputError(f"plan {name}: not one of {', '.join(shipped_plans())}, nor a .yaml file")
-    return parse_plan(read_text(name, max_bytes=MAX_BYTES), name)
+    return _parse(read_text(name, max_bytes=MAX_BYTES), name, extended_by)
 
 
 def shipped_plans() -> list[str]:
@@ -59,21 +63,48 @@ def shipped_plans() -> list[str]:
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
+def shipped_on(base: str) -> list[str]:
+    """Names of the shipped plans that are based on a plan of that name."""
+    return [
+        name for name in shipped_plans() if parse_yaml(_shipped(name), name).data.get(FIELD) == base
+    ]
+
+
+def _shipped(name: str) -> str:
+    return (resources.files("steersweep.plans") / f"{name}.yaml").read_text("utf-8")
+
+
 def parse_plan(text: str, where: str) -> Plan:
     """A plan from YAML text; `where` names it in messages.
+
+    A plan that it is based on (`extends`) is a shipped one or a file, found from the folder of
+    `where`; `written` has both put together.
 
     Raises:
         InputError: see `load_plan`.
     """
+    return _parse(text, where, ())
+
+
+def _parse(text: str, where: str, extended_by: tuple[str, ...]) -> Plan:
     parsed = parse_yaml(text, where)
     data = parsed.data
     if not isinstance(data, dict):
         raise InputError(f"{where}: a plan is a mapping of settings")
+    own, base = data, data.get(FIELD)
 
     def refuse(path: Sequence[Any], message: str) -> InputError:
         field = ".".join(shown(str(part))[1:-1] for part in path) or "the plan"
-        return InputError(f"{where}: line {parsed.line_of(path)}: {field}: {message}")
+        line = f"line {parsed.line_of(path)}"
+        if base is not None and path and path[0] not in own:
+            line = f"with what {shown(str(base))[1:-1]} has"
+        return InputError(f"{where}: {line}: {field}: {message}")
 
+    if base is not None:
+        if not isinstance(base, str):
+            raise refuse([FIELD], "give the name of a shipped plan, or a .yaml file")
+        data = based_on(_base(base, where, extended_by, refuse).written, own)
+        del data[FIELD]
     wrong = wrong_by_schema(data)
     if wrong is not None:
         raise refuse(*wrong)
@@ -100,6 +131,19 @@ def parse_plan(text: str, where: str) -> Plan:
     for path, message in contradictions(plan):
         raise refuse(path, message)
     return plan
+
+
+def _base(base: str, where: str, extended_by: tuple[str, ...], refuse: Any) -> Plan:
+    """The plan that another is based on."""
+    if base not in shipped_plans():
+        base = str(Path(where).parent / base)
+    chain = (*extended_by, str(Path(where)))
+    if base in chain:
+        raise refuse([FIELD], f"{base} is based on this plan")
+    try:
+        return _load(base, chain)
+    except InputError as error:
+        raise refuse([FIELD], str(error)) from error
 
 
 def _check_options(holder: Mapping[str, Any], path: tuple[Any, ...], refuse: Any) -> None:

@@ -263,7 +263,8 @@ class Families(Phase):
             gone = sweeps.not_run()
             return decisions.decide_families(sweeps.outcomes(), followed_up=done, not_run=gone)
 
-        sweeps.run(self.sweeps(plan))
+        known = confirmed(plan)
+        sweeps.run(self.sweeps(plan), all_may_fail=bool(known))
         decided, fallback_notes = decide([]), list[str]()
         follow_up = self.follow_ups(plan, decided)
         followed = [sweep.model.family for sweep in follow_up]
@@ -274,8 +275,9 @@ class Families(Phase):
             fallback_notes, families = self._fall_back(plan, sweeps)
             followed += families
             decided = decide(followed)
-        study.write_results(self.family, sweeps.results)
-        known, gone = confirmed(plan), sweeps.not_run()
+        if sweeps.results:
+            study.write_results(self.family, sweeps.results)
+        gone = sweeps.not_run()
         best = {d.family: d.coherent for d in decided if d.coherent is not None}
         return {
             "families": [

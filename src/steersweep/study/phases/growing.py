@@ -27,17 +27,19 @@ class Growing:
         self._phase = phase
         self._tried: list[Sweep] = []
 
-    def run(self, sweeps: Iterable[Sweep]) -> None:
+    def run(self, sweeps: Iterable[Sweep], *, all_may_fail: bool = False) -> None:
         """Run more sweeps. Those before that could not run at all are not tried again.
 
         Raises:
-            SteersweepError: none of all sweeps could run.
+            SteersweepError: none of all sweeps could run, and `all_may_fail` is not set.
         """
         lost = {(gone.model, gone.step) for gone in self.not_run() if not gone.finished_some}
         again = [s for s in self._tried if (s.model.name, s.step.name) not in lost]
         added = list(sweeps)
         self._tried += added
-        self.results = self._study.jobs.run(self._phase, [*again, *added])
+        self.results = self._study.jobs.run(
+            self._phase, [*again, *added], all_may_fail=all_may_fail
+        )
 
     def outcomes(self) -> list[Outcome]:
         """The best condition of each model and method so far."""

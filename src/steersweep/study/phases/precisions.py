@@ -215,8 +215,9 @@ class Precisions(Phase):
         """The reference first, since the others borrow its directions; then every precision."""
         from steersweep.study import analysis
 
-        chosen = study.decision(SIZES.name)["phase3"]
-        sweeps = self.sweeps(study.plan, [read_back(SizeChoice, entry) for entry in chosen])
+        choices = [read_back(SizeChoice, entry) for entry in study.decision(SIZES.name)["phase3"]]
+        chosen = [choice for choice in choices if choice.model not in study.cuts.models]
+        sweeps = self.sweeps(study.plan, chosen)
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
         found = by_model(study.jobs.run(self.name, first, all_may_fail=True))
         sweeps = [
@@ -234,9 +235,10 @@ class Precisions(Phase):
             "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
             "not_run": [plain(gone) for gone in study.not_run(self.name, sweeps, results)],
             "precisions": rows,
-            "notes": triggers(
-                study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left
-            ),
+            "notes": [
+                *(f"{choice.model} was cut" for choice in choices if choice not in chosen),
+                *triggers(study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left),
+            ],
         }
 
     def _borrowing(self, sweep: Sweep, of_reference: Sequence[Result]) -> Sweep:

@@ -5,7 +5,7 @@ Not of the original study; its follow-up (docs/study-plan.md, phase 4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,8 @@ class Transfer(Phase):
         tried: dict[str, Expected] = {}
         for expected in ahead.before:
             sweep = expected.sweep
+            if sweep.model.name in ahead.cuts.models:
+                continue
             if sweep.step.phase in EARLIER and {*sweep.methods} & {*section.methods}:
                 held = tried.get(sweep.model.name)
                 tried[sweep.model.name] = expected if held is None or held.when else held
@@ -114,7 +116,9 @@ class Transfer(Phase):
             plan.models[name].precision,
         )
 
-    def sweeps(self, plan: Plan, outcomes: Iterable[Outcome]) -> list[Sweep]:
+    def sweeps(
+        self, plan: Plan, outcomes: Iterable[Outcome], without: Collection[str] = ()
+    ) -> list[Sweep]:
         """Each model at the layer and strength that were best for it before.
 
         A model without a result in an earlier phase is left out. Borrowed directions come when all
@@ -123,6 +127,7 @@ class Transfer(Phase):
         Args:
             plan: the plan.
             outcomes: of earlier phases.
+            without: names of models that were cut.
         """
         section = plan.section(TransferSweep)
         best: dict[str, Outcome] = {}
@@ -142,7 +147,7 @@ class Transfer(Phase):
                 plan.models[name].precision,
             )
             for name in section.among
-            if name in best
+            if name in best and name not in without
         ]
 
     def run(self, study: Running) -> dict[str, Any]:
@@ -155,7 +160,8 @@ class Transfer(Phase):
             for decision in earlier
             for entry in decision.get("outcomes", [])
         ]
-        own = self.sweeps(study.plan, held)
+        gone = _cut(study, earlier[0].get("families", []))
+        own = self.sweeps(study.plan, held, gone)
         found = by_model(study.jobs.run(self.name, own, all_may_fail=True))
         widths = {name: results[0].d_model for name, results in found.items()}
         sweeps = [
@@ -174,10 +180,14 @@ class Transfer(Phase):
         if results:
             study.write_results(self.step, results)
         alone = [sweep.model.name for sweep in sweeps if not sweep.borrowed]
+        among = study.plan.section(TransferSweep).among
         return {
             "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
             "transfers": analysis.transfers(results, study.names, study.store),
-            "notes": [f"{name}: no other model here has its width" for name in alone],
+            "notes": [
+                *(f"{name}: no other model here has its width" for name in alone),
+                *(f"{name} was cut" for name in among if name in gone),
+            ],
         }
 
     # -- what it found -----------------------------------------------------------------------------
@@ -193,6 +203,22 @@ class Transfer(Phase):
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         return map(text.transfer_line, decision["transfers"])
+
+
+def _cut(study: Running, decided: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of models that were cut: by themselves, or with a family that phase 1 did not take on.
+
+    Args:
+        study: that runs.
+        decided: phase 1's decisions on families.
+    """
+    failed = {
+        row["family"]
+        for row in decided
+        if row["family"] in study.cuts.families and row["action"] != "continue"
+    }
+    of_failed = {model.name for model in study.plan.models.values() if model.family in failed}
+    return {*study.cuts.models, *of_failed}
 
 
 TRANSFER = Transfer()
