@@ -35,9 +35,9 @@ from steersweep.judging.server import Server
 from steersweep.people.corrected import judge_error
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import rates_of, unjudged
+from steersweep.run.verdict import Thresholds
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import p_difference
-from steersweep.run.verdict import Thresholds
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."

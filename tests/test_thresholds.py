@@ -21,13 +21,13 @@ from steersweep.report.html import write_report
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import Judgement, rates_of
 from steersweep.run.result_files import write_result_file
+from steersweep.run.verdict import Thresholds, verdict
 from steersweep.study.choices import choose_for_precision
 from steersweep.study.decisions import decide_families, outcomes_of
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_job, make_settings
-from steersweep.run.verdict import Thresholds, verdict
 
 Result = dict[str, Any]
 Judged = Callable[[Thresholds], Result]

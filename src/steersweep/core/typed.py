@@ -25,7 +25,6 @@ _SIMPLE: Mapping[Any, tuple[frozenset[type], str]] = {
     float: (frozenset({int, float}), "a number"),
     bool: (frozenset({bool}), "true or false"),
 }
-_NONE: tuple[frozenset[type], str] = (frozenset(), "")
 
 
 def named(name: str) -> Mapping[str, Any]:
@@ -189,13 +188,14 @@ def _reader_of_fields(kind: Any) -> _Read:
     hints = get_type_hints(kind)
     flat = [(f.name, hints[f.name]) for f in fields(kind) if f.metadata.get("flat")]
     own = [
-        (f.name, _name(f), _SIMPLE.get(hints[f.name], _NONE)[0], _reader(hints[f.name]), f.default)
+        (f.name, _name(f), _simple_types(hints[f.name]), _reader(hints[f.name]), f.default)
         for f in fields(kind)
         if not f.metadata.get("flat")
     ]
     parts = [(name, _names(_inner(hint)), _reader(_inner(hint))) for name, hint in flat]
     optional = {name for name, hint in flat if hint is not _inner(hint)}
     known = frozenset(_names(kind))
+    make = _maker(kind)
 
     def reader(value: Any) -> Any:
         if type(value) is not dict:
@@ -215,15 +215,38 @@ def _reader_of_fields(kind: Any) -> _Read:
                     raise error.within(written) from None
             elif default is MISSING:
                 raise WrongField("is missing", written)
+            else:
+                found[name] = default
         for name, names, read_one in parts:
             part = {one: value[one] for one in names if one in value}
             found[name] = read_one(part) if part or name not in optional else None
+        return make(found)
+
+    return reader
+
+
+def _maker(kind: Any) -> Callable[[dict[str, Any]], Any]:
+    """What makes a dataclass of all its fields."""
+
+    def checked(found: dict[str, Any]) -> Any:
         try:
             return kind(**found)
         except InputError as error:
             raise WrongField(str(error)) from error
 
-    return reader
+    def unchecked(found: dict[str, Any]) -> Any:
+        # A frozen one's `__init__` sets each field by a call; files have 100,000 samples and more.
+        made = kind.__new__(kind)
+        vars(made).update(found)
+        return made
+
+    return checked if hasattr(kind, "__post_init__") else unchecked
+
+
+def _simple_types(hint: Any) -> frozenset[type]:
+    """Types whose values a field may hold as they are, whatever the value; none where it matters."""
+    allowed, _ = _SIMPLE.get(_inner(hint), (frozenset[type](), ""))
+    return allowed | {types.NoneType} if allowed and hint is not _inner(hint) else allowed
 
 
 def _name(field: Any) -> str:
