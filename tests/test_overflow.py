@@ -36,11 +36,11 @@ def test_where_fp16_overflows_the_job_runs_again_in_bf16_and_the_record_says_so(
     )
     (result,) = run_sweep(settings, tmp_path / "run", device="cpu").results
     assert tried == ["fp16", "bf16"]
-    assert result["quantization"] == "bf16"
-    (note,) = [note for note in result["notes"] if "bf16" in note]
+    assert result.quantization == "bf16"
+    (note,) = [note for note in result.notes if "bf16" in note]
     assert note.startswith("ran in bf16, since in fp16: ")
     assert "NaN or infinite" in note
-    records = [RunFolder.existing(tmp_path / "run").get(e["key"]) for e in result["conditions"]]
+    records = [RunFolder.existing(tmp_path / "run").get(cell.key) for cell in result.conditions]
     assert [record and record.condition.precision for record in records] == ["bf16"]
     # Run again, everything is there.
     run_sweep(settings, tmp_path / "run", device="cpu")

@@ -244,7 +244,7 @@ def _maker(kind: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 def _simple_types(hint: Any) -> frozenset[type]:
-    """Types whose values a field may hold as they are, whatever the value; none where it matters."""
+    """Types whose every value a field may hold, as it is; none where it depends on the value."""
     allowed, _ = _SIMPLE.get(_inner(hint), (frozenset[type](), ""))
     return allowed | {types.NoneType} if allowed and hint is not _inner(hint) else allowed
 
