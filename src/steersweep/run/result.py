@@ -113,7 +113,7 @@ class SteeredCell(Cell):
 
     layer_pct: float
     strength: Strength
-    edit: EditSettings
+    edit: EditSettings = field()  # without the default above
     steering: Steering = field(metadata=typed.FLAT)
     against_unsteered: AgainstUnsteered | None = field(default=None, metadata=typed.FLAT)
     against_dim: AgainstDim | None = field(default=None, metadata=typed.FLAT)
