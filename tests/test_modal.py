@@ -306,8 +306,15 @@ def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
     gated = planned_on("A10G", gates=gates, size_sweep={"methods": ["dim"]})
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(dict(gated.written)))
     command = ("run", "plan.yaml", "--engine", "modal", "--out", "here")
+    command += ("--track", "wandb", "--offline")
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 3
+    # A tracker has been told by the time the gate waits.
+    assert "wandb: 2 of 2 runs new or changed" in done.stderr
+    assert told_of(tmp_path / "here") == {
+        "small-family-sweep/q7-dim-layer-sweep",
+        "small-family-sweep/m7-dim-layer-sweep",
+    }
     assert "gate R1 waits" in done.stderr
     assert "steersweep approve here R1 --by NAME" in done.stderr  # as it is called here
     assert "q7" in done.stdout  # the evidence
@@ -331,8 +338,60 @@ def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
     assert {app for app, name, _, _ in server.calls if name != "study"} == {"small-size-sweep"}
     assert (tmp_path / "here" / "decisions" / "size_sweep.json").is_file()
     fetched = run("fetch", "here", cwd=tmp_path).stdout
+    # Nobody was there when it ended, so this tells the tracker.
+    assert {"small-size-sweep/q3-dim", "small-size-sweep/q7-dim"} <= told_of(tmp_path / "here")
     assert "every phase asked for is done" in fetched
     assert "Modal billed 0.75 USD for full hours so far" in fetched
+
+
+def told_of(folder: Path) -> set[str]:
+    """Runs that a W&B of this machine has been told of."""
+    state = json.loads((folder / "tracking" / "state.json").read_text())
+    return {run["run"] for run in state["wandb"].values()}
+
+
+def test_a_tracker_hears_of_what_finished_before_a_stop(
+    tmp_path: Path, server: ModalServer
+) -> None:
+    """In the middle of a phase, which so has no result file."""
+    written = dict(planned_on("A10G", prices={"A100-80GB": 100_000}).written)
+    written["families"]["mistral"][0]["gpu"] = "A100-80GB"
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(written))
+    command = ("run", "plan.yaml", "--engine", "modal", "--out", "here", "--track", "wandb")
+    done = run(*command, "--offline", "--phase", "1", "--budget", "1", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "m7 family fp32: could cost" in done.stderr
+    assert not list((tmp_path / "here").glob("results/*.json"))
+    assert told_of(tmp_path / "here") == {"small-family-sweep/q7-dim-layer-sweep"}
+    # The phase's own results take their place.
+    done = run(*command, "--offline", "--phase", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "wandb: 1 of 2 runs new or changed" in done.stderr
+
+
+def test_the_models_of_a_plan_are_checked_there(tmp_path: Path, server: ModalServer) -> None:
+    written = dict(planned_on("A10G", size_sweep={"methods": ["dim"]}).written)
+    written["families"]["mistral"][0]["model"] = "lab:nothing"
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(written))
+    command = ("smoke", "plan.yaml", "--all", "--engine", "modal", "--out", "here")
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 1
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:4]}
+    assert {name: row[-1] for name, row in rows.items()} == {
+        "q3": "passed",
+        "q7": "passed",
+        "m7": "FAILED",
+    }
+    assert rows["q3"][2] == "A10G"
+    assert "lab:nothing: no such lab model" in done.stdout
+    assert sorted(jobs_called(server)) == [("sweep_q7", ""), ("sweep_qwen_sizes", "")]
+    entries = Ledger(tmp_path / "here").entries()
+    assert {entry["phase"] for entry in entries} == {"smoke"}
+    assert sum(entry["usd"] for entry in entries if entry["do"] == "settle") > 0
+    # A stop holds for it too.
+    done = run(*command, "--budget", "0.0001", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "could cost" in done.stderr
 
 
 def test_a_leader_that_died_takes_over_the_calls_that_still_run(tmp_path: Path) -> None:

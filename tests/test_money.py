@@ -28,9 +28,10 @@ from steersweep.report.console import PlainConsole
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import read_objects, verification_file, write_verification
+from steersweep.run.result_files import read_verification, verification_file, write_verification
 from steersweep.study.away import apps
 from steersweep.study.cuts import Begun, cuts_of_phase, savings
+from steersweep.study.jobs import Ended
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan, with_prices
 from steersweep.study.running import GateStop
@@ -38,6 +39,7 @@ from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.status import sign_gate, status
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts
+from steersweep.tracking.record import runs_of_job, runs_of_study
 from test_cli import refused, run
 from test_engines import job_of, planned_on
 from test_study import SMALL, small
@@ -504,7 +506,16 @@ def test_a_lead_may_accept_a_missed_expectation_with_a_reason(missed: Path, tmp_
     # Nothing is verified again, and phase 1 may begin.
     before = (folder / "decisions" / "verification.json").read_bytes()
     until = StudyOptions(until="verification")
-    run_study(verifying(), folder, until)
+    told: list[Ended] = []
+    run_study(verifying(), folder, until, on_job=told.append)
+    # A tracker hears of it under the plan's names, now and from the folder; its files are there.
+    (tracked,) = runs_of_job(verifying(), told[0])
+    assert tracked.key == "small-verification/q3-cosmic"
+    assert [run.digest for run in runs_of_study(verifying(), folder)] == [tracked.digest]
+    assert len(tracked.rows) >= 3
+    for names in tracked.files.values():
+        assert names
+        assert all((folder / name).is_file() for name in names)
     assert (folder / "decisions" / "verification.json").read_bytes() == before
     assert status(folder)["waiting_gate"] is None
 
@@ -515,7 +526,7 @@ def test_numbers_that_are_not_the_official_codes_are_accepted_by_nobody(
     folder = Path(shutil.copytree(missed, tmp_path / "run"))
     file = verification_file(folder)
     assert file is not None
-    (result,) = read_objects(file)
+    result = dict(read_verification(file))
     next(iter(result["quantities"].values()))["passed"] = False
     write_verification(folder, result)
     said = refused("approve", "run", "R0", "--by", "Ada", "--note", "so what", cwd=tmp_path)

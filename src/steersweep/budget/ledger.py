@@ -36,6 +36,9 @@ _WHAT_FOLLOWS = {
 }
 
 
+SMOKE = "smoke"  # in place of a phase, of jobs that check a model and run nothing
+
+
 class BudgetStop(SteersweepError):
     """A hard stop of the budget was reached."""
 
@@ -128,12 +131,13 @@ class Ledger:
         return rows
 
     def timings(self, gpu: str) -> list[tuple[float, float]]:
-        """Actual and estimated seconds of settled jobs on a kind of GPU."""
+        """Actual and estimated seconds of settled jobs on a kind of GPU, but of checks."""
         account = _Account(journal.read(self._path, _wrong))
         return [
             (float(settled["seconds"]), float(account.reserved[identity]["seconds"]))
             for identity, settled in account.settled.items()
             if settled.get("whole", False)
+            and account.reserved[identity]["phase"] != SMOKE
             and settled.get("gpu", LOCAL) == gpu
             and account.reserved[identity].get("gpu", LOCAL) == gpu
         ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from steersweep.cli import judging, lab, models, results, studies, sweeps, verify
+from steersweep.cli import judging, lab, models, results, smoke, studies, sweeps, verify
 from steersweep.cli.failures import STOPPED, is_end_of_output, report
 from steersweep.core.redaction import hide_secrets_of_crashes
 from steersweep.core.signals import end_on_signals
@@ -27,7 +27,7 @@ verify_app = typer.Typer(no_args_is_help=True, help="Proof that a method is the 
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sweeps": (sweeps.demo, sweeps.sweep),
-    "One model": (models.smoke, models.extract, models.generate, judging.judge),
+    "One model": (smoke.smoke, models.extract, models.generate, judging.judge),
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
     ),

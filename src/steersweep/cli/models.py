@@ -1,4 +1,4 @@
-"""Commands on one model or its answers: `extract`, `generate`, `smoke`."""
+"""Commands on one model: `extract`, `generate`."""
 
 from __future__ import annotations
 
@@ -293,63 +293,3 @@ def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> No
             f"{of}, layer {start}; {chat.source.model_id} has layers 0 to {chat.n_layers - 1}, so "
             f"say with --layer where steering starts"
         )
-
-
-def smoke(
-    model: Annotated[
-        str, typer.Argument(help="A hub id, a local folder or lab:NAME; a plan with --all.")
-    ],
-    every: Annotated[bool, typer.Option("--all", help="Every model of a plan.")] = False,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
-    revision: RevisionOption = None,
-    trust_remote_code: RemoteCodeOption = False,
-    template_options: TemplateOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Look at everything about a model that has misled people before. Exit code 1 if it fails.
-
-    Example: `steersweep smoke lab:qwen-7b`
-    """
-    from steersweep.model.template_options import parse_template_options
-    from steersweep.smoke import smoke as smoke_test
-    from steersweep.study.plan_file import load_plan
-
-    quiet_libraries()
-    options = parse_template_options(template_options, "--template-options")
-    planned = load_plan(model).models.values() if every else []
-    asked = [
-        (m.model, m.revision or revision, {**m.template_options, **options}) for m in planned
-    ] or [(model, revision, options)]
-    found = []
-    for name, commit, told in asked:
-        found.append(
-            smoke_test.smoke(
-                name,
-                precision=precision,
-                device=device,
-                revision=commit,
-                trust_remote_code=trust_remote_code,
-                template_options=told,
-            )
-        )
-        if not as_json:
-            for line in smoke_test.shown(found[-1]):
-                say(line)
-            if every:
-                say()
-    if every and not as_json:
-        from steersweep.report.plan_table import planned as sweeps_of
-        from steersweep.study.sweeps import Cuts
-
-        rows = sweeps_of(load_plan(model), Cuts())
-        hours = sum(row["seconds"] for row in rows) / 3600
-        say(
-            f"{model} by estimate: at most {hours:.1f} h of GPU time and "
-            f"{sum(row['usd'] for row in rows):.2f} USD (steersweep plan {model})"
-        )
-    if as_json:
-        plain = [result.as_json() for result in found]
-        say(json.dumps(plain if every else plain[0], indent=1))
-    if not all(result.passed for result in found):
-        raise typer.Exit(1)

@@ -54,6 +54,15 @@ MismatchOption = Annotated[
     bool,
     typer.Option("--accept-mismatch", help="Go on whatever is found wrong with a model."),
 ]
+EngineOption = Annotated[str, typer.Option(help="Where jobs run: local, ray or modal.")]
+BudgetOption = Annotated[float | None, typer.Option(help="Hard stop in USD.")]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="Ray: a cluster [default: one on this machine].")
+]
+RayStorageOption = Annotated[
+    str | None,
+    typer.Option(help="Ray: a path or URL for results if machines do not share --out."),
+]
 TrackOption = Annotated[
     str | None, typer.Option(help="Tell a tracker: none, wandb or trackio [default: the plan's].")
 ]

@@ -16,17 +16,25 @@ if TYPE_CHECKING:
     from steersweep.tracking.tracker import Tracker
 
 
-def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None:
-    """Tell a tracker everything a run folder holds, and wait a while for it to arrive."""
+def tell_tracker(
+    folder: Path, tracker: Tracker, *, quiet: bool = False, if_any: bool = False
+) -> None:
+    """Tell a tracker everything a run folder holds, and wait a while for it to arrive.
+
+    `if_any`: a study that holds nothing yet is no mistake.
+    """
     from steersweep.people.reviews import results_in
     from steersweep.run.folder import RunFolder
+    from steersweep.run.paths import RunPaths
     from steersweep.study.status import frozen_plan
     from steersweep.tracking.record import runs_of_study, runs_of_sweep
     from steersweep.tracking.tracker import Tracking
 
+    if if_any and not RunPaths(folder).plan.is_file():
+        return
     store = RunFolder.existing(folder)
     if store.plan.get("kind") == "study":
-        runs = runs_of_study(frozen_plan(store), folder)
+        runs = runs_of_study(frozen_plan(store), folder, if_any=if_any)
     else:
         runs = runs_of_sweep([result for _, held in results_in(folder) for result in held], folder)
     tracking = Tracking(folder, tracker, lambda line: say(line, err=True))
@@ -35,8 +43,13 @@ def tell_tracker(folder: Path, tracker: Tracker, *, quiet: bool = False) -> None
     if not quiet:
         say(f"{tracker.name}: {told} of {len(runs)} runs new or changed", err=True)
         if unsent:
-            again = f"steersweep track {folder} --to {tracker.name}"
-            say(f"{len(unsent)} runs are kept here and not sent: {again}", err=True)
+            say(not_sent(folder, tracker, unsent), err=True)
+
+
+def not_sent(folder: Path, tracker: Tracker, runs: Sequence[str]) -> str:
+    """What to do about runs that did not arrive."""
+    again = f"steersweep track {folder} --to {tracker.name}"
+    return f"{len(runs)} runs are kept here and not sent: {again}"
 
 
 def show_report(folder: Path) -> None:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steersweep.cli.engines import check_budget, check_engine, engine_here
 from steersweep.cli.options import (
+    BudgetOption,
     DeviceOption,
+    EngineOption,
     JsonOption,
     MismatchOption,
     OfflineOption,
     PricesOption,
     QuietOption,
+    RayAddressOption,
+    RayStorageOption,
     TrackOption,
 )
-from steersweep.cli.output import quiet_libraries, say, show_notes, show_report, tell_tracker
+from steersweep.cli.output import (
+    not_sent,
+    quiet_libraries,
+    say,
+    show_notes,
+    show_report,
+    tell_tracker,
+)
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import in_a_line
 
@@ -108,7 +120,7 @@ def run(
         str | None,
         typer.Option(help="Stop after this phase: 0 (verification) to 4 (transfer), or name."),
     ] = None,
-    budget: Annotated[float | None, typer.Option(help="Hard stop in USD.")] = None,
+    budget: BudgetOption = None,
     phase_budget: Annotated[
         list[str] | None,
         typer.Option(help="Hard stop of one phase, such as size_sweep=50 or 2=50 (USD)."),
@@ -122,14 +134,9 @@ def run(
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Begin anew; the earlier run is kept beside it.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="Where jobs run: local, ray or modal.")] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray: a cluster [default: one on this machine].")
-    ] = None,
-    ray_storage: Annotated[
-        str | None,
-        typer.Option(help="Ray: a path or URL for results if machines do not share --out."),
-    ] = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    ray_storage: RayStorageOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Modal: begin, and do not wait for the end.")
     ] = False,
@@ -150,14 +157,10 @@ def run(
     from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import open_tracker
 
-    if engine not in ("local", "ray", "modal"):
-        raise InputError(f"--engine {engine}: choose local, ray or modal")
-    if engine != "ray" and (ray_address or ray_storage):
-        raise InputError("--ray-address and --ray-storage go with --engine ray")
+    check_engine(engine, ray_address, ray_storage)
     if engine != "modal" and detach:
         raise InputError("--detach goes with --engine modal")
-    if budget is not None and not 0 <= budget < float("inf"):
-        raise InputError(f"--budget {budget}: must be 0 or more USD")
+    check_budget(budget)
     if apply_cuts < 0:
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
     loaded = load_plan(name)
@@ -176,18 +179,16 @@ def run(
         dict(_phase_budget(loaded, text) for text in phase_budget or ()),
     )
     tracking = loaded.tracking
-    tracker = open_tracker(
-        tracking.tracker if track is None else track,
-        out,
-        online=tracking.online and not offline,
-        entity=tracking.entity,
-    )
+    told: dict[str, Any] = {
+        "name": tracking.tracker if track is None else track,
+        "online": tracking.online and not offline,
+        "entity": tracking.entity,
+    }
+    tracker = open_tracker(folder=out, **told)
     if engine == "modal":
-        _run_away(loaded, out, options, detach=detach, quiet=quiet)
-        if tracker is not None:
-            tell_tracker(out, tracker, quiet=quiet)
+        _run_away(loaded, out, options, tracker, told, detach=detach, quiet=quiet)
     else:
-        where = _engine(engine, device, ray_address, ray_storage)
+        where = engine_here(engine, device, ray_address, ray_storage)
         _run_here(loaded, out, options, where, tracker, quiet)
     last = until or "final"
     print_decision(last, decided(out)[last])
@@ -195,13 +196,6 @@ def run(
     show_report(out)
     must_be_complete(out, until)
     say(f"{loaded.name}: every phase asked for is done")
-
-
-def _engine(name: str, device: str, address: str | None, storage: str | None) -> Engine:
-    from steersweep.engines.local import local_engine
-    from steersweep.engines.ray import RayEngine
-
-    return local_engine(device) if name == "local" else RayEngine(address, storage)
 
 
 def _run_here(
@@ -245,8 +239,8 @@ def _run_here(
                     on_note=view.on_note,
                 )
             finally:
-                if tracking is not None:
-                    tracking.finish()
+                if tracker and tracking and (kept := tracking.finish()):
+                    view.on_line(not_sent(out, tracker, kept))
     except GateStop as stop:
         print_decision(stop.phase, decided(out)[stop.phase])
         show_report(out)
@@ -254,13 +248,23 @@ def _run_here(
         raise
 
 
-def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, quiet: bool) -> None:
-    """Begin a study on Modal, and follow it unless told not to."""
+def _run_away(
+    plan: Plan,
+    out: Path,
+    options: StudyOptions,
+    tracker: Tracker | None,
+    told: dict[str, Any],
+    *,
+    detach: bool,
+    quiet: bool,
+) -> None:
+    """Begin a study on Modal, and follow it unless told not to; `told`: see `away.begin`."""
     from steersweep.report.study_table import print_decision
     from steersweep.study.away import away
     from steersweep.study.status import decided
 
-    away.begin(plan, out, {**asdict(options), "accept": list(options.accept)})
+    chosen = {**asdict(options), "accept": list(options.accept)}
+    away.begin(plan, out, chosen, tracker=None if tracker is None else told)
     if not quiet:
         say(
             f"{plan.name} runs on Modal; this machine may sleep. steersweep status {out} shows "
@@ -270,6 +274,8 @@ def _run_away(plan: Plan, out: Path, options: StudyOptions, *, detach: bool, qui
     if detach:
         raise typer.Exit
     end = away.follow(out, lambda line: None if quiet else say(line, err=True))
+    if tracker is not None:
+        tell_tracker(out, tracker, quiet=quiet, if_any=True)
     if end["exit_code"]:
         if end["phase"] is not None:
             print_decision(end["phase"], decided(out)[end["phase"]])
@@ -380,14 +386,19 @@ def approve(
 def fetch(
     folder: Annotated[Path, typer.Argument(help="Run folder of a study.", metavar="DIR")],
 ) -> None:
-    """Bring home what a study that runs on Modal has finished.
+    """Bring home what a study that runs on Modal has finished, and tell its tracker.
 
     Example: `steersweep fetch study`
     """
     from steersweep.study.away import away
+    from steersweep.tracking.tracker import open_tracker
 
     count = away.fetch(folder)
     say(f"{count} files are new or changed in {folder}")
+    told = away.tracker_of(folder)
+    tracker = None if told is None else open_tracker(folder=folder, **told)
+    if tracker is not None:
+        tell_tracker(folder, tracker, if_any=True)
     end = away.outcome(folder)
     say("the study is still running" if end is None else f"it ended: {end['message']}")
     cost = away.billed(folder)

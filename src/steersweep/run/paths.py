@@ -151,6 +151,11 @@ class RunPaths:
         return self.root / "decisions" / f"{phase}.json"
 
     @property
+    def smoke(self) -> Path:
+        """What the checks of a plan's models found."""
+        return self.root / "smoke.json"
+
+    @property
     def findings(self) -> Path:
         """The log of what each phase found."""
         return self.root / "FINDINGS_LOG.md"
@@ -250,6 +255,15 @@ class RunPaths:
     def tracked_result(self, run_id: str) -> Path:
         """The results of one run of a tracker, without samples."""
         return self.tracking / "results" / f"{run_id}.json"
+
+    @property
+    def finished_jobs(self) -> Path:
+        """Results of jobs of a study that runs elsewhere, for trackers here."""
+        return self.tracking / "jobs"
+
+    def finished_job(self, kind: str, job: str) -> Path:
+        """Results of one of them; `kind` as of the phase's result file."""
+        return self.finished_jobs / f"{kind}_{safe_name(job.replace(' ', '-'))}.json"
 
     @property
     def tracking_state(self) -> Path:

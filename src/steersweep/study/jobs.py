@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steersweep.budget.estimate import calibration
-from steersweep.budget.ledger import Ledger, Limits
+from steersweep.budget.ledger import SMOKE, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
@@ -21,7 +21,7 @@ from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
-from steersweep.work.overflow import as_it_runs
+from steersweep.work.overflow import as_it_runs, share_overflow
 
 
 class ChangedWeights(SteersweepError):
@@ -45,15 +45,18 @@ class Ended:
         sweep: what it ran.
         results: what the phase knows of its model in its precision by now, one per method.
         earlier: whether an earlier run had finished it.
+        folder: of files that results name, relative to the run folder; empty: the run folder.
     """
 
     phase: str
     sweep: Sweep
     results: list[Result]
     earlier: bool
+    folder: str = ""
 
 
 OnJob = Callable[[Ended], None]
+CHECKED_PROMPTS = 1  # the checks of a model take about as long as so many prompts of a cell
 
 
 class Jobs:
@@ -176,13 +179,51 @@ class Jobs:
     def run_apart(self, phase: str, sweep: Sweep, job: Job, store: RunFolder) -> None:
         """Run a job whose conditions go to a run of their own inside the study's folder.
 
+        Where its model overflows in one of the two runs, the other is told.
+
         Raises:
             SteersweepError: why it could not run.
         """
+        fingerprint = job.conditions[0].model_fingerprint
+        share_overflow(fingerprint, self.store, store)
         folder = store.root.relative_to(self.store.root).as_posix()
-        task = self._task(phase, sweep, job, folder)
-        for error in self._scheduler.run(phase, [task]).values():
+        task = self._task(phase, sweep, as_it_runs(job, store), folder)
+        failed = self._scheduler.run(phase, [task])
+        share_overflow(fingerprint, store, self.store)
+        for error in failed.values():
             raise error
+
+    def check(self, sweeps: Sequence[Sweep]) -> dict[str, str]:
+        """Make every check of the models of some sweeps, where they will run, and nothing else.
+
+        Returns, by `check_name`, what is wrong with each that fails; one does not stop the others.
+
+        Raises:
+            BudgetStop: see `Scheduler.run`.
+        """
+        failures: dict[str, str] = {}
+        tasks = []
+        for sweep in sweeps:
+            try:
+                job = replace(self._job(sweep), checks_only=True)
+            except SteersweepError as error:
+                failures[check_name(sweep)] = str(error)
+            else:
+                tasks.append(self._check_task(sweep, job))
+        failed = self._scheduler.run(SMOKE, tasks)
+        return failures | {name: str(why) for name, why in failed.items()}
+
+    def _check_task(self, sweep: Sweep, job: Job) -> Task:
+        def seconds(kind: str) -> float:
+            return estimate(self.plan, sweep, CHECKED_PROMPTS, gpu=kind).seconds
+
+        kind = self._engine.kind(sweep.model.gpu)
+        timeout_s = self.plan.timeout(sweep.step.phase, kind)
+        return Task(Work(check_name(sweep), job, kind, timeout_s, "", _labels(sweep)), seconds)
+
+    def tell(self, ended: Ended) -> None:
+        """Tell of a job whose results are not those of the study's own folder."""
+        self._on_job(ended)
 
     def device(self, sweep: Sweep) -> str:
         """Torch device a sweep's job runs on."""
@@ -219,22 +260,17 @@ class Jobs:
         return job
 
     def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
-        share = 1.0 if folder else unfinished(job, self.store) / len(job.conditions)
+        # Files that conditions rest on may be missing too.
+        share = 1.0 if folder else min(1.0, unfinished(job, self.store) / len(job.conditions))
 
         def seconds(kind: str) -> float:
             factor = calibration(self._ledger.timings(kind))
             n_prompts = len(job.test.prompts)
             return share * estimate(self.plan, sweep, n_prompts, gpu=kind, factor=factor).seconds
 
-        labels = {
-            "phase": phase,
-            "step": sweep.step.name,
-            "model": sweep.model.name,
-            "family": sweep.model.family,
-        }
         kind = self._engine.kind(sweep.model.gpu)
         timeout_s = sweep.timeout_s or self.plan.timeout(phase, kind)
-        work = Work(str(sweep), job, kind, timeout_s, folder, labels)
+        work = Work(str(sweep), job, kind, timeout_s, folder, _labels(sweep))
         return Task(work, seconds)
 
     def _ended(self, name: str, *, earlier: bool = False) -> None:
@@ -285,3 +321,17 @@ class Jobs:
         out = {key for job in jobs for key in left_out(job, self.store)}
         kept = [key for key in keys if key not in out and key not in without]
         self.store.write_json(path, {"conditions": kept})
+
+
+def check_name(sweep: Sweep) -> str:
+    """What the checks of a sweep's model are called among jobs."""
+    return f"{sweep.model.name} {SMOKE} {sweep.precision}"
+
+
+def _labels(sweep: Sweep) -> dict[str, str]:
+    return {
+        "phase": sweep.step.phase,
+        "step": sweep.step.name,
+        "model": sweep.model.name,
+        "family": sweep.model.family,
+    }

@@ -7,7 +7,8 @@ loses at most the running batch, and a finished study run again does nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,30 @@ def run_study(
         SteersweepError: the COSMIC verification failed, or no job of a phase could run.
     """
     options = options or StudyOptions()
+    engine = engine or local_engine()
+    note = on_note or on_line
+    with opened(plan, out, options, engine, on_line=on_line, on_note=note) as store:
+        for problem in problems(out):
+            note(problem)
+        _run_phases(plan, store, options, engine, on_progress, on_job, on_line)
+    return store
+
+
+@contextmanager
+def opened(
+    plan: Plan,
+    out: Path,
+    options: StudyOptions,
+    engine: Engine,
+    *,
+    on_line: Callable[[str], None],
+    on_note: Callable[[str], None],
+) -> Iterator[RunFolder]:
+    """The run folder of a study, begun or gone on with, and an engine that is open for it.
+
+    Raises:
+        InputError: see `run_study`.
+    """
     if options.new_run and out.exists():
         with run_lock(out):  # nobody runs there
             aside = out.with_name(f"{out.name}-before-{provenance.utc_now().replace(':', '')}")
@@ -117,7 +142,7 @@ def run_study(
         store = RunFolder.open(
             out,
             _frozen(plan),
-            on_note=on_note or on_line,
+            on_note=on_note,
             may_differ=FREE_FIELDS,
             accept=options.accept,
             way_out=(
@@ -125,15 +150,44 @@ def run_study(
                 f"{setting('new_run')} to begin anew"
             ),
         )
-        engine = engine or local_engine()
         engine.open(out)
         try:
-            for problem in problems(out):
-                (on_note or on_line)(problem)
-            _run_phases(plan, store, options, engine, on_progress, on_job, on_line)
+            yield store
         finally:
             engine.close()
-    return store
+
+
+def jobs_of(
+    plan: Plan,
+    store: RunFolder,
+    options: StudyOptions,
+    engine: Engine,
+    *,
+    cuts: Cuts,
+    on_progress: OnProgress,
+    on_job: OnJob,
+    on_line: Callable[[str], None],
+) -> Jobs:
+    """What runs jobs in a study's folder, within the limits of plan and options."""
+    total = plan.budget.total if options.budget is None else options.budget
+    began = store.begun() or provenance.utc_now()
+    created = str(store.write_once(store.paths.run, {"created": began})["created"])
+    limits = Limits(
+        math.inf if total is None else total, {**plan.budget.phases, **options.phase_budgets}
+    )
+    return Jobs(
+        plan,
+        store,
+        cuts,
+        limits,
+        engine,
+        created=created,
+        accept=options.accept,
+        accept_mismatch=options.accept_mismatch,
+        on_progress=on_progress,
+        on_job=on_job,
+        on_line=on_line,
+    )
 
 
 def _frozen(plan: Plan) -> dict[str, Any]:
@@ -168,21 +222,13 @@ def _run_phases(
     on_line: Callable[[str], None],
 ) -> None:
     """Phase after phase; each ends at its gate. Then what all say together."""
-    total = plan.budget.total if options.budget is None else options.budget
-    began = store.begun() or provenance.utc_now()
-    created = str(store.write_once(store.paths.run, {"created": began})["created"])
     count = _apply_cuts(plan, store, options, on_line)
-    jobs = Jobs(
+    jobs = jobs_of(
         plan,
         store,
-        Cuts.first(plan, count),
-        Limits(
-            math.inf if total is None else total, {**plan.budget.phases, **options.phase_budgets}
-        ),
+        options,
         engine,
-        created=created,
-        accept=options.accept,
-        accept_mismatch=options.accept_mismatch,
+        cuts=Cuts.first(plan, count),
         on_progress=on_progress,
         on_job=on_job,
         on_line=on_line,

@@ -6,13 +6,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from steersweep.core import typed
 from steersweep.people.reviews import results_in
 from steersweep.run.paths import RunPaths
 from steersweep.run.result import Cell, Result
+from steersweep.run.result_files import (
+    read_result_file,
+    read_verification,
+    result_files,
+    verification_file,
+)
 from steersweep.study.phases.registry import step_of_file
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Step
@@ -100,20 +106,38 @@ class TrackedRun:
 
 def runs_of_job(plan: Plan, ended: Ended) -> list[TrackedRun]:
     """What a study knows of a model when a job of it is done."""
-    return runs_of_step(plan, ended.sweep.step, ended.results)
+    return runs_of_step(plan, ended.sweep.step, ended.results, ended.folder)
 
 
-def runs_of_study(plan: Plan, run_folder: Path) -> list[TrackedRun]:
-    """Every result file of a study."""
-    found: list[TrackedRun] = []
-    for path, held in results_in(run_folder):
-        if (step := step_of_file(path.name)) is not None:
-            found += runs_of_step(plan, step, held)
-    return found
+def runs_of_study(plan: Plan, run_folder: Path, *, if_any: bool = False) -> list[TrackedRun]:
+    """Every result file of a study, its verification's, and jobs of a phase that has not ended.
+
+    Raises:
+        InputError: there is none, and `if_any` is not set.
+    """
+    paths, found = RunPaths(run_folder), dict[str, TrackedRun]()
+
+    def add(file: Path, results: Iterable[Result], folder: str = "") -> None:
+        if (step := step_of_file(file.name)) is not None:
+            found.update((run.key, run) for run in runs_of_step(plan, step, results, folder))
+
+    verified = verification_file(run_folder)
+    asked = None if verified is None else read_verification(verified)["reproduction"]
+    if verified is not None and asked:
+        file = paths.named(asked["results_file"])
+        add(verified, read_result_file(file), paths.name_of(file.parent.parent))
+    for file in sorted(paths.finished_jobs.glob("*.json")):
+        add(file, read_result_file(file))
+    if result_files(run_folder) or not (found or if_any):
+        for file, held in results_in(run_folder):
+            add(file, held)
+    return [*found.values()]
 
 
-def runs_of_step(plan: Plan, step: Step, results: Iterable[Result]) -> list[TrackedRun]:
-    """Results under the plan's project and run names."""
+def runs_of_step(
+    plan: Plan, step: Step, results: Iterable[Result], folder: str = ""
+) -> list[TrackedRun]:
+    """Results under the plan's project and run names; `folder`: see `Ended`."""
     names = {model.model: model.name for model in plan.models.values()}
     together: dict[str, list[Result]] = {}
     for result in results:
@@ -127,6 +151,7 @@ def runs_of_step(plan: Plan, step: Step, results: Iterable[Result]) -> list[Trac
             name,
             plan.name,
             (held[0].family, f"phase-{step.number}"),
+            folder,
         )
         for name, held in together.items()
     ]
@@ -146,9 +171,17 @@ def runs_of_sweep(results: Iterable[Result], folder: Path) -> list[TrackedRun]:
 
 
 def tracked(
-    results: Sequence[Result], project: str, name: str, group: str, tags: tuple[str, ...]
+    results: Sequence[Result],
+    project: str,
+    name: str,
+    group: str,
+    tags: tuple[str, ...],
+    folder: str = "",
 ) -> TrackedRun:
-    """One run of results that belong together; controls that they share come once."""
+    """One run of results that belong together; controls that they share come once.
+
+    `folder`: of the files that they name, relative to the run folder.
+    """
     cells: dict[str, tuple[str, Cell, Result]] = {}
     for result in results:
         controls = result.controls
@@ -163,7 +196,7 @@ def tracked(
     first = results[0]
     steerings = [cell.steering for _, cell, _ in cells.values()]
     directions = {steering.direction_file for steering in steerings if steering is not None}
-    paths = RunPaths(Path())
+    paths, inside = RunPaths(Path()), PurePosixPath(folder)
     return TrackedRun(
         project,
         name,
@@ -183,8 +216,8 @@ def tracked(
         [line for kind, cell, _ in cells.values() for line in _samples(kind, cell)],
         _summary(results),
         {
-            "direction": sorted(directions),
-            "condition": [paths.name_of(paths.condition(key)) for key in cells],
+            "direction": [str(inside / name) for name in sorted(directions)],
+            "condition": [str(inside / paths.name_of(paths.condition(key))) for key in cells],
         },
         [_without_samples(typed.plain(result.without_samples())) for result in results],
     )

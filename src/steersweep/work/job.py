@@ -40,6 +40,7 @@ class Job:
         reference: precision that this one is compared with, or None; see `SweepSettings`.
         smoke: make every check of the smoke test first, and not only those of `required`.
         accept_mismatch: go on whatever these checks find.
+        checks_only: make these checks and nothing else.
         date: what day chat templates are told it is: the run's first.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
@@ -63,6 +64,7 @@ class Job:
     reference: str | None = None
     smoke: bool = False
     accept_mismatch: bool = False
+    checks_only: bool = False
     date: str | None = None
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()

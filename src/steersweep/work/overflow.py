@@ -17,6 +17,21 @@ def note_overflow(job: Job, store: RunFolder, error: NumericalError) -> None:
     store.write_once(path, {"precision": FROM, "instead": TO, "why": str(error)})
 
 
+def share_overflow(model_fingerprint: str, known: RunFolder, other: RunFolder) -> None:
+    """Let another run folder know that a model overflows, if this one does."""
+    held = known.read_json(known.paths.overflow(model_fingerprint))
+    if held is not None:
+        facts = {name: held[name] for name in ("precision", "instead", "why")}
+        other.write_once(other.paths.overflow(model_fingerprint), facts)
+
+
+def runs_in(precision: str, model_fingerprint: str, store: RunFolder) -> str:
+    """The precision that a model really runs in here where one is asked for."""
+    if precision != FROM or store.read_json(store.paths.overflow(model_fingerprint)) is None:
+        return precision
+    return TO
+
+
 def as_it_runs(job: Job, store: RunFolder) -> Job:
     """The job, in bf16 where its model has overflowed in fp16 in this run folder.
 

@@ -55,7 +55,8 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
 def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     """Compute every condition of `job` that `store` lacks; save each batch as it finishes.
 
-    Conditions that are there are neither computed nor touched, with one exception to the first: a
+    A job for checks alone ends after these. Conditions that are there are neither computed nor
+    touched, with one exception to the first: a
     batch of which only some conditions were saved when a run was killed is generated again as a
     whole, so that the missing ones come out the same to the last bit. Where a method drops every
     candidate and so chooses no layer, the conditions at its choice are left out.
@@ -84,7 +85,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     def warn(warning: str) -> None:
         tell("checking the model", warning=warning)
 
-    if not unfinished(job, store):
+    if not job.checks_only and not unfinished(job, store):
         return tell("already finished")
     for own in job.own_methods.values():
         METHODS.add(own)
@@ -100,6 +101,8 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     notes += (job.instead_of,) if job.instead_of else ()
     for note in notes:
         warn(note)
+    if job.checks_only:
+        return tell("finished")
     tell("extracting directions")
     bench = Bench(chat, job, store, notes)
     conditions = placeable(job, store)

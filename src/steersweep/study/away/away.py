@@ -34,7 +34,12 @@ class EndedThere(SteersweepError):
 
 
 def begin(
-    plan: Plan, folder: Path, options: Mapping[str, Any], remote: RemoteRun | None = None
+    plan: Plan,
+    folder: Path,
+    options: Mapping[str, Any],
+    remote: RemoteRun | None = None,
+    *,
+    tracker: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Begin a study on Modal, or continue it; returns the content of `engine.json`.
 
@@ -43,6 +48,7 @@ def begin(
         folder: the run folder here, new or of this very study.
         options: fields of `StudyOptions`.
         remote: the other side; None: Modal.
+        tracker: arguments of `open_tracker` for whom `fetch` is to tell; None: nobody.
 
     Raises:
         InputError: Modal cannot be used, the folder holds another run, or a model lies only here.
@@ -82,6 +88,7 @@ def begin(
         "study_app": study_app_name(plan),
         "began": held["began"] if held else provenance.utc_now(),
         "call": call,
+        "tracker": None if tracker is None else dict(tracker),
     }
     RunFolder(folder).write_json(RunPaths(folder).engine, content)
     return content
@@ -162,6 +169,12 @@ def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
 def outcome(folder: Path, remote: RemoteRun | None = None) -> dict[str, Any] | None:
     """How the study ended where it runs (see `RemoteRun.outcome`); None while it runs."""
     return (remote or remote_of(folder)).outcome(_known(folder)["call"])
+
+
+def tracker_of(folder: Path) -> dict[str, Any] | None:
+    """Arguments of `open_tracker` for whoever is told of the study; None: nobody is."""
+    held: dict[str, Any] | None = _known(folder).get("tracker")
+    return held
 
 
 def billed(folder: Path, remote: RemoteRun | None = None) -> float | None:

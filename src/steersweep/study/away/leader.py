@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.journal import append_text
+from steersweep.core.printing import safe_name
 from steersweep.engines.engine import Engine
 from steersweep.engines.modal import remote
 from steersweep.engines.modal.engine import ModalCalls, ModalEngine
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import replace_result_file
 from steersweep.study.away.apps import function_of, remote_functions
+from steersweep.study.checking import check_models, must_pass
+from steersweep.study.jobs import Ended
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.status import must_be_complete
@@ -51,7 +55,8 @@ def lead(
         plan: what to run.
         share: the run folder on the volume.
         engine: where jobs run.
-        options: fields of `StudyOptions`, and `shown_as`: what messages call the folder.
+        options: fields of `StudyOptions`; `shown_as`: what messages call the folder; and where the
+            models are only to be checked, `check`: in which precision, None for each one's own.
     """
     options = dict(options)
     shown_as = options.pop("shown_as", "DIR")
@@ -63,20 +68,8 @@ def lead(
             append_text(RunPaths(folder).messages, line.replace(str(folder), shown_as))
             share.publish(folder)
 
-        def warn(progress: Progress) -> None:
-            if progress.warning:
-                say(f"{progress.job}: note: {progress.warning}")
-
         try:
-            run_study(
-                plan,
-                folder,
-                StudyOptions(**options),
-                engine=engine,
-                on_progress=warn,
-                on_line=say,
-            )
-            must_be_complete(folder, options.get("until"))
+            message = _lead(plan, folder, options, engine, say)
         except SteersweepError as error:
             message = str(error).replace(str(folder), shown_as)
             say(message)
@@ -84,4 +77,42 @@ def lead(
             return {"exit_code": error.exit_code, "message": message, "phase": phase}
         finally:
             share.publish(folder)
-    return {"exit_code": 0, "message": "every phase asked for is done", "phase": None}
+    return {"exit_code": 0, "message": message, "phase": None}
+
+
+def _lead(
+    plan: Plan, folder: Path, options: dict[str, Any], engine: Engine, say: Callable[[str], None]
+) -> str:
+    """Run the study, or check its models alone; what there is to say at the end."""
+
+    def warn(progress: Progress) -> None:
+        if progress.warning:
+            say(f"{progress.job}: note: {progress.warning}")
+
+    def keep(ended: Ended) -> None:
+        """For the tracker at home, which is told of a phase that has not ended too."""
+        step = ended.sweep.step
+        path = RunPaths(folder).finished_job(
+            step.results.format(family=safe_name(ended.sweep.model.family)), str(ended.sweep)
+        )
+        if ended.results and not (ended.earlier and path.is_file()):
+            replace_result_file(path, ended.results)
+
+    if "check" in options:
+        precision = options.pop("check")
+        chosen = StudyOptions(**options)
+        found = check_models(
+            plan,
+            folder,
+            chosen,
+            precision=precision,
+            engine=engine,
+            on_progress=warn,
+            on_line=say,
+        )
+        must_pass(found)
+        return "every model passed"
+    chosen = StudyOptions(**options)
+    run_study(plan, folder, chosen, engine=engine, on_progress=warn, on_job=keep, on_line=say)
+    must_be_complete(folder, chosen.until)
+    return "every phase asked for is done"

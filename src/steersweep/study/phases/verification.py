@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steersweep.core.errors import SteersweepError
+from steersweep.core.errors import InputError, SteersweepError
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import read_result_file
 from steersweep.study.phases.fields import defined, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
@@ -114,8 +115,23 @@ class Verification(Phase):
 
         held = study.decided(self.name)
         if held is not None and (held["passed"] or accepted(study.store.root)):
+            self._tell(study, held, earlier=True)
             return held
-        return self._verify(study)
+        decision = self._verify(study)
+        self._tell(study, decision, earlier=False)
+        return decision
+
+    def _tell(self, study: Running, decision: Mapping[str, Any], *, earlier: bool) -> None:
+        """Tell of the reproduction's results, which lie in a run folder of their own."""
+        from steersweep.study.jobs import Ended
+
+        file = study.store.paths.named(decision["reproduction"]["results_file"])
+        try:
+            results = read_result_file(file)
+        except InputError as error:
+            return study.say(str(error))  # the decision rests on its own file
+        sweep, folder = self.sweep(study.plan), study.store.paths.name_of(file.parent.parent)
+        return study.jobs.tell(Ended(self.name, sweep, results, earlier, folder))
 
     def _verify(self, study: Running) -> dict[str, Any]:
         from steersweep.methods.official import built_in_fixtures
