@@ -100,7 +100,15 @@ def plain_candidates(chat: ChatModel, data: SplitIds, rules: CosmicRules) -> Can
         for prompts in (data.harmful_train, data.harmless_train)
     )
     none = torch.empty(0)
-    return Candidates(positions, harmful - harmless, harmless, site, last=none, last_unit=none)
+    return Candidates(
+        positions,
+        harmful - harmless,
+        harmless,
+        site,
+        last=none,
+        last_unit=none,
+        residual_norms=none,
+    )
 
 
 def separate_passes(chat: ChatModel, data: SplitIds, rules: CosmicRules) -> CosmicScores:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: workers that each use every core get in each other's way.
@@ -26,7 +26,15 @@ from torch import Tensor
 from steersweep import ChatModel
 from steersweep.model.source import ModelSource, find_model
 
+if TYPE_CHECKING:
+    from modal_server import ModalServer
+
 FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
+
+
+def rest_slow(values: Sequence[Any], fast: int = 1) -> list[Any]:
+    """Parameters of a test, of which only the first `fast` belong to the fast tests."""
+    return [*values[:fast], *(pytest.param(v, marks=pytest.mark.slow) for v in values[fast:])]
 
 
 @cache
@@ -146,3 +154,33 @@ def tab(browser: Any) -> Iterator[Any]:
     found.on("request", lambda request: found.requested.append(request.url))
     yield found
     found.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalServer]:
+    """A stand-in for Modal's service."""
+    from modal_server import ModalServer
+
+    server = ModalServer(tmp_path_factory.mktemp("modal"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(service: ModalServer, monkeypatch: pytest.MonkeyPatch) -> ModalServer:
+    """The service as the client's, with volumes mounted here and containers without a GPU."""
+    from steersweep.engines.modal import remote as there
+    from steersweep.engines.modal.engine import ModalEngine
+
+    monkeypatch.setenv("MODAL_SERVER_URL", service.url)
+    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-test")
+    monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-test")
+    monkeypatch.setattr(there, "RUNS", str(service.volumes / there.RUNS_VOLUME))
+    monkeypatch.setattr(there, "_PROGRESS_EVERY_S", 0.2)
+    monkeypatch.setattr(ModalEngine, "device", lambda _self, _kind: "cpu")
+    monkeypatch.setattr("steersweep.engines.modal.engine._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("steersweep.study.away.away._LOOK_EVERY_S", 0.2)
+    service.calls.clear()
+    service.fate.clear()
+    return service

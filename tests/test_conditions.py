@@ -93,8 +93,11 @@ def test_strength_units() -> None:
     assert Strength("relative", 0.5).multiplier(71.4) == pytest.approx(35.7)
 
 
-def test_batches_hold_whole_conditions() -> None:
+def test_batches_hold_whole_conditions_or_equal_parts_of_one() -> None:
     conditions = [replace(CONDITION, seed=seed) for seed in range(10)]
-    sizes = [len(batch) for batch in in_batches(conditions, n_prompts=40, max_rows=256)]
-    assert sizes == [6, 4]
-    assert [len(batch) for batch in in_batches(conditions, n_prompts=999, max_rows=256)] == [1] * 10
+    batches = [*in_batches(conditions, n_prompts=40, max_rows=256)]
+    assert [len(batch.conditions) for batch in batches] == [6, 4]
+    assert {batch.parts for batch in batches} == {((0, 40),)}
+    batches = [*in_batches(conditions, n_prompts=10, max_rows=4)]
+    assert [len(batch.conditions) for batch in batches] == [1] * 10
+    assert {batch.parts for batch in batches} == {((0, 3), (3, 6), (6, 10))}

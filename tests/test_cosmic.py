@@ -45,6 +45,7 @@ from steersweep.methods.cosmic_selection import (
     select,
 )
 from steersweep.methods.extraction import extract_directions
+from steersweep.methods.method import Given
 from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
 from steersweep.steer.passes import clean_logits, clean_states
 
@@ -243,7 +244,7 @@ def test_every_variant_gives_directions_and_its_own_choice(
         assert direction.site == VARIANTS[method].candidate_site
         assert direction.position in cosmic_positions(family, VARIANTS[method])
     # Scores computed before give the same directions without new passes.
-    again = extract_directions(family, method, small, layers, state=found.state)
+    again = extract_directions(family, method, small, layers, given=Given(state=found.state))
     assert torch.equal(again.at_layer[4].vector, found.at_layer[4].vector)
 
 

@@ -15,6 +15,7 @@ from steersweep.study.curves import SizeCurve, curve_shape, triggers
 from steersweep.study.decisions import (
     NotRun,
     Outcome,
+    best_outcome,
     decide_families,
     fallback_models,
     family_notes,
@@ -65,6 +66,13 @@ def test_families_after_phase_1(
     assert decision.method == method
     assert decision.diverged == diverged
     assert decision.layer_share == "0.6"
+
+
+def test_of_equals_the_method_counts_that_the_plan_names_first() -> None:
+    for first, second in (("caa", "pca"), ("pca", "caa"), ("cosmic", "dim")):
+        found = [outcome(0.7, method=first), outcome(0.7, method=second)]
+        assert best_outcome(found).method == first
+        assert decide_families(found)[0].method == first
 
 
 def test_a_breakdown_is_excluded_whatever_its_coherent_rate() -> None:

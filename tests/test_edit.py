@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import FAMILIES, rest_slow
 from steersweep import ChatModel, Edit, InputError, Row, generate, residuals
 from steersweep.run.edit_settings import Positions, Site
 from steersweep.steer.row_edits import RowEdits
@@ -135,6 +136,7 @@ def see_that_all_is_in_it(rows: Sequence[Row], answers: Sequence[Generation]) ->
     assert len({len(answer.token_ids) for answer in answers}) > 1
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 def test_a_batch_of_mixed_edits_equals_one_row_at_a_time(family: ChatModel) -> None:
     rows = mixed_rows(family, [family.prompt_ids(text) for text in PROMPTS])
     answers = generate(family, rows, max_new_tokens=12)

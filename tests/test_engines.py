@@ -22,6 +22,7 @@ import pytest
 import torch
 import yaml
 
+from conftest import rest_slow
 from steersweep import ChatModel, InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.engines import engine as engine_module
@@ -110,6 +111,7 @@ def test_ray_gives_the_results_of_one(alone: Path, tmp_path: Path, cluster: Any)
     assert results(tmp_path / "run") == results(alone)
 
 
+@pytest.mark.slow
 def test_results_travel_through_storage_where_folders_are_not_shared(
     alone: Path, tmp_path: Path, cluster: Any
 ) -> None:
@@ -193,7 +195,7 @@ def kill_when_something_is_saved(
     return done
 
 
-@pytest.mark.parametrize("kind", ["processes", "ray", "the queue of ray"])
+@pytest.mark.parametrize("kind", rest_slow(["processes", "ray", "the queue of ray"]))
 def test_a_worker_killed_in_the_middle_changes_nothing(
     kind: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -311,6 +313,7 @@ class Counted:
         self._engine.wait(counted)
 
 
+@pytest.mark.slow
 def test_no_more_jobs_of_a_kind_run_at_once_than_the_plan_allows(
     tmp_path: Path, cluster: Any
 ) -> None:

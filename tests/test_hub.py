@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from conftest import rest_slow
 from hub_server import COMMIT, Hub, serving
 from steersweep.core.errors import SteersweepError
 from steersweep.core.redaction import redact
@@ -108,7 +109,7 @@ def test_a_model_too_large_for_the_disk_is_not_begun(hub: Hub, tmp_path: Path) -
     assert not any(path.endswith("model.safetensors") for _, path, _ in hub.requests)
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", rest_slow(["local", "ray"]))
 def test_no_secret_reaches_a_file_or_the_screen(hub: Hub, tmp_path: Path, engine: str) -> None:
     plan = {
         **SMALL,

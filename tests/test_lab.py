@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import FAMILIES, lab
+from conftest import FAMILIES, lab, rest_slow
 from steersweep import ChatModel, Edit, Row, dim_directions, generate, get_judge
 from steersweep.lab.models import LAB_MODELS, lab_model
 from steersweep.lab.train import Acceptance, accept, train
@@ -70,7 +70,7 @@ def test_the_card_is_true(name: str) -> None:
     assert found.benign_normal >= card.benign_normal - 0.03
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", rest_slow(FAMILIES))
 def test_refusal_has_a_direction_that_beats_a_random_one(name: str) -> None:
     """Some layer and strength turn most benign answers into coherent refusals.
 

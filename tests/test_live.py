@@ -15,6 +15,7 @@ from steersweep.report.live import Lines, Screen, View, verdict_lines
 from steersweep.study.jobs import Ended
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work.job import Progress
+from steersweep.work.stages import StageNow
 from test_study import small
 
 
@@ -28,8 +29,17 @@ class Clock:
         return self.seconds
 
 
-def at(fraction: float, job: str = "a", done: int = 0) -> Progress:
-    return Progress("m", done, 4, fraction, "step 3, 80 rows", rows=400, job=job)
+def at(
+    fraction: float, job: str = "a", done: int = 0, *, seen: float = 0.25, left: float = 10.0
+) -> Progress:
+    """A job that has loaded its model, and generated `seen` of its answers here in ten seconds."""
+    stages = (
+        StageNow("loading", 1.0, 3.0, 0.0, seen=1.0),
+        StageNow("generation", fraction, 10.0, left, seen=seen, runs=True),
+        StageNow("likelihoods", fraction, 4.0, 2.0, seen=seen),
+    )
+    note = "step 3, 80 rows"
+    return Progress("m", done, 4, fraction, note, rows=400, job=job, stages=stages)
 
 
 def picture(spent: float = 1.5, budget: float | None = 4.0) -> tuple[Screen, Clock, Console]:
@@ -48,21 +58,43 @@ def shown(screen: Screen) -> str:
 def test_jobs_that_run_at_the_same_time_have_a_line_each_with_their_own_pace() -> None:
     screen, clock, _ = picture()
     screen.on_line("phase size_sweep")
-    screen.on_progress(at(0.0, "one"))
-    screen.on_progress(at(0.5, "two", done=2))  # half of it from an earlier run
-    clock.seconds = 10
-    screen.on_progress(at(0.5, "one", done=2))
-    screen.on_progress(at(0.75, "two", done=3))
+    screen.on_progress(at(0.5, "one", done=2, seen=0.5, left=8.0))
+    screen.on_progress(at(0.75, "two", done=3, left=68.0))
     text = shown(screen)
     assert "Phase 2: size" in text
     assert "1.50 USD spent or reserved, 2.50 left" in text
     one, two = (next(line for line in text.splitlines() if name in line) for name in ("one", "two"))
     assert "50%, 10 s left" in one
     assert "20 rows/s" in one
-    assert "75%, 10 s left" in two
-    assert "10 rows/s" in two
+    assert "75%, 1 min 10 s left" in two
+    assert "10 rows/s" in two  # half of it was there before
+    clock.seconds = 7
+    assert "50%, 3 s left" in shown(screen)  # while nothing is said, time passes
     screen.on_progress(at(1.0, "one", done=4))
     assert "one" not in shown(screen)
+
+
+def test_every_stage_of_a_single_job_has_its_line() -> None:
+    screen, clock, _ = picture()
+    screen.on_progress(at(0.5, "one", done=2, left=61.0))
+    clock.seconds = 1
+    lines = {line.split()[0]: line for line in shown(screen).splitlines() if line.strip()}
+    assert "generation 50%, step 3, 80 rows" in lines["one"]
+    assert "3 s" in lines["loading"]
+    assert "left" not in lines["loading"]
+    assert "50%, 1 min 0 s left" in lines["generation"]
+    assert "50%, 2 s left" in lines["likelihoods"]  # it waits
+    screen.on_progress(at(0.5, "two"))
+    assert "loading" not in shown(screen)  # of several jobs only what goes on
+
+
+def test_nothing_is_said_of_the_time_left_before_the_model_is_known() -> None:
+    screen, _, _ = picture()
+    loading = (StageNow("loading", 0.0, 2.0, 3.0, runs=True),)
+    screen.on_progress(Progress("m", 0, 4, 0.0, "loading", rows=400, stages=loading))
+    (line,) = (line for line in shown(screen).splitlines() if line.startswith("m "))
+    assert "left" not in line
+    assert "0/4, loading" in line
 
 
 def test_plain_lines_come_now_and_then_for_each_job() -> None:

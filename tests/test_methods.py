@@ -20,7 +20,7 @@ from steersweep import ChatModel, InputError, extract_directions, load_extractio
 from steersweep.cli import app
 from steersweep.core.own import Own, find_own
 from steersweep.engines.local import LocalEngine
-from steersweep.methods.method import METHODS
+from steersweep.methods.method import METHODS, Given
 from steersweep.methods.pca import _component
 from steersweep.prompts.prompts import ExtractionSet, shipped_sets
 from steersweep.run.folder import RunFolder
@@ -101,7 +101,7 @@ def test_every_method_keeps_to_the_protocol(name: str, qwen3: ChatModel) -> None
     assert sorted(found.at_layer) == [3, 5]
     assert {direction.method for direction in found.at_layer.values()} == {name}
     assert (found.chosen is not None) == method.chooses_layer
-    again = extract_directions(qwen3, name, few, [3, 5], state=found.state)
+    again = extract_directions(qwen3, name, few, [3, 5], given=Given(state=found.state))
     assert torch.equal(again.at_layer[5].vector, found.at_layer[5].vector)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,29 +197,6 @@ def test_modal_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- studies against the server ------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalServer]:
-    server = ModalServer(tmp_path_factory.mktemp("modal"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(service: ModalServer, monkeypatch: pytest.MonkeyPatch) -> ModalServer:
-    """The service as the client's, with volumes mounted here and containers without a GPU."""
-    monkeypatch.setenv("MODAL_SERVER_URL", service.url)
-    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-test")
-    monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-test")
-    monkeypatch.setattr(there, "RUNS", str(service.volumes / there.RUNS_VOLUME))
-    monkeypatch.setattr(there, "_PROGRESS_EVERY_S", 0.2)
-    monkeypatch.setattr(ModalEngine, "device", lambda _self, _kind: "cpu")
-    monkeypatch.setattr("steersweep.engines.modal.engine._LOOK_EVERY_S", 0.05)
-    service.calls.clear()
-    service.fate.clear()
-    return service
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from steersweep import InputError
 from steersweep.budget.estimate import calibration
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
-from steersweep.core.statistics import detectable_difference
+from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned, print_plan
@@ -341,10 +341,15 @@ def test_v3_120_is_v3_with_other_prompts_and_names() -> None:
         if V3.written.get(field) != more.written.get(field)
     }
     assert changed == {
-        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking"
+        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking", "verification"
     }  # fmt: skip
     assert more.models == V3.models
-    assert more.sections == V3.sections
+    expect = more.section(Reproduced).expect
+    assert expect == pytest.approx(wilson(10, 10)[0], abs=0.005)
+    assert {**more.sections} == {
+        **V3.sections,
+        "verification": replace(V3.section(Reproduced), expect=expect),
+    }
     assert len(planned_prompts(more, Cuts()).prompts) == 120
     # Nothing of it gets in the way of v3.
     assert not {app_name(more, phase) for phase in more.phases} & {
@@ -379,6 +384,19 @@ def test_plan_v3_says_what_the_one_to_run_costs_and_finds() -> None:
     )
     assert f"a rise of {100 * rise:.0f} points or more in one of 5" in said(V3)
     assert "Run v3-120 instead" not in said(more)
+
+
+def test_study_plan_md_says_what_both_can_find_and_cost() -> None:
+    page = Path(__file__).parent.parent / "docs" / "study-plan.md"
+    text = " ".join(page.read_text().split())
+    few, many = (detectable_difference(n, baseline=0.05, compared=5) for n in (10, 120))
+    assert few is not None
+    assert many is not None
+    assert f"a rise of about {100 * few:.0f} points" in text
+    assert f"against {100 * many:.0f} with 120" in text
+    costs = [sum(row["usd"] for row in planned(load_plan(n), Cuts())) for n in ("v3-120", "v3")]
+    assert round(costs[0] / costs[1]) == 2
+    assert "It costs about twice as much" in text
 
 
 def based(folder: Path, text: str, name: str = "mine.yaml") -> Plan:

@@ -19,6 +19,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from conftest import rest_slow
 from steersweep import InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.digests import seal_text, unseal_text
@@ -398,6 +399,41 @@ def test_where_every_family_fails_to_run_one_that_was_confirmed_goes_on(tmp_path
     assert [row["model"] for row in sizes["outcomes"]] == ["q3", "q7"]
 
 
+def test_a_study_needs_no_dim(tmp_path: Path) -> None:
+    """Every phase with other methods: the first of the plan stands where DIM does elsewhere."""
+    methods = ["caa", "pca"]
+    data = copy.deepcopy(SMALL) | {
+        "prompts": {
+            "test": "benign-120",
+            "max": 2,
+            "extraction": dict.fromkeys(methods, "extract-dim-5"),
+        },
+        "decoding": {"max_new_tokens": 8, "rows": 32},
+        "thresholds": {"works": 0.0, "partial": 0.0},
+    }
+    data["families"]["qwen"] = data["families"]["qwen"][1:]
+    data["family_sweep"] = {
+        "methods": methods,
+        "models": [{"model": "m7", "layers": [0.5]}],
+        "confirmed": {"qwen": {"model": "q7", "layer": 0.5}},
+    }
+    data["size_sweep"] = {"methods": methods}
+    data["precision_sweep"] |= {"methods": ["caa"]}
+    data["transfer_sweep"] = {"methods": ["caa"], "among": ["q7", "m7"]}
+    run_study(parse_plan(yaml.safe_dump(data, sort_keys=False), "x.yaml"), tmp_path / "run")
+    found = decided(tmp_path / "run")
+    families = {row["family"]: row["method"] for row in found["family_sweep"]["families"]}
+    assert families["qwen"] == "caa"
+    for phase, models in (("family_sweep", 1), ("size_sweep", 2)):
+        rows = found[phase]["methods"]
+        assert [(row["base"], row["method"]) for row in rows] == [("caa", "pca")] * models
+        assert all(0 < abs(row["cosine"]) < 1 for row in rows)
+    assert {row["method"] for row in found["precision_sweep"]["outcomes"]} == {"caa", "caa@fp32"}
+    assert {row["method"] for row in found["transfer_sweep"]["transfers"]} == {"caa"}
+    every = [decision.get("failures") for decision in found.values()]
+    assert not any(every)
+
+
 def test_a_failure_is_forgotten_when_nothing_asks_for_it_again(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -441,6 +477,7 @@ class Clock:
         return self._now
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_phase_in_the_middle_and_more_money_goes_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +507,7 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     assert 3 <= Ledger(tmp_path / "run").spent() <= 4
 
 
+@pytest.mark.slow
 def test_a_job_that_reaches_its_timeout_is_named_and_goes_on_when_run_again(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -578,6 +616,7 @@ def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path:
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -674,7 +713,7 @@ def test_bad_directions_are_made_again(finished: Path, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", [*DIRECTIONS, "truncated"])
+@pytest.mark.parametrize("kind", rest_slow([*DIRECTIONS, "truncated"]))
 def test_a_direction_damaged_while_others_borrow_it_is_made_again(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -768,6 +807,7 @@ def torture(tmp_path: Path, kills: int, seed: int) -> tuple[Path, int]:
         done += 1
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
     folder, _ = torture(tmp_path, 4, seed=1)
     assert comparable(folder) == comparable(finished)

@@ -16,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from conftest import rest_slow
 from helpers.results import result, samples, steered
 from steersweep import InputError
 from steersweep.run.folder import RunFolder
@@ -132,7 +133,7 @@ def test_a_lost_condition_comes_back_identical(outcome: SweepOutcome, tmp_path: 
     assert comparable(folder) == complete
 
 
-@pytest.mark.parametrize("records", [1, 5])
+@pytest.mark.parametrize("records", rest_slow([1, 5]))
 def test_kill_in_the_middle_and_run_again(
     records: int, outcome: SweepOutcome, tmp_path: Path
 ) -> None:

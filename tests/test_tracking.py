@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
@@ -22,7 +24,7 @@ from steersweep.tracking.record import FIELDS, TrackedRun, runs_of_job, runs_of_
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker
 from test_cli import refused, run
-from test_study import small
+from test_study import SMALL, small
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -264,6 +266,39 @@ def test_a_tracker_that_fails_never_stops_a_study(
     last = {run.key: run.digest for run in told}
     assert last == {run.key: run.digest for run in runs_of_study(plan, folder)}
     assert {"mine/q7-dim-layer-sweep", "mine/m7-dim-layer-sweep"} == set(last)
+
+
+def test_a_study_tells_at_its_gate_and_at_a_bad_end(tmp_path: Path) -> None:
+    """By the commands alone: who is told what by the time `run` has ended."""
+    data = copy.deepcopy(SMALL)
+    for name in ("follow_up", "precision_sweep", "transfer_sweep"):
+        del data[name]
+    data["family_sweep"]["models"] = [{"model": "m7", "layers": [0.5]}]
+    data["families"]["qwen"][0]["model"] = data["families"]["qwen"][1]["model"] = "lab:nothing"
+    data |= {"gates": {"R1": ["Which?"]}, "thresholds": {"works": 0.0, "partial": 0.0}}
+    data["size_sweep"] = {"methods": ["dim"]}
+    data["tracking"] = {"tracker": "wandb", "online": False}
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(data))
+
+    def told() -> set[str]:
+        held = json.loads((tmp_path / "run" / "tracking" / "state.json").read_text())
+        return {run["run"] for run in held["wandb"].values()}
+
+    command = ("run", "plan.yaml", "--out", "run")
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert told() == {"small-family-sweep/m7-dim-layer-sweep"}
+    assert "1 runs are kept here and not sent: steersweep track run --to wandb" in done.stderr
+    run("approve", "run", "R1", "--by", "A. Lead", cwd=tmp_path)
+    # A size that cannot run: what the phase found is told all the same.
+    data["families"]["mistral"].append(
+        data["families"]["mistral"][0] | {"name": "m8", "model": "lab:nothing"}
+    )
+    plan.write_text(yaml.safe_dump(data))
+    done = run(*command, "--accept-change", "families", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert told() == {"small-family-sweep/m7-dim-layer-sweep", "small-size-sweep/m7-dim"}
 
 
 def test_a_changed_run_is_told_again_under_its_id(runs: list[TrackedRun], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from conftest import rest_slow
 from steersweep.methods import cosmic, cosmic_scoring, cosmic_selection
 from steersweep.methods.official import built_in_fixtures, check_fixture
 from steersweep.steer.edit import Edit
@@ -23,7 +24,7 @@ from test_cli import refused, run
 LLAMA, QWEN = (built_in_fixtures() / name for name in ("llama_s4", "qwen2_s2"))
 
 
-@pytest.mark.parametrize("folder", [LLAMA, QWEN], ids=lambda folder: str(folder.name))
+@pytest.mark.parametrize("folder", rest_slow([LLAMA, QWEN]), ids=lambda folder: str(folder.name))
 def test_cosmic_and_dim_equal_the_official_code(folder: Path) -> None:
     checks = {check.quantity: check for check in check_fixture(folder)}
     assert not [check for check in checks.values() if not check.passed]
@@ -57,6 +58,7 @@ def _affine_addition_without_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cosmic_scoring, "replace", added_only)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reintroduce", "folder", "noticed"),
     [

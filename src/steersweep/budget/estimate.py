@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from steersweep.budget.shapes import OVERHEAD_BYTES, ModelShape
-from steersweep.budget.timing import CPU
+from steersweep.budget.timing import CPU, Machine
 from steersweep.budget.timing import gpu as gpu_machine
 from steersweep.catalog.gpus import gpu_catalog
 
@@ -86,21 +86,42 @@ def estimate(work: Workload, gpu: str, *, usd_per_hour: float, factor: float = 1
     row = model.row(precision, PROMPT_TOKENS, new_tokens)
     memory_gb = weights / 1e9 + (min(rows, n_rows) * row + OVERHEAD_BYTES) / 1e9
     machine = CPU if facts is None else gpu_machine(facts)
-    batches = math.ceil(n_rows / rows)
-    steps = batches * new_tokens
+    seconds = factor * sum(stage_seconds(replace(work, rows=rows), machine).values())
+    return Estimate(seconds, memory_gb, rows, fits, seconds / 3600 * usd_per_hour)
+
+
+LOADING, GENERATION, LIKELIHOODS, JUDGING = "loading", "generation", "likelihoods", "judging"
+SEARCH = "search"
+
+
+def stage_seconds(work: Workload, machine: Machine) -> dict[str, float]:
+    """Seconds of a job by stage, on a machine.
+
+    `SEARCH` is what methods take that score candidates; those that only read activations take
+    little.
+    """
+    model, precision, new_tokens = work.shape, work.precision, work.new_tokens
+    n_rows = work.n_conditions * work.n_prompts
+    batches = math.ceil(n_rows / work.rows)
     context = PROMPT_TOKENS + new_tokens / 2
-    candidates = work.searches * (
-        PROMPT_TOKENS * (2 * N_TRAIN + PASSES * N_POSITIONS * model.n_layers * N_VAL)
-    )
-    prompts = STEERED_SHARE * n_rows * PROMPT_TOKENS
+    step = machine.step(model, precision, n_rows / batches, context)
     # How likely the unsteered model finds each answer takes a pass over it; its own answers'
     # words are looked at shuffled too.
     answers = (n_rows + work.n_prompts) * new_tokens
-    seconds = machine.start_s + weights / machine.load_rate
-    seconds += steps * machine.step(model, precision, n_rows / batches, context)
-    seconds += machine.tokens(model, candidates + prompts) + machine.scored(model, answers)
-    seconds = factor * (seconds + n_rows * JUDGING_ROW_S)
-    return Estimate(seconds, memory_gb, rows, fits, seconds / 3600 * usd_per_hour)
+    return {
+        LOADING: machine.start_s + model.weights(precision) / machine.load_rate,
+        SEARCH: work.searches * machine.tokens(model, sum(search_tokens(model.n_layers))),
+        GENERATION: batches * new_tokens * step
+        + machine.tokens(model, STEERED_SHARE * n_rows * PROMPT_TOKENS),
+        LIKELIHOODS: machine.scored(model, answers),
+        JUDGING: n_rows * JUDGING_ROW_S,
+    }
+
+
+def search_tokens(n_layers: int) -> tuple[float, float]:
+    """Tokens of whole passes that a search takes: for its candidates, and for their scores."""
+    scores = PASSES * N_POSITIONS * n_layers * N_VAL
+    return PROMPT_TOKENS * 2.0 * N_TRAIN, PROMPT_TOKENS * scores
 
 
 def cheapest(work: Workload, prices: Mapping[str, float]) -> tuple[str, Estimate] | None:

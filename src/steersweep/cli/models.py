@@ -28,7 +28,7 @@ from steersweep.cli.options import (
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.core.errors import InputError, SteersweepError
-from steersweep.methods.method import METHODS
+from steersweep.methods.method import METHODS, Given
 
 if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
@@ -103,7 +103,7 @@ def extract(
     layers = [choice.index(chat.n_layers) for choice in wanted]
     notes = [*prompts.notes, *chat.renderer.notes()]
     notes += check_for_user(chat, accept_mismatch=accept_mismatch)
-    found = find(chat, method, prompts, layers, backend=reader)
+    found = find(chat, method, prompts, layers, given=Given(backend=reader))
     if layers and layers[0] in found.missing:
         raise InputError(f"{model}, {prompts.name}: {found.missing[layers[0]]}; choose another")
     direction = found.at_layer[layers[0]] if layers else found.chosen

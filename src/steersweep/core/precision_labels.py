@@ -3,7 +3,8 @@
 `fp32`, `bf16` and `fp16` are ordinary numbers; `int8` and `int4` a full checkpoint quantized as it
 is loaded. A checkpoint that is quantized already is called by how its weights are stored,
 `gptq-int4` or `mxfp4`, and, where they are turned into ordinary numbers as they are loaded, by what
-runs too: `mxfp4-as-fp32`.
+runs too: `mxfp4-as-fp32`. So is a GGUF file, by the type that most of its weights have:
+`Q4_K-as-fp32`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ def runs_as(precision: str) -> str:
     return precision.rsplit(_AS, maxsplit=1)[-1]
 
 
+def running_as(precision: str, what: str) -> str:
+    """The label of the same checkpoint where it runs as something else."""
+    stored, mark, _ = precision.rpartition(_AS)
+    return f"{stored}{mark}{what}"
+
+
 def is_quantized(precision: str) -> bool:
     """Whether weights stay quantized while the model runs."""
     return runs_as(precision) not in ("fp32", "bf16", "fp16")
@@ -37,7 +44,7 @@ def is_quantized(precision: str) -> bool:
 
 def rounds_activations_by_batch(precision: str) -> bool:
     """Whether a row's numbers depend on its neighbours: LLM.int8() looks at the whole batch."""
-    return precision in ("int8", "bnb-int8")
+    return runs_as(precision) in ("int8", "bnb-int8")
 
 
 def stored_bytes(precision: str) -> float:

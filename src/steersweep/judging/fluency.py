@@ -17,6 +17,7 @@ from torch import Tensor
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import fill
 from steersweep.model.memory import free_bytes
+from steersweep.steer.activations import OnShare
 from steersweep.steer.regime import Regime, regime_of
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of a response to it
@@ -50,6 +51,7 @@ def response_nll(
     responses: Sequence[Sequence[int]],
     *,
     max_rows: int = 256,
+    on_share: OnShare = lambda _share: None,
 ) -> list[ResponseNll | None]:
     """How unlikely each response is after its prompt, without steering.
 
@@ -58,6 +60,7 @@ def response_nll(
         prompts: prompt token ids, `[row][position]`.
         responses: response token ids, `[row][position]`, without the ending token.
         max_rows: responses per forward pass, at most.
+        on_share: told of the share of responses that is done, 0 to 1.
 
     Returns:
         One entry per response; None for an empty one.
@@ -76,6 +79,7 @@ def response_nll(
         budget = min(budget, free // 6)
     regime = regime_of(chat)
     lengths = [len(prompt) + len(response) for prompt, response in pairs]
+    done = 0
     for group in regime.groups(lengths, len(pairs)):
         rest = [pairs[index] for index in group]
         while rest:
@@ -88,6 +92,8 @@ def response_nll(
                 nll = ResponseNll(float(losses.mean()), float(stretches.max()))
                 for index in places[pair]:
                     result[index] = nll
+            done += len(some)
+            on_share(done / len(pairs))
     return result
 
 

@@ -31,6 +31,6 @@ class Caa:
         """The direction of each layer; see `Method.find`."""
         from steersweep.methods.last_token import found_along, last_token_states
 
-        states = last_token_states(chat, prompts, method="CAA", backend=given.backend)
+        states = last_token_states(chat, prompts, method="CAA", given=given)
         vectors = states.paired_differences.mean(0)  # [layer, d_model]
         return found_along(vectors, states, chat, prompts, layers, method=self.name)

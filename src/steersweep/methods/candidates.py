@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import Split
-from steersweep.steer.activations import ReadSite, mean_residuals
+from steersweep.steer.activations import OnShare, ReadSite, mean_residuals
 
 PromptIds = Sequence[Sequence[int]]
 
@@ -65,7 +66,11 @@ class Candidates:
         last: class means at the last token after each layer, `[harmful or harmless, layer,
             d_model]`; of the last layer after the final norm.
         last_unit: the same of states that were given length 1 first.
+        residual_norms: mean length of `resid_post` at the last token of a class, `[harmful or
+            harmless, layer]`.
     """
+
+    TENSORS: ClassVar = ("vectors", "harmless_mean", "last", "last_unit", "residual_norms")
 
     positions: tuple[int, ...]
     vectors: Tensor
@@ -73,6 +78,7 @@ class Candidates:
     site: ReadSite
     last: Tensor
     last_unit: Tensor
+    residual_norms: Tensor
 
     @property
     def norms(self) -> Tensor:
@@ -88,18 +94,24 @@ def candidates_from(
     *,
     positions: Sequence[int],
     site: ReadSite = "resid_pre",
+    on_share: OnShare = lambda _share: None,
 ) -> Candidates:
     """Candidates at each position and layer. `generate_directions` in both official codes.
+
+    `on_share` is told of the share of prompts that is done, 0 to 1.
 
     Raises:
         InputError: the two classes give the same activations everywhere, or a prompt is shorter
             than a position.
         NumericalError: an activation is NaN or infinite.
     """
-    means = [
-        mean_residuals(chat, prompts, positions=positions, site=site)
-        for prompts in (harmful, harmless)
-    ]
+    means = []
+    for before, prompts in enumerate((harmful, harmless)):
+
+        def tell(share: float, before: int = before) -> None:
+            on_share((before + share) / 2)
+
+        means.append(mean_residuals(chat, prompts, positions=positions, site=site, on_share=tell))
     found = Candidates(
         tuple(positions),
         vectors=means[0].at - means[1].at,
@@ -107,6 +119,7 @@ def candidates_from(
         site=site,
         last=torch.stack([mean.last for mean in means]),
         last_unit=torch.stack([mean.last_unit for mean in means]),
+        residual_norms=torch.stack([mean.norms for mean in means]),
     )
     if bool((found.norms < ZERO_NORM).all()):
         raise same_everywhere()

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from steersweep.run.direction import Direction
 
 
+# What goes on, for people.
+CANDIDATES, REFUSE, COMPLY = "candidates", "S_refuse", "S_comply and KL"
+
+
 @dataclass(frozen=True)
 class CosmicRules:
     """Which COSMIC. The defaults are the official code's linear variant.
@@ -87,6 +91,7 @@ class Cosmic:
     name = "cosmic"
     chooses_layer = True
     default_prompts = COSMIC_EXTRACTION_SET
+    stages = (CANDIDATES, REFUSE, COMPLY)
     rules = CosmicRules()
 
     def find(
@@ -102,20 +107,28 @@ class Cosmic:
         from steersweep.methods.cosmic_search import score_candidates
         from steersweep.methods.cosmic_selection import CosmicScores, best_position, select
         from steersweep.methods.noise import no_direction, noise_share
-        from steersweep.steer.activations import residuals
 
         if given.backend != "hooks":
             raise InputError(f"backend {given.backend}: {self.name} edits activations; use hooks")
         rules = self.rules
         split = prompts.split() if rules.separate_val else prompts.unsplit()
         data = SplitIds.of(chat, split, prompts.name)
-        candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules))
+        candidates = find_candidates(chat, data, rules, cosmic_positions(chat, rules), given)
         known = None if given.state is None else CosmicScores.from_json(given.state)
         scores = score_candidates(
-            chat, data, candidates, rules, layers=layers, known=known, max_rows=given.max_rows
+            chat,
+            data,
+            candidates,
+            rules,
+            layers=layers,
+            known=known,
+            max_rows=given.max_rows,
+            tell=given.tell,
+            save=lambda scores: given.save(scores.as_json()),
         )
-        everything = [*data.harmful_train, *data.harmless_train]
-        norms = residuals(chat, everything)[:, 0].double().norm(dim=-1).mean(0).tolist()
+        n = len(data.harmful_train), len(data.harmless_train)
+        of_class = candidates.residual_norms
+        norms = ((n[0] * of_class[0] + n[1] * of_class[1]) / sum(n)).tolist()
 
         def direction(position: int, layer: int) -> Direction:
             return self._direction(chat, prompts, candidates, position, layer, norms[layer])

@@ -21,9 +21,11 @@ from steersweep.methods.candidates import (
     next_token_kl,
     without_noise,
 )
-from steersweep.methods.cosmic import CosmicRules
+from steersweep.methods.cosmic import CANDIDATES, CosmicRules
+from steersweep.methods.method import ALONE, Given, Tensors
 from steersweep.methods.noise import noise_share
 from steersweep.model.chat_model import ChatModel
+from steersweep.steer.activations import OnShare
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.passes import clean_logits, clean_states, run_edits
@@ -35,6 +37,8 @@ _EPSILON = 1e-8
 BROKEN = 1e9  # nats; for a KL that is no number
 # Prompts after which to see for the first time who is dropped already; then after twice as many.
 _KL_PROMPTS = 16
+# Prompts x layers x squared width: about a minute of two cores.
+_PART = 1.2e10
 _A_LITTLE = 1e-6  # less than a KL that matters
 
 
@@ -45,7 +49,11 @@ def cosmic_positions(chat: ChatModel, rules: CosmicRules) -> tuple[int, ...]:
 
 
 def find_candidates(
-    chat: ChatModel, data: SplitIds, rules: CosmicRules, positions: Sequence[int]
+    chat: ChatModel,
+    data: SplitIds,
+    rules: CosmicRules,
+    positions: Sequence[int],
+    given: Given = ALONE,
 ) -> Candidates:
     """Candidates of the training prompts. `generate_directions`, `get_mean_diff`.
 
@@ -55,12 +63,20 @@ def find_candidates(
         InputError: their ablation everywhere would leave something in this architecture.
     """
     what_ablation_leaves(chat, rules)  # refused before anything is computed
-    found = candidates_from(
-        chat,
-        data.harmful_train,
-        data.harmless_train,
-        positions=positions,
-        site=rules.candidate_site,
+
+    def read() -> Tensors:
+        read_now = candidates_from(
+            chat,
+            data.harmful_train,
+            data.harmless_train,
+            positions=positions,
+            site=rules.candidate_site,
+            on_share=lambda share: given.tell(CANDIDATES, share),
+        )
+        return {name: getattr(read_now, name) for name in Candidates.TENSORS}
+
+    found = Candidates(
+        tuple(positions), site=rules.candidate_site, **given.kept("candidates", read)
     )
     return without_noise(found, noise_share(chat)) if rules.drop_zero else found
 
@@ -211,15 +227,28 @@ class Scorer:
         """The candidates that can be run."""
         return list(self._ablations)
 
+    def parts(self, n_places: int) -> int:
+        """In how many parts to measure S_refuse: what is killed loses one of them at most.
+
+        By the size of the model, so that a run that goes on makes the same ones.
+        """
+        passes = n_places * len(self._data.harmless_val) * self._chat.n_layers
+        return max(1, round(passes * self._chat.d_model**2 / _PART))
+
     def comply(self, places: Sequence[Place]) -> list[float]:
         """S_comply: harmful prompts under each ablation, beside harmless ones as they are."""
         edits = [self._ablations[place] for place in places]
         return self._likeness("harmful", edits)
 
-    def refuse(self, places: Sequence[Place]) -> list[float]:
-        """S_refuse: harmless prompts under each addition, beside harmful ones as they are."""
+    def refuse(
+        self, places: Sequence[Place], on_share: OnShare = lambda _share: None
+    ) -> list[float]:
+        """S_refuse: harmless prompts under each addition, beside harmful ones as they are.
+
+        `on_share` is told of the share that is done, 0 to 1.
+        """
         edits = [self._additions[place] for place in places]
-        return self._likeness("harmless", edits)
+        return self._likeness("harmless", edits, on_share)
 
     def kl(self, places: Sequence[Place], *, limit: float = math.inf) -> list[float]:
         """Mean KL of each ablation on harmless prompts, in nats; `BROKEN` where it is no number.
@@ -288,13 +317,16 @@ class Scorer:
             )
         return self._baselines[kind]
 
-    def _likeness(self, kind: _Kind, edits: Sequence[Edit]) -> list[float]:
+    def _likeness(
+        self, kind: _Kind, edits: Sequence[Edit], on_share: OnShare = lambda _share: None
+    ) -> list[float]:
         """Cosine of prompts of a class under each edit with the other class as it is."""
         if not edits:
             return []
         prompts = self._prompts(kind)
         other: _Kind = "harmless" if kind == "harmful" else "harmful"
         total = torch.zeros((len(edits), len(self._low), self._chat.d_model), dtype=torch.float64)
+        done = 0
         for reading in run_edits(
             self._chat,
             prompts,
@@ -307,6 +339,8 @@ class Scorer:
             if self._rules.cosine == "pairwise-mean":
                 states = _unit(states)
             total[reading.edits] += states.sum(1).cpu()
+            done += len(reading.edits) * len(reading.prompts)
+            on_share(done / (len(edits) * len(prompts)))
         summaries = _compared(total / len(prompts), self._rules)
         found: list[float] = (summaries * self._baseline(other)).sum((-1, -2)).tolist()
         return found

@@ -8,7 +8,7 @@ total cannot be chosen, and the choice is the one that scores of all would give.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +21,7 @@ from steersweep.methods.candidates import (
     best_allowed,
     kept_of,
 )
-from steersweep.methods.cosmic import CosmicRules
+from steersweep.methods.cosmic import COMPLY, REFUSE, CosmicRules
 from steersweep.methods.cosmic_scoring import (
     Place,
     Scorer,
@@ -47,6 +47,8 @@ def score_candidates(
     layers: Sequence[int] = (),
     known: CosmicScores | None = None,
     max_rows: int = 256,
+    tell: Callable[[str, float], None] = lambda _stage, _share: None,
+    save: Callable[[CosmicScores], None] = lambda _scores: None,
 ) -> CosmicScores:
     """What candidates do to the model, enough to choose by. Nothing is decoded.
 
@@ -61,6 +63,8 @@ def score_candidates(
         layers: where the best position must be known too, whatever is chosen.
         known: scores of these candidates on these prompts; only what is missing is measured.
         max_rows: prompts x edits per forward pass.
+        tell: told which of COSMIC's stages goes on, and the share of it that is done.
+        save: told of the scores so far, whenever there are more.
 
     Raises:
         NumericalError: activations are NaN or infinite.
@@ -72,7 +76,7 @@ def score_candidates(
         tables = ("scored", "comply", "refuse", "kl")
         scores = replace(known, **{name: getattr(known, name).clone() for name in tables})
     scorer = Scorer(chat, data, candidates, rules, scores.low_layers, max_rows)
-    search = _Search(scorer, scores, rules)
+    search = _Search(scorer, scores, rules, tell, save)
     search.measure_refuse()
     if rules.score_all:
         search.measure_all()
@@ -107,10 +111,19 @@ def _unscored(candidates: Candidates, rules: CosmicRules, notes: tuple[str, ...]
 class _Search:
     """Fills in `scores` by asking `scorer` for what is still needed."""
 
-    def __init__(self, scorer: Scorer, scores: CosmicScores, rules: CosmicRules) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        scores: CosmicScores,
+        rules: CosmicRules,
+        tell: Callable[[str, float], None],
+        save: Callable[[CosmicScores], None],
+    ) -> None:
         self._scorer = scorer
         self._scores = scores
         self._rules = rules
+        self._tell = tell
+        self._save = save
         self._everything = torch.zeros_like(scores.scored)
         for place in scorer.places:
             self._everything[place] = True
@@ -120,7 +133,16 @@ class _Search:
         """S_refuse of every candidate."""
         scores = self._scores
         places = _places(self._everything & scores.refuse.isnan())
-        _put(scores.refuse, places, self._scorer.refuse(places))
+        places.sort(key=lambda place: place[1])  # passes resume at a candidate's layer
+        n_parts = self._scorer.parts(len(places))
+        for part in range(n_parts):
+            some = places[len(places) * part // n_parts : len(places) * (part + 1) // n_parts]
+
+            def tell(share: float, part: int = part) -> None:
+                self._tell(REFUSE, (part + share) / n_parts)
+
+            _put(scores.refuse, some, self._scorer.refuse(some, tell))
+            self._save(scores)
 
     def measure_all(self) -> None:
         """The other scores of every candidate, in full."""
@@ -159,13 +181,16 @@ class _Search:
         """S_comply of the candidates in a mask `[position, layer]` that lack it."""
         scores = self._scores
         places = _places(wanted & ~scores.scored)
+        self._tell(COMPLY, 0.0)
         _put(scores.comply, places, self._scorer.comply(places))
         _put(scores.scored, places, [True] * len(places))
+        self._save(scores)
 
     def _measure_kl(self, wanted: Tensor, limit: float) -> None:
         """KL of the candidates in a mask that lack it, as far as it takes to tell from `limit`."""
         places = _places(wanted & self._scores.kl.isnan())
         _put(self._scores.kl, places, self._scorer.kl(places, limit=limit))
+        self._save(self._scores)
 
     def _score_rivals(self, allowed: Tensor) -> None:
         """Score until no candidate of a mask can have a higher total than the best of them."""

@@ -27,7 +27,7 @@ class Dim:
         """The direction of each layer; see `Method.find`. Means are taken in float64."""
         from steersweep.methods.last_token import found_along, last_token_states
 
-        states = last_token_states(chat, prompts, method="DIM", backend=given.backend)
+        states = last_token_states(chat, prompts, method="DIM", given=given)
         difference = states.harmful.mean(0) - states.harmless.mean(0)  # [layer, d_model]
         return found_along(difference, states, chat, prompts, layers, method=self.name)
 

@@ -12,13 +12,12 @@ import torch
 
 from steersweep.core.errors import InputError
 from steersweep.core.own import Own
-from steersweep.methods.method import METHODS, Found, Given, Method
+from steersweep.methods.method import ALONE, METHODS, Found, Given, Method
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import is_out_of_memory
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.direction import Direction
 from steersweep.run.label import Label
-from steersweep.steer.activations import Backend
 
 _UNIT = 1e-4  # how far rounding to float32 may take a length from 1
 _SITES = ("resid_pre", "resid_post")
@@ -30,9 +29,7 @@ def extract_directions(
     prompts: ExtractionSet,
     layers: Sequence[int],
     *,
-    state: Mapping[str, Any] | None = None,
-    max_rows: int = 256,
-    backend: Backend = "hooks",
+    given: Given = ALONE,
 ) -> Found:
     """The directions of `method` at each layer, and the method's own choice if it makes one.
 
@@ -42,9 +39,7 @@ def extract_directions(
             `FILE.py:Class`.
         prompts: harmful and harmless extraction prompts.
         layers: decoder layers.
-        state: what an earlier call with the same model and prompts found, if anything.
-        max_rows: rows per forward pass.
-        backend: what reads activations, where the method only reads.
+        given: what else the method may use.
 
     Raises:
         InputError: unknown method or backend, too few prompts, classes that differ at no layer; a
@@ -53,7 +48,7 @@ def extract_directions(
         SteersweepError: no COSMIC candidate at a layer asked for has a finite score.
     """
     (name,) = METHODS.named([method])
-    finder, given = METHODS.get(name), Given(state, max_rows, backend)
+    finder = METHODS.get(name)
     own = METHODS.own_of([name]).get(name)
     if own is None:
         found = finder.find(chat, prompts, layers, given)

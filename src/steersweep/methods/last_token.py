@@ -12,12 +12,12 @@ from torch import Tensor
 
 from steersweep.core.errors import InputError
 from steersweep.methods.candidates import same_everywhere
-from steersweep.methods.method import Found
+from steersweep.methods.method import ACTIVATIONS, ALONE, Found, Given, Tensors
 from steersweep.methods.noise import no_direction, noise_share
 from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.direction import Direction, unit_direction
-from steersweep.steer.activations import Backend, residuals
+from steersweep.steer.activations import residuals
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class LastTokenStates:
 
 
 def last_token_states(
-    chat: ChatModel, prompts: ExtractionSet, *, method: str, backend: Backend = "hooks"
+    chat: ChatModel, prompts: ExtractionSet, *, method: str, given: Given = ALONE
 ) -> LastTokenStates:
     """Read the states of both classes. Every layer comes from the same forward passes.
 
@@ -53,7 +53,7 @@ def last_token_states(
         chat: the model.
         prompts: harmful and harmless extraction prompts.
         method: what to call the method in messages.
-        backend: what reads activations; see `residuals`.
+        given: what the method was given.
 
     Raises:
         InputError: fewer than two prompts in a class.
@@ -65,7 +65,18 @@ def last_token_states(
                 f"{prompts.name}: {len(group)} {label} prompts; {method} needs at least 2"
             )
     ids = [chat.prompt_ids(text) for text in (*prompts.harmful, *prompts.harmless)]
-    states = residuals(chat, ids, backend=backend)[:, 0].double()
+
+    def read() -> Tensors:
+        states = residuals(
+            chat,
+            ids,
+            max_rows=min(64, given.max_rows),
+            backend=given.backend,
+            on_share=lambda share: given.tell(ACTIVATIONS, share),
+        )
+        return {"states": states[:, 0]}
+
+    states = given.kept("last-token", read)["states"].double()
     n_harmful = len(prompts.harmful)
     return LastTokenStates(states[:n_harmful], states[n_harmful:], states.norm(dim=-1).mean(0))
 

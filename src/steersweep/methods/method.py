@@ -6,7 +6,7 @@ Nothing here needs torch: plans, estimates and help ask methods for their names 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,10 +15,20 @@ from steersweep.core.registry import Registry
 from steersweep.run.label import Label
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from steersweep.model.chat_model import ChatModel
     from steersweep.prompts.prompts import ExtractionSet
     from steersweep.run.direction import Direction
     from steersweep.steer.activations import Backend
+
+
+ACTIVATIONS = "activations"  # the one stage of a method that only reads
+Tensors = dict[str, "Tensor"]
+
+
+def _compute(_name: str, make: Callable[[], Tensors]) -> Tensors:
+    return make()
 
 
 @dataclass(frozen=True)
@@ -29,11 +39,23 @@ class Given:
         state: what an earlier call with the same model and prompts left in `Found.state`.
         max_rows: rows per forward pass that fit in memory.
         backend: what reads activations, see `steer.activations.residuals`.
+        tell: to be told the stage that goes on, one of the method's `stages`, and the share of it
+            that is done, 0 to 1.
+        kept: `kept(name, make)` gives what `make` gives, or gave before the run was killed: CPU
+            tensors by name.
+        save: to be told what `Found.state` would be by now; it comes back as `state` where the run
+            is killed.
     """
 
     state: Mapping[str, Any] | None = None
     max_rows: int = 256
     backend: Backend = "hooks"
+    tell: Callable[[str, float], None] = lambda _stage, _share: None
+    kept: Callable[[str, Callable[[], Tensors]], Tensors] = _compute
+    save: Callable[[Mapping[str, Any]], None] = lambda _state: None
+
+
+ALONE = Given()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from steersweep.core.errors import InputError
+from steersweep.core.precision_labels import runs_as
 from steersweep.model.chat_model import ChatModel
 
 # Largest share of the residual stream's length that counts as rounding, by type of activations:
@@ -33,7 +34,7 @@ class NoDirection(InputError):
 def noise_share(chat: ChatModel) -> float:
     """Share of the residual stream's length up to which a difference of means is rounding."""
     share = _SHARES[chat.dtype]
-    return max(share, _EIGHT_BIT_SHARE) if chat.precision in _EIGHT_BITS else share
+    return max(share, _EIGHT_BIT_SHARE) if runs_as(chat.precision) in _EIGHT_BITS else share
 
 
 def no_direction(layer: int, difference: float, residual_norm: float, share: float) -> str:

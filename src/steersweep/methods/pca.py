@@ -41,7 +41,7 @@ class Pca:
 
         from steersweep.methods.last_token import found_along, last_token_states
 
-        states = last_token_states(chat, prompts, method="PCA", backend=given.backend)
+        states = last_token_states(chat, prompts, method="PCA", given=given)
         differences = states.paired_differences  # [pair, layer, d_model]
         vectors = torch.stack([_component(differences[:, at]) for at in range(chat.n_layers)])
         return found_along(vectors, states, chat, prompts, layers, method=self.name)

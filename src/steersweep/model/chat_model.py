@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.precision_labels import runs_as
 from steersweep.model.batch import Batch
 from steersweep.model.device import resolve_device
-from steersweep.model.hub import check_files
 from steersweep.model.loaded import LoadedSource
 from steersweep.model.loading import load_network
 from steersweep.model.network import Network
@@ -75,12 +75,14 @@ class ChatModel(Network):
         template: str | None = None,
         template_options: TemplateOptions | None = None,
     ) -> ChatModel:
-        """Load a model with its tokenizer; only safetensors weights are read.
+        """Load a model with its tokenizer; only weights in safetensors and GGUF files are read.
 
         Args:
-            model: a hub id, a local folder or `lab:NAME`; or a source already found.
+            model: a hub id, a local folder, a GGUF file, one of the hub (`owner/name:file.gguf`) or
+                `lab:NAME`; or a source already found.
             precision: one of `PRECISIONS`, or `auto`: float32 on a CPU, the checkpoint's own 16-bit
-                type on a GPU, and of a quantized checkpoint its own.
+                type on a GPU, and of a quantized checkpoint its own. A GGUF file's weights are made
+                ordinary numbers of it.
             device: a torch device, or `auto`: the first GPU if there is one, else the CPU.
             revision: hub revision; ignored for folders.
             trust_remote_code: let code from the model's repository run. Off by default.
@@ -106,7 +108,7 @@ class ChatModel(Network):
         precision = source.precision(precision, config, target)
         if not isinstance(source, LoadedSource):
             check_usable(precision, config, target)
-            check_files(source, config)
+            source.check_files(config)
         renderer = load_renderer(
             source,
             config,
@@ -285,7 +287,7 @@ class ChatModel(Network):
 
 def not_finite(chat: ChatModel, layer: int) -> NumericalError:
     """The error for activations that are no numbers from a layer on."""
-    if chat.precision == "fp16":
+    if runs_as(chat.precision) == "fp16":
         advice = "float16 overflows on this model; use precision bf16"
     else:
         advice = "the weights may be damaged; check the files or try another precision"

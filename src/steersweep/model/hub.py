@@ -26,7 +26,7 @@ def check_files(source: ModelSource, config: Any) -> None:
     refuse_adapters(source, files)
     check_readable(files, source.model_id, getattr(config, "transformers_weights", None))
     if not source.is_local:
-        _check_disk(source, files)
+        check_disk(source, {n: size for n, size in files.items() if n.endswith(_WEIGHTS)})
 
 
 def tensors_of(source: ModelSource, config: Any, method: str | None) -> dict[str, Stored]:
@@ -40,10 +40,18 @@ def tensors_of(source: ModelSource, config: Any, method: str | None) -> dict[str
     return found
 
 
-def _check_disk(source: ModelSource, files: Mapping[str, int]) -> None:
+def check_disk(source: ModelSource, weights: Mapping[str, int]) -> None:
+    """See that those of a model's files that are still to be downloaded fit the disk.
+
+    Args:
+        source: the model.
+        weights: sizes of the files in bytes, by name.
+
+    Raises:
+        InputError: they do not.
+    """
     from huggingface_hub import constants
 
-    weights = {name: size for name, size in files.items() if name.endswith(_WEIGHTS)}
     missing = sum(size for name, size in weights.items() if not _is_cached(source, name))
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())

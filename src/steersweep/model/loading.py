@@ -39,20 +39,37 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
         InputError: files that are not whole, tensors that are missing, unexpected or of another
             shape than the config says, or that hold no numbers to compute with.
     """
+    options = load_options(precision, config, device)
+    with source.weights(config, options["dtype"]) as stored:
+        network, report = _from_files(stored, config, device, options)
+    _check_report(source, config, report)
+    _check_ties(source, network)
+    check_label(network, precision, source.model_id)
+    check_numbers(network, source.model_id)
+    settle(network)
+    network.eval()
+    network.requires_grad_(False)
+    return network
+
+
+def _from_files(
+    source: ModelSource, config: Any, device: str, options: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any]]:
+    """The network as transformers loads it, and what it says of tensors without a place."""
     method = method_of(config)
     if source.is_local:  # of the hub they are there after loading
         tensors_of(source, config, method)
     found = auto_class(config, source.model_id, trust_remote_code=source.trust_remote_code)
     try:
         with explain_loading(source):
-            network, report = found.from_pretrained(
+            loaded: tuple[Any, Mapping[str, Any]] = found.from_pretrained(
                 source.location,
                 config=config,
                 use_safetensors=True,
                 device_map={"": device},
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are named below, with their cause
-                **load_options(precision, config, device),
+                **options,
                 **source.load_options(),
             )
     except RuntimeError as error:
@@ -62,16 +79,9 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
             f"{source.model_id}: the weights cannot be put into the network that config.json "
             f"describes: {first_line(error)}"
         ) from error
-    _check_report(source, config, report)
-    _check_ties(source, network)
     if not source.is_local:
         tensors_of(source, config, method)
-    check_label(network, precision, source.model_id)
-    check_numbers(network, source.model_id)
-    settle(network)
-    network.eval()
-    network.requires_grad_(False)
-    return network
+    return loaded
 
 
 def _check_report(source: ModelSource, config: Any, report: Mapping[str, Any]) -> None:

@@ -112,9 +112,10 @@ def check_readable(names: Collection[str], where: str, named: str | None = None)
     for ending, kind in _OTHERS.items():
         others = sorted(n for n in names if n.endswith(ending) and not n.startswith(_NOT_WEIGHTS))
         if others:
+            advice = name_gguf(names, where) if ending == ".gguf" else _advice(ending)
             raise InputError(
-                f"{where}: the weights are in {others[0]} ({kind}), and only safetensors files are "
-                f"read; {_advice(ending)}"
+                f"{where}: the weights are in {others[0]} ({kind}), and of a folder only "
+                f"safetensors files are read; {advice}"
             )
     raise InputError(f"{where}: holds no weights ({WEIGHTS} or {INDEX}); copy or download them too")
 
@@ -132,10 +133,21 @@ def no_config(names: Collection[str], where: str) -> InputError:
             f"is of its makers'); convert it, or give the model's Hugging Face version"
         )
     inside = sorted(name for name in names if name.startswith("checkpoint-"))
-    gguf = sorted(name for name in names if name.endswith(".gguf"))
-    hint = f"; {gguf[0]} is GGUF, and only safetensors files are read" if gguf else ""
+    hint = ""
+    if any(name.endswith(".gguf") for name in names):
+        hint = f"; {name_gguf(names, where)}"
     hint = f"; perhaps you mean {where.rstrip('/')}/{inside[-1]}" if inside else hint
     return InputError(f"{where}: the folder has no config.json, so it holds no model{hint}")
+
+
+def name_gguf(names: Collection[str], where: str) -> str:
+    """How to name one of the GGUF files of a folder or repository, for messages."""
+    files = sorted(name for name in names if name.endswith(".gguf"))
+    models = [name for name in files if not Path(name).name.startswith("mmproj")] or files
+    separator = "/" if Path(where).expanduser().is_dir() else ":"
+    first = f"{where.rstrip('/')}{separator}{models[0]}"
+    others = f" (or {', '.join(models[1:4])}{', ...' if models[4:] else ''})" if models[1:] else ""
+    return f"name its GGUF file: {first}{others}"
 
 
 def _has_weights(names: Collection[str]) -> bool:
@@ -147,11 +159,6 @@ def _advice(ending: str) -> str:
         return f"loading pickles can run code, so {_CONVERT}"
     if ending in (".h5", ".msgpack"):
         return "transformers 4 converts it (from_tf=True or from_flax=True, then save_pretrained)"
-    if ending == ".gguf":
-        return (
-            "give the model's safetensors version, or convert it once: from_pretrained(FOLDER, "
-            "gguf_file=FILE) and save_pretrained(NEW) of transformers"
-        )
     return "give the model's safetensors version"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from steersweep.core.errors import InputError, setting
-from steersweep.core.precision_labels import is_quantized, label
+from steersweep.core.precision_labels import is_quantized, label, runs_as
 from steersweep.model.quantization import (
     METHODS,
     check_libraries,
@@ -90,7 +90,9 @@ def check_usable(precision: str, config: Any, device: str) -> None:
     Raises:
         InputError: a library or a GPU is missing; the message names it.
     """
-    method = method_of(config) or ("bitsandbytes" if precision in QUANTIZED else None)
+    method = method_of(config)
+    if method is None and runs_as(precision) in QUANTIZED:
+        method = "bitsandbytes"
     if method is not None:
         on_gpu = torch.device(device).type == "cuda"
         check_libraries(method, precision, on_gpu=on_gpu)
@@ -99,8 +101,9 @@ def check_usable(precision: str, config: Any, device: str) -> None:
 def load_options(precision: str, config: Any, device: str) -> dict[str, Any]:
     """Options of `from_pretrained` for a precision."""
     method = method_of(config)
-    if method is None and precision not in QUANTIZED:
-        return {"dtype": DTYPES[precision]}
+    runs = runs_as(precision)
+    if method is None and runs not in QUANTIZED:
+        return {"dtype": DTYPES[runs]}
     # Activations of quantized models stay in the type the device computes in.
     dtype = DTYPES[_unquantized(config, device)]
     if method is not None:
@@ -111,7 +114,7 @@ def load_options(precision: str, config: Any, device: str) -> dict[str, Any]:
 
     # It warns at every call that inputs are cast, which is what LLM.int8() does.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if precision == "int8":
+    if runs == "int8":
         return {"dtype": dtype, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     settings = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype

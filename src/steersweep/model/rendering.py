@@ -342,7 +342,7 @@ class Renderer:
 
     def notes(self) -> list[str]:
         """What a user should know of how prompts were rendered so far."""
-        found = []
+        found = self.source.notes()
         if self.facts.content == "parts":
             found.append(
                 f"{self._where}: the template wants a list of parts; each prompt is given as one "

@@ -1,6 +1,6 @@
 """Where a model comes from: a lab miniature, a local folder or the Hugging Face hub.
 
-Knows names, folders and configs. Does not load weights; that is `chat_model`.
+Knows names, folders, files and configs. Does not load weights; that is `chat_model`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from steersweep.model.model_folder import ADAPTER, check_adapters, no_config
 
 LAB_PREFIX = "lab:"
 _HUB = "hub:"  # of fingerprints
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_FILE_ON_HUB = re.compile(r"(?P<repository>[^/:\s]+/[^/:\s]+):(?P<file>[^:]+)")
 
 # transformers' model_type -> the family name used in results.
 _FAMILIES = {
@@ -165,6 +166,10 @@ class ModelSource:
 
         return resolve_precision(asked, config, device)
 
+    def label_of(self, precision: str | None) -> str | None:
+        """What results call a precision that this model runs in: that itself."""
+        return precision
+
     def pinned(self) -> ModelSource:
         """This model at the hub commit its revision stands for now; folders as they are.
 
@@ -175,7 +180,7 @@ class ModelSource:
             InputError: the hub has no such model or revision, or the model is gated.
         """
         source = self
-        if not self.is_local and not (self.revision and _COMMIT.fullmatch(self.revision)):
+        if not self.is_local and not (self.revision and COMMIT.fullmatch(self.revision)):
             from huggingface_hub import hf_hub_download
             from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -199,7 +204,7 @@ class ModelSource:
             for reference in self.code()
             if "--" in reference
         }
-        if not others or (self.code_revision and _COMMIT.fullmatch(self.code_revision)):
+        if not others or (self.code_revision and COMMIT.fullmatch(self.code_revision)):
             return self
         from huggingface_hub import hf_hub_download
 
@@ -255,6 +260,30 @@ class ModelSource:
         options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         return options | ({"code_revision": self.code_revision} if self.code_revision else {})
 
+    def check_files(self, config: Any) -> None:
+        """See that its files can be loaded, and that those to be downloaded fit the disk.
+
+        Raises:
+            InputError: they cannot; see `hub.check_files`.
+        """
+        from steersweep.model.hub import check_files
+
+        check_files(self, config)
+
+    @contextmanager
+    def weights(self, config: Any, dtype: Any) -> Iterator[ModelSource]:
+        """Where safetensors with its weights are while this is open: here itself.
+
+        Args:
+            config: of the model.
+            dtype: the torch type that they will run in.
+        """
+        yield self
+
+    def notes(self) -> list[str]:
+        """What a user should know of how its files are read."""
+        return []
+
     def fingerprint(self) -> str:
         """What identifies the model: the hub commit, or a hash over every byte of the folder.
 
@@ -291,8 +320,15 @@ def find_model(
 ) -> ModelSource:
     """Resolve what the user typed to a model that can be loaded.
 
+    Args:
+        model_id: a folder, a GGUF file, a hub id, a GGUF file of the hub (`owner/name:file.gguf`),
+            or `lab:NAME`. What lies on this machine comes first.
+        revision: of the hub.
+        trust_remote_code: whether code of the model's repository may run.
+
     Raises:
-        InputError: for an unknown lab name, a missing folder, or a folder without a config.
+        InputError: for an unknown lab name, a missing folder or file, a folder without a config, or
+            a file that is no model's.
     """
     if model_id.startswith(LAB_PREFIX):
         from steersweep.lab.models import lab_model
@@ -306,12 +342,34 @@ def find_model(
         if "config.json" not in files:
             raise no_config(files, model_id)
         return source
+    if path.is_file():
+        return _gguf(ModelSource(model_id, str(path.resolve())))
+    on_hub = _FILE_ON_HUB.fullmatch(model_id)
+    if on_hub and not model_id.startswith((".", "/", "~")):
+        if not on_hub["file"].endswith(".gguf"):
+            raise InputError(
+                f"{model_id}: after the colon stands the name of a GGUF file, as in "
+                f"{on_hub['repository']}:NAME.gguf"
+            )
+        return _gguf(ModelSource(model_id, on_hub["repository"], revision), on_hub["file"])
+    if model_id.endswith(".gguf"):
+        raise InputError(f"{model_id}: no such file")
     if model_id.startswith((".", "/", "~")) or model_id.count("/") != 1 or path.exists():
         raise InputError(
-            f"{model_id}: not a model folder, a hub id (owner/name) or a lab model "
+            f"{model_id}: not a model folder, a GGUF file, a hub id (owner/name) or a lab model "
             f"(`steersweep lab list` shows those)"
         )
     return ModelSource(model_id, model_id, revision, trust_remote_code)
+
+
+def _gguf(source: ModelSource, file: str = "") -> ModelSource:
+    """A GGUF file; one of this machine is a whole model of a kind that can be read."""
+    from steersweep.model.gguf.source import GgufSource
+
+    found = GgufSource(source.model_id, source.location, source.revision, file=file)
+    if not file:
+        found.header  # noqa: B018
+    return found
 
 
 def refuse_adapters(source: ModelSource, files: Mapping[str, int]) -> None:

@@ -14,9 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from steersweep.budget.estimate import GENERATION
 from steersweep.report.console import PlainConsole
 from steersweep.study.phases.registry import titles
 from steersweep.work.job import Progress
+from steersweep.work.stages import StageNow, seconds_left
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Ended
@@ -27,29 +29,29 @@ _LONG_AGO = 60.0  # seconds after which a job that says nothing leaves the pictu
 
 @dataclass
 class Pace:
-    """How fast a job is, from what happened while we looked."""
+    """What a job said last, and when."""
 
     progress: Progress
-    started: float
-    first: float
     seen: float
 
-    @property
-    def _gained(self) -> float:
-        return self.progress.fraction - self.first
-
-    def seconds_left(self) -> float | None:
-        """None while too little happened to say."""
-        if self._gained < 0.01:
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds until the job ends; None while it does not say what it will do."""
+        stages = self.progress.stages
+        if len(stages) < 2:  # only that the model is being loaded
             return None
-        return (self.seen - self.started) / self._gained * (1 - self.progress.fraction)
+        return max(0.0, seconds_left(stages) - (now - self.seen))
 
     def rows_per_second(self) -> float | None:
-        """Responses per second, counting shares of those that are being generated."""
-        elapsed = self.seen - self.started
-        if self._gained < 0.01 or elapsed <= 0:
-            return None
-        return self._gained * self.progress.rows / elapsed
+        """Responses per second while they were generated; None before some were."""
+        for stage in self.progress.stages:
+            if stage.name == GENERATION and stage.seen and stage.spent > 0:
+                return stage.seen * self.progress.rows / stage.spent
+        return None
+
+    @property
+    def stage(self) -> StageNow | None:
+        """The stage that goes on, where there is one."""
+        return next((stage for stage in self.progress.stages if stage.runs), None)
 
 
 class View:
@@ -74,8 +76,7 @@ class View:
         now = self.now()
         pace = self.jobs.get(name)
         if pace is None:
-            # What an earlier run did took no time of this one.
-            pace = self.jobs[name] = Pace(progress, now, progress.fraction, now)
+            pace = self.jobs[name] = Pace(progress, now)
         pace.progress, pace.seen = progress, now
         if progress.warning:
             self.on_note(f"{name}: {progress.warning}")
@@ -128,7 +129,7 @@ class Lines(View):
         where = name if self.models is None else f"{name} ({self.models[0] + 1}/{self.models[1]})"
         self.on_line(
             f"{progress.fraction:4.0%}  {where}: {progress.done}/{progress.total} conditions, "
-            f"{progress.note}{_speed(pace)}{_left(pace)}"
+            f"{_doing(pace)}{_speed(pace)}{_left(pace, pace.seen)}"
         )
 
 
@@ -173,7 +174,7 @@ class Screen(View):
         self._verdict = lines[-1] if lines else self._verdict
 
     def picture(self) -> RenderableType:
-        """Phase and money, a line per running job, the last verdict."""
+        """Phase and money, a line per running job, a single one's stages, the last verdict."""
         head = Text(self._phase, style="bold")
         if self.models is not None:
             head = Text(f"model {self.models[0] + 1} of {self.models[1]}", style="bold")
@@ -193,9 +194,12 @@ class Screen(View):
             jobs.add_row(
                 name,
                 ProgressBar(total=1.0, completed=progress.fraction, width=18),
-                f"{progress.fraction:4.0%}{_left(pace)}",
-                f"{progress.done}/{progress.total}, {progress.note}{_speed(pace)}",
+                f"{progress.fraction:4.0%}{_left(pace, now)}",
+                f"{progress.done}/{progress.total}, {_doing(pace)}{_speed(pace)}",
             )
+            if len(self.jobs) == 1:
+                for stage in progress.stages:
+                    jobs.add_row(*_stage_row(stage, now - pace.seen))
         last = [Text(f"last: {self._verdict}", style="dim")] if self._verdict else []
         return Group(head, jobs, *last)
 
@@ -241,9 +245,40 @@ def _speed(pace: Pace) -> str:
     return "" if speed is None else f", {speed:.3g} rows/s"
 
 
-def _left(pace: Pace) -> str:
-    seconds = pace.seconds_left()
+def _left(pace: Pace, now: float) -> str:
+    seconds = pace.seconds_left(now)
     if seconds is None or pace.progress.fraction >= 1:
         return ""
+    return f", {duration(seconds)} left"
+
+
+def _doing(pace: Pace) -> str:
+    """What goes on: the stage and its share, and what it says of it."""
+    stage, note = pace.stage, pace.progress.note
+    if stage is None:
+        return note
+    share = f"{stage.name} {stage.share:.0%}" if stage.share else stage.name
+    return share if note == stage.name else f"{share}, {note}"
+
+
+def _stage_row(stage: StageNow, since: float) -> tuple[RenderableType, ...]:
+    """A stage's line: what it took, and what it will take."""
+    name = Text(f"  {stage.name}", style="" if stage.runs else "dim")
+    bar = ProgressBar(total=1.0, completed=stage.share, width=18)
+    spent = duration(stage.spent + (since if stage.runs else 0))
+    if stage.left == 0 and stage.share >= 1:
+        return name, bar, Text(spent if stage.spent else "done before", style="dim"), ""
+    left = max(0.0, stage.left - (since if stage.runs else 0))
+    said = (
+        f"{stage.share:4.0%}, {duration(left)} left" if stage.spent else f"about {duration(left)}"
+    )
+    return name, bar, Text(said, style="" if stage.runs else "dim"), ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     minutes, rest = divmod(round(seconds), 60)
-    return f", {minutes} min {rest} s left" if minutes else f", {rest} s left"
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
@@ -217,15 +218,31 @@ def content_key(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+@dataclass(frozen=True)
+class ConditionBatch:
+    """Conditions whose rows are answered together.
+
+    Attributes:
+        conditions: one or several.
+        parts: bounds `[start, stop)` of the prompts that share a batch; several parts where a batch
+            does not hold all prompts of a single condition.
+    """
+
+    conditions: tuple[Condition, ...]
+    parts: tuple[tuple[int, int], ...]
+
+
 def in_batches(
     conditions: Sequence[Condition], n_prompts: int, max_rows: int
-) -> Iterator[list[Condition]]:
-    """Whole conditions that share a batch of at most `max_rows` rows (at least one condition).
+) -> Iterator[ConditionBatch]:
+    """Conditions that share a batch of at most `max_rows` rows, or single ones in equal parts.
 
     A function of the full list only, never of what is already done: arithmetic on a batch may
     differ in the last bit with its size, so a continued run must form the same batches to write
     the same results.
     """
     size = max(1, max_rows // n_prompts)
+    n_parts = -(-n_prompts // max_rows)
+    bounds = [n_prompts * part // n_parts for part in range(n_parts + 1)]
     for first in range(0, len(conditions), size):
-        yield list(conditions[first : first + size])
+        yield ConditionBatch(tuple(conditions[first : first + size]), tuple(pairwise(bounds)))

@@ -119,6 +119,14 @@ class RunPaths:
         """What a precision is compared with the reference by."""
         return self.root / "extraction" / f"comparison-{content_key(rests_on)}.json"
 
+    def kept(self, job: str, key: str, ending: str) -> Path:
+        """Something that a job has prepared so far; gone when the job has ended."""
+        return self.root / "extraction" / f"kept-{job}-{key}.{ending}"
+
+    def all_kept(self, job: str) -> list[Path]:
+        """Everything that a job has prepared so far."""
+        return sorted((self.root / "extraction").glob(f"kept-{job}-*"))
+
     def activations(self, rests_on: object) -> Path:
         """Activations that directions of precisions are compared by."""
         return self.root / "extraction" / f"activations-{content_key(rests_on)}.safetensors"

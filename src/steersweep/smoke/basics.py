@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steersweep.core.precision_labels import runs_as
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.numbers import odd_tensors
 from steersweep.smoke.passes import addition_of, is_apart, relative, steered_states
@@ -124,7 +125,11 @@ def weights(chat: ChatModel) -> tuple[bool, str]:
         [chat.logits(b.input_ids, b.attention_mask, b.position_ids)[0, -1].float() for b in batches]
     )
     if not bool(logits.isfinite().all()):
-        hint = "; float16 overflows on this model, use bf16" if chat.precision == "fp16" else ""
+        hint = (
+            "; float16 overflows on this model, use bf16"
+            if runs_as(chat.precision) == "fp16"
+            else ""
+        )
         return True, f"logits are NaN or infinite in {chat.precision}{hint}"
     spread = float(logits.std(-1).min() / logits.abs().max().clamp(min=1e-9))
     apart = relative(logits[0], logits[1])

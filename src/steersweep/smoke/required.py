@@ -6,18 +6,20 @@ template, precision or library is looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from steersweep.core import provenance
 from steersweep.core.errors import InputError, NumericalError, SteersweepError, setting
+from steersweep.core.precision_labels import runs_as
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.smoke.basics import ending_note
+from steersweep.smoke.looks import LOOKS
 from steersweep.smoke.smoke import Check, check_model
 from steersweep.steer.parity import PROBES
 
@@ -43,10 +45,20 @@ def checks_file(root: Path, chat: ChatModel, only: Collection[str] | None) -> Pa
     return RunPaths(root).checks(chat.fingerprint, chat.precision, rests_on)
 
 
-def make_checks(chat: ChatModel, only: Collection[str] | None) -> list[dict[str, Any]]:
-    """Every check, or those in `only`, as plain data."""
+def make_checks(
+    chat: ChatModel,
+    only: Collection[str] | None,
+    on_check: Callable[[str, float], None] = lambda _name, _share: None,
+) -> list[dict[str, Any]]:
+    """Every check, or those in `only`, as plain data; `on_check` as in `check_for_run`."""
     checks: list[Check] = []
-    check_model(chat, checks.append, only=only)
+    count = len(LOOKS if only is None else only)
+
+    def note(check: Check) -> None:
+        checks.append(check)
+        on_check(check.name, len(checks) / count)
+
+    check_model(chat, note, only=only)
     return [asdict(check) for check in checks]
 
 
@@ -71,7 +83,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     if wrong and not accept_mismatch:
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
         overflowed = any(c["seen"].startswith(f"{NumericalError.__name__}:") for c in wrong)
-        if overflowed and chat.precision == "fp16":  # bf16 may do
+        if overflowed and runs_as(chat.precision) == "fp16":  # bf16 may do
             kind = NumericalError
         raise kind(
             f"{chat.source.model_id}: incompatible: {said} (steersweep smoke shows every check; "
@@ -105,6 +117,7 @@ def check_for_run(
     *,
     every: bool,
     accept_mismatch: bool,
+    on_check: Callable[[str, float], None] = lambda _name, _share: None,
 ) -> tuple[str, ...]:
     """The basic checks and that readers agree, or every check, once in a run folder.
 
@@ -113,10 +126,13 @@ def check_for_run(
         run: the run folder.
         every: see `Job.smoke`.
         accept_mismatch: see `require`.
+        on_check: told of each check as it is made, and of the share that is made, 0 to 1.
     """
     only = None if every else (*BASICS, "readers")
     path = checks_file(run.root, chat, only)
-    held = run.read_json(path) or run.write_once(path, {"checks": make_checks(chat, only)})
+    held = run.read_json(path) or run.write_once(
+        path, {"checks": make_checks(chat, only, on_check)}
+    )
     return require(chat, held["checks"], accept_mismatch=accept_mismatch)
 
 

@@ -6,7 +6,7 @@ version 5 it may miss a steering hook.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -22,6 +22,7 @@ from steersweep.steer.regime import regime_of
 
 ReadSite = Literal["resid_post", "resid_pre"]
 Backend = Literal["hooks", "nnsight"]
+OnShare = Callable[[float], None]
 
 _PROMPTS = 64  # in a pass of which only means are kept
 
@@ -34,6 +35,7 @@ def residuals(
     site: ReadSite = "resid_post",
     max_rows: int = 64,
     backend: Backend = "hooks",
+    on_share: OnShare = lambda _share: None,
 ) -> Tensor:
     """The residual stream at every layer and the given positions, one forward pass per batch.
 
@@ -44,6 +46,7 @@ def residuals(
         site: after each layer (`resid_post`) or before it (`resid_pre`).
         max_rows: prompts per forward pass.
         backend: what reads: this package's hooks, or nnsight where it is installed.
+        on_share: told of the share of prompts that is done, 0 to 1.
 
     Returns:
         float32 on the CPU, `[prompt, position, layer, d_model]`.
@@ -56,6 +59,7 @@ def residuals(
     as_backend(backend)
     index = torch.tensor(positions, device=chat.device)
     result = torch.empty((len(prompts), len(positions), chat.n_layers, chat.d_model))
+    done = 0
     for some in regime_of(chat).groups([len(ids) for ids in prompts], max_rows):
         chunk = [prompts[number] for number in some]
         part = torch.empty((len(some), *result.shape[1:]))
@@ -81,6 +85,8 @@ def residuals(
                 chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
         _check_finite(chat, part)
         result[some] = part
+        done += len(some)
+        on_share(done / len(prompts))
     return result
 
 
@@ -114,11 +120,13 @@ class MeanResiduals:
         last: at the last token after each layer, `[layer, d_model]`; of the last layer after the
             final norm.
         last_unit: the same of states that were given length 1 first.
+        norms: mean length of `resid_post` at the last token, `[layer]`.
     """
 
     at: Tensor
     last: Tensor
     last_unit: Tensor
+    norms: Tensor
 
 
 def mean_residuals(
@@ -127,15 +135,18 @@ def mean_residuals(
     *,
     positions: Sequence[int],
     site: ReadSite = "resid_post",
+    on_share: OnShare = lambda _share: None,
 ) -> MeanResiduals:
     """Means of the residual streams of prompts; `positions` must end with -1.
 
-    Only sums are kept, so many prompts and positions of a large model fit.
+    Only sums are kept, so many prompts and positions of a large model fit. `on_share` is told of
+    the share of prompts that is done, 0 to 1.
     """
     _check_positions(prompts, positions)
     at = torch.zeros((len(positions), chat.n_layers, chat.d_model), dtype=torch.float64)
     last = torch.zeros(at.shape[1:], dtype=torch.float64)
     last_unit = torch.zeros_like(last)
+    norms = torch.zeros(chat.n_layers, dtype=torch.float64)
     # A layer's input is what the one below it gives; the last one is read after the final norm.
     below = 1 if site == "resid_pre" else 0
 
@@ -144,6 +155,10 @@ def mean_residuals(
         last[layer] += states.sum(0)
         last_unit[layer] += (states / (states.norm(dim=-1, keepdim=True) + 1e-8)).sum(0)
 
+    def add_norms(layer: int, states: Tensor) -> None:
+        norms[layer] += states.float().cpu().double().norm(dim=-1).sum()
+
+    done = 0
     for layout in layouts(chat, prompts, _PROMPTS):
         places = layout.places(positions)
 
@@ -154,6 +169,11 @@ def mean_residuals(
             at[:, layer] += states.float().cpu().double().sum(0)
             if 0 <= layer - below < chat.n_layers - 1:
                 add_last(layer - below, states[:, -1])
+            if layer >= below:
+                add_norms(layer - below, states[:, -1])
+
+        def after_last(layer: int, hidden: Tensor, layout: Layout = layout) -> None:
+            add_norms(layer, layout.at_ends(hidden)[0])
 
         def at_end(hidden: Tensor, layout: Layout = layout) -> Tensor:
             add_last(chat.n_layers - 1, layout.at_ends(hidden)[0])
@@ -161,12 +181,18 @@ def mean_residuals(
 
         batch = layout.batch
         width = batch.input_ids.shape[1]
-        with chat.layer_hooks(at_layer, range(chat.n_layers), site), chat.head_input(at_end):
+        with (
+            chat.layer_hooks(at_layer, range(chat.n_layers), site),
+            chat.layer_hooks(after_last, range(chat.n_layers)[-below:] if below else ()),
+            chat.head_input(at_end),
+        ):
             chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
+        done += len(layout.prompts)
+        on_share(done / len(prompts))
     for sums in (at, last):
         _check_finite(chat, sums)
     n = len(prompts)
-    return MeanResiduals(at / n, last / n, last_unit / n)
+    return MeanResiduals(at / n, last / n, last_unit / n, norms / n)
 
 
 def _check_positions(prompts: Sequence[Sequence[int]], positions: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from steersweep.core.errors import InputError, NumericalError, SteersweepError
+from steersweep.core.precision_labels import runs_as
 from steersweep.core.printing import first_line
 from steersweep.model.batch import Batch, at_positions
 from steersweep.model.chat_model import ChatModel, not_finite
@@ -155,7 +156,7 @@ def ordinary_tokens(chat: ChatModel, count: int) -> tuple[int, ...]:
 
 def chat_tolerance(chat: ChatModel) -> float:
     """Largest relative difference of logits that two ways to compute the same may have."""
-    return _TOLERANCE if chat.precision == "fp32" else _ROUGH
+    return _TOLERANCE if runs_as(chat.precision) == "fp32" else _ROUGH
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,9 @@ class _Probe:
 
     def _summary(self, differences: Sequence[float]) -> float:
         ordered = sorted(differences)
-        return ordered[-1] if self._chat.precision == "fp32" else ordered[len(ordered) // 2]
+        return (
+            ordered[-1] if runs_as(self._chat.precision) == "fp32" else ordered[len(ordered) // 2]
+        )
 
     def _of_group(self, regime: Regime, group: list[int]) -> list[float]:
         """Rows in one batch, of which the second leaves after the prompts."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from steersweep.core.errors import InputError, NumericalError, setting
+from steersweep.core.precision_labels import runs_as
 from steersweep.model.chat_model import ChatModel
 from steersweep.steer.decoding import decoder
 from steersweep.steer.edit import Edit, clean_layers
@@ -177,7 +178,11 @@ def _check_rows(chat: ChatModel, rows: Sequence[Row], max_new_tokens: int) -> No
 def _check_finite(chat: ChatModel, logits: Tensor) -> None:
     # A sum is finite only where all logits are, and twenty times as fast as to look at each.
     if not bool(torch.isfinite(logits.sum(-1, dtype=torch.float32)).all()):
-        hint = "; float16 overflows on this model, use bf16" if chat.precision == "fp16" else ""
+        hint = (
+            "; float16 overflows on this model, use bf16"
+            if runs_as(chat.precision) == "fp16"
+            else ""
+        )
         raise NumericalError(
             f"{chat.source.model_id}: logits became NaN or infinite in {chat.precision}{hint}"
         )

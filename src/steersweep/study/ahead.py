@@ -6,7 +6,7 @@ from steersweep.study.costs import estimate
 from steersweep.study.phases.phase import Ahead, Expected
 from steersweep.study.phases.registry import phases_of
 from steersweep.study.plan import Plan
-from steersweep.study.settings import prompts_of
+from steersweep.study.settings import prompt_counts
 from steersweep.study.sweeps import Cuts, Sweep
 
 
@@ -19,8 +19,10 @@ def look_ahead(plan: Plan, cuts: Cuts) -> list[Expected]:
         InputError: a prompt set cannot be read, or a layer lies outside its model.
     """
 
+    n_prompts = prompt_counts(plan, cuts)
+
     def cost(sweep: Sweep) -> tuple[float, float]:
-        expected = estimate(plan, sweep, len(prompts_of(plan, sweep, cuts).prompts))
+        expected = estimate(plan, sweep, n_prompts(sweep))
         return expected.usd, expected.seconds
 
     ahead = Ahead(plan, cuts, cost)

@@ -69,10 +69,14 @@ def size_curves(
     ]
 
 
-def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """DIM against each other method at the same cells of a model: rates, p, cosine.
+def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
+    """The first method against each other one at the same cells of a model: rates, p, cosine.
 
     `p_holm` is corrected for all cells and models compared.
+
+    Args:
+        results: of a phase, each model's in the order of the plan's methods.
+        store: the run folder, for direction files.
     """
     by_model: dict[str, dict[str, Result]] = {}
     for result in results:
@@ -80,27 +84,25 @@ def compare_methods(results: Iterable[Result]) -> list[dict[str, Any]]:
             by_model.setdefault(result.model, {})[result.method] = result
     found: list[dict[str, Any]] = []
     for model, methods in by_model.items():
-        if "dim" not in methods:
-            continue
-        cells = {_place(cell): cell for cell in methods["dim"].conditions}
-        for method, result in methods.items():
-            if method == "dim":
-                continue
-            for cell in result.conditions:
-                dim = cells.get(_place(cell))
-                if dim is None:
+        base, *others = methods
+        cells = {_place(cell): cell for cell in methods[base].conditions}
+        for method in others:
+            for cell in methods[method].conditions:
+                held = cells.get(_place(cell))
+                if held is None:
                     continue
                 found.append(
                     {
                         "model": model,
+                        "base": base,
                         "method": method,
                         "layer_idx": cell.layer,
                         "multiplier": cell.steering.multiplier,
-                        "coherent_dim": _rate(dim),
+                        "coherent_base": _rate(held),
                         "coherent_other": _rate(cell),
-                        "p": p_difference(dim, cell),
-                        "cohens_h": cohens_h(_rate(cell), _rate(dim)),
-                        "cosine": cell.cosine_to_dim,
+                        "p": p_difference(held, cell),
+                        "cohens_h": cohens_h(_rate(cell), _rate(held)),
+                        "cosine": cosine(_vector(store, held), _vector(store, cell)),
                     }
                 )
     for row, p in zip(found, holm([row["p"] for row in found]), strict=True):

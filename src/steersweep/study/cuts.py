@@ -8,15 +8,16 @@ a person has signed would change, and comparisons on the same prompts would have
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from steersweep.run.folder import RunFolder
 from steersweep.study.ahead import look_ahead
 from steersweep.study.costs import estimate
 from steersweep.study.phases.registry import phases_of
 from steersweep.study.plan import Cut, Plan
-from steersweep.study.settings import planned_prompts, prompts_of
+from steersweep.study.settings import planned_prompts, prompt_counts
 from steersweep.study.sweeps import Cuts, Sweep
 
 
@@ -119,11 +120,15 @@ def savings(plan: Plan, done: Begun, numbers: Collection[int]) -> list[Saving]:
 def _left(plan: Plan, cuts: Cuts, done: Begun) -> tuple[float, float]:
     """USD and seconds of what the phases that have not ended run at most."""
 
-    def cost(sweep: Sweep) -> tuple[float, float]:
-        prompts = prompts_of(plan, sweep, done.cuts_of(cuts, sweep.model.model)).prompts
-        expected = estimate(plan, sweep, len(prompts))
-        return expected.usd, expected.seconds
+    @cache
+    def n_prompts(cuts: Cuts) -> Callable[[Sweep], int]:
+        return prompt_counts(plan, cuts)
 
-    left = [e.sweep for e in look_ahead(plan, cuts) if e.sweep.step.phase not in done.phases]
-    costs = [cost(sweep) for sweep in left]
+    costs = []
+    for expected in look_ahead(plan, cuts):
+        sweep = expected.sweep
+        if sweep.step.phase not in done.phases:
+            of_model = done.cuts_of(cuts, sweep.model.model)
+            found = estimate(plan, sweep, n_prompts(of_model)(sweep))
+            costs.append((found.usd, found.seconds))
     return sum(usd for usd, _ in costs), sum(seconds for _, seconds in costs)

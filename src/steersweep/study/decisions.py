@@ -280,12 +280,22 @@ def share_text(layer_idx: int, layer_pct: float, n_layers: int) -> str:
     return f"{layer_idx}/{n_layers}"
 
 
-def best_outcome(found: Iterable[Outcome]) -> Outcome:
-    """The better verdict, then more coherent refusals, less garbled text, DIM, the lower layer."""
+def best_outcome(found: Sequence[Outcome]) -> Outcome:
+    """The better verdict; of equals more coherent refusals, less garbled text, the lower layer.
+
+    Before the layer comes the method that the plan names first: `found` has them in its order.
+    """
     rank = {"works": 2, "partial": 1, "fails": 0}
+    order = [*dict.fromkeys(outcome.method for outcome in found)]
     return max(
         found,
-        key=lambda o: (rank[o.outcome], o.coherent, -o.garbled, o.method == "dim", -o.layer_idx),
+        key=lambda o: (
+            rank[o.outcome],
+            o.coherent,
+            -o.garbled,
+            -order.index(o.method),
+            -o.layer_idx,
+        ),
     )
 
 

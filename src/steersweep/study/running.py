@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steersweep.core.errors import SteersweepError
+from steersweep.core.precision_labels import runs_as
 from steersweep.core.printing import safe_name
 from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
@@ -79,7 +80,7 @@ class Running:
     ) -> list[NotRun]:
         """Sweeps of a phase that could not run, or not to their end, and why."""
         failures = self.store.read_json(self.store.paths.failures(phase)) or {}
-        ran = {(result.model_id, result.quantization) for result in results}
+        ran = {(result.model_id, runs_as(result.quantization)) for result in results}
         ran |= {(model, FROM) for model, precision in ran if precision == TO}  # it overflowed
         return [
             NotRun(

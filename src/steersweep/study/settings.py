@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
@@ -31,6 +34,16 @@ def prompts_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> TestSet:
         InputError: the prompts cannot be found or read.
     """
     return planned_prompts(plan, cuts if sweep.step.is_cut else Cuts())
+
+
+def prompt_counts(plan: Plan, cuts: Cuts) -> Callable[[Sweep], int]:
+    """How many test prompts each sweep has; as `prompts_of`, which reads files every time."""
+
+    @cache
+    def count(is_cut: bool) -> int:
+        return len(planned_prompts(plan, cuts if is_cut else Cuts()).prompts)
+
+    return lambda sweep: count(sweep.step.is_cut)
 
 
 def prompt_notes(plan: Plan) -> tuple[str, ...]:

@@ -286,7 +286,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         extraction=settings.extraction,
         test=settings.test,
         max_rows=settings.rows,
-        reference=settings.reference,
+        reference=source.label_of(settings.reference),
         smoke=settings.smoke,
         accept_mismatch=settings.accept_mismatch,
         date=date,

@@ -60,6 +60,21 @@ def accepted(folder: Path) -> bool:
     return signature is not None and not signature["rejected"]
 
 
+def show_signature(folder: Path) -> None:
+    """Write the signature of the newest verification into its report, where there is one.
+
+    The report of a study that runs elsewhere is written there, and signed here.
+    """
+    newest = verification_file(folder)
+    signature = None if newest is None else signature_of(folder, GATE, newest)
+    if newest is None or signature is None or signature["rejected"]:
+        return
+    text = render_markdown(read_verification(newest), newest.name, signature)
+    page = RunPaths(folder).verification
+    if not page.is_file() or page.read_text("utf-8") != text:
+        write_text(page, text)
+
+
 def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any]:
     """Sign the newest verification in `folder`, and write the signature into its report.
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
+from steersweep.budget.estimate import JUDGING
+from steersweep.budget.shapes import ModelShape
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
-from steersweep.judging.fluency import ResponseNll, fluency_threshold, response_nll
+from steersweep.judging.fluency import ResponseNll, fluency_threshold
 from steersweep.judging.judge import Answer, Judge, get_judge
 from steersweep.judging.quality import Fluency
-from steersweep.methods.dim import Dim
 from steersweep.methods.extraction import extract_directions
+from steersweep.methods.method import Given
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.memory import RowLimit, model_shape
+from steersweep.model.memory import RowLimit
 from steersweep.model.rendering import extraction_rendered
 from steersweep.prompts.prompts import ExtractionSet
-from steersweep.run.condition import (
-    Condition,
-)
+from steersweep.run.condition import Condition, ConditionBatch
 from steersweep.run.direction import Direction, random_direction
 from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.judgement import Judgement, rates_of
@@ -32,30 +31,42 @@ from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
-from steersweep.steer.steering import Generation, Row, StepInfo, generate
-from steersweep.work.job import Job, comparison_file
+from steersweep.steer.steering import Generation
+from steersweep.work.answering import Answered, Answering
+from steersweep.work.expected import PROMPTS, rows_in_time, stage_name, stages_of_method
+from steersweep.work.job import Job
+from steersweep.work.preparation import WORTH_KEEPING, Preparation
 from steersweep.work.references import References
+from steersweep.work.stages import Stages
 
 
 class Bench:
     """A loaded model with its directions, ready to run conditions."""
 
     def __init__(
-        self, chat: ChatModel, job: Job, store: RunFolder, notes: tuple[str, ...] = ()
+        self,
+        chat: ChatModel,
+        job: Job,
+        store: RunFolder,
+        shape: ModelShape,
+        *,
+        notes: tuple[str, ...] = (),
+        stages: Stages,
+        tell: Callable[[str], None],
     ) -> None:
         self.chat = chat
         self.notes = notes
         self.job = job
         self.store = store
+        self._stages = stages
+        self._tell = tell
+        self.prepared = Preparation(job, store)
         self.prompt_ids = chat.renderer.ids_of(job.test.prompts, "test prompt")
-        self.rows = _row_limit(chat, job, max(map(len, self.prompt_ids)))
+        self.shape = shape
+        self.rows = self._row_limit(job.max_rows)
         # One length per layer for all methods: strengths mean the same whatever is added.
-        states = self.rows.run(  # [prompt, layer, d_model]
-            lambda rows: residuals(
-                chat, self.prompt_ids, site=job.edit.site, max_rows=min(64, rows)
-            )[:, 0]
-        )
-        self.residual_norms = states.double().norm(dim=-1).mean(0).tolist()
+        self.residual_norms, self.max_rows = self._read_prompts()
+        self.rows = self._row_limit(self.max_rows)
         # By method and layer; the layer is None where the method chose it.
         self.directions: dict[tuple[Label, int | None], Direction] = {}
         self.extraction_seconds: dict[str, float] = {}
@@ -65,12 +76,75 @@ class Bench:
             if condition.direction is not None:
                 self._borrow(condition, condition.direction)
         self._references = References(chat, job, self.rows)
+        self.answering = Answering(
+            chat, self.prompt_ids, self.rows, self.prepared, stages=stages, tell=tell
+        )
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
 
+    def _row_limit(self, most: int) -> RowLimit:
+        job = self.job
+        new_tokens = max(condition.max_new_tokens for condition in job.conditions)
+        return RowLimit(
+            most,
+            self.shape.row(job.precision, max(map(len, self.prompt_ids)), new_tokens),
+            str(self.chat.device),
+            f"{job.source.model_id} on {job.device}",
+        )
+
+    def _read_prompts(self) -> tuple[list[float], int]:
+        """Mean length of the residual stream at each layer, and rows of a batch in a minute.
+
+        Both are kept: a run that goes on forms the same batches, to write the same results.
+        """
+        job, chat = self.job, self.chat
+        rests_on = [job.conditions[0].test_rendered, job.edit.site, job.max_rows]
+        self._begin(PROMPTS)
+        held = self.prepared.facts("test prompts", rests_on)
+        if held is None:
+            started = time.monotonic()
+            states = self.rows.run(  # [prompt, layer, d_model]
+                lambda rows: residuals(
+                    chat,
+                    self.prompt_ids,
+                    site=job.edit.site,
+                    max_rows=min(64, rows),
+                    on_share=self._at,
+                )[:, 0]
+            )
+            seconds = time.monotonic() - started
+            tokens = sum(map(len, self.prompt_ids))
+            rows = rows_in_time(job, self.shape, chat.device.type, tokens=tokens, seconds=seconds)
+            held = {
+                "norms": states.double().norm(dim=-1).mean(0).tolist(),
+                "rows": min(rows, job.max_rows),
+            }
+            if rows < 4 * job.max_rows or seconds > WORTH_KEEPING:
+                self.prepared.keep_facts("test prompts", rests_on, held)
+        self._stages.end()
+        return held["norms"], held["rows"]
+
+    def _begin(self, stage: str) -> None:
+        self._stages.begin(stage)
+        self._tell(stage)
+
+    def _at(self, share: float) -> None:
+        self._stages.at(share)
+        self._tell(self._stages.current)
+
     def _extract(self, method: str, prompts: ExtractionSet) -> None:
-        """Find a method's directions; scores computed by an earlier run are not computed again."""
+        """Find a method's directions; what an earlier run computed is not computed again."""
         started = time.monotonic()
+        stages = [stage_name(method, stage) for stage in stages_of_method(method)]
+
+        def tell(stage: str, share: float) -> None:
+            name = stage_name(method, stage)
+            if name in stages and name != self._stages.current:
+                self._stages.end()
+                self._stages.begin(name)
+            self._at(share)
+
+        self._begin(stages[0])
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
         rendered = extraction_rendered(self.chat.renderer, prompts)
         own = self.job.own_methods.get(method)
@@ -82,16 +156,26 @@ class Bench:
             None if own is None else own.code,
         )
         held = self.store.read_json(path)
+        rests_on = [rendered, path.name]
+        earlier = held or self.prepared.facts(method, rests_on)
         found = self.rows.run(
             lambda rows: extract_directions(
                 self.chat,
                 method,
                 prompts,
                 layers,
-                state=held["state"] if held else None,
-                max_rows=rows,
+                given=Given(
+                    state=earlier["state"] if earlier else None,
+                    max_rows=rows,
+                    tell=tell,
+                    kept=lambda name, make: self.prepared.tensors(name, rests_on, make),
+                    save=lambda state: self.prepared.keep_now_and_then(
+                        method, rests_on, {"state": state}
+                    ),
+                ),
             )
         )
+        self._stages.finish(*stages)
         chosen = found.chosen
         held = self.store.write_once(
             path,
@@ -130,103 +214,27 @@ class Bench:
             found, layer=condition.layer, residual_norm=norm
         )
 
-    def run(self, batch: Sequence[Condition], on_step: Callable[[StepInfo], None]) -> list[Record]:
+    def run(self, batch: ConditionBatch) -> list[Record]:
         """Generate, score and judge the conditions of one batch."""
-        started = time.monotonic()
-        steering = [self._edit(condition) for condition in batch]
-        rows = [Row(ids, edit) for _, edit in steering for ids in self.prompt_ids]
-        answers = self.rows.run(
-            lambda most: generate(
-                self.chat,
-                rows,
-                max_new_tokens=batch[0].max_new_tokens,
-                max_rows=most,
-                on_step=on_step,
-            )
-        )
-        most_rows = self.rows.used
-        nlls = self.rows.run(
-            lambda most: response_nll(
-                self.chat,
-                [row.prompt_ids for row in rows],
-                [answer.token_ids for answer in answers],
-                max_rows=most,
-            )
-        )
-        n = len(self.prompt_ids)
-        if batch[0].label == UNSTEERED:
+        conditions = batch.conditions
+        steering = [self._edit(condition) for condition in conditions]
+        found = self.answering.answered(batch, [edit for _, edit in steering])
+        if conditions[0].label == UNSTEERED:
             self._threshold = self.rows.run(
                 lambda most: fluency_threshold(
                     self.chat,
                     self.prompt_ids,
-                    [answer.token_ids for answer in answers[:n]],
-                    nlls[:n],
-                    batch[0].seed,
+                    [answer.token_ids for answer in found[0].answers],
+                    found[0].nlls,
+                    conditions[0].seed,
                     max_rows=most,
                 )
             )
-        seconds = time.monotonic() - started
+        self._stages.begin(JUDGING)
         return [
-            self._record(
-                condition,
-                direction,
-                answers[i * n : (i + 1) * n],
-                nlls[i * n : (i + 1) * n],
-                seconds / len(batch),
-                most_rows,
-            )
-            for i, (condition, (direction, _)) in enumerate(zip(batch, steering, strict=True))
+            self._record(condition, direction, answered)
+            for condition, (direction, _), answered in zip(conditions, steering, found, strict=True)
         ]
-
-    def compare(self) -> None:
-        """Keep what precisions are compared by: activations, and how good a model this still is."""
-        prompts = self.job.extraction.get(Dim.name)
-        activations = None
-        if prompts is not None:
-            rendered = extraction_rendered(self.chat.renderer, prompts)
-            activations = self.store.put_tensors(
-                self.store.paths.activations(
-                    [rendered, self.chat.fingerprint, self.chat.precision]
-                ),
-                lambda: {
-                    "harmful": self._last_token(prompts.harmful).numpy(),
-                    "harmless": self._last_token(prompts.harmless).numpy(),
-                },
-            )
-        self.store.write_once(
-            comparison_file(self.job, self.store.paths),
-            {
-                "precision": self.job.precision,
-                "reference": self.job.reference,
-                "perplexity": self._perplexity(),
-                "activations": activations,
-                "extraction_seconds": self.extraction_seconds,
-            },
-        )
-
-    def _last_token(self, texts: Sequence[str]) -> Tensor:
-        """`resid_post` at the last prompt token, as DIM reads it, `[prompt, layer, d_model]`."""
-        ids = [self.chat.prompt_ids(text) for text in texts]
-        return self.rows.run(lambda most: residuals(self.chat, ids, max_rows=min(64, most))[:, 0])
-
-    def _perplexity(self) -> float | None:
-        """Of the reference precision's unsteered answers; None where it gave none.
-
-        A precision that finds them unlikely is a weaker model, whatever steering does to it.
-        """
-        unsteered = replace(self.job.conditions[0], precision=str(self.job.reference))
-        record = self.store.get(unsteered.key, self.job.test.prompts)
-        if record is None:
-            return None
-        opened = self.chat.opened_thought
-        texts = [sample.response.removeprefix(opened) for sample in record.samples]
-        ids = [self.chat.token_ids(text) for text in texts]
-        found = self.rows.run(
-            lambda most: response_nll(self.chat, self.prompt_ids, ids, max_rows=most)
-        )
-        n_tokens = sum(len(tokens) for tokens in ids)
-        total = sum(nll.mean * len(tokens) for nll, tokens in zip(found, ids, strict=True) if nll)
-        return math.exp(total / n_tokens) if n_tokens else None
 
     def _direction(self, condition: Condition) -> Direction | None:
         if condition.label == UNSTEERED:
@@ -303,11 +311,9 @@ class Bench:
         self,
         condition: Condition,
         direction: Direction | None,
-        answers: Sequence[Generation],
-        nlls: Sequence[ResponseNll | None],
-        seconds: float,
-        most_rows: int,
+        answered: Answered,
     ) -> Record:
+        answers, nlls = answered.answers, answered.nlls
         threshold = self._fluency_threshold()
         asked = [
             Answer(
@@ -330,13 +336,13 @@ class Bench:
             samples=tuple(_sample(*parts) for parts in samples),
             fluency_threshold=None if threshold == float("inf") else threshold,
             extraction_seconds=None if own is None else self.extraction_seconds[own],
-            runtime_seconds=seconds,
+            runtime_seconds=answered.seconds,
             timestamp=provenance.utc_now(),
             provenance={
                 **self.facts,
                 "dtype": str(self.chat.dtype).removeprefix("torch."),
                 "seed": condition.seed,
-                "rows": most_rows,
+                "rows": self.rows.used,
                 **({"notes": list(self.notes)} if self.notes else {}),
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
@@ -366,17 +372,6 @@ class Bench:
             direction_file=self._direction_file(condition, direction),
             reference=None if reference is None else float(reference @ direction.vector),
         )
-
-
-def _row_limit(chat: ChatModel, job: Job, prompt_tokens: int) -> RowLimit:
-    new_tokens = max(condition.max_new_tokens for condition in job.conditions)
-    model = model_shape(chat.model.config, chat.model)
-    return RowLimit(
-        job.max_rows,
-        model.row(job.precision, prompt_tokens, new_tokens),
-        str(chat.device),
-        f"{job.source.model_id} on {job.device}",
-    )
 
 
 def _sample(

@@ -19,6 +19,7 @@ from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.run.records import Record
+from steersweep.work.stages import StageNow
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ class Progress:
         model: short name of the model.
         done: finished conditions, those of earlier runs included.
         total: conditions of the job.
-        fraction: share of the whole job, counting steps inside the running batch, 0 to 1.
+        fraction: share of the whole job's time that is over, 0 to 1.
         note: what is going on, in a few words.
         rows: responses of the whole job.
         job: the job's name, where several run at the same time; else empty.
         warning: what a person should read, once; else empty.
+        stages: what the job's time goes to, in order.
     """
 
     model: str
@@ -97,6 +99,7 @@ class Progress:
     rows: int = 0
     job: str = ""
     warning: str = ""
+    stages: tuple[StageNow, ...] = ()
 
 
 OnProgress = Callable[[Progress], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from steersweep.core.errors import NumericalError
+from steersweep.core.precision_labels import running_as, runs_as
 from steersweep.run.folder import RunFolder
 from steersweep.work.job import Job
 
@@ -37,15 +38,16 @@ def as_it_runs(job: Job, store: RunFolder) -> Job:
 
     Whatever had finished in fp16 is not used: conditions of one job are all in one precision.
     """
-    if job.precision != FROM:
+    if runs_as(job.precision) != FROM:
         return job
     held = store.read_json(store.paths.overflow(job.conditions[0].model_fingerprint))
     if held is None:
         return job
+    instead = running_as(job.precision, TO)
     return replace(
         job,
-        precision=TO,
-        reference=TO if job.reference == FROM else job.reference,
-        conditions=tuple(replace(condition, precision=TO) for condition in job.conditions),
+        precision=instead,
+        reference=instead if job.reference == job.precision else job.reference,
+        conditions=tuple(replace(condition, precision=instead) for condition in job.conditions),
         instead_of=f"ran in {TO}, since in {FROM}: {held['why']}",
     )

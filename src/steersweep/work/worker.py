@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import platform
 
+from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS, LOADING
+from steersweep.budget.shapes import ModelShape
 from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.precision_labels import runs_as
 from steersweep.core.printing import first_line
 from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
+from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory, model_shape
 from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
 from steersweep.smoke.required import check_for_run
-from steersweep.steer.steering import StepInfo
 from steersweep.work.bench import Bench
+from steersweep.work.comparing import keep_comparison
+from steersweep.work.expected import APART, CHECKS, COMPARISON, expected_seconds
 from steersweep.work.job import (
     Job,
     OnProgress,
@@ -27,9 +31,11 @@ from steersweep.work.job import (
     unsteered_note,
 )
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
+from steersweep.work.preparation import Preparation
+from steersweep.work.stages import Stages, share_done
 
-# Share of a batch's time that decoding takes; scoring and judging take the rest.
-_DECODING = 0.85
+_LOADING_S = 5.0  # until a model's size is known
+_NOT_YET = 0.999
 
 
 def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progress: None) -> None:
@@ -45,7 +51,7 @@ def run_job(job: Job, store: RunFolder, on_progress: OnProgress = lambda _progre
     try:
         return _run_job(job, store, on_progress)
     except NumericalError as error:
-        if job.precision != FROM:
+        if runs_as(job.precision) != FROM:
             raise
         note_overflow(job, store, error)
     free_memory()
@@ -61,8 +67,9 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     whole, so that the missing ones come out the same to the last bit. Where a method drops every
     candidate and so chooses no layer, the conditions at its choice are left out.
 
-    Rows per batch follow free memory, and are halved where that was too little. `rows` in a
-    record's provenance says how many a batch was allowed.
+    Rows per batch follow free memory, and are halved where that was too little; and they follow
+    time, so that something is saved every minute. `rows` in a record's provenance says how many a
+    batch was allowed.
 
     Raises:
         InputError, NumericalError: see `ChatModel.load`, `extract_directions` and `generate`.
@@ -72,68 +79,115 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     """
     conditions = placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
-
-    def tell(note: str, running: float = 0.0, warning: str = "") -> None:
-        fraction = (len(done) + running) / len(conditions)
-        rows = len(conditions) * len(job.test.prompts)
-        on_progress(
-            Progress(
-                job.source.name, len(done), len(conditions), fraction, note, rows, warning=warning
-            )
-        )
-
-    def warn(warning: str) -> None:
-        tell("checking the model", warning=warning)
-
+    told = _Told(job, len(conditions), on_progress)
+    told.done = len(done)
     if not job.checks_only and not unfinished(job, store):
-        return tell("already finished")
+        Preparation(job, store).forget()
+        return told("already finished", ended=True)
     for own in job.own_methods.values():
         METHODS.add(own)
-    tell("loading the model")
-    chat = _load(job)
-    tell("checking the model")
-    notes = check_for_run(
-        chat,
-        store,
-        every=job.smoke,
-        accept_mismatch=job.accept_mismatch,
-    )
-    notes += (job.instead_of,) if job.instead_of else ()
-    for note in notes:
-        warn(note)
+    chat, shape = _open(job, told)
+    notes = _check(chat, job, store, told)
     if job.checks_only:
-        return tell("finished")
-    tell("extracting directions")
-    bench = Bench(chat, job, store, notes)
+        return told("finished", ended=True)
+    bench = Bench(chat, job, store, shape, notes=notes, stages=told.stages, tell=told)
     conditions = placeable(job, store)
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
+    told.total = len(conditions)
     missing_layers = missing_notes(job, store)
-    for layer_note in missing_layers:
-        warn(layer_note)
+    for note in missing_layers:
+        told("directions", warning=note)
     if missing_layers and all(condition.is_control for condition in conditions):
         raise InputError(
             f"{job.source.model_id}: nothing to sweep: {'; '.join(missing_layers)}; choose other "
             f"layers or extraction prompts"
         )
-    for batch in in_batches(conditions, len(job.test.prompts), job.max_rows):
-        missing = {condition.key for condition in batch} - done
+    n_prompts = len(job.test.prompts)
+    bench.answering.expect(len(conditions) * n_prompts)
+    for batch in in_batches(conditions, n_prompts, bench.max_rows):
+        missing = {condition.key for condition in batch.conditions} - done
         if not missing:
+            bench.answering.skip(len(batch.conditions) * n_prompts)
             continue
-
-        def on_step(step: StepInfo, size: int = len(missing)) -> None:
-            tell(
-                f"step {step.step}, {step.rows} rows", size * _DECODING * step.step / step.max_steps
-            )
-
-        for record in bench.run(batch, on_step):
+        for record in bench.run(batch):
             store.put(record)
             if record.condition.label == UNSTEERED and (thinks := unsteered_note(record)):
-                warn(thinks)
+                told("saved", warning=thinks)
         done |= missing
-        tell("saved")
+        told.done = len(done)
+        told("saved")
+    told.stages.finish(GENERATION, LIKELIHOODS, JUDGING)
     if job.reference is not None:
-        bench.compare()
-    return tell("finished")
+        told.begin(COMPARISON)
+        keep_comparison(bench)
+        told.stages.end()
+    bench.prepared.forget()
+    return told("finished", ended=True)
+
+
+class _Told:
+    """Tells a job's progress."""
+
+    def __init__(self, job: Job, total: int, on_progress: OnProgress) -> None:
+        self.stages = Stages({LOADING: _LOADING_S}, apart=APART)
+        self.total = total
+        self.done = 0
+        self._job = job
+        self._on_progress = on_progress
+
+    def __call__(self, note: str, *, warning: str = "", ended: bool = False) -> None:
+        now = self.stages.now()
+        known = len(now) > 1  # what it will do, and not only that the model is being loaded
+        fraction = 1.0 if ended else min(_NOT_YET, share_done(now)) if known else 0.0
+        self._on_progress(
+            Progress(
+                self._job.source.name,
+                self.done,
+                self.total,
+                fraction,
+                note,
+                self.total * len(self._job.test.prompts),
+                warning=warning,
+                stages=now,
+            )
+        )
+
+    def begin(self, stage: str) -> None:
+        """A stage begins, or goes on."""
+        self.stages.begin(stage)
+        self(stage)
+
+
+def _open(job: Job, told: _Told) -> tuple[ChatModel, ModelShape]:
+    """Load a job's model, and expect what its size makes of the job."""
+    told.begin(LOADING)
+    chat = _load(job)
+    shape = model_shape(chat.model.config, chat.model)
+    told.stages.end()
+    told.stages.expect(expected_seconds(job, shape, chat.device.type))
+    return chat, shape
+
+
+def _check(chat: ChatModel, job: Job, store: RunFolder, told: _Told) -> tuple[str, ...]:
+    """Make the checks that a job needs; what a user should know of the model."""
+
+    def on_check(name: str, share: float) -> None:
+        told.stages.at(share)
+        told(f"{name} is checked")
+
+    told.begin(CHECKS)
+    notes = check_for_run(
+        chat,
+        store,
+        every=job.smoke,
+        accept_mismatch=job.accept_mismatch,
+        on_check=on_check,
+    )
+    told.stages.end()
+    notes += (job.instead_of,) if job.instead_of else ()
+    for note in notes:
+        told(CHECKS, warning=note)
+    return notes
 
 
 def _load(job: Job) -> ChatModel:

@@ -30,6 +30,7 @@ class VolumeShare:
         self._reload()
         if self._root.is_dir():
             shutil.copytree(self._root, folder, dirs_exist_ok=True)
+        self._published = {str(name): _state(path) for name, path in _to_publish(folder)}
 
     def refresh(self, folder: Path) -> None:
         """Bring what jobs saved since."""
@@ -42,17 +43,29 @@ class VolumeShare:
     def publish(self, folder: Path) -> None:
         """Send what changed in `folder`, but nothing of what jobs save."""
         changed = False
-        for path in folder.rglob("*"):
-            name = path.relative_to(folder)
-            if not path.is_file() or is_of_jobs(name) or path.name.startswith("."):
-                continue
-            state = path.stat().st_size, path.stat().st_mtime_ns
+        for name, path in _to_publish(folder):
+            state = _state(path)
             if self._published.get(str(name)) != state:
                 _copy(path, self._root / name)
                 self._published[str(name)] = state
                 changed = True
         if changed:
             self._commit()
+
+
+def _to_publish(folder: Path) -> list[tuple[Path, Path]]:
+    """Files that jobs do not save, by name and path."""
+    found = ((path.relative_to(folder), path) for path in folder.rglob("*") if path.is_file())
+    return [
+        (name, path)
+        for name, path in found
+        if not is_of_jobs(name) and not path.name.startswith(".")
+    ]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -24,6 +24,8 @@ from steersweep.study.away.modal_run import ModalRun
 from steersweep.study.away.remote_run import RemoteRun
 from steersweep.study.plan import Plan
 
+_LOOK_EVERY_S = 10.0
+
 
 class EndedThere(SteersweepError):
     """What ended a study where it ran; exits as it would have here."""
@@ -99,7 +101,7 @@ def follow(
     on_line: Callable[[str], None],
     remote: RemoteRun | None = None,
     *,
-    every_s: float = 10.0,
+    every_s: float | None = None,
 ) -> dict[str, Any]:
     """Fetch again and again until the study ends there; returns its outcome.
 
@@ -107,7 +109,7 @@ def follow(
         folder: the run folder here.
         on_line: told what the study says.
         remote: the other side; None: Modal.
-        every_s: seconds between two looks.
+        every_s: seconds between two looks; None: ten.
     """
     remote = remote or remote_of(folder)
     shown, away = len(said(folder)), False
@@ -127,7 +129,7 @@ def follow(
         shown = len(lines)
         if end is not None:
             return end
-        time.sleep(every_s)
+        time.sleep(_LOOK_EVERY_S if every_s is None else every_s)
 
 
 def said(folder: Path) -> list[str]:

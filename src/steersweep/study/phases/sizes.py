@@ -239,7 +239,7 @@ class Sizes(Phase):
             "outcomes": [plain(outcome) for outcome in outcomes],
             "not_run": [plain(entry) for entry in gone],
             "curves": curves,
-            "methods": analysis.compare_methods(results),
+            "methods": analysis.compare_methods(results, study.store),
             "depths": depth_rows(found, study.models, plan.flat_within, seed=plan.seed),
             "phase3": [plain(choice) for choice in choices],
             "notes": notes + triggers(plan.dropped, self.name, curves=best_curves(curves)),

@@ -111,10 +111,11 @@ class Verification(Phase):
 
     def run(self, study: Running) -> dict[str, Any]:
         """Verify, unless that has been done, and passed or was accepted by a person."""
-        from steersweep.verification.signing import accepted
+        from steersweep.verification.signing import accepted, show_signature
 
         held = study.decided(self.name)
         if held is not None and (held["passed"] or accepted(study.store.root)):
+            show_signature(study.store.root)
             self._tell(study, held, earlier=True)
             return held
         decision = self._verify(study)

@@ -1,0 +1,173 @@
+"""Answers of a batch of conditions, and how likely the unsteered model finds them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
+from steersweep.judging.fluency import ResponseNll, response_nll
+from steersweep.model.chat_model import ChatModel
+from steersweep.model.memory import RowLimit
+from steersweep.run.condition import Condition, ConditionBatch
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Generation, Row, StepInfo, generate
+from steersweep.work.preparation import Preparation
+from steersweep.work.stages import Stages
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a condition's prompts were answered.
+
+    Attributes:
+        answers: in the order of the prompts.
+        nlls: of the answers; None for an empty one.
+        seconds: it took, a share of its batch's.
+    """
+
+    answers: tuple[Generation, ...]
+    nlls: tuple[ResponseNll | None, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Answered:
+        """What `as_json` wrote."""
+        answers = (Generation(**{**a, "token_ids": tuple(a["token_ids"])}) for a in data["answers"])
+        nlls = (None if nll is None else ResponseNll(**nll) for nll in data["nlls"])
+        return cls(tuple(answers), tuple(nlls), data["seconds"])
+
+
+class Answering:
+    """Answers the prompts of a job.
+
+    Args:
+        chat: the model.
+        prompt_ids: of the test prompts.
+        rows: how many fit.
+        prepared: where parts of a condition wait for its other parts.
+        stages: told how far it is.
+        tell: told what goes on.
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel,
+        prompt_ids: Sequence[Sequence[int]],
+        rows: RowLimit,
+        prepared: Preparation,
+        *,
+        stages: Stages,
+        tell: Tell,
+    ) -> None:
+        self._chat = chat
+        self._prompt_ids = prompt_ids
+        self._rows = rows
+        self._prepared = prepared
+        self._stages = stages
+        self._tell = tell
+        self._total = 1
+        self._done = 0
+
+    def expect(self, rows: int) -> None:
+        """How many rows the whole job has."""
+        self._total = rows
+
+    def skip(self, rows: int) -> None:
+        """Count rows as done that need not be answered again."""
+        self._done += rows
+        for stage in (GENERATION, LIKELIHOODS, JUDGING):
+            self._stages.skip(stage, rows / self._total)
+
+    def answered(self, batch: ConditionBatch, edits: Sequence[Edit | None]) -> list[Answered]:
+        """What each condition of a batch answered, in order.
+
+        Args:
+            batch: the conditions.
+            edits: what each of them does.
+        """
+        if len(batch.parts) == 1:
+            return self._answer(batch.conditions, batch.parts[0], edits)
+        (condition,) = batch.conditions
+        parts = [self._part(condition, part, edits) for part in batch.parts]
+        return [
+            Answered(
+                tuple(answer for part in parts for answer in part.answers),
+                tuple(nll for part in parts for nll in part.nlls),
+                sum(part.seconds for part in parts),
+            )
+        ]
+
+    def _part(
+        self,
+        condition: Condition,
+        part: tuple[int, int],
+        edits: Sequence[Edit | None],
+    ) -> Answered:
+        """A part of a condition's prompts: kept by a run that was killed, or answered now."""
+        rests_on = [condition.key, *part]
+        held = self._prepared.facts("answers", rests_on)
+        if held is not None:
+            self.skip(part[1] - part[0])
+            return Answered.from_json(held)
+        (found,) = self._answer([condition], part, edits)
+        self._prepared.keep_facts("answers", rests_on, found.as_json())
+        return found
+
+    def _answer(
+        self,
+        conditions: Sequence[Condition],
+        part: tuple[int, int],
+        edits: Sequence[Edit | None],
+    ) -> list[Answered]:
+        started = time.monotonic()
+        asked = self._prompt_ids[slice(*part)]
+        rows = [Row(ids, edit) for edit in edits for ids in asked]
+        share = len(rows) / self._total
+        before = self._done / self._total
+
+        def on_step(step: StepInfo) -> None:
+            self._stages.at(before + share * step.step / step.max_steps)
+            self._tell(f"step {step.step}, {step.rows} rows")
+
+        def on_share(done: float) -> None:
+            self._stages.at(before + share * done)
+            self._tell("likelihoods of answers")
+
+        self._stages.begin(GENERATION)
+        answers = self._rows.run(
+            lambda most: generate(
+                self._chat,
+                rows,
+                max_new_tokens=conditions[0].max_new_tokens,
+                max_rows=most,
+                on_step=on_step,
+            )
+        )
+        self._stages.at(before + share)
+        self._stages.begin(LIKELIHOODS)
+        nlls = self._rows.run(
+            lambda most: response_nll(
+                self._chat,
+                [row.prompt_ids for row in rows],
+                [answer.token_ids for answer in answers],
+                max_rows=most,
+                on_share=on_share,
+            )
+        )
+        self._done += len(rows)
+        self._stages.at(self._done / self._total)
+        seconds = (time.monotonic() - started) / len(conditions)
+        n = len(asked)
+        return [
+            Answered(tuple(answers[i : i + n]), tuple(nlls[i : i + n]), seconds)
+            for i in range(0, len(rows), n)
+        ]

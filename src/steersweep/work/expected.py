@@ -1,0 +1,101 @@
+"""What a job's stages are expected to take on the machine that runs it, before they are seen."""
+
+from __future__ import annotations
+
+from steersweep.budget.estimate import (
+    GENERATION,
+    JUDGING,
+    LIKELIHOODS,
+    LOADING,
+    Workload,
+    search_tokens,
+    stage_seconds,
+)
+from steersweep.budget.shapes import ModelShape
+from steersweep.budget.timing import CPU, Machine, gpu
+from steersweep.catalog.gpus import gpu_catalog
+from steersweep.methods.method import ACTIVATIONS, METHODS
+from steersweep.work.job import Job
+
+CHECKS, PROMPTS, COMPARISON = "checks", "test prompts", "comparison of precisions"
+# Their pace says nothing of that of the others.
+APART = frozenset((LOADING, CHECKS, JUDGING))
+_CHECKED_TOKENS = 2500  # of passes that the checks make, most of them short
+_PROMPT_TOKENS = 40
+_SECONDS = 45.0  # of a batch: what a kill can cost
+_WARMING_UP = 0.3  # seconds of a first pass
+_ANY_GPU = "A100-80GB"
+
+
+def machine_of(device: str) -> Machine:
+    """The rates to begin with; what a run sees of them corrects them."""
+    return CPU if device.startswith("cpu") else gpu(gpu_catalog()[_ANY_GPU])
+
+
+def stages_of_method(method: str) -> tuple[str, ...]:
+    """What a method's stages are called, in order; one, where it names none."""
+    return tuple(getattr(METHODS.get(method), "stages", (ACTIVATIONS,)))
+
+
+def stage_name(method: str, stage: str) -> str:
+    """What a stage of a method is called among those of a job."""
+    return f"{method}: {stage}"
+
+
+def expected_seconds(job: Job, shape: ModelShape, device: str) -> dict[str, float]:
+    """Seconds of each stage of a job, in order, as if nothing of it were done."""
+    machine = machine_of(device)
+    n_prompts = len(job.test.prompts)
+    work = Workload(
+        shape=shape,
+        precision=job.precision,
+        n_conditions=len(job.conditions),
+        n_prompts=n_prompts,
+        new_tokens=max(condition.max_new_tokens for condition in job.conditions),
+        rows=job.max_rows,
+        searches=0,
+    )
+    of_work = stage_seconds(work, machine)
+    tokens: dict[str, float] = {CHECKS: _CHECKED_TOKENS, PROMPTS: n_prompts * _PROMPT_TOKENS}
+    for method, prompts in job.extraction.items():
+        first, *rest = stages_of_method(method)
+        n_read = len(prompts.harmful) + len(prompts.harmless)
+        tokens[stage_name(method, first)] = n_read * _PROMPT_TOKENS
+        _, scoring = search_tokens(shape.n_layers)
+        for stage in rest:
+            tokens[stage_name(method, stage)] = scoring / len(rest)
+    if job.reference is not None:
+        tokens[COMPARISON] = sum(
+            (len(prompts.harmful) + len(prompts.harmless)) * _PROMPT_TOKENS
+            for prompts in job.extraction.values()
+        )
+    compared = tokens.pop(COMPARISON, None)
+    found = {LOADING: of_work[LOADING]}
+    found |= {name: machine.tokens(shape, count) for name, count in tokens.items()}
+    found |= {name: of_work[name] for name in (GENERATION, LIKELIHOODS, JUDGING)}
+    if compared is not None:
+        found[COMPARISON] = machine.tokens(shape, compared)
+    return found
+
+
+def rows_in_time(job: Job, shape: ModelShape, device: str, *, tokens: int, seconds: float) -> int:
+    """Rows that are answered and judged in less than a minute together, one at least.
+
+    Args:
+        job: the job.
+        shape: of its model.
+        device: where it runs.
+        tokens: of a pass that was timed.
+        seconds: that pass took.
+    """
+    machine = machine_of(device)
+    slower = seconds / (machine.tokens(shape, tokens) + _WARMING_UP)
+    new_tokens = max(condition.max_new_tokens for condition in job.conditions)
+    context = _PROMPT_TOKENS + new_tokens / 2
+
+    def takes(rows: int) -> float:
+        step = machine.step(shape, job.precision, rows, context)
+        return slower * (new_tokens * step + machine.scored(shape, rows * new_tokens))
+
+    one, two = takes(1), takes(2)
+    return max(1, 1 + int((_SECONDS - one) / (two - one)))

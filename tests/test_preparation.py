@@ -1,0 +1,274 @@
+"""What a run has prepared is kept until it ends; batches follow time, and are formed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import lab
+from steersweep import ChatModel
+from steersweep.budget.shapes import ModelShape
+from steersweep.methods.cosmic import CANDIDATES, COMPLY, REFUSE
+from steersweep.methods.cosmic_scoring import Scorer
+from steersweep.methods.extraction import extract_directions
+from steersweep.methods.method import ACTIVATIONS, METHODS, Given, Tensors
+from steersweep.prompts.prompts import load_extraction_set
+from steersweep.run.folder import RunFolder
+from steersweep.steer import activations
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
+from steersweep.work import bench, preparation
+from steersweep.work.expected import expected_seconds, rows_in_time
+from steersweep.work.job import Job, Progress
+from steersweep.work.preparation import Preparation
+from test_sweep import comparable
+
+
+class Killed(BaseException):
+    """As a kill would, this ends a run where it is."""
+
+
+def settings(**changes: Any) -> SweepSettings:
+    asked: dict[str, Any] = {"layers": "0.5", "strengths": "0.2,0.4", "max_prompts": 7}
+    return make_settings(["lab:qwen-7b"], **{**asked, "max_new_tokens": 12, **changes})
+
+
+def job_of(**changes: Any) -> Job:
+    asked = settings(**changes)
+    return make_job(asked, asked.models[0], "cpu", "2026-11-26")
+
+
+@pytest.fixture
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that answers three rows in a minute, and on which everything is worth keeping."""
+    monkeypatch.setattr(bench, "rows_in_time", lambda *_args, **_facts: 3)
+    monkeypatch.setattr(preparation, "WORTH_KEEPING", -1.0)
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_batch_follow_the_time_that_a_pass_took() -> None:
+    shape = ModelShape(
+        parameters=630_000_000,
+        embeddings=272_000_000,
+        n_layers=24,
+        d_model=896,
+        n_heads=14,
+        q_width=896,
+        kv_width=128,
+        mlp_width=4864,
+        vocab_size=151_936,
+    )
+    job = replace(
+        job_of(),
+        conditions=tuple(replace(c, max_new_tokens=60) for c in job_of().conditions),
+    )
+    # Measured: 20 prompts of 37 tokens took 4.9 s on two cores, and 64 rows 0.49 s a step.
+    rows = rows_in_time(job, shape, "cpu", tokens=740, seconds=4.9)
+    assert 40 <= rows <= 120
+    assert rows_in_time(job, shape, "cpu", tokens=740, seconds=9.8) <= rows // 2 + 1
+    assert rows_in_time(job, shape, "cpu", tokens=740, seconds=4000) == 1
+    assert rows_in_time(job, shape, "cuda", tokens=740, seconds=0.3) > 256
+
+
+def test_a_condition_in_parts_is_the_same_and_every_part_is_saved(
+    tmp_path: Path, slow_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(settings(), tmp_path / "whole")
+    answered: list[int] = []
+    generate = bench.Answering._answer
+
+    def counted(self: Any, conditions: Any, part: Any, edits: Any) -> Any:
+        answered.append(part[1] - part[0])
+        return generate(self, conditions, part, edits)
+
+    monkeypatch.setattr("steersweep.work.answering.Answering._answer", counted)
+
+    def kill(progress: Progress) -> None:
+        if len(answered) == 5 and progress.note.startswith("step"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_sweep(settings(), tmp_path / "run", on_progress=kill)
+    assert answered == [2, 2, 3, 2, 2]
+    assert len(list((tmp_path / "run" / "conditions").iterdir())) == 1
+    assert sum(1 for _ in (tmp_path / "run" / "extraction").glob("kept-*.json")) >= 4
+    run_sweep(settings(), tmp_path / "run")
+    assert len(answered) == 5 + 3 * 5 - 4, "a part that was saved is not answered again"
+    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    assert not list((tmp_path / "run" / "extraction").glob("kept-*"))
+
+
+def test_a_run_that_goes_on_forms_the_batches_it_began_with(
+    tmp_path: Path, slow_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.done == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_sweep(settings(), tmp_path / "run", on_progress=kill)
+    monkeypatch.setattr(bench, "rows_in_time", lambda *_args, **_facts: 256)  # less busy now
+    run_sweep(settings(), tmp_path / "run")
+    records = [json.loads(f.read_text()) for f in (tmp_path / "run" / "conditions").iterdir()]
+    assert len(records) == 5
+    assert '"rows": 3' in json.dumps(records[0])
+    assert all('"rows": 3' in json.dumps(record) for record in records)
+
+
+# -- what is kept ----------------------------------------------------------------------------------
+
+
+def test_what_took_long_is_kept_until_the_job_has_ended(tmp_path: Path) -> None:
+    store = RunFolder(tmp_path)
+    (tmp_path / "extraction").mkdir()
+    now = 0.0
+    kept = Preparation(job_of(), store, now=lambda: now)
+    made: list[float] = []
+
+    def taking(seconds: float) -> Callable[[], Tensors]:
+        def make() -> Tensors:
+            nonlocal now
+            now += seconds
+            made.append(seconds)
+            return {"states": torch.full((2, 3), seconds, dtype=torch.float64)}
+
+        return make
+
+    kept.tensors("short", [1], taking(1.0))
+    kept.tensors("short", [1], taking(2.0))
+    assert made == [1.0, 2.0]
+    kept.tensors("long", [1], taking(20.0))
+    again = kept.tensors("long", [1], taking(30.0))
+    assert made == [1.0, 2.0, 20.0]
+    assert torch.equal(again["states"], torch.full((2, 3), 20.0, dtype=torch.float64))
+    kept.tensors("long", [2], taking(40.0))  # of other prompts
+    assert made[-1] == 40.0
+    (file, *_) = (tmp_path / "extraction").glob("kept-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    kept.tensors("long", [1], taking(50.0))
+    kept.tensors("long", [2], taking(60.0))
+    assert made[-1] in (50.0, 60.0)  # the damaged one is made again, the other is not
+    assert len(made) == 5
+    kept.forget()
+    assert not list((tmp_path / "extraction").glob("kept-*.safetensors"))
+
+
+def test_the_stages_of_cosmic_are_not_done_again_after_a_kill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chat = lab("qwen-3b")
+    prompts = load_extraction_set("extract-cosmic-50")
+    prompts = replace(prompts, harmful=prompts.harmful[:24], harmless=prompts.harmless[:24])
+    whole = extract_directions(chat, "cosmic", prompts, [3])
+    monkeypatch.setattr(Scorer, "parts", lambda _self, _n: 4)
+    kept: dict[str, Tensors] = {}
+    states: list[Mapping[str, Any]] = []
+    asked: list[int] = []
+    refuse = Scorer.refuse
+    read = activations.mean_residuals
+
+    def counted(self: Scorer, places: Any, *rest: Any) -> list[float]:
+        asked.append(len(places))
+        return refuse(self, places, *rest)
+
+    monkeypatch.setattr(Scorer, "refuse", counted)
+
+    def keep(name: str, make: Callable[[], Tensors]) -> Tensors:
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
+
+    told: list[tuple[str, float]] = []
+
+    def tell(stage: str, share: float) -> None:
+        told.append((stage, share))
+        if stage == REFUSE and len(states) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        extract_directions(
+            chat, "cosmic", prompts, [3], given=Given(tell=tell, kept=keep, save=states.append)
+        )
+    assert len(asked) == 3  # two parts are saved, the third is lost
+    reads: list[int] = []
+    monkeypatch.setattr(
+        "steersweep.methods.candidates.mean_residuals",
+        lambda *args, **options: reads.append(1) or read(*args, **options),
+    )
+    del asked[:]
+    found = extract_directions(
+        chat, "cosmic", prompts, [3], given=Given(state=states[-1], kept=keep)
+    )
+    assert reads == []
+    assert len(asked) == 4
+    assert sum(asked) < 0.6 * whole_places(whole.state)
+    assert found.chosen is not None
+    assert whole.chosen is not None
+    assert torch.equal(found.chosen.vector, whole.chosen.vector)
+    assert torch.equal(found.at_layer[3].vector, whole.at_layer[3].vector)
+    assert told[0][0] == CANDIDATES
+
+
+def whole_places(state: Mapping[str, Any] | None) -> int:
+    assert state is not None
+    return sum(value is not None for row in state["refuse"] for value in row)
+
+
+@pytest.mark.parametrize("method", ["dim", "caa", "pca", "cosmic"])
+def test_a_method_tells_its_stages_and_none_other(method: str) -> None:
+    prompts = load_extraction_set("extract-cosmic-50")
+    prompts = replace(prompts, harmful=prompts.harmful[:12], harmless=prompts.harmless[:12])
+    told: list[tuple[str, float]] = []
+    extract_directions(
+        lab("qwen-3b"),
+        method,
+        prompts,
+        [3],
+        given=Given(tell=lambda stage, share: told.append((stage, share))),
+    )
+    expected = getattr(METHODS.get(method), "stages", (ACTIVATIONS,))
+    assert tuple(dict.fromkeys(stage for stage, _ in told)) == expected
+    assert all(0 <= share <= 1 for _, share in told)
+    assert (expected[0], 1.0) in told
+    if method == "cosmic":
+        assert expected == (CANDIDATES, REFUSE, COMPLY)
+
+
+def test_every_stage_of_a_job_is_expected_and_told(tmp_path: Path) -> None:
+    seen: dict[str, float] = {}
+    shares: list[float] = []
+
+    def look(progress: Progress) -> None:
+        shares.append(progress.fraction)
+        seen.update({stage.name: stage.share for stage in progress.stages})
+
+    run_sweep(settings(methods="dim,cosmic"), tmp_path / "run", on_progress=look)
+    assert set(seen.values()) == {1.0}
+    assert [*seen] == [
+        "loading", "checks", "test prompts", "dim: activations", "cosmic: candidates",
+        "cosmic: S_refuse", "cosmic: S_comply and KL", "generation", "likelihoods", "judging",
+    ]  # fmt: skip
+    assert shares[-1] == 1
+    assert max(shares[:-1]) < 1
+
+
+def test_expectations_grow_with_the_work() -> None:
+    chat: ChatModel = lab("qwen-7b")
+    from steersweep.model.memory import model_shape
+
+    shape = model_shape(chat.model.config, chat.model)
+    few = expected_seconds(job_of(), shape, "cpu")
+    many = expected_seconds(job_of(max_prompts=70), shape, "cpu")
+    assert many["generation"] > 2 * few["generation"]
+    assert many["likelihoods"] > 5 * few["likelihoods"]
+    assert many["dim: activations"] == few["dim: activations"]
