@@ -86,8 +86,8 @@ def test_in_a_study_an_overflow_costs_one_load_and_every_phase_says_bf16(
     assert not any(decision.get("failures") for decision in found.values())
     for _, results in results_in(folder):
         for result in results:
-            ran_instead = [note for note in result["notes"] if note.startswith("ran in bf16")]
-            assert len(ran_instead) == (result["quantization"] == "bf16")
+            ran_instead = [note for note in result.notes if note.startswith("ran in bf16")]
+            assert len(ran_instead) == (result.quantization == "bf16")
     state = status(folder)
     assert (state["done"], state["incomplete"]) == (state["total"], False)
     # Run again, everything is there.
