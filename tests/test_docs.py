@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from steersweep.cli import app
+from steersweep.core import typed
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import SWEEP
 from steersweep.study.phases.registry import all_phases
@@ -161,7 +162,7 @@ def test_results_md_names_fields_that_results_have(tmp_path: Path) -> None:
     options = {"layers": "0.5", "strengths": "0.3", "max_prompts": 2, "max_new_tokens": 4}
     settings = make_settings(["lab:qwen-3b"], methods="dim,cosmic", **options)
     results = run_sweep(settings, tmp_path / "run", device="cpu").results
-    text = json.dumps(results)
+    text = json.dumps(typed.plain(results))
     elsewhere = {"reference", "moved_from"}  # of edits and machines that this run has not
     assert {name.split(".")[-1] for name in names} >= elsewhere
     missing = [name for name in names if f'"{name.split(".")[-1]}":' not in text]

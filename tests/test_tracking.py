@@ -94,9 +94,10 @@ def test_an_offline_run_of_wandb_holds_everything(
     rows = [item for item in history if "refusal_rate" in item]
     steered = [row for row in rows if row["kind"] == "steered"]
     results = next(held for _, held in results_in(swept))
-    assert len(steered) == len(results[0]["conditions"]) == 2
+    assert len(steered) == len(results[0].conditions) == 2
     assert {row["kind"] for row in rows} == {"steered", "unsteered", "random direction"}
-    for row, entry in zip(steered, results[0]["conditions"], strict=True):
+    for row, cell in zip(steered, results[0].conditions, strict=True):
+        entry = cell.as_json()
         for field in FIELDS:
             if field in entry:
                 assert row[field] == entry[field], field
@@ -105,14 +106,14 @@ def test_an_offline_run_of_wandb_holds_everything(
     summary: dict[str, Any] = {}
     for record in records:
         summary |= record["summary"]["update"] if record["type"] == "summary" else {}
-    assert summary["dim/verdict"] == results[0]["verdict"]["outcome"]
+    assert summary["dim/verdict"] == results[0].verdict.outcome
     artifacts = {
         record["artifact"]["type"]: record["artifact"]["manifest"]["contents"]
         for record in records
         if record["type"] == "artifact"
     }
     assert {"direction", "condition", "result", "run_table"} <= set(artifacts)
-    names = {Path(entry["direction_file"]).name for entry in results[0]["conditions"]}
+    names = {Path(cell.steering.direction_file).name for cell in results[0].conditions}
     assert names <= {item["path"] for item in artifacts["direction"]}
     # What artifacts hold is staged with the run, and so can be sent later.
     assert all(Path(item["local_path"]).is_file() for item in artifacts["direction"])
