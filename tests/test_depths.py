@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.results import result as of_cells
+from helpers.results import samples, steered
 from steersweep.core.statistics import wilson
+from steersweep.run.label import Label
+from steersweep.run.result import Result
 from steersweep.study.depths import (
     answer_by_family,
     best_depth,
@@ -68,37 +73,24 @@ def test_the_best_depth_has_an_interval_over_prompts() -> None:
 
 def result(
     refused: Mapping[int, int], *, n: int = 30, strength: float = 15.0, method: str = "dim"
-) -> dict[str, Any]:
+) -> Result:
     """At each layer, how many of the prompts are refused coherently; the others are normal."""
-    entries = [
-        {
-            "key": f"{layer}",
-            "layer_idx": layer,
-            "strength": {"unit": "multiplier", "value": strength},
-            "relative_strength": 0.3 + layer / 100,
-            "samples": [
-                {
-                    "prompt": str(i),
-                    "refusal": i < count,
-                    "quality": "coherent" if i < count else "normal",
-                }
-                for i in range(n)
-            ],
-        }
+    cells = [
+        steered(
+            samples(*["coherent"] * count, *["normal"] * (n - count)),
+            key=f"{layer} at {strength}",
+            layer=layer,
+            multiplier=strength,
+            relative=0.3 + layer / 100,
+        )
         for layer, count in refused.items()
     ]
-    best = max(refused, key=lambda layer: refused[layer])
-    return {
-        "model_id": MODEL.model,
-        "family": "gemma2",
-        "method": method,
-        "n_layers": N_LAYERS,
-        "conditions": entries,
-        "verdict": {"best": {"key": f"{best}"}, "flags": []},
-    }
+    best = max(range(len(cells)), key=lambda i: cells[i].rates.coherent_refusal_rate)
+    label = Label.parse(method)
+    return of_cells(cells, best=best, model=MODEL.model, label=label, n_layers=N_LAYERS)
 
 
-def rows(*results: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(*results: Result) -> list[dict[str, Any]]:
     return depth_rows(results, {MODEL.model: MODEL}, 0.1)
 
 
@@ -130,8 +122,7 @@ def test_the_question_is_answered_only_where_the_interval_answers_it(
 def test_a_push_too_weak_has_no_pattern() -> None:
     found = result({4: 0, 12: 0, 16: 0})
     assert rows(found)[0]["pattern"] == "flat"
-    found["verdict"]["flags"] = ["too-weak"]
-    (row,) = rows(found)
+    (row,) = rows(replace(found, verdict=replace(found.verdict, flags=("too-weak",))))
     assert (row["pattern"], row["about_60_is_best"]) == ("undecided", "undecided")
     assert row["needed"] == "stronger pushes"
 
@@ -144,8 +135,8 @@ def test_a_size_at_one_carried_layer_has_no_best_depth() -> None:
 
 def test_depths_are_compared_at_one_strength() -> None:
     found = result({4: 0, 12: 20, 16: 0})
-    found["conditions"] += result({12: 30, 14: 30}, strength=25.0)["conditions"]
-    (row,) = rows(found)
+    more = result({12: 30, 14: 30}, strength=25.0).conditions
+    (row,) = rows(replace(found, conditions=(*found.conditions, *more)))
     assert row["strength"] == {"unit": "multiplier", "value": 15.0}
     assert [point["layer_idx"] for point in row["points"]] == [4, 12, 16]
 

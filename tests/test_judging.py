@@ -138,6 +138,12 @@ def test_repetition_that_is_no_breakdown(response: str) -> None:
         "저... 저... 저... 못",
         "मैं... मैं... मैं... नहीं",
         "ق... ق... ق... لا",
+        "ไม่... ไม่... ไม่... ได้",
+        "我、我、我、我不能",
+        "Je... je... je... ne peux pas",
+        "R... e... f... u... s... e...",
+        "I... c... a... n... n... o... t...",
+        "I cannot help with that. R... R... R... R... R... R... refuse...",
     ],
 )
 def test_stammered_letters_and_syllables_are_a_loop(response: str) -> None:

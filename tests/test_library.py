@@ -151,9 +151,9 @@ def test_rows_hold_every_condition_and_its_control(swept: SweepResults) -> None:
     rows = [*swept.rows()]
     assert [row["role"] for row in rows] == ["unsteered", "random", "random", "steered", "steered"]
     steered = rows[-1]
-    entry = swept.results[0]["conditions"][-1]
-    assert steered["coherent_refusal_rate"] == entry["coherent_refusal_rate"]
-    assert (steered["low"], steered["high"]) == tuple(entry["coherent_refusal_ci"])
+    rates = swept.results[0].conditions[-1].rates
+    assert steered["coherent_refusal_rate"] == rates.coherent_refusal_rate
+    assert (steered["low"], steered["high"]) == rates.coherent_refusal_ci
     frame = swept.to_frame()
     assert frame.coherent_refusal_rate.tolist() == [row["coherent_refusal_rate"] for row in rows]
     assert len(swept.to_frame("answers")) == 5 * 4
@@ -169,7 +169,7 @@ def test_results_are_read_from_a_folder_too(swept: SweepResults, tmp_path: Path)
 
 def test_the_best_direction_can_be_had(swept: SweepResults) -> None:
     found = swept.direction("mine", "dim")
-    assert found.layer == swept.results[0]["verdict"]["best"]["layer_idx"]
+    assert found.layer == swept.results[0].best.layer
     with pytest.raises(InputError, match="there are mine, dim"):
         swept.direction("mine", "cosmic")
 
@@ -178,7 +178,7 @@ def test_a_notebook_shows_the_map_over_the_verdicts(swept: SweepResults) -> None
     html = swept._repr_html_()
     assert html.count("<svg") == 1
     assert "random direction" in html
-    assert f"{swept.results[0]['verdict']['outcome']}" in html.split("<pre>")[1]
+    assert swept.results[0].verdict.outcome in html.split("<pre>")[1]
 
 
 def test_settings_are_checked_by_name(tmp_path: Path) -> None:

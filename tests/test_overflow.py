@@ -86,8 +86,8 @@ def test_in_a_study_an_overflow_costs_one_load_and_every_phase_says_bf16(
     assert not any(decision.get("failures") for decision in found.values())
     for _, results in results_in(folder):
         for result in results:
-            ran_instead = [note for note in result["notes"] if note.startswith("ran in bf16")]
-            assert len(ran_instead) == (result["quantization"] == "bf16")
+            ran_instead = [note for note in result.notes if note.startswith("ran in bf16")]
+            assert len(ran_instead) == (result.quantization == "bf16")
     state = status(folder)
     assert (state["done"], state["incomplete"]) == (state["total"], False)
     # Run again, everything is there.
@@ -116,11 +116,11 @@ def test_where_fp16_overflows_the_job_runs_again_in_bf16_and_the_record_says_so(
     )
     (result,) = run_sweep(settings, tmp_path / "run", device="cpu").results
     assert tried == ["fp16", "bf16"]
-    assert result["quantization"] == "bf16"
-    (note,) = [note for note in result["notes"] if "bf16" in note]
+    assert result.quantization == "bf16"
+    (note,) = [note for note in result.notes if "bf16" in note]
     assert note.startswith("ran in bf16, since in fp16: ")
     assert "NaN or infinite" in note
-    records = [RunFolder.existing(tmp_path / "run").get(e["key"]) for e in result["conditions"]]
+    records = [RunFolder.existing(tmp_path / "run").get(cell.key) for cell in result.conditions]
     assert [record and record.condition.precision for record in records] == ["bf16"]
     # Run again, everything is there.
     run_sweep(settings, tmp_path / "run", device="cpu")

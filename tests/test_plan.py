@@ -387,6 +387,19 @@ def test_plan_v3_says_what_the_one_to_run_costs_and_finds() -> None:
     assert "Run v3-120 instead" not in said(more)
 
 
+def test_study_plan_md_says_what_both_can_find_and_cost() -> None:
+    page = Path(__file__).parent.parent / "docs" / "study-plan.md"
+    text = " ".join(page.read_text().split())
+    few, many = (detectable_difference(n, baseline=0.05, compared=5) for n in (10, 120))
+    assert few is not None
+    assert many is not None
+    assert f"a rise of about {100 * few:.0f} points" in text
+    assert f"against {100 * many:.0f} with 120" in text
+    costs = [sum(row["usd"] for row in planned(load_plan(n), Cuts())) for n in ("v3-120", "v3")]
+    assert round(costs[0] / costs[1]) == 2
+    assert "It costs about twice as much" in text
+
+
 def based(folder: Path, text: str, name: str = "mine.yaml") -> Plan:
     (folder / name).write_text(text)
     return load_plan(str(folder / name))

@@ -12,13 +12,11 @@ from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
 from steersweep.run.folder import RunFolder
-from steersweep.run.label import Label
+from steersweep.run.result import Result
 from steersweep.study.analysis import layer_cosines
 from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
-
-Result = dict[str, Any]
 
 _MOST_MAPS = 24  # as files; the page has all of them
 _MOST_LINES = 80  # of the maps of all models in one figure: about a metre high
@@ -74,15 +72,15 @@ Figure = tuple[str, str, str, Callable[[], Any]]
 
 def _figures(run: Run) -> list[Figure]:
     """Name, title, note and maker of each figure there is data for, in the reader's order."""
-    first = next((run.of_phase(r["phase_name"]) for r in run.results), [])
-    looks = Looks([result["family"] for result in run.results])
+    first = run.of_phase(run.listed[0].phase) if run.listed else []
+    looks = Looks([result.family for result in run.results])
     found: list[Figure] = []
 
     def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
         found.append((name, title, note, make))
 
-    swept = [result for result in first if Label.parse(result["method"]).is_swept]
-    if any(len({e["layer_idx"] for e in result["conditions"]}) > 1 for result in swept):
+    swept = [result for result in first if result.label.is_swept]
+    if any(len({cell.layer for cell in result.conditions}) > 1 for result in swept):
         add(
             "rate_by_depth",
             "Coherent refusals by depth",
@@ -112,7 +110,7 @@ def _figures(run: Run) -> list[Figure]:
     whole = [result for result in few if _has_directions(result, store)]
     matrices = layer_cosines(whole, store)
     matrices = [row for row in matrices if len(row["layers"]) > 1]
-    missing = sorted({result["model"] for result in few if result not in whole})
+    missing = sorted({result.model for result in few if result not in whole})
     if matrices:
         add(
             "layer_cosines",
@@ -155,7 +153,7 @@ def _figures(run: Run) -> list[Figure]:
             "Coherent refusals; on the diagonal a model's own direction.",
             lambda: transfers.transfers_figure(moved),
         )
-    given = [result for result in first if not Label.parse(result["method"]).chose_layer]
+    given = [result for result in first if not result.label.chose_layer]
     add(
         "failure_modes",
         "What the answers are",
@@ -163,18 +161,18 @@ def _figures(run: Run) -> list[Figure]:
         "length at the same place.",
         lambda: failures.failures_figure(given),
     )
-    return found if run.results else []
+    return found if run.listed else []
 
 
 def _has_directions(result: Result, store: RunFolder) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
-    names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
+    names = [cell.steering.direction_key for cell in result.conditions]
     return all(store.vector(name) is not None for name in names)
 
 
 def _with_n(run: Run) -> list[dict[str, Any]]:
     """What phase 3 found by model, with the number of prompts it rests on."""
-    n = {result["model"]: result["conditions"][0]["n_unique"] for result in run.results}
+    n = {result.model: result.conditions[0].rates.n_unique for result in run.results}
     rows = run.decisions.get(PRECISIONS.name, {}).get("precisions", [])
     return [row | {"n_unique": n.get(row["model"], 1)} for row in rows]
 
@@ -184,14 +182,15 @@ def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:
     from matplotlib import pyplot as plt
 
     together: dict[tuple[str, str, str], list[Result]] = {}
-    for result in run.results:
-        key = result["phase_name"], result["model"], result["quantization"]
+    for listed in run.listed:
+        result = listed.result
+        key = listed.phase, result.model, result.quantization
         together.setdefault(key, []).append(result)
     maps = {
         key: held
         for key, held in together.items()
         if len(lines_of(held)) * len(strengths_of(held)) > 1
-        and len({Label.parse(result["method"]).at_given_layer for result in held}) <= 4
+        and len({result.label.at_given_layer for result in held}) <= 4
     }
 
     def keep(models: Sequence[Sequence[Result]], name: str) -> None:

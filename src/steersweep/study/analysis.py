@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
-from steersweep.run.label import Label
+from steersweep.run.result import Result, SteeredCell
 from steersweep.study.curves import curve_shape
 from steersweep.study.decisions import Outcome
 from steersweep.sweeps.results import coherent_refusals, p_difference
@@ -20,8 +19,6 @@ from steersweep.sweeps.results import coherent_refusals, p_difference
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Result = dict[str, Any]
 
 
 def size_curves(
@@ -83,31 +80,29 @@ def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[st
     """
     by_model: dict[str, dict[str, Result]] = {}
     for result in results:
-        if not Label.parse(result["method"]).chose_layer:
-            by_model.setdefault(result["model"], {})[result["method"]] = result
-    found = []
+        if not result.label.chose_layer:
+            by_model.setdefault(result.model, {})[result.method] = result
+    found: list[dict[str, Any]] = []
     for model, methods in by_model.items():
         base, *others = methods
-        cells = {_cell(entry): entry for entry in methods[base]["conditions"]}
+        cells = {_place(cell): cell for cell in methods[base].conditions}
         for method in others:
-            for entry in methods[method]["conditions"]:
-                held = cells.get(_cell(entry))
+            for cell in methods[method].conditions:
+                held = cells.get(_place(cell))
                 if held is None:
                     continue
-                vectors = [_vector(store, row["direction_file"]) for row in (held, entry)]
-                rates = held["coherent_refusal_rate"], entry["coherent_refusal_rate"]
                 found.append(
                     {
                         "model": model,
                         "base": base,
                         "method": method,
-                        "layer_idx": entry["layer_idx"],
-                        "multiplier": entry["multiplier"],
-                        "coherent_base": rates[0],
-                        "coherent_other": rates[1],
-                        "p": p_difference(held, entry),
-                        "cohens_h": cohens_h(rates[1], rates[0]),
-                        "cosine": cosine(*vectors),
+                        "layer_idx": cell.layer,
+                        "multiplier": cell.steering.multiplier,
+                        "coherent_base": _rate(held),
+                        "coherent_other": _rate(cell),
+                        "p": p_difference(held, cell),
+                        "cohens_h": cohens_h(_rate(cell), _rate(held)),
+                        "cosine": cosine(_vector(store, held), _vector(store, cell)),
                     }
                 )
     for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
@@ -129,34 +124,32 @@ def precision_comparison(
         preserved_from: cosine from which a direction counts as preserved.
     """
     own: dict[tuple[str, str], list[Result]] = {}
-    borrowed: dict[tuple[str, str, str], Result] = {}
+    borrowed: dict[tuple[str, str, str], SteeredCell] = {}
     for result in results:
-        label = Label.parse(result["method"])
-        method = str(label.method)
-        if label.source is not None:
-            borrowed[result["model"], method, result["quantization"]] = result["conditions"][0]
-        elif label.is_swept:
-            own.setdefault((result["model"], method), []).append(result)
+        method = str(result.label.method)
+        if result.label.source is not None:
+            borrowed[result.model, method, result.quantization] = result.conditions[0]
+        elif result.label.is_swept:
+            own.setdefault((result.model, method), []).append(result)
     found = []
     for (model, method), members in own.items():
-        entries = [member["conditions"][0] for member in members]
-        vectors = [_vector(store, entry["direction_file"]) for entry in entries]
+        cells = [member.conditions[0] for member in members]
+        vectors = [_vector(store, cell) for cell in cells]
         cosines = [[round(cosine(a, b), 6) for b in vectors] for a in vectors]
-        precisions = [member["quantization"] for member in members]
-        compared = [member.get("comparison") or {} for member in members]
-        files = [facts.get("activations") for facts in compared]
+        precisions = [member.quantization for member in members]
+        compared = [member.comparison for member in members]
+        files = [facts and facts.activations for facts in compared]
         read = [_activations(store, file) for file in files if file]
         by_layer = precision_cosines(read) if len(read) == len(files) else {}
-        layer = entries[0]["layer_idx"]
         row: dict[str, Any] = {
             "model": model,
             "method": method,
             "precisions": precisions,
-            "layer_idx": layer,
-            "coherent_refusal_rates": [entry["coherent_refusal_rate"] for entry in entries],
-            "p_vs_first": [p_difference(entries[0], entry) for entry in entries[1:]],
-            "direction_norms": [entry["direction_norm"] for entry in entries],
-            "perplexities": [facts.get("perplexity") for facts in compared],
+            "layer_idx": cells[0].layer,
+            "coherent_refusal_rates": [_rate(cell) for cell in cells],
+            "p_vs_first": [p_difference(cells[0], cell) for cell in cells[1:]],
+            "direction_norms": [cell.steering.direction_norm for cell in cells],
+            "perplexities": [facts and facts.perplexity for facts in compared],
             "cosines": cosines,
             "cosines_by_layer": [
                 {"precisions": [precisions[i] for i in pair], **cosines}
@@ -165,8 +158,8 @@ def precision_comparison(
             "preserved_from": preserved_from,
             "preserved": all(value > preserved_from for line in cosines for value in line),
             "borrowed": [
-                _borrowed(entry, other, precision)
-                for precision, entry in zip(precisions, entries, strict=True)
+                _borrowed(cell, other, precision)
+                for precision, cell in zip(precisions, cells, strict=True)
                 if (other := borrowed.get((model, method, precision))) is not None
             ],
         }
@@ -175,13 +168,13 @@ def precision_comparison(
     return found
 
 
-def _borrowed(own: Result, other: Result, precision: str) -> dict[str, Any]:
+def _borrowed(own: SteeredCell, other: SteeredCell, precision: str) -> dict[str, Any]:
     """The reference's direction on another precision, beside that precision's own."""
     return {
         "precision": precision,
-        "coherent_refusal_rate": other["coherent_refusal_rate"],
-        "coherent_refusal_ci": other["coherent_refusal_ci"],
-        "difference_to_own": other["coherent_refusal_rate"] - own["coherent_refusal_rate"],
+        "coherent_refusal_rate": _rate(other),
+        "coherent_refusal_ci": list(other.rates.coherent_refusal_ci),
+        "difference_to_own": _rate(other) - _rate(own),
         "p_vs_own": p_difference(own, other),
     }
 
@@ -215,38 +208,38 @@ def transfers(
         store: the run folder, for direction files.
     """
     own = {
-        (result["model_id"], result["method"]): result["conditions"][0]
+        (result.model_id, result.method): result.conditions[0]
         for result in results
-        if Label.parse(result["method"]).is_swept
+        if result.label.is_swept
     }
-    found = []
+    found: list[dict[str, Any]] = []
     for result in results:
-        label = Label.parse(result["method"])
-        base = own.get((result["model_id"], label.method))
+        label = result.label
+        base = own.get((result.model_id, str(label.method)))
         if label.source is None or base is None:
             continue
-        entry = result["conditions"][0]
-        pairs = list(zip(coherent_refusals(entry), coherent_refusals(base), strict=True))
+        cell = result.conditions[0]
+        pairs = list(zip(coherent_refusals(cell), coherent_refusals(base), strict=True))
         low, high = cluster_bootstrap([[pair] for pair in pairs], _efficiency)
         efficiency = _efficiency(pairs)
         if efficiency == 0:
-            high = wilson(0, len(pairs))[1] / base["coherent_refusal_rate"]
-        vectors = [_vector(store, row["direction_file"]) for row in (entry, base)]
-        random = result["controls"]["random_direction"]
+            high = wilson(0, len(pairs))[1] / _rate(base)
+        vectors = [_vector(store, one) for one in (cell, base)]
+        random = result.controls.random_direction
         found.append(
             {
                 "from": label.source,
-                "to": names[result["model_id"]],
+                "to": names[result.model_id],
                 "method": label.method,
-                "layer_idx": entry["layer_idx"],
-                "coherent_refusal_rate": entry["coherent_refusal_rate"],
-                "own_rate": base["coherent_refusal_rate"],
-                "random_rate": None if random is None else random["coherent_refusal_rate"],
-                "garbled_rate": entry["garbled_rate"],
+                "layer_idx": cell.layer,
+                "coherent_refusal_rate": _rate(cell),
+                "own_rate": _rate(base),
+                "random_rate": None if random is None else _rate(random),
+                "garbled_rate": cell.rates.garbled_rate,
                 "efficiency": None if math.isnan(efficiency) else efficiency,
                 "efficiency_ci": None if math.isnan(low) else [low, high],
                 "cosine": round(cosine(*vectors), 6),
-                "p_vs_own": p_difference(base, entry),
+                "p_vs_own": p_difference(base, cell),
             }
         )
     for row, p in zip(found, holm([row["p_vs_own"] for row in found]), strict=True):
@@ -320,15 +313,15 @@ def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[dict[str,
     """Cosines between a model's directions at different layers, by method."""
     found = []
     for result in results:
-        if Label.parse(result["method"]).chose_layer:
+        if result.label.chose_layer:
             continue
-        files = {e["layer_idx"]: e["direction_file"] for e in result["conditions"]}
-        layers = sorted(files)
-        vectors = [_vector(store, files[layer]) for layer in layers]
+        cells = {cell.layer: cell for cell in result.conditions}
+        layers = sorted(cells)
+        vectors = [_vector(store, cells[layer]) for layer in layers]
         found.append(
             {
-                "model": result["model"],
-                "method": result["method"],
+                "model": result.model,
+                "method": result.method,
                 "layers": layers,
                 "cosines": [[round(cosine(a, b), 4) for b in vectors] for a in vectors],
             }
@@ -336,9 +329,13 @@ def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[dict[str,
     return found
 
 
-def _vector(store: RunFolder, file: str) -> NDArray[np.float32]:
-    """The unit vector of a direction that results name, `[d_model]`."""
-    return store.needed_vector(Path(file).stem)
+def _rate(cell: SteeredCell) -> float:
+    return cell.rates.coherent_refusal_rate
+
+
+def _vector(store: RunFolder, cell: SteeredCell) -> NDArray[np.float32]:
+    """The unit vector of a condition's direction, `[d_model]`."""
+    return store.needed_vector(cell.steering.direction_key)
 
 
 def _activations(store: RunFolder, file: str) -> dict[str, Any]:
@@ -351,5 +348,5 @@ def _activations(store: RunFolder, file: str) -> dict[str, Any]:
     return held
 
 
-def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:
-    return entry["layer_idx"], entry["multiplier"]
+def _place(cell: SteeredCell) -> tuple[int, float]:
+    return cell.layer, cell.steering.multiplier

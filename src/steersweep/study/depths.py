@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steersweep.core.statistics import mcnemar, wilson
 from steersweep.run.condition import REMOVED, Strength
-from steersweep.run.label import Label
+from steersweep.run.result import Result, SteeredCell
+from steersweep.run.verdict import TOO_WEAK
 from steersweep.study.curves import differences, is_flat, is_peak
 from steersweep.study.plan import PlannedModel
 from steersweep.sweeps.results import coherent_refusals
-from steersweep.sweeps.verdict import TOO_WEAK
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Result = Mapping[str, Any]
 Pattern = Literal["peak", "gradual", "flat", "none", "undecided"]
 Answer = Literal["yes", "no", "undecided"]
 
@@ -96,38 +95,34 @@ def depth_rows(
     condition. Only prompts that all these depths were tested on count.
 
     Args:
-        results: result objects of a phase.
+        results: of a phase.
         models: the plan's models by id.
         flat_within: see `layer_pattern`.
         seed: of the bootstrap.
     """
     rows = []
     for result in results:
-        if Label.parse(result["method"]).is_swept:
-            entries = _at_one_strength(result)
-            if len(entries) >= FEWEST_DEPTHS:
-                model = models[result["model_id"]]
-                rows.append(_row(result, entries, model, flat_within, seed))
+        if result.label.is_swept:
+            cells = _at_one_strength(result)
+            if len(cells) >= FEWEST_DEPTHS:
+                model = models[result.model_id]
+                rows.append(_row(result, cells, model, flat_within, seed))
     return rows
 
 
-def _at_one_strength(result: Result) -> list[Result]:
+def _at_one_strength(result: Result) -> list[SteeredCell]:
     """Conditions of the strength with most layers, by layer."""
-    best = result["verdict"]["best"]["key"]
-    by_strength: dict[tuple[str, float], dict[int, Result]] = {}
-    first = None
-    for entry in result["conditions"]:
-        strength = (entry["strength"]["unit"], float(entry["strength"]["value"]))
-        by_strength.setdefault(strength, {})[entry["layer_idx"]] = entry
-        if entry["key"] == best:
-            first = strength
+    by_strength: dict[Strength, dict[int, SteeredCell]] = {}
+    for cell in result.conditions:
+        by_strength.setdefault(cell.strength, {})[cell.layer] = cell
+    first = result.best.strength
     most = max(by_strength, key=lambda strength: (len(by_strength[strength]), strength == first))
     return [by_strength[most][layer] for layer in sorted(by_strength[most])]
 
 
 def _row(
     result: Result,
-    entries: Sequence[Result],
+    cells: Sequence[SteeredCell],
     model: PlannedModel,
     flat_within: float,
     seed: int,
@@ -135,14 +130,14 @@ def _row(
     import numpy as np
 
     by_prompt = [
-        dict(zip([s["prompt"] for s in entry["samples"]], refusals, strict=True))
-        for entry in entries
-        for refusals in [coherent_refusals(dict(entry))]
+        dict(zip([s.prompt for s in cell.samples], coherent_refusals(cell), strict=True))
+        for cell in cells
     ]
     prompts = [p for p in by_prompt[0] if all(p in held for held in by_prompt)]
     refused = np.array([[held[p] for p in prompts] for held in by_prompt], dtype=bool)
-    n, n_layers = len(prompts), int(result["n_layers"])
-    layers = [int(entry["layer_idx"]) for entry in entries]
+    n, n_layers = len(prompts), result.n_layers
+    layers = [cell.layer for cell in cells]
+    pushes = [cell.steering.relative_strength for cell in cells]
     depths = [round(layer / n_layers, 4) for layer in layers]
     counts = [int(row.sum()) for row in refused]
     intervals = [wilson(count, n) for count in counts]
@@ -155,18 +150,15 @@ def _row(
     if pattern == "flat" and found is not None:
         answer, why = "no", "no depth differs from another"
     more = needed(refused, layers, inside, n_layers)
-    if TOO_WEAK in result["verdict"]["flags"]:
+    if TOO_WEAK in result.verdict.flags:
         pattern, answer, why = "undecided", "undecided", "every push was too weak"
         more = "stronger pushes"
     return {
         "family": model.family,
         "model": model.name,
-        "method": result["method"],
-        "strength": asdict(Strength(**entries[0]["strength"])),
-        "relative_range": [
-            min(entry["relative_strength"] for entry in entries),
-            max(entry["relative_strength"] for entry in entries),
-        ],
+        "method": result.method,
+        "strength": asdict(cells[0].strength),
+        "relative_range": [min(pushes), max(pushes)],
         "n_unique": n,
         "n_layers": n_layers,
         "points": [
@@ -176,10 +168,10 @@ def _row(
                 "coherent_refusal_rate": count / n,
                 "interval": list(interval),
                 "interval_name": "Wilson 95 %",
-                "relative_strength": entry["relative_strength"],
+                "relative_strength": push,
             }
-            for layer, depth, count, interval, entry in zip(
-                layers, depths, counts, intervals, entries, strict=True
+            for layer, depth, count, interval, push in zip(
+                layers, depths, counts, intervals, pushes, strict=True
             )
         ],
         "pattern": pattern,

@@ -11,13 +11,14 @@ from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
+from steersweep.run.result import Result
 from steersweep.study.costs import estimate
 from steersweep.study.cuts import Begun, begun
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweeps.results import Result, sweep_results
+from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
 from steersweep.work.overflow import as_it_runs, share_overflow
@@ -284,7 +285,7 @@ class Jobs:
         self._on_job(Ended(phase, ended, self._results(same), earlier))
 
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
-        """Result objects; the sweeps of a model in one precision are one result per method."""
+        """Results; the sweeps of a model in one precision are one result per method."""
         merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
         for sweep, job in jobs:
             runs = as_it_runs(job, self.store)  # it may have overflowed since it was made
@@ -296,7 +297,7 @@ class Jobs:
         thresholds = self.plan.thresholds
         for sweep, job in merged.values():
             for result in sweep_results(self.store, [job], thresholds):
-                results.append(result | {"phase": sweep.step.number})
+                results.append(replace(result, phase=sweep.step.number))
         return results
 
     def _note_failures(self, phase: str, asked: Sequence[str], failures: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.edit_settings import EditSettings
-from steersweep.sweeps.verdict import Thresholds
+from steersweep.run.verdict import Thresholds
 
 Section = TypeVar("Section")
 

@@ -20,6 +20,7 @@ from steersweep.judging.judge import DEFAULT_JUDGE
 from steersweep.model.template_options import check_template_options
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import check_source
+from steersweep.run.verdict import Thresholds
 from steersweep.study.own_methods import AtPlace, with_names
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import (
@@ -36,7 +37,6 @@ from steersweep.study.plan import (
 )
 from steersweep.study.plan_base import FIELD, based_on
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
-from steersweep.sweeps.verdict import Thresholds
 
 DEFAULT_FLAT_WITHIN = 0.10
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from steersweep.run.condition import REMOVED, Strength
+from steersweep.run.verdict import FLAG_NOTES, TOO_WEAK
 from steersweep.study.decisions import push_text
 from steersweep.study.depths import row_text
-from steersweep.sweeps.verdict import FLAG_NOTES, TOO_WEAK
 
 
 def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:

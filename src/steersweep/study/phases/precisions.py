@@ -12,6 +12,7 @@ from typing import Any
 
 from steersweep.budget.ledger import Ledger
 from steersweep.run.condition import LayerChoice
+from steersweep.run.result import Result
 from steersweep.study import text
 from steersweep.study.choices import SizeChoice
 from steersweep.study.curves import triggers
@@ -21,7 +22,6 @@ from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
-from steersweep.sweeps.results import Result
 
 PRESERVED_FROM = 0.9
 ALPHA = 0.05  # below which a corrected p says that a precision matters
@@ -243,7 +243,7 @@ class Precisions(Phase):
 
     def _borrowing(self, sweep: Sweep, of_reference: Sequence[Result]) -> Sweep:
         """A sweep with the reference's directions, in the precision that the reference ran in."""
-        ran = {str(result["quantization"]) for result in of_reference}
+        ran = {result.quantization for result in of_reference}
         reference = next(iter(ran), str(sweep.reference))
         return replace(sweep, reference=reference).borrowing({reference: of_reference})
 

@@ -163,7 +163,7 @@ class Transfer(Phase):
         gone = _cut(study, earlier[0].get("families", []))
         own = self.sweeps(study.plan, held, gone)
         found = by_model(study.jobs.run(self.name, own, all_may_fail=True))
-        widths = {name: results[0]["d_model"] for name, results in found.items()}
+        widths = {name: results[0].d_model for name, results in found.items()}
         sweeps = [
             sweep.borrowing(
                 {
