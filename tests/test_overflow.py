@@ -54,7 +54,7 @@ def planned(model: Path) -> Plan:
         "verification": {"model": "l8", "layer": 0.5, "strength": strength, "expect": 0.0},
         "family_sweep": {"methods": ["dim"], "models": [{"model": "l8", "layers": [0.5]}]},
         "size_sweep": {"methods": ["dim"]},
-        "precision_sweep": {"precisions": ["fp16", "fp32"], "methods": ["dim"], "tiers": 1},
+        "precision_sweep": {"precisions": ["fp16", "bf16", "fp32"], "methods": ["dim"], "tiers": 1},
         "thresholds": {"works": 0.0, "partial": 0.0},
     }
     return parse_plan(yaml.safe_dump(plan), "long.yaml")
@@ -79,7 +79,11 @@ def test_in_a_study_an_overflow_costs_one_load_and_every_phase_says_bf16(
     assert "Settings: bf16" in (folder / "COSMIC_VERIFICATION.md").read_text()
     for phase in ("family_sweep", "size_sweep"):
         assert {row["precision"] for row in found[phase]["outcomes"]} == {"bf16"}
-    assert {row["precision"] for row in found["precision_sweep"]["outcomes"]} == {"bf16", "fp32"}
+    assert [(row["precision"], row["method"]) for row in found["precision_sweep"]["outcomes"]] == [
+        ("bf16", "dim"),
+        ("fp32", "dim"),
+        ("fp32", "dim@bf16"),
+    ]
     (row,) = found["precision_sweep"]["precisions"]
     assert row["precisions"] == ["bf16", "fp32"]
     assert [entry["precision"] for entry in row["borrowed"]] == ["fp32"]

@@ -27,6 +27,7 @@ from steersweep.cli.options import (
 from steersweep.cli.output import quiet_libraries, say
 from steersweep.cli.plans import named_plan
 from steersweep.core.errors import InputError
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
@@ -51,8 +52,8 @@ def smoke(
     budget: BudgetOption = None,
     ray_address: RayAddressOption = None,
     ray_storage: RayStorageOption = None,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
+    precision: PrecisionOption = defaults.PRECISION,
+    device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     template_options: TemplateOption = "",

@@ -35,6 +35,7 @@ from steersweep.cli.output import (
 from steersweep.cli.plans import named_plan
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import in_a_line
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
@@ -146,7 +147,7 @@ def run(
     ] = False,
     track: TrackOption = None,
     offline: OfflineOption = False,
-    device: DeviceOption = "auto",
+    device: DeviceOption = defaults.DEVICE,
     quiet: QuietOption = False,
 ) -> None:
     """Run a study; the same command again continues. Stops at gates with exit code 3.

@@ -104,6 +104,7 @@ class Jobs:
         self._on_job = on_job
         self._said: set[str] = set()
         self._asked: dict[str, set[str]] = {}  # by phase, sweeps of this run
+        self._conditions: dict[str, set[str]] = {}  # by phase, keys that this run asks for
         self._running: dict[str, tuple[str, Sweep, Job]] = {}
         self._scheduler = Scheduler(
             plan,
@@ -314,10 +315,17 @@ class Jobs:
     def _note_conditions(
         self, phase: str, jobs: Iterable[Job], *, without: Collection[str] = ()
     ) -> None:
-        """What the phase consists of, for `status`; `without` what it no longer does."""
+        """What the phase consists of, for `status`; `without` what it no longer does.
+
+        Of what earlier runs asked for and this one does not, only what has finished.
+        """
+        jobs = list(jobs)
         path = self.store.paths.phase(phase)
         held = (self.store.read_json(path) or {"conditions": []})["conditions"]
-        keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
+        asked = self._conditions.setdefault(phase, set())
+        asked.update(c.key for job in jobs for c in job.conditions)
+        before = [key for key in held if key in asked or self.store.has(key)]
+        keys = dict.fromkeys([*before, *(c.key for job in jobs for c in job.conditions)])
         out = {key for job in jobs for key in left_out(job, self.store)}
         kept = [key for key in keys if key not in out and key not in without]
         self.store.write_json(path, {"conditions": kept})

@@ -16,7 +16,6 @@ from steersweep.catalog.models import instead_of_fp16
 from steersweep.core.errors import InputError, setting
 from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
-from steersweep.judging.judge import DEFAULT_JUDGE
 from steersweep.model.template_options import check_template_options
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import check_source
@@ -37,6 +36,7 @@ from steersweep.study.plan import (
 )
 from steersweep.study.plan_base import FIELD, based_on
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
+from steersweep.sweeps import defaults
 
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -181,8 +181,8 @@ def _typed(data: dict[str, Any]) -> Plan:
         flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),
         sections={phase.name: phase.read(data) for phase in all_phases() if phase.name in data},
         decoding=Decoding(**data.get("decoding", {})),
-        judge=data.get("judge", DEFAULT_JUDGE),
-        seed=data.get("seed", 42),
+        judge=data.get("judge", defaults.JUDGE),
+        seed=data.get("seed", defaults.SEED),
         prices=data.get("prices", {}),
         prices_as_of=str(data.get("prices_as_of", "")),
         fallback_gpus=data.get("fallback_gpu", {}),

@@ -220,9 +220,12 @@ class Precisions(Phase):
         sweeps = self.sweeps(study.plan, chosen)
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
         found = by_model(study.jobs.run(self.name, first, all_may_fail=True))
+        # What a reference has run in for want of its own precision is the reference.
+        ran = {(name, row.quantization) for name, rows in found.items() for row in rows}
         sweeps = [
             sweep if sweep in first else self._borrowing(sweep, found.get(sweep.model.model, []))
             for sweep in sweeps
+            if sweep in first or (sweep.model.model, sweep.precision) not in ran
         ]
         results = study.jobs.run(self.name, sweeps)
         if results:
