@@ -155,8 +155,8 @@ def test_the_page_is_walked_from_the_first_command_to_the_last(
 def test_what_the_page_says_of_money_is_the_products_own_estimate() -> None:
     def figures(plan: Plan) -> list[str]:
         rows = planned(plan, Cuts())
-        least = sum(row["usd"] for row in rows if not row["note"])
-        return [f"{sum(row['usd'] for row in rows):.2f}", f"{least:.2f}"]
+        least = sum(row.usd for row in rows if not row.note)
+        return [f"{sum(row.usd for row in rows):.2f}", f"{least:.2f}"]
 
     text = PAGE.read_text()
     more, source = figures(load_plan(PLAN)), figures(load_plan("v3"))
