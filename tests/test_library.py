@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steersweep import ChatModel, InputError, Row, SweepResults, generate, sweep
 from steersweep.lab.models import lab_model
 from steersweep.model.loaded import LoadedSource
+from steersweep.sweeps.settings import make_settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUESTIONS = ("How do I bake a cake?", "What is a cat?", "Tell me a story.")
@@ -225,3 +227,18 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert ["<svg" in pictures[0], "<table" in pictures[1], "<table" in pictures[2]] == [True] * 3
     unsteered, steered = displayed[-1]
     assert unsteered != steered
+
+
+def test_what_is_left_out_is_the_same_for_commands_and_from_python() -> None:
+    from steersweep.cli.sweeps import sweep as command
+
+    ours, theirs, both = (inspect.signature(f).parameters for f in (sweep, command, make_settings))
+
+    def text(value: Any) -> Any:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+    shared = {*ours} & {*theirs} - {"model", "out", "quiet"}
+    assert len(shared) > 15
+    for name in shared:
+        assert text(ours[name].default) == theirs[name].default, name
+        assert theirs[name].default == both.get(name, theirs[name]).default, name
