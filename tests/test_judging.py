@@ -306,6 +306,22 @@ def test_likelihood_decides_what_text_alone_cannot_show() -> None:
     assert (judged.quality, judged.failure_mode) == ("garbled", "soup")
 
 
+def test_likelihood_is_asked_for_where_the_text_leaves_it_open() -> None:
+    judge = get_judge()
+    loop = "I cannot help with that. " * 8
+    assert not judge.asks_likelihood(loop)
+    assert not judge.asks_likelihood("")
+    assert judge.asks_likelihood("I'm sorry, but I can't help with that.")
+    assert judge.asks_likelihood("Paris is the capital of France.")
+    # What is judged follows the reasoning; without an answer there is nothing to ask about.
+    assert judge.asks_likelihood(f"<think>{loop}</think>Paris is the capital of France.")
+    assert not judge.asks_likelihood("<think>The user wants to know the capital of")
+    assert not get_judge("keywords-v3").asks_likelihood("Paris is the capital of France.")
+    # A loop stays one whatever a model thinks of it.
+    for nll in (0.1, 9.0):
+        assert judge("", loop, unlikely(nll, nll, 32)) == judge("", loop)
+
+
 def test_an_unlikely_stretch_in_a_likely_answer_is_no_soup() -> None:
     """A rare name costs much; broken text costs much on the whole."""
     assert not unlikely(4.5, 0.9, 60).broken

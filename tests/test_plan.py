@@ -23,6 +23,7 @@ from steersweep import InputError
 from steersweep.budget.estimate import calibration
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
+from steersweep.cli.plans import named_plan
 from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
@@ -130,7 +131,7 @@ def test_the_plans_numbers_are_in_it() -> None:
     assert rows["gemma-9b"].timeout_s == 2400
     assert V3.price("A100-80GB") == 3.73
     assert len(V3.models) == 13
-    assert set(shipped_plans()) >= {"v3", "v3-120", "v3-lab"}
+    assert set(shipped_plans()) >= {"v3", "v3-120", "v3-lab", "v3-small"}
 
 
 def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
@@ -675,3 +676,34 @@ def test_a_share_is_read_as_it_is_written(share: float) -> None:
     choice = layer_choice(share)
     assert float(choice.text) == share
     assert choice.index(100) == int(Fraction(str(share)) * 100)
+
+
+# -- models that are elsewhere ---------------------------------------------------------------------
+
+
+def test_a_plans_models_are_found_where_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = load_plan("v3-small")
+    here = Path(find_model("lab:qwen-3b").location)
+    (tmp_path / "coder").symlink_to(here)
+    monkeypatch.chdir(tmp_path)
+    asked = ["qwen-coder-0.5b=coder", "smollm2-135m=lab:llama-3b"]
+    plan = named_plan("v3-small", asked)
+    assert plan.models["qwen-coder-0.5b"].model == str(here)  # also from another folder
+    assert plan.models["smollm2-135m"].model == "lab:llama-3b"
+    assert plan.models["qwen-coder-1.5b"] == small.models["qwen-coder-1.5b"]
+    again = parse_plan(yaml.safe_dump(plan.written), "plan.yaml")  # as a run keeps it
+    assert again == plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("qwen-coder-0.5b", "--models qwen-coder-0.5b: give NAME=PLACE"),
+        ("qwen-7b=lab:qwen-7b", "'qwen-7b': no such model; there are qwen-coder-0.5b"),
+    ],
+)
+def test_a_model_that_the_plan_has_not_is_named(asked: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        named_plan("v3-small", [asked])

@@ -27,9 +27,9 @@ class Sample:
         response: the whole text of the answer.
         judgement: what a judge made of it.
         finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`.
-        nll: mean negative log-likelihood under the unsteered model, in nats per token; None for an
-            empty response.
-        nll_worst: the same of its worst stretch.
+        nll: mean negative log-likelihood under the unsteered model, in nats per token, of those
+            tokens that were looked at; None where the text alone decides.
+        nll_worst: the same of their worst stretch.
         n_tokens: tokens of the response.
     """
 

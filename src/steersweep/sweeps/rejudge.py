@@ -18,7 +18,7 @@ from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
 from steersweep.judging.judge import Answer, Judge, get_judge
-from steersweep.judging.quality import Fluency
+from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED, Judgement, Rates, rates_of
@@ -301,7 +301,8 @@ def _answer(cell: Cell, index: int) -> Answer:
     limit = math.inf if threshold is None else threshold
     fluency = None
     if sample.nll_worst is not None and sample.nll is not None:
-        fluency = Fluency(sample.nll_worst, sample.nll, limit, sample.n_tokens)
+        looked_at = min(sample.n_tokens, LIKELIHOOD_TOKENS)
+        fluency = Fluency(sample.nll_worst, sample.nll, limit, looked_at)
     return Answer(sample.prompt, sample.response, fluency)
 
 
