@@ -322,7 +322,7 @@ def test_each_cut_says_what_it_saves_and_a_cut_of_repeats_is_none() -> None:
     assert begun[0].seconds == 0
     # The whole with all of them costs what it did without, less what each saves; no less.
     before, after = (
-        sum(row["usd"] for row in planned(V3, cuts)) for cuts in (Cuts(), Cuts.first(V3, 3))
+        sum(row.usd for row in planned(V3, cuts)) for cuts in (Cuts(), Cuts.first(V3, 3))
     )
     assert before - after == pytest.approx(found[1].usd + found[2].usd, abs=1e-3)
     with pytest.raises(InputError, match=r"line \d+: cuts.0"):
@@ -348,10 +348,10 @@ def test_figures_rest_on_prices_that_are_named_with_their_date() -> None:
 
 def test_advice_compares_prices_of_one_set() -> None:
     """The catalog's L4 of today beside the plan's A10G of half a year ago says nothing."""
-    asked = {gpu for row in planned(V3, Cuts()) for gpu in [row["cheapest"]["gpu"]]}
+    asked = {gpu for row in planned(V3, Cuts()) for gpu in [row.cheapest.gpu]}
     assert asked <= V3.prices.keys()
     rows = planned(with_prices(V3, Path("catalog")), Cuts())
-    assert any(row["cheapest"]["gpu"] == "L4" for row in rows)
+    assert any(row.cheapest.gpu == "L4" for row in rows)
 
 
 def test_at_most_is_of_the_whole_plan_with_one_phase_too() -> None:

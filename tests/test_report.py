@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from steersweep.report.figures.style import Looks
 from steersweep.report.figures.style import drawing as drawing_style
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
+from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result, SteeredCell
 from steersweep.run.result_files import read_result_file
+from steersweep.study.rows import CurveRow, SizePoint
 from steersweep.study.study import run_study
 from steersweep.sweeps.results import best_condition
 from steersweep.sweeps.run import run_sweep
@@ -390,14 +393,16 @@ def test_the_best_condition_prefers_coherent_then_whole_then_weak() -> None:
 
 
 def test_a_size_curve_names_the_sizes_that_could_not_run() -> None:
-    point = {"model": "q3", "coherent_refusal_rate": 0.5, "interval": [0.3, 0.7]}
-    curve = {
-        "family": "qwen",
-        "method": "dim",
-        "shape": "rises over all, not monotone",
-        "missing": ["q14"],
-        "points": [point, point | {"model": "q7"}],
-    }
+    strength = Strength("relative", 0.3)
+    point = SizePoint("q3", 0.5, (0.3, 0.7), "Wilson 95 %", 20, 4, 0.5, "partial", strength, 0.3)
+    curve = CurveRow(
+        family="qwen",
+        method="dim",
+        shape="rises over all, not monotone",
+        largest="q14",
+        missing=("q14",),
+        points=(point, replace(point, model="q7")),
+    )
     with drawing_style():
         figure = sizes_figure([curve], Looks(["qwen"]))
     title = " ".join(figure.axes[0].get_title(loc="left").split())

@@ -60,7 +60,9 @@ def plan(
 
     Example: `steersweep plan v3`
     """
-    from steersweep.report.plan_table import planned, print_plan, saved
+    from steersweep.core import typed
+    from steersweep.report.plan_table import planned, print_plan
+    from steersweep.study.cuts import Begun, savings
     from steersweep.study.plan_file import with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.sweeps import Cuts
@@ -74,7 +76,12 @@ def plan(
     show_notes(prompt_notes(loaded))
     cuts = Cuts.first(loaded, apply_cuts)
     if as_json:
-        said = {"plan": loaded.name, "sweeps": planned(loaded, cuts, only), "cuts": saved(loaded)}
+        found = savings(loaded, Begun(), range(1, len(loaded.cuts) + 1))
+        said = {
+            "plan": loaded.name,
+            "sweeps": typed.plain(planned(loaded, cuts, only)),
+            "cuts": typed.plain(found),
+        }
         say(json.dumps(said, indent=1))
     else:
         print_plan(loaded, cuts, only)

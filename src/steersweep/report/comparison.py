@@ -121,7 +121,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     one, other = _Held(first), _Held(second)
     shared = [place for place in one.cells if place in other.cells]
     pairs = [(one.cells[place], other.cells[place]) for place in shared]
-    adjusted = holm([_p(a, b) for a, b in pairs])
+    adjusted = holm([p_difference(a, b) for a, b in pairs])
     return Comparison(
         folders=(str(first), str(second)),
         settings=_changes(one.run.plan, other.run.plan),
@@ -156,12 +156,6 @@ def _subject(listed: Listed) -> tuple[str, str, str, str]:
 
 def _facts(result: Result) -> dict[str, Any]:
     return {**result.provenance, "finished": result.timestamp}
-
-
-def _p(first: SteeredCell, second: SteeredCell) -> float:
-    p = p_difference(first, second)
-    assert p is not None  # there are two
-    return p
 
 
 def _compared(place: _Place, first: SteeredCell, second: SteeredCell, p: float) -> Conditions:

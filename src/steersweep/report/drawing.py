@@ -17,6 +17,7 @@ from steersweep.study.analysis import layer_cosines
 from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
+from steersweep.study.rows import CurveRow, PrecisionRow, TransferRow
 
 _MOST_MAPS = 24  # as files; the page has all of them
 _MOST_LINES = 80  # of the maps of all models in one figure: about a metre high
@@ -109,7 +110,7 @@ def _figures(run: Run) -> list[Figure]:
     few = swept if len(swept) <= _MOST_RESULTS else []
     whole = [result for result in few if _has_directions(result, store)]
     matrices = layer_cosines(whole, store)
-    matrices = [row for row in matrices if len(row["layers"]) > 1]
+    matrices = [row for row in matrices if len(row.layers) > 1]
     missing = sorted({result.model for result in few if result not in whole})
     if matrices:
         add(
@@ -122,7 +123,7 @@ def _figures(run: Run) -> list[Figure]:
             ),
             lambda: methods.layer_cosines_figure(matrices),
         )
-    curves = [c for c in run.decisions.get(SIZES.name, {}).get("curves", []) if c["points"]]
+    curves = [c for c in run.decision_rows(CurveRow, SIZES.name, "curves") if c.points]
     if curves:
         add(
             "size_curves",
@@ -130,22 +131,23 @@ def _figures(run: Run) -> list[Figure]:
             "Small to large. A shape is named only where intervals keep it apart from others.",
             lambda: sizes.sizes_figure(curves, looks),
         )
-    rows = _with_n(run)
+    rows = run.decision_rows(PrecisionRow, PRECISIONS.name, "precisions")
+    prompts = {result.model: result.conditions[0].rates.n_unique for result in run.results}
     if rows:
         add(
             "precision_cosines",
             "Directions between precisions",
             "Cosines at the layer that is steered; above "
-            f"{rows[0]['preserved_from']:.2f} a direction counts as preserved.",
+            f"{rows[0].preserved_from:.2f} a direction counts as preserved.",
             lambda: precisions.cosines_figure(rows),
         )
         add(
             "precision_rates",
             "Coherent refusals by precision",
             "With the direction found in that precision, and with the reference's.",
-            lambda: precisions.precision_rates_figure(rows),
+            lambda: precisions.precision_rates_figure(rows, prompts),
         )
-    moved = run.decisions.get(TRANSFER.name, {}).get("transfers", [])
+    moved = run.decision_rows(TransferRow, TRANSFER.name, "transfers")
     if moved:
         add(
             "transfers",
@@ -168,13 +170,6 @@ def _has_directions(result: Result, store: RunFolder) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
     names = [cell.steering.direction_key for cell in result.conditions]
     return all(store.vector(name) is not None for name in names)
-
-
-def _with_n(run: Run) -> list[dict[str, Any]]:
-    """What phase 3 found by model, with the number of prompts it rests on."""
-    n = {result.model: result.conditions[0].rates.n_unique for result in run.results}
-    rows = run.decisions.get(PRECISIONS.name, {}).get("precisions", [])
-    return [row | {"n_unique": n.get(row["model"], 1)} for row in rows]
 
 
 def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:

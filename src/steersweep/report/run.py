@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from steersweep.budget.ledger import Ledger
 from steersweep.people import gates
@@ -16,7 +16,10 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.study.phases.registry import all_phases
+from steersweep.study.rows import rows_of
 from steersweep.study.status import decided, status
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Run:
     def of_phase(self, name: str) -> list[Result]:
         """Results of a phase."""
         return [one.result for one in self.listed if one.phase == name]
+
+    def decision_rows(self, kind: type[T], phase: str, name: str) -> list[T]:
+        """Rows under a name of a phase's decision; see `rows_of`."""
+        return rows_of(kind, self.decisions.get(phase, {}), name)
 
 
 def read_run(folder: Path, on_result: Callable[[Listed], None] = lambda _listed: None) -> Run:

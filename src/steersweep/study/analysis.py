@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
@@ -14,6 +15,16 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result, SteeredCell
 from steersweep.study.curves import curve_shape
 from steersweep.study.decisions import Outcome
+from steersweep.study.rows import (
+    BorrowedRow,
+    CosinesByLayer,
+    CurveRow,
+    LayerCosines,
+    MethodsRow,
+    PrecisionRow,
+    SizePoint,
+    TransferRow,
+)
 from steersweep.sweeps.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ if TYPE_CHECKING:
 
 def size_curves(
     outcomes: Iterable[Outcome], families: Mapping[str, Sequence[str]], flat_within: float
-) -> list[dict[str, Any]]:
+) -> list[CurveRow]:
     """Coherent refusal rate against size by family and method, with the curve's shape.
 
     Args:
@@ -37,39 +48,40 @@ def size_curves(
     for outcome in sorted(outcomes, key=lambda o: order.index(o.model)):
         lines.setdefault((outcome.family, outcome.method), []).append(outcome)
     return [
-        {
-            "family": family,
-            "method": method,
-            "shape": curve_shape(
+        CurveRow(
+            family=family,
+            method=method,
+            shape=curve_shape(
                 [point.coherent for point in points],
                 [point.interval for point in points],
                 flat_within,
             ),
-            "largest": families[family][-1],
-            "missing": [
+            largest=families[family][-1],
+            missing=tuple(
                 name for name in families[family] if name not in {point.model for point in points}
-            ],
-            "points": [
-                {
-                    "model": point.model,
-                    "coherent_refusal_rate": point.coherent,
-                    "interval": list(point.interval),
-                    "interval_name": point.interval_name,
-                    "n_unique": point.n_unique,
-                    "layer_idx": point.layer_idx,
-                    "depth": round(point.layer_idx / point.n_layers, 4),
-                    "outcome": point.outcome,
-                    "strength": asdict(point.strength),
-                    "relative_strength": point.relative_strength,
-                }
-                for point in points
-            ],
-        }
+            ),
+            points=tuple(map(_size_point, points)),
+        )
         for (family, method), points in lines.items()
     ]
 
 
-def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
+def _size_point(found: Outcome) -> SizePoint:
+    return SizePoint(
+        model=found.model,
+        coherent_refusal_rate=found.coherent,
+        interval=found.interval,
+        interval_name=found.interval_name,
+        n_unique=found.n_unique,
+        layer_idx=found.layer_idx,
+        depth=round(found.layer_idx / found.n_layers, 4),
+        outcome=found.outcome,
+        strength=found.strength,
+        relative_strength=found.relative_strength,
+    )
+
+
+def compare_methods(results: Iterable[Result], store: RunFolder) -> list[MethodsRow]:
     """The first method against each other one at the same cells of a model: rates, p, cosine.
 
     `p_holm` is corrected for all cells and models compared.
@@ -82,7 +94,7 @@ def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[st
     for result in results:
         if not result.label.chose_layer:
             by_model.setdefault(result.model, {})[result.method] = result
-    found: list[dict[str, Any]] = []
+    found = []
     for model, methods in by_model.items():
         base, *others = methods
         cells = {_place(cell): cell for cell in methods[base].conditions}
@@ -91,28 +103,29 @@ def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[st
                 held = cells.get(_place(cell))
                 if held is None:
                     continue
+                p = p_difference(held, cell)
                 found.append(
-                    {
-                        "model": model,
-                        "base": base,
-                        "method": method,
-                        "layer_idx": cell.layer,
-                        "multiplier": cell.steering.multiplier,
-                        "coherent_base": _rate(held),
-                        "coherent_other": _rate(cell),
-                        "p": p_difference(held, cell),
-                        "cohens_h": cohens_h(_rate(cell), _rate(held)),
-                        "cosine": cosine(_vector(store, held), _vector(store, cell)),
-                    }
+                    MethodsRow(
+                        model=model,
+                        base=base,
+                        method=method,
+                        layer_idx=cell.layer,
+                        multiplier=cell.steering.multiplier,
+                        coherent_base=_rate(held),
+                        coherent_other=_rate(cell),
+                        p=p,
+                        cohens_h=cohens_h(_rate(cell), _rate(held)),
+                        cosine=cosine(_vector(store, held), _vector(store, cell)),
+                        p_holm=p,  # corrected below, as it is elsewhere here
+                    )
                 )
-    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
-        row["p_holm"] = p
-    return found
+    corrected = holm([row.p for row in found])
+    return [replace(row, p_holm=p) for row, p in zip(found, corrected, strict=True)]
 
 
 def precision_comparison(
     results: Iterable[Result], store: RunFolder, preserved_from: float
-) -> list[dict[str, Any]]:
+) -> list[PrecisionRow]:
     """Each model's precisions side by side: effects, directions, and how good a model each is.
 
     The first precision is the reference. Rates are compared with it on the same prompts (McNemar,
@@ -135,67 +148,73 @@ def precision_comparison(
     for (model, method), members in own.items():
         cells = [member.conditions[0] for member in members]
         vectors = [_vector(store, cell) for cell in cells]
-        cosines = [[round(cosine(a, b), 6) for b in vectors] for a in vectors]
+        cosines = tuple(tuple(round(cosine(a, b), 6) for b in vectors) for a in vectors)
         precisions = [member.quantization for member in members]
         compared = [member.comparison for member in members]
-        files = [facts and facts.activations for facts in compared]
+        files = [None if one is None else one.activations for one in compared]
         read = [_activations(store, file) for file in files if file]
         by_layer = precision_cosines(read) if len(read) == len(files) else {}
-        row: dict[str, Any] = {
-            "model": model,
-            "method": method,
-            "precisions": precisions,
-            "layer_idx": cells[0].layer,
-            "coherent_refusal_rates": [_rate(cell) for cell in cells],
-            "p_vs_first": [p_difference(cells[0], cell) for cell in cells[1:]],
-            "direction_norms": [cell.steering.direction_norm for cell in cells],
-            "perplexities": [facts and facts.perplexity for facts in compared],
-            "cosines": cosines,
-            "cosines_by_layer": [
-                {"precisions": [precisions[i] for i in pair], **cosines}
-                for pair, cosines in by_layer.items()
-            ],
-            "preserved_from": preserved_from,
-            "preserved": all(value > preserved_from for line in cosines for value in line),
-            "borrowed": [
-                _borrowed(cell, other, precision)
-                for precision, cell in zip(precisions, cells, strict=True)
-                if (other := borrowed.get((model, method, precision))) is not None
-            ],
-        }
-        found.append(row)
-    _correct(found)
-    return found
+        p_vs_first = tuple(p_difference(cells[0], cell) for cell in cells[1:])
+        found.append(
+            PrecisionRow(
+                model=model,
+                method=method,
+                precisions=tuple(precisions),
+                layer_idx=cells[0].layer,
+                coherent_refusal_rates=tuple(map(_rate, cells)),
+                p_vs_first=p_vs_first,
+                direction_norms=tuple(cell.steering.direction_norm for cell in cells),
+                perplexities=tuple(None if one is None else one.perplexity for one in compared),
+                cosines=cosines,
+                cosines_by_layer=tuple(
+                    CosinesByLayer((precisions[i], precisions[j]), *map(tuple, lines.values()))
+                    for (i, j), lines in by_layer.items()
+                ),
+                preserved_from=preserved_from,
+                preserved=all(value > preserved_from for line in cosines for value in line),
+                borrowed=tuple(
+                    _borrowed(cell, other, precision)
+                    for precision, cell in zip(precisions, cells, strict=True)
+                    if (other := borrowed.get((model, method, precision))) is not None
+                ),
+                p_vs_first_holm=p_vs_first,
+            )
+        )
+    return _corrected(found)
 
 
-def _borrowed(own: SteeredCell, other: SteeredCell, precision: str) -> dict[str, Any]:
+def _borrowed(own: SteeredCell, other: SteeredCell, precision: str) -> BorrowedRow:
     """The reference's direction on another precision, beside that precision's own."""
-    return {
-        "precision": precision,
-        "coherent_refusal_rate": _rate(other),
-        "coherent_refusal_ci": list(other.rates.coherent_refusal_ci),
-        "difference_to_own": _rate(other) - _rate(own),
-        "p_vs_own": p_difference(own, other),
-    }
+    p = p_difference(own, other)
+    return BorrowedRow(
+        precision=precision,
+        coherent_refusal_rate=_rate(other),
+        coherent_refusal_ci=other.rates.coherent_refusal_ci,
+        difference_to_own=_rate(other) - _rate(own),
+        p_vs_own=p,
+        p_vs_own_holm=p,
+    )
 
 
-def _correct(rows: Sequence[dict[str, Any]]) -> None:
+def _corrected(rows: Sequence[PrecisionRow]) -> list[PrecisionRow]:
     """Holm-corrected p-values over every comparison of the phase, beside the plain ones."""
-    places = [(row, "p_vs_first", i) for row in rows for i in range(len(row["p_vs_first"]))]
-    plain = [row["p_vs_first"][i] for row, _, i in places]
-    entries = [entry for row in rows for entry in row["borrowed"]]
-    corrected = holm([*plain, *(entry["p_vs_own"] for entry in entries)])
-    for row in rows:
-        row["p_vs_first_holm"] = [1.0]
-    for (row, _, _), p in zip(places, corrected, strict=False):
-        row["p_vs_first_holm"].append(p)
-    for entry, p in zip(entries, corrected[len(places) :], strict=True):
-        entry["p_vs_own_holm"] = p
+    plain = [p for row in rows for p in row.p_vs_first]
+    plain += [entry.p_vs_own for row in rows for entry in row.borrowed]
+    corrected = iter(holm(plain))
+    of_first = [(1.0, *islice(corrected, len(row.p_vs_first))) for row in rows]
+    return [
+        replace(
+            row,
+            p_vs_first_holm=first,
+            borrowed=tuple(replace(one, p_vs_own_holm=next(corrected)) for one in row.borrowed),
+        )
+        for row, first in zip(rows, of_first, strict=True)
+    ]
 
 
 def transfers(
     results: Iterable[Result], names: Mapping[str, str], store: RunFolder
-) -> list[dict[str, Any]]:
+) -> list[TransferRow]:
     """What a direction of one model does in another of the same width.
 
     `efficiency` is the borrowed direction's coherent refusal rate over that of the model's own,
@@ -212,7 +231,7 @@ def transfers(
         for result in results
         if result.label.is_swept
     }
-    found: list[dict[str, Any]] = []
+    found = []
     for result in results:
         label = result.label
         base = own.get((result.model_id, str(label.method)))
@@ -224,27 +243,26 @@ def transfers(
         efficiency = _efficiency(pairs)
         if efficiency == 0:
             high = wilson(0, len(pairs))[1] / _rate(base)
-        vectors = [_vector(store, one) for one in (cell, base)]
-        random = result.controls.random_direction
+        random, p = result.controls.random_direction, p_difference(base, cell)
         found.append(
-            {
-                "from": label.source,
-                "to": names[result.model_id],
-                "method": label.method,
-                "layer_idx": cell.layer,
-                "coherent_refusal_rate": _rate(cell),
-                "own_rate": _rate(base),
-                "random_rate": None if random is None else _rate(random),
-                "garbled_rate": cell.rates.garbled_rate,
-                "efficiency": None if math.isnan(efficiency) else efficiency,
-                "efficiency_ci": None if math.isnan(low) else [low, high],
-                "cosine": round(cosine(*vectors), 6),
-                "p_vs_own": p_difference(base, cell),
-            }
+            TransferRow(
+                source=label.source,
+                to=names[result.model_id],
+                method=str(label.method),
+                layer_idx=cell.layer,
+                coherent_refusal_rate=_rate(cell),
+                own_rate=_rate(base),
+                random_rate=None if random is None else _rate(random),
+                garbled_rate=cell.rates.garbled_rate,
+                efficiency=None if math.isnan(efficiency) else efficiency,
+                efficiency_ci=None if math.isnan(low) else (low, high),
+                cosine=round(cosine(_vector(store, cell), _vector(store, base)), 6),
+                p_vs_own=p,
+                p_vs_own_holm=p,
+            )
         )
-    for row, p in zip(found, holm([row["p_vs_own"] for row in found]), strict=True):
-        row["p_vs_own_holm"] = p
-    return found
+    corrected = holm([row.p_vs_own for row in found])
+    return [replace(row, p_vs_own_holm=p) for row, p in zip(found, corrected, strict=True)]
 
 
 def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
@@ -254,7 +272,7 @@ def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
 
 
 def precision_cosines(
-    activations: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0
+    activations: Sequence[Mapping[str, NDArray[Any]]], *, resamples: int = 1000, seed: int = 0
 ) -> dict[tuple[int, int], dict[str, list[float]]]:
     """Cosines of DIM directions between precisions at every layer, with bootstrap intervals.
 
@@ -309,7 +327,7 @@ def _draws(rng: Any, n: int, resamples: int) -> Any:
     return np.concatenate([np.ones((1, n)), counts]) / n
 
 
-def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
+def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[LayerCosines]:
     """Cosines between a model's directions at different layers, by method."""
     found = []
     for result in results:
@@ -319,12 +337,12 @@ def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[dict[str,
         layers = sorted(cells)
         vectors = [_vector(store, cells[layer]) for layer in layers]
         found.append(
-            {
-                "model": result.model,
-                "method": result.method,
-                "layers": layers,
-                "cosines": [[round(cosine(a, b), 4) for b in vectors] for a in vectors],
-            }
+            LayerCosines(
+                model=result.model,
+                method=result.method,
+                layers=tuple(layers),
+                cosines=tuple(tuple(round(cosine(a, b), 4) for b in vectors) for a in vectors),
+            )
         )
     return found
 
@@ -338,7 +356,7 @@ def _vector(store: RunFolder, cell: SteeredCell) -> NDArray[np.float32]:
     return store.needed_vector(cell.steering.direction_key)
 
 
-def _activations(store: RunFolder, file: str) -> dict[str, Any]:
+def _activations(store: RunFolder, file: str) -> dict[str, NDArray[Any]]:
     held = store.tensors(store.paths.named(file))
     if held is None:
         raise SteersweepError(

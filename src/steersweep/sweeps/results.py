@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from steersweep.core import typed
 from steersweep.core.errors import SteersweepError
@@ -332,6 +332,10 @@ def _against_unsteered(
     ]
 
 
+@overload
+def p_difference(one: Cell, other: Cell) -> float: ...
+@overload
+def p_difference(one: Cell, other: Cell | None) -> float | None: ...
 def p_difference(one: Cell, other: Cell | None) -> float | None:
     """p that two conditions refuse coherently equally often.
 

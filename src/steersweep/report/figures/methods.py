@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, matrix, percent_axis, short
 from steersweep.run.condition import Strength
 from steersweep.run.result import Result, SteeredCell
+from steersweep.study.rows import LayerCosines
 
 _MOST_MATRICES = 24
 
@@ -67,14 +68,14 @@ def methods_figure(results: Sequence[Result], looks: Looks) -> Any:
     return figure
 
 
-def layer_cosines_figure(matrices: Sequence[Mapping[str, Any]]) -> Any:
+def layer_cosines_figure(matrices: Sequence[LayerCosines]) -> Any:
     """Cosines between the directions of one model's layers: a matrix per model and method."""
     shown = matrices[:_MOST_MATRICES]
-    titles = [f"{short(row['model'])}\n{row['method'].upper()}" for row in shown]
+    titles = [f"{short(row.model)}\n{row.method.upper()}" for row in shown]
     return matrices_figure(
         titles,
-        [row["cosines"] for row in shown],
-        [[str(layer) for layer in row["layers"]] for row in shown],
+        [row.cosines for row in shown],
+        [[str(layer) for layer in row.layers] for row in shown],
         "layer",
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.budget.ledger import Ledger
+from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.run.result import Result
 from steersweep.study import text
@@ -20,6 +21,7 @@ from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.rows import PrecisionRow, rows_of
 from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
 
@@ -237,7 +239,7 @@ class Precisions(Phase):
         return {
             "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
             "not_run": [plain(gone) for gone in study.not_run(self.name, sweeps, results)],
-            "precisions": rows,
+            "precisions": typed.plain(rows),
             "notes": [
                 *(f"{choice.model} was cut" for choice in choices if choice not in chosen),
                 *triggers(study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left),
@@ -256,28 +258,28 @@ class Precisions(Phase):
         """See `Phase.findings`."""
         if decision["outcomes"]:
             yield from text.outcome_table(decision["outcomes"])
-        if decision["precisions"]:
-            yield from text.precision_list(decision["precisions"])
+        if rows := rows_of(PrecisionRow, decision, "precisions"):
+            yield from text.precision_list(rows)
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
-        for row in decision["precisions"]:
+        for row in rows_of(PrecisionRow, decision, "precisions"):
             yield text.precision_line(row)
             yield from (f"  {line}" for line in text.borrowed_lines(row))
 
 
-def sensitive(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def sensitive(rows: Iterable[PrecisionRow]) -> list[str]:
     """Where a precision changed the rate (corrected p below 0.05) or the direction."""
     found = []
     for row in rows:
         changed = [
             precision
-            for precision, p in zip(row["precisions"][1:], row["p_vs_first_holm"][1:], strict=True)
+            for precision, p in zip(row.precisions[1:], row.p_vs_first_holm[1:], strict=True)
             if p < ALPHA
         ]
-        found += [f"{row['model']} refuses otherwise in {precision}" for precision in changed]
-        if not row["preserved"]:
-            found.append(f"{row['model']}: the direction is not preserved")
+        found += [f"{row.model} refuses otherwise in {precision}" for precision in changed]
+        if not row.preserved:
+            found.append(f"{row.model}: the direction is not preserved")
     return found
 
 
