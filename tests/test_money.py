@@ -28,7 +28,7 @@ from steersweep.report.console import PlainConsole
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import read_verification, verification_file, write_verification
+from steersweep.run.result_files import read_objects, verification_file, write_verification
 from steersweep.study.away import apps
 from steersweep.study.cuts import Begun, cuts_of_phase, savings
 from steersweep.study.jobs import Ended
@@ -526,7 +526,7 @@ def test_numbers_that_are_not_the_official_codes_are_accepted_by_nobody(
     folder = Path(shutil.copytree(missed, tmp_path / "run"))
     file = verification_file(folder)
     assert file is not None
-    result = dict(read_verification(file))
+    (result,) = map(dict, read_objects(file))
     next(iter(result["quantities"].values()))["passed"] = False
     write_verification(folder, result)
     said = refused("approve", "run", "R0", "--by", "Ada", "--note", "so what", cwd=tmp_path)
