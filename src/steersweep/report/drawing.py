@@ -75,7 +75,9 @@ Figure = tuple[str, str, str, Callable[[], Any]]
 def _figures(run: Run) -> list[Figure]:
     """Name, title, note and maker of each figure there is data for, in the reader's order."""
     first = next((run.of_phase(r["phase_name"]) for r in run.results), [])
-    looks = Looks([result["family"] for result in run.results])
+    curves = [c for c in run.decisions.get(SIZES.name, {}).get("curves", []) if c["points"]]
+    # A plan may call a model's family otherwise than its config does.
+    looks = Looks([entry["family"] for entry in (*run.results, *curves)])
     found: list[Figure] = []
 
     def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
@@ -124,7 +126,6 @@ def _figures(run: Run) -> list[Figure]:
             ),
             lambda: methods.layer_cosines_figure(matrices),
         )
-    curves = [c for c in run.decisions.get(SIZES.name, {}).get("curves", []) if c["points"]]
     if curves:
         add(
             "size_curves",

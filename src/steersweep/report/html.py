@@ -15,6 +15,7 @@ import yaml
 
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError
+from steersweep.core.precision_labels import shown_precision
 from steersweep.report.drawing import draw
 from steersweep.report.figures.maps import (
     line_label,
@@ -225,7 +226,7 @@ def _maps(results: Sequence[Result]) -> dict[str, Any]:
             {
                 "phase": phase,
                 "model": model,
-                "precision": precision,
+                "precision": shown_precision(precision),
                 "group": held[0]["group"],
                 "across": x_label(held[0]),
                 "strengths": strengths,
@@ -265,10 +266,10 @@ def _prints(run: Run) -> list[tuple[str, str]]:
     if not run.results:
         return []
     facts = run.results[0]["provenance"]
-    models = {
-        f"{result['model_id']} ({result['quantization']})": result.get("model_fingerprint", "")
+    models = dict.fromkeys(
+        f"{result['model_id']} ({shown_precision(result['quantization'])})"
         for result in run.results
-    }
+    )
     rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
     edits = dict.fromkeys(
         str(EditSettings.read(entry["edit"]))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
+from steersweep.core.precision_labels import shown_precision
 from steersweep.report.figures.style import short
 
 Result = dict[str, Any]
@@ -53,7 +54,7 @@ class Samples:
             self._close()
             self._open_name = name
             self._open = {"prompts": {}, "conditions": {}, "samples": []}
-            label = f"{short(result['model'])}, {result['quantization']}"
+            label = f"{short(result['model'])}, {shown_precision(result['quantization'])}"
             self.groups.append({"label": label, "phase": result["phase_name"], "n": 0})
         result["group"] = len(self.groups) - 1
         controls = result["controls"]
