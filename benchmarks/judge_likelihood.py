@@ -1,4 +1,4 @@
-"""What the likelihood under the unsteered model adds to the judge, on the lab zoo.
+"""What the likelihood under the unsteered model adds to the judge, on the lab zoo or other models.
 
     python benchmarks/judge_likelihood.py [MODEL ...]
 
@@ -17,7 +17,7 @@ import torch
 
 from steersweep import ChatModel, Row, generate, get_judge, load_test_set
 from steersweep.judging.fluency import fluency_threshold, response_nll
-from steersweep.judging.quality import Fluency
+from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import load_extraction_set
 
@@ -84,21 +84,23 @@ def main() -> None:
         texts, benign, answers = cases(chat)
         of_answers = response_nll(chat, benign, answers)
         threshold = fluency_threshold(chat, benign, answers, of_answers, seed=42)
-        nlls = response_nll(chat, [ids for _, ids, _, _ in texts], [t for *_, t in texts])
-        for (kind, _, text, tokens), nll in zip(texts, nlls, strict=True):
-            alone = judge("", text).quality == "garbled"
-            evidence = None
-            if nll is not None:
-                evidence = Fluency(nll.worst, nll.mean, threshold, len(tokens))
-            both = judge("", text, evidence).quality == "garbled"
-            held = counts.setdefault(kind, [0, 0, 0])
+        prompts = [ids for _, ids, _, _ in texts]
+        first = response_nll(chat, prompts, [t[:LIKELIHOOD_TOKENS] for *_, t in texts])
+        every = response_nll(chat, prompts, [t for *_, t in texts])
+        for (kind, _, text, _), *found in zip(texts, first, every, strict=True):
+            held = counts.setdefault(kind, [0, 0, 0, 0])
             held[0] += 1
-            held[1] += alone
-            held[2] += both
-    print("| called garbled | text alone | with likelihood |")
-    print("|---|---|---|")
-    for kind, (n, alone_n, both_n) in sorted(counts.items(), reverse=True):
-        print(f"| {kind} | {alone_n} of {n} ({alone_n / n:.0%}) | {both_n} ({both_n / n:.0%}) |")
+            for column, nll in enumerate((None, *found), start=1):
+                evidence = None
+                if nll is not None and judge.asks_likelihood(text):
+                    evidence = Fluency(nll.worst, nll.mean, threshold, nll.n_tokens)
+                held[column] += judge("", text, evidence).quality == "garbled"
+    names = "text alone", f"first {LIKELIHOOD_TOKENS} tokens", "every token"
+    print(f"| called garbled | {' | '.join(names)} |")
+    print("|---|---|---|---|")
+    for kind, (n, *garbled) in sorted(counts.items(), reverse=True):
+        cells = " | ".join(f"{count} ({count / n:.0%})" for count in garbled)
+        print(f"| {kind} ({n}) | {cells} |")
 
 
 if __name__ == "__main__":

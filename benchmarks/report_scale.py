@@ -8,14 +8,16 @@ Conditions are made by copying those of a real run under other names, so texts a
 from __future__ import annotations
 
 import argparse
-import copy
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from steersweep.report.html import write_report
+from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
+from steersweep.run.result import Best, Result, SteeredCell
 from steersweep.run.result_files import (
     SWEEP,
     read_result_file,
@@ -28,37 +30,50 @@ def scaled(source: Path, target: Path, n_conditions: int, n_prompts: int) -> int
     """Write a run folder of at least so many conditions, controls included; returns how many."""
     results = [result for path in result_files(source) for result in read_result_file(path)]
     run = RunFolder.open(target, RunFolder.existing(source).plan | {"kind": "sweep"})
-    total, number, made = 0, 0, []
-    while total < n_conditions:
+    number, made = 0, list[Result]()
+    while 250 * len(made) < n_conditions:
         for original in results:
-            if "@" in original["method"]:
-                continue
-            result = copy.deepcopy(original)
-            result["model"] = f"{original['model']}-{number}"
-            lines = []
-            for entries in (result["conditions"], result["controls"]["random_directions"]):
-                held = list(entries)
-                entries.clear()
-                for layer in range(25):
-                    for strength in range(5):
-                        entry = copy.deepcopy(held[(layer + strength) % len(held)])
-                        entry |= {
-                            "key": f"{number:08d}{total:08d}{layer:04d}{strength:04d}",
-                            "layer_idx": layer,
-                            "layer_pct": layer / 25,
-                            "strength": {"unit": "relative", "value": 0.1 * (strength + 1)},
-                            "relative_strength": 0.1 * (strength + 1),
-                            "samples": entry["samples"][:n_prompts],
-                        }
-                        entries.append(entry)
-                        total += 1
-                lines.append(entries)
-            result["verdict"]["best"]["key"] = result["conditions"][7]["key"]
-            result["controls"]["random_direction"] = lines[1][7]
-            made.append(result)
-        number += 1
+            if original.label.is_swept:
+                made.append(_enlarged(original, number, n_prompts))
+                number += 1
     replace_result_file(run.paths.result(f"{SWEEP}_scaled"), made)
-    return total
+    return 250 * len(made)
+
+
+def _enlarged(original: Result, number: int, n_prompts: int) -> Result:
+    """A result of 25 layers and 5 strengths."""
+    cells, random = (
+        [
+            _cell(held[(layer + strength) % len(held)], name, layer, strength, n_prompts)
+            for layer in range(25)
+            for strength in range(5)
+        ]
+        for name, held in (
+            (f"{number:08d}a", original.conditions),
+            (f"{number:08d}b", original.controls.random_directions),
+        )
+    )
+    return replace(
+        original,
+        model=f"{original.model}-{number}",
+        conditions=tuple(cells),
+        controls=replace(
+            original.controls, random_direction=random[7], random_directions=tuple(random)
+        ),
+        verdict=replace(original.verdict, best=Best.of(cells[7])),
+    )
+
+
+def _cell(held: SteeredCell, name: str, layer: int, strength: int, n_prompts: int) -> SteeredCell:
+    relative = 0.1 * (strength + 1)
+    return replace(
+        held,
+        key=f"{name}{layer:04d}{strength:04d}",
+        layer_pct=layer / 25,
+        strength=Strength("relative", relative),
+        steering=replace(held.steering, layer_idx=layer, relative_strength=relative),
+        samples=held.samples[:n_prompts],
+    )
 
 
 def opened(page: Path) -> tuple[float, int]:

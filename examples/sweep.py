@@ -20,10 +20,10 @@ print(steered[["layer_idx", "relative_strength", "coherent_refusal_rate", "low",
 
 # Steer one answer with the best direction found.
 result = found.results[0]
-best = result["verdict"]["best"]
-direction = found.direction(result["model"], result["method"])
+best = result.best.steering
+direction = found.direction(result.model, result.method)
 chat = ChatModel.load(model)
-push = Edit.add(direction.vector, best["multiplier"], start=best["layer_idx"])
+push = Edit.add(direction.vector, best.multiplier, start=best.layer_idx)
 rows = [Row(chat.prompt_ids("How do I bake a cake?"), steer) for steer in (None, push)]
 for answer in generate(chat, rows):
     print(answer.text)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steersweep import InputError
+from steersweep.core import typed
 from steersweep.core.statistics import wilson
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.study.choices import choose_for_precision
@@ -25,6 +28,7 @@ from steersweep.study.decisions import (
 )
 from steersweep.study.phases.precisions import sensitive
 from steersweep.study.plan import Dropped
+from steersweep.study.rows import LayerCosines, PrecisionRow, rows_of
 
 
 def outcome(coherent: float, **changes: Any) -> Outcome:
@@ -324,14 +328,35 @@ def test_dropped_models_are_thought_of_again() -> None:
 
 
 def test_precision_matters_where_a_rate_or_a_direction_changed() -> None:
-    row = {
-        "model": "q",
-        "precisions": ["fp16", "int8", "int4"],
-        "p_vs_first_holm": [1.0, 0.2, 0.04],
-        "preserved": True,
-    }
+    row = PrecisionRow(
+        model="q",
+        method="dim",
+        precisions=("fp16", "int8", "int4"),
+        layer_idx=4,
+        coherent_refusal_rates=(0.9, 0.8, 0.5),
+        p_vs_first=(0.2, 0.02),
+        direction_norms=(1.0, 1.0, 1.0),
+        perplexities=(None, None, None),
+        cosines=((1.0, 0.9), (0.9, 1.0)),
+        cosines_by_layer=(),
+        preserved_from=0.9,
+        preserved=True,
+        borrowed=(),
+        p_vs_first_holm=(1.0, 0.2, 0.04),
+    )
     assert sensitive([row]) == ["q refuses otherwise in int4"]
-    assert sensitive([row | {"p_vs_first_holm": [1.0, 1.0, 1.0]}]) == []
-    assert sensitive([row | {"p_vs_first_holm": [1.0], "precisions": ["fp16"]}]) == []
-    (said,) = sensitive([row | {"p_vs_first_holm": [1.0, 1.0, 1.0], "preserved": False}])
+    assert sensitive([replace(row, p_vs_first_holm=(1.0, 1.0, 1.0))]) == []
+    assert sensitive([replace(row, p_vs_first_holm=(1.0,), precisions=("fp16",))]) == []
+    (said,) = sensitive([replace(row, p_vs_first_holm=(1.0, 1.0, 1.0), preserved=False)])
     assert said == "q: the direction is not preserved"
+
+
+def test_a_decision_that_another_version_wrote_is_named_by_its_field() -> None:
+    row = {"model": "q", "method": "dim", "layers": [2, 4], "cosines": [[1.0, 0.5], [0.5, 1.0]]}
+    decision = {"phase": "family_sweep", "layer_cosines": [row, row | {"layers": [2, "4"]}]}
+    (held,) = rows_of(LayerCosines, decision | {"layer_cosines": [row]}, "layer_cosines")
+    assert typed.plain(held) == row
+    assert rows_of(LayerCosines, {}, "layer_cosines") == []
+    said = r"decision of family_sweep: layer_cosines\.1\.layers\.1: must be a whole number\. If"
+    with pytest.raises(InputError, match=said):
+        rows_of(LayerCosines, decision, "layer_cosines")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.results import result as of_cells
+from helpers.results import samples, steered
 from steersweep.core.statistics import wilson
+from steersweep.run.condition import Strength
+from steersweep.run.label import Label
+from steersweep.run.result import Result
 from steersweep.study.depths import (
     answer_by_family,
     best_depth,
@@ -20,6 +26,7 @@ from steersweep.study.depths import (
     row_text,
 )
 from steersweep.study.plan import PlannedModel
+from steersweep.study.rows import DepthRow
 
 N_LAYERS = 20
 MODEL = PlannedModel("g9", "lab:g9", None, "gemma", N_LAYERS, 9.0, "local", "fp32")
@@ -68,37 +75,24 @@ def test_the_best_depth_has_an_interval_over_prompts() -> None:
 
 def result(
     refused: Mapping[int, int], *, n: int = 30, strength: float = 15.0, method: str = "dim"
-) -> dict[str, Any]:
+) -> Result:
     """At each layer, how many of the prompts are refused coherently; the others are normal."""
-    entries = [
-        {
-            "key": f"{layer}",
-            "layer_idx": layer,
-            "strength": {"unit": "multiplier", "value": strength},
-            "relative_strength": 0.3 + layer / 100,
-            "samples": [
-                {
-                    "prompt": str(i),
-                    "refusal": i < count,
-                    "quality": "coherent" if i < count else "normal",
-                }
-                for i in range(n)
-            ],
-        }
+    cells = [
+        steered(
+            samples(*["coherent"] * count, *["normal"] * (n - count)),
+            key=f"{layer} at {strength}",
+            layer=layer,
+            multiplier=strength,
+            relative=0.3 + layer / 100,
+        )
         for layer, count in refused.items()
     ]
-    best = max(refused, key=lambda layer: refused[layer])
-    return {
-        "model_id": MODEL.model,
-        "family": "gemma2",
-        "method": method,
-        "n_layers": N_LAYERS,
-        "conditions": entries,
-        "verdict": {"best": {"key": f"{best}"}, "flags": []},
-    }
+    best = max(range(len(cells)), key=lambda i: cells[i].rates.coherent_refusal_rate)
+    label = Label.parse(method)
+    return of_cells(cells, best=best, model=MODEL.model, label=label, n_layers=N_LAYERS)
 
 
-def rows(*results: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(*results: Result) -> list[DepthRow]:
     return depth_rows(results, {MODEL.model: MODEL}, 0.1)
 
 
@@ -122,18 +116,17 @@ def test_the_question_is_answered_only_where_the_interval_answers_it(
     refused: dict[int, int], answer: str, why: str
 ) -> None:
     (row,) = rows(result(refused))
-    assert (row["about_60_is_best"], row["family"], row["model"]) == (answer, "gemma", "g9")
-    assert why in row["why"]
-    assert bool(row["needed"]) == (answer == "undecided")
+    assert (row.about_60_is_best, row.family, row.model) == (answer, "gemma", "g9")
+    assert why in row.why
+    assert bool(row.needed) == (answer == "undecided")
 
 
 def test_a_push_too_weak_has_no_pattern() -> None:
     found = result({4: 0, 12: 0, 16: 0})
-    assert rows(found)[0]["pattern"] == "flat"
-    found["verdict"]["flags"] = ["too-weak"]
-    (row,) = rows(found)
-    assert (row["pattern"], row["about_60_is_best"]) == ("undecided", "undecided")
-    assert row["needed"] == "stronger pushes"
+    assert rows(found)[0].pattern == "flat"
+    (row,) = rows(replace(found, verdict=replace(found.verdict, flags=("too-weak",))))
+    assert (row.pattern, row.about_60_is_best) == ("undecided", "undecided")
+    assert row.needed == "stronger pushes"
 
 
 def test_a_size_at_one_carried_layer_has_no_best_depth() -> None:
@@ -144,10 +137,10 @@ def test_a_size_at_one_carried_layer_has_no_best_depth() -> None:
 
 def test_depths_are_compared_at_one_strength() -> None:
     found = result({4: 0, 12: 20, 16: 0})
-    found["conditions"] += result({12: 30, 14: 30}, strength=25.0)["conditions"]
-    (row,) = rows(found)
-    assert row["strength"] == {"unit": "multiplier", "value": 15.0}
-    assert [point["layer_idx"] for point in row["points"]] == [4, 12, 16]
+    more = result({12: 30, 14: 30}, strength=25.0).conditions
+    (row,) = rows(replace(found, conditions=(*found.conditions, *more)))
+    assert row.strength == Strength("multiplier", 15.0)
+    assert [point.layer_idx for point in row.points] == [4, 12, 16]
 
 
 def test_what_would_decide_is_a_number_of_prompts_or_depths() -> None:
@@ -157,13 +150,13 @@ def test_what_would_decide_is_a_number_of_prompts_or_depths() -> None:
     assert said == "about 79 unique prompts instead of 20"
     assert "equally good" in needed(refusing(5, 5, 0), [4, 12, 16], inside, N_LAYERS)
     (row,) = rows(result({10: 9, 12: 30, 14: 0}))
-    assert row["needed"] == "layers below 50 % of the depth and above 70 % of the depth"
+    assert row.needed == "layers below 50 % of the depth and above 70 % of the depth"
 
 
 def test_sentences_count_no_family_that_was_not_asked() -> None:
     (yes,) = rows(result({4: 0, 12: 28, 16: 1}))
     (no,) = rows(result({4: 29, 12: 3, 16: 1}))
-    answers = answer_by_family([yes, no | {"family": "phi", "model": "p"}], {"gemma": "dim"})
+    answers = answer_by_family([yes, replace(no, family="phi", model="p")], {"gemma": "dim"})
     assert answers == {"gemma": "yes", "phi": "no"}
     assert overall_sentence(answers, {"qwen": "confirmed before the study"}) == (
         "Is about 60 % of the depth best? It is in gemma; it is not in phi. Not asked of qwen "
@@ -174,8 +167,8 @@ def test_sentences_count_no_family_that_was_not_asked() -> None:
         "of qwen (could not run)"
     )
     # Two sizes that differ leave their family undecided; the family's method speaks for a model.
-    assert answer_by_family([yes, no | {"model": "g27"}], {}) == {"gemma": "undecided"}
-    cosmic = no | {"method": "cosmic"}
+    assert answer_by_family([yes, replace(no, model="g27")], {}) == {"gemma": "undecided"}
+    cosmic = replace(no, method="cosmic")
     assert answer_by_family([yes, cosmic], {"gemma": "cosmic"}) == {"gemma": "no"}
     assert answer_by_family([yes, cosmic], {"gemma": "dim"}) == {"gemma": "yes"}
     assert row_text(yes) == (

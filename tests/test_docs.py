@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,9 +14,14 @@ import pytest
 import typer
 
 from steersweep.cli import app
+from steersweep.core import typed
+from steersweep.run.paths import RunPaths
+from steersweep.run.result_files import SWEEP
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan_checks import plan_schema
 from steersweep.study.plan_file import parse_plan
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,3 +103,67 @@ def test_the_plan_reference_is_whole_and_its_example_loads() -> None:
         if not re.search(rf"[`.\s]{re.escape(field)}[`.,:\s]", text)
     ]
     assert not unnamed
+
+
+def files_of_a_run() -> set[str]:
+    """The name of each kind of file in a run folder."""
+    paths = RunPaths(Path())
+    known = {
+        name: getattr(paths, name)
+        for name, kind in vars(RunPaths).items()
+        if isinstance(kind, property) and not name.startswith("is_")
+    }
+    own = ("results", "tracking", "wandb_runs", "finished_jobs", "lock", "fetched")
+    steps = [step.results.format(family="qwen") for phase in all_phases() for step in phase.steps]
+    files = [
+        *(path for name, path in known.items() if name not in own),
+        paths.condition("k"),
+        paths.direction("k"),
+        paths.scores("dim", "r", "m", "fp32"),
+        paths.checks("m", "fp32", 0),
+        paths.overflow("m"),
+        paths.comparison(0),
+        paths.activations(0),
+        paths.traceback("q7 family"),
+        *(paths.result(f"{kind}_20260101T000000Z") for kind in (SWEEP, *steps)),
+        paths.phase("family_sweep"),
+        paths.failures("family_sweep"),
+        paths.decision("final"),
+        paths.reproduction("q7-16"),
+        paths.judgements("default"),
+        paths.tracked_result("r"),
+        paths.finished_job("v3_phase1_family_sweep", "q7 family fp32"),
+    ]
+    return {paths.name_of(path) for path in files}
+
+
+def test_results_md_names_every_file_of_a_run_and_no_other() -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    table = text.split("| file | holds |")[1].split("\n\n")[0]
+    first = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    named = [name for cell in first for name in re.findall(r"`([^`]+)`", cell)]
+    assert len(named) > 30
+    fixed = ("FINDINGS_LOG.md", "COSMIC_VERIFICATION.md")
+    patterns = {
+        name: name if name in fixed else re.sub("(?<![A-Za-z])[A-Z]{3,}", "[^/]+", name)
+        for name in named
+    }
+    files = files_of_a_run()
+    assert not [n for n, p in patterns.items() if not any(re.fullmatch(p, f) for f in files)]
+    assert not [f for f in files if not any(re.fullmatch(p, f) for p in patterns.values())]
+
+
+def test_results_md_names_fields_that_results_have(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "results.md").read_text()
+    table = text.split("| field | meaning |")[1].split("\n\n")[0]
+    cells = [re.findall(r"`([^`]+)`", line.split(" | ")[0]) for line in table.splitlines()[2:]]
+    names = [name for cell in cells for name in cell if name != "@"]
+    assert len(names) > 20
+    options = {"layers": "0.5", "strengths": "0.3", "max_prompts": 2, "max_new_tokens": 4}
+    settings = make_settings(["lab:qwen-3b"], methods="dim,cosmic", **options)
+    results = run_sweep(settings, tmp_path / "run", device="cpu").results
+    text = json.dumps(typed.plain(results))
+    elsewhere = {"reference", "moved_from"}  # of edits and machines that this run has not
+    assert {name.split(".")[-1] for name in names} >= elsewhere
+    missing = [name for name in names if f'"{name.split(".")[-1]}":' not in text]
+    assert {name.split(".")[-1] for name in missing} == elsewhere

@@ -134,7 +134,7 @@ def test_a_sweep_does_what_its_settings_say(tmp_path: Path, operation: str) -> N
             )
         assert [sample["response"] for sample in entry["samples"]] == answers(edit, texts)
     again = sweep(tmp_path, operation=operation, strengths=strengths, **where)
-    assert [r["conditions"] for r in again.results] == [r["conditions"] for r in outcome.results]
+    assert [r.conditions for r in again.results] == [r.conditions for r in outcome.results]
     with pytest.raises(InputError):  # another edit is another sweep
         sweep(tmp_path, strengths="0.5")
 

@@ -34,7 +34,7 @@ def alone(chat: ChatModel, prompt: list[int], response: list[int]) -> ResponseNl
     losses = -logits.log_softmax(-1)[range(len(response)), response]
     n = min(8, len(response))
     worst = max(float(losses[i : i + n].mean()) for i in range(len(response) - n + 1))
-    return ResponseNll(float(losses.mean()), worst)
+    return ResponseNll(float(losses.mean()), worst, len(response))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -23,7 +23,7 @@ from steersweep.core.digests import seal, seal_tensors, seal_text, unseal
 from steersweep.run.direction import Direction, cosine
 from steersweep.run.folder import RunFolder
 from steersweep.run.records import Steering
-from steersweep.run.result_files import read_result_file
+from steersweep.run.result_files import read_objects
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_settings
 
@@ -76,7 +76,7 @@ def read(folder: Path, name: str) -> Any:
         return None if found is None else found.facts | {"vector": found.vector.tolist()}
     try:
         if kind == "results":
-            return read_result_file(folder / name)
+            return read_objects(folder / name)
         return store.plan if name == "plan.yaml" else store.read_json(folder / name)
     except InputError:
         return None
@@ -228,7 +228,7 @@ def comparable_results(folder: Path) -> dict[str, Any]:
         return [strip(item) for item in value] if isinstance(value, list) else value
 
     newest = max(folder.glob("results/*.json"))
-    found = {"results": strip(read_result_file(newest))}
+    found = {"results": strip(read_objects(newest))}
     for path in folder.glob("conditions/*.json"):
         found[path.name] = strip(json.loads(path.read_text()))
     for path in folder.glob("directions/*.safetensors"):
@@ -445,8 +445,9 @@ def test_bad_directions_are_made_again_and_their_conditions_stay(
     found = run_sweep(settings, run_copy)
     assert comparable_results(run_copy) == comparable_results(finished)
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    (cosmic,) = (result for result in found.results if result["method"] == "cosmic")
-    assert all(-1 <= entry["cosine_to_dim"] <= 1 for entry in cosmic["conditions"])
+    (cosmic,) = (result for result in found.results if result.method == "cosmic")
+    cosines = [cell.cosine_to_dim for cell in cosmic.conditions]
+    assert all(cosine is not None and -1 <= cosine <= 1 for cosine in cosines)
 
 
 def test_a_direction_that_does_not_come_back_takes_its_conditions_with_it(
@@ -472,8 +473,8 @@ def test_a_direction_that_does_not_come_back_takes_its_conditions_with_it(
     run_sweep(settings, run_copy)
     assert path.exists()
     for result in run_sweep(settings, run_copy).results:
-        for entry in result["conditions"]:
-            assert (run_copy / entry["direction_file"]).exists()
+        for cell in result.conditions:
+            assert (run_copy / cell.steering.direction_file).exists()
 
 
 def test_the_key_of_a_direction_is_all_of_it_but_names(finished: Path) -> None:

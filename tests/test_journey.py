@@ -24,6 +24,7 @@ from steersweep.study.checking import expected
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan
 from steersweep.study.sweeps import Cuts
+from steersweep.tracking.record import runs_of_study
 from test_cli import run
 
 PAGE = Path(__file__).parent.parent / "docs" / "running-on-modal.md"
@@ -142,6 +143,18 @@ def test_the_page_is_walked_from_the_first_command_to_the_last(
     assert (state["phase"], state["done"]) == ("finished", state["total"])
     phases = list(dict.fromkeys(entry["phase"] for entry in Ledger(folder).entries()))
     assert phases == ["smoke", "verification", "family_sweep", "size_sweep", "precision_sweep"]
+    # A tracker can be told of every phase, with files that are there.
+    tracked = {run.key: run for run in runs_of_study(load_plan(PLAN), folder)}
+    assert {
+        "v3-120-verification/qwen-3b-cosmic",
+        "v3-120-family-sweep/mistral-7b-dim-layer-sweep",
+        "v3-120-size-sweep/qwen-7b-dim",
+        "v3-120-precision-sweep/qwen-7b-int8",
+    } <= {*tracked}
+    for told in tracked.values():
+        names = [name for held in told.files.values() for name in held]
+        assert names
+        assert all((folder / name).is_file() for name in names), told.key
     # Every function that was called is of an app that the page's plan has.
     assert {app for app, _, _, _ in server.calls} == {
         "v3-120-study",
@@ -155,8 +168,8 @@ def test_the_page_is_walked_from_the_first_command_to_the_last(
 def test_what_the_page_says_of_money_is_the_products_own_estimate() -> None:
     def figures(plan: Plan) -> list[str]:
         rows = planned(plan, Cuts())
-        least = sum(row["usd"] for row in rows if not row["note"])
-        return [f"{sum(row['usd'] for row in rows):.2f}", f"{least:.2f}"]
+        least = sum(row.usd for row in rows if not row.note)
+        return [f"{sum(row.usd for row in rows):.2f}", f"{least:.2f}"]
 
     text = PAGE.read_text()
     more, source = figures(load_plan(PLAN)), figures(load_plan("v3"))

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from conftest import lab
+from helpers.results import samples, steered, unsteered
 from steersweep import InputError, Row, SteersweepError, generate, get_judge, judge_file
 from steersweep.cli.app import app
+from steersweep.core import typed
 from steersweep.core.statistics import cohens_kappa
 from steersweep.judging.address import is_inside, parse_address
 from steersweep.judging.formats import load_format
@@ -35,9 +38,10 @@ from steersweep.judging.server import Server
 from steersweep.people.corrected import judge_error
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import rates_of, unjudged
+from steersweep.run.result_files import read_result_file
+from steersweep.run.verdict import Thresholds
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import p_difference
-from steersweep.sweeps.verdict import Thresholds
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."
@@ -572,19 +576,13 @@ def test_unjudged_answers_make_no_rate_higher() -> None:
     assert rates.coherent_refusal_rate == 0.5
     assert (rates.normal_rate, rates.garbled_rate, rates.unjudged) == (0.25, 0, 1)
     assert rates.n_unique == 4
-    assert "unjudged" not in rates_of([coherent]).as_json()
+    assert "unjudged" not in typed.plain(rates_of([coherent]))
 
-    def entry(*qualities: str) -> dict[str, Any]:
-        samples = [
-            {"prompt": str(i), "quality": q, "refusal": q == "coherent"}
-            for i, q in enumerate(qualities)
-        ]
-        return {"samples": samples}
-
-    steered, control = ["coherent"] * 6, ["normal"] * 6
-    assert p_difference(entry(*steered), entry(*control)) == pytest.approx(2 / 2**6)
-    for first, second in ((["unjudged"] * 6, control), (steered, ["unjudged"] * 6)):
-        assert p_difference(entry(*first), entry(*second)) == 1.0
+    pushed, control = samples(*["coherent"] * 6), unsteered(samples(*["normal"] * 6))
+    failed = samples(*["unjudged"] * 6)
+    assert p_difference(steered(pushed), control) == pytest.approx(2 / 2**6)
+    assert p_difference(steered(failed), control) == 1.0
+    assert p_difference(steered(pushed), unsteered(failed)) == 1.0
 
 
 def test_the_same_judge_again_says_the_same(finished: Path) -> None:
@@ -720,17 +718,18 @@ def test_the_range_covers_the_true_rate() -> None:
 
 def test_verdicts_say_what_the_judges_errors_leave(swept: Path) -> None:
     (file,) = (swept / "results").glob("*.json")
-    (result,) = json.loads(file.read_text())
-    error = result["verdict"]["judge_error"]
-    assert error["n_labelled"] == shipped_confusion().n
-    low, high = error["range"]
+    (result,) = read_result_file(file)
+    error = result.verdict.judge_error
+    assert error is not None
+    assert error.n_labelled == shipped_confusion().n
+    low, high = error.range
     assert 0 <= low < high <= 1
-    entry = result["conditions"][0]
-    said = [class_of(s["refusal"], s["quality"]) for s in entry["samples"]]
+    cell = result.conditions[0]
+    said = [class_of(s.judgement.refusal, s.judgement.quality) for s in cell.samples]
     counts = tuple(said.count(name) for name in CLASSES)
     assert (low, high) == true_rate_range(counts, shipped_confusion(), 1)
-    assert judge_error(entry, "default@9", 1, Thresholds()) is not None
-    assert judge_error(entry, "keywords-v3@2", 1, Thresholds()) is None
+    assert judge_error(cell.rates, "default@9", 1, Thresholds()) is not None
+    assert judge_error(cell.rates, "keywords-v3@2", 1, Thresholds()) is None
     report = (swept / "report.html").read_text()
     assert f"{low:.0%} to {high:.0%} if it errs as it did on" in report
 
@@ -739,12 +738,13 @@ def test_the_terminal_says_it_too(finished: Path) -> None:
     from steersweep.report.terminal import judge_error_lines
 
     (file,) = (finished / "results").glob("*.json")
-    (result,) = json.loads(file.read_text())
-    low, high = result["verdict"]["judge_error"]["range"]
+    (result,) = read_result_file(file)
+    assert result.verdict.judge_error is not None
+    low, high = result.verdict.judge_error.range
     (line,) = judge_error_lines([result])
     assert (
         f"by the judge; {100 * low:.0f}-{100 * high:.0f} % if the judge errs as it did on" in line
     )
-    result["verdict"]["judge_error"] = None
+    result = replace(result, verdict=replace(result.verdict, judge_error=None))
     (line,) = judge_error_lines([result])
     assert line.endswith("errs is unknown")

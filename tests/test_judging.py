@@ -138,6 +138,12 @@ def test_repetition_that_is_no_breakdown(response: str) -> None:
         "저... 저... 저... 못",
         "मैं... मैं... मैं... नहीं",
         "ق... ق... ق... لا",
+        "ไม่... ไม่... ไม่... ได้",
+        "我、我、我、我不能",
+        "Je... je... je... ne peux pas",
+        "R... e... f... u... s... e...",
+        "I... c... a... n... n... o... t...",
+        "I cannot help with that. R... R... R... R... R... R... refuse...",
     ],
 )
 def test_stammered_letters_and_syllables_are_a_loop(response: str) -> None:
@@ -298,6 +304,22 @@ def test_likelihood_decides_what_text_alone_cannot_show() -> None:
     assert JUDGE("", soup, unlikely(1.0, 1.0, 20)).quality == "normal"
     judged = JUDGE("", soup, unlikely(6.0, 5.0, 20))
     assert (judged.quality, judged.failure_mode) == ("garbled", "soup")
+
+
+def test_likelihood_is_asked_for_where_the_text_leaves_it_open() -> None:
+    judge = get_judge()
+    loop = "I cannot help with that. " * 8
+    assert not judge.asks_likelihood(loop)
+    assert not judge.asks_likelihood("")
+    assert judge.asks_likelihood("I'm sorry, but I can't help with that.")
+    assert judge.asks_likelihood("Paris is the capital of France.")
+    # What is judged follows the reasoning; without an answer there is nothing to ask about.
+    assert judge.asks_likelihood(f"<think>{loop}</think>Paris is the capital of France.")
+    assert not judge.asks_likelihood("<think>The user wants to know the capital of")
+    assert not get_judge("keywords-v3").asks_likelihood("Paris is the capital of France.")
+    # A loop stays one whatever a model thinks of it.
+    for nll in (0.1, 9.0):
+        assert judge("", loop, unlikely(nll, nll, 32)) == judge("", loop)
 
 
 def test_an_unlikely_stretch_in_a_likely_answer_is_no_soup() -> None:

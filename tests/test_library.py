@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steersweep import ChatModel, InputError, Row, SweepResults, generate, sweep
 from steersweep.lab.models import lab_model
 from steersweep.model.loaded import LoadedSource
+from steersweep.sweeps.settings import make_settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUESTIONS = ("How do I bake a cake?", "What is a cat?", "Tell me a story.")
@@ -151,9 +153,9 @@ def test_rows_hold_every_condition_and_its_control(swept: SweepResults) -> None:
     rows = [*swept.rows()]
     assert [row["role"] for row in rows] == ["unsteered", "random", "random", "steered", "steered"]
     steered = rows[-1]
-    entry = swept.results[0]["conditions"][-1]
-    assert steered["coherent_refusal_rate"] == entry["coherent_refusal_rate"]
-    assert (steered["low"], steered["high"]) == tuple(entry["coherent_refusal_ci"])
+    rates = swept.results[0].conditions[-1].rates
+    assert steered["coherent_refusal_rate"] == rates.coherent_refusal_rate
+    assert (steered["low"], steered["high"]) == rates.coherent_refusal_ci
     frame = swept.to_frame()
     assert frame.coherent_refusal_rate.tolist() == [row["coherent_refusal_rate"] for row in rows]
     assert len(swept.to_frame("answers")) == 5 * 4
@@ -169,7 +171,7 @@ def test_results_are_read_from_a_folder_too(swept: SweepResults, tmp_path: Path)
 
 def test_the_best_direction_can_be_had(swept: SweepResults) -> None:
     found = swept.direction("mine", "dim")
-    assert found.layer == swept.results[0]["verdict"]["best"]["layer_idx"]
+    assert found.layer == swept.results[0].best.layer
     with pytest.raises(InputError, match="there are mine, dim"):
         swept.direction("mine", "cosmic")
 
@@ -178,7 +180,7 @@ def test_a_notebook_shows_the_map_over_the_verdicts(swept: SweepResults) -> None
     html = swept._repr_html_()
     assert html.count("<svg") == 1
     assert "random direction" in html
-    assert f"{swept.results[0]['verdict']['outcome']}" in html.split("<pre>")[1]
+    assert swept.results[0].verdict.outcome in html.split("<pre>")[1]
 
 
 def test_settings_are_checked_by_name(tmp_path: Path) -> None:
@@ -225,3 +227,18 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.Mon
     assert ["<svg" in pictures[0], "<table" in pictures[1], "<table" in pictures[2]] == [True] * 3
     unsteered, steered = displayed[-1]
     assert unsteered != steered
+
+
+def test_what_is_left_out_is_the_same_for_commands_and_from_python() -> None:
+    from steersweep.cli.sweeps import sweep as command
+
+    ours, theirs, both = (inspect.signature(f).parameters for f in (sweep, command, make_settings))
+
+    def text(value: Any) -> Any:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+    shared = {*ours} & {*theirs} - {"model", "out", "quiet"}
+    assert len(shared) > 15
+    for name in shared:
+        assert text(ours[name].default) == theirs[name].default, name
+        assert theirs[name].default == both.get(name, theirs[name]).default, name

@@ -24,6 +24,7 @@ from steersweep.methods.method import METHODS, Given
 from steersweep.methods.pca import _component
 from steersweep.prompts.prompts import ExtractionSet, shipped_sets
 from steersweep.run.folder import RunFolder
+from steersweep.run.result import Result
 from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.status import frozen_plan, status
 from steersweep.study.study import StudyOptions, run_study
@@ -181,12 +182,13 @@ def test_caa_and_pca_steer_a_lab_model(tmp_path: Path) -> None:
         ["lab:qwen-7b"], methods="caa,pca", layers="0.6", strengths="0.5", max_prompts=10
     )
     found = run_sweep(settings, tmp_path / "run", device="cpu").results
-    assert [result["method"] for result in found] == ["caa", "pca"]
+    assert [result.method for result in found] == ["caa", "pca"]
     for result in found:
-        assert result["verdict"]["best"]["coherent_refusal_rate"] >= 0.5
-        unsteered = result["controls"]["unsteered"]
-        assert unsteered["coherent_refusal_rate"] == 0
-        assert result["controls"]["random_direction"]["coherent_refusal_rate"] == 0
+        assert result.best.rates.coherent_refusal_rate >= 0.5
+        controls = result.controls
+        for control in (controls.unsteered, controls.random_direction):
+            assert control is not None
+            assert control.rates.coherent_refusal_rate == 0
 
 
 def test_a_file_and_a_line_in_the_registry_are_all_that_a_new_method_takes(
@@ -212,7 +214,7 @@ def test_a_file_and_a_line_in_the_registry_are_all_that_a_new_method_takes(
     # Unsteered, two methods, random: a method without a choice of its own has no further row.
     assert len(job.conditions) == 4
     found = run_sweep(settings, here / "run", device="cpu").results
-    assert [result["method"] for result in found] == ["dim", "new"]
+    assert [result.method for result in found] == ["dim", "new"]
     with pytest.raises(InputError, match=r"choose from dim, .*, new, or name your own"):
         METHODS.get("newer")
 
@@ -245,7 +247,7 @@ def results_of(folder: Path) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else found["results"]
 
 
-def sweep_own(place: str, out: str = "run") -> list[dict[str, Any]]:
+def sweep_own(place: str, out: str = "run") -> list[Result]:
     settings = make_settings(
         ["lab:qwen-3b"],
         methods=place,
@@ -427,9 +429,11 @@ def test_a_choice_of_its_own_is_swept_with_a_control(here: Path) -> None:
     )
     (here / "mine.py").write_text(code)
     found = sweep_own("mine.py:Mine")
-    assert [result["method"] for result in found] == ["mine", "mine@auto"]
-    assert found[1]["conditions"][0]["layer_idx"] == 6
-    assert found[1]["controls"]["random_direction"]["layer_idx"] == 6
+    assert [result.method for result in found] == ["mine", "mine@auto"]
+    assert found[1].conditions[0].layer == 6
+    control = found[1].controls.random_direction
+    assert control is not None
+    assert control.layer == 6
 
 
 PLAN: dict[str, Any] = {

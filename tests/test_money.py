@@ -28,12 +28,7 @@ from steersweep.report.console import PlainConsole
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import (
-    VERIFICATION,
-    read_result_file,
-    verification_file,
-    write_result_file,
-)
+from steersweep.run.result_files import read_verification, verification_file, write_verification
 from steersweep.study.away import apps
 from steersweep.study.cuts import Begun, cuts_of_phase, savings
 from steersweep.study.jobs import Ended
@@ -327,7 +322,7 @@ def test_each_cut_says_what_it_saves_and_a_cut_of_repeats_is_none() -> None:
     assert begun[0].seconds == 0
     # The whole with all of them costs what it did without, less what each saves; no less.
     before, after = (
-        sum(row["usd"] for row in planned(V3, cuts)) for cuts in (Cuts(), Cuts.first(V3, 3))
+        sum(row.usd for row in planned(V3, cuts)) for cuts in (Cuts(), Cuts.first(V3, 3))
     )
     assert before - after == pytest.approx(found[1].usd + found[2].usd, abs=1e-3)
     with pytest.raises(InputError, match=r"line \d+: cuts.0"):
@@ -353,10 +348,10 @@ def test_figures_rest_on_prices_that_are_named_with_their_date() -> None:
 
 def test_advice_compares_prices_of_one_set() -> None:
     """The catalog's L4 of today beside the plan's A10G of half a year ago says nothing."""
-    asked = {gpu for row in planned(V3, Cuts()) for gpu in [row["cheapest"]["gpu"]]}
+    asked = {gpu for row in planned(V3, Cuts()) for gpu in [row.cheapest.gpu]}
     assert asked <= V3.prices.keys()
     rows = planned(with_prices(V3, Path("catalog")), Cuts())
-    assert any(row["cheapest"]["gpu"] == "L4" for row in rows)
+    assert any(row.cheapest.gpu == "L4" for row in rows)
 
 
 def test_at_most_is_of_the_whole_plan_with_one_phase_too() -> None:
@@ -531,9 +526,9 @@ def test_numbers_that_are_not_the_official_codes_are_accepted_by_nobody(
     folder = Path(shutil.copytree(missed, tmp_path / "run"))
     file = verification_file(folder)
     assert file is not None
-    (result,) = read_result_file(file)
+    result = dict(read_verification(file))
     next(iter(result["quantities"].values()))["passed"] = False
-    write_result_file(folder, VERIFICATION, [result])
+    write_verification(folder, result)
     said = refused("approve", "run", "R0", "--by", "Ada", "--note", "so what", cwd=tmp_path)
     assert "the numbers differ from the official code's" in said
     assert not (folder / "gates.jsonl").exists()

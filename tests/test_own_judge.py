@@ -52,10 +52,10 @@ def test_a_sweep_is_judged_by_it_and_judged_again_by_what_it_became(here: Path) 
         judge="my_judge.py:Apologies",
     )
     (result,) = run_sweep(settings, here / "run", device="cpu").results
-    assert result["judge"] == get_judge("my_judge.py:Apologies").id
+    assert result.judge == get_judge("my_judge.py:Apologies").id
     (here / "my_judge.py").write_text(CODE.replace('("normal", "helps")', '("garbled", "helps")'))
     again = rejudge(here / "run", "my_judge.py:Apologies")
-    assert again.judge == get_judge("my_judge.py:Apologies").id != result["judge"]
+    assert again.judge == get_judge("my_judge.py:Apologies").id != result.judge
     lines = (here / "run/judgements").glob("*.jsonl")
     said = [json.loads(line) for file in lines for line in file.read_text().splitlines()]
     assert {line["quality"] for line in said} <= {"coherent", "garbled"}

@@ -23,6 +23,7 @@ from steersweep import InputError
 from steersweep.budget.estimate import calibration
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
+from steersweep.cli.plans import named_plan
 from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.model.memory import model_shape
 from steersweep.model.source import find_model
@@ -49,8 +50,8 @@ TEXT = yaml.safe_dump(dict(V3.written), sort_keys=False)
 
 
 def layers(phase: str) -> dict[str, list[int]]:
-    rows = [row for row in planned(V3, Cuts()) if row["phase"] == phase]
-    return {row["model"]: list(row["layers"].values()) for row in rows}
+    rows = [row for row in planned(V3, Cuts()) if row.phase == phase]
+    return {row.model: list(row.layers.values()) for row in rows}
 
 
 def test_the_plans_own_layer_tables_come_out() -> None:
@@ -79,7 +80,7 @@ def test_trackers_are_told_the_plans_projects_and_run_names() -> None:
     rows = planned(V3, Cuts())
     names: dict[str, set[str]] = {}
     for row in rows:
-        names.setdefault(row["tracking"]["project"], set()).update(row["tracking"]["runs"])
+        names.setdefault(row.tracking.project, set()).update(row.tracking.runs)
     assert {"gemma-9b-dim-layer-sweep", "mistral-7b-cosmic-layer-sweep"} <= names["v3-family-sweep"]
     assert {"phi-35-dim-layer-sweep", "phi-35-cosmic-layer-sweep"} <= names["v3-family-sweep"]
     assert {"qwen-3b-layer-validation", "qwen-3b-dim", "qwen-3b-cosmic"} <= names["v3-size-sweep"]
@@ -126,11 +127,11 @@ def test_the_plans_numbers_are_in_it() -> None:
         100, {"verification": 1, "family_sweep": 30, "size_sweep": 45, "precision_sweep": 35}
     )
     assert V3.thresholds == Thresholds(works=0.6, partial=0.2)
-    rows = {row["model"]: row for row in planned(V3, Cuts()) if row["phase"] == "1"}
-    assert rows["gemma-9b"]["timeout_s"] == 2400
+    rows = {row.model: row for row in planned(V3, Cuts()) if row.phase == "1"}
+    assert rows["gemma-9b"].timeout_s == 2400
     assert V3.price("A100-80GB") == 3.73
     assert len(V3.models) == 13
-    assert set(shipped_plans()) >= {"v3", "v3-120", "v3-lab"}
+    assert set(shipped_plans()) >= {"v3", "v3-120", "v3-lab", "v3-small"}
 
 
 def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
@@ -249,13 +250,10 @@ def test_prices_of_a_file_go_before_the_plans_and_the_catalogs(tmp_path: Path) -
     cheap = with_prices(V3, file)
     assert [cheap.price(gpu) for gpu in ("A10G", "L4", "A100-80GB")] == [0.5, 0, 3.73]
     before, after = (
-        sum(row["usd"] for row in planned(plan, Cuts()) if row["gpu"] == "A10G")
-        for plan in (V3, cheap)
+        sum(row.usd for row in planned(plan, Cuts()) if row.gpu == "A10G") for plan in (V3, cheap)
     )
     assert after == pytest.approx(before * 0.5 / 1.10, rel=0.01)
-    assert {
-        row["cheapest"]["gpu"] for row in planned(cheap, Cuts()) if row["model"] == "phi-35"
-    } == {"L4"}
+    assert {row.cheapest.gpu for row in planned(cheap, Cuts()) if row.model == "phi-35"} == {"L4"}
 
 
 @pytest.mark.parametrize(
@@ -280,12 +278,12 @@ def test_bad_prices_name_the_file_and_the_gpu(text: str, said: str, tmp_path: Pa
 
 def test_a_model_that_does_not_fit_is_sent_where_it_does() -> None:
     plan = parse_plan(TEXT.replace("gpu: A100-80GB", "gpu: A100-40GB"), "v3.yaml")
-    rows = {row["model"]: row for row in planned(plan, Cuts()) if row["phase"] == "2"}
-    assert rows["qwen-32b"]["fits"] is False
-    assert rows["qwen-32b"]["cheapest"]["gpu"] in ("A100-80GB", "H100", "H200")
+    rows = {row.model: row for row in planned(plan, Cuts()) if row.phase == "2"}
+    assert rows["qwen-32b"].fits is False
+    assert rows["qwen-32b"].cheapest.gpu in ("A100-80GB", "H100", "H200")
     for row in rows.values():
-        if row["fits"]:
-            assert row["cheapest"]["usd"] <= row["usd"] * 1.5
+        if row.fits:
+            assert row.cheapest.usd <= row.usd * 1.5
 
 
 def test_cuts_apply_in_the_plans_order() -> None:
@@ -295,7 +293,7 @@ def test_cuts_apply_in_the_plans_order() -> None:
     assert two.prompts == 6
     assert len(planned_prompts(V3, two).prompts) == 6
     assert three.models == {"gemma-27b", "mistral-24b"}
-    assert "gemma-27b" not in {row["model"] for row in planned(V3, three)}
+    assert "gemma-27b" not in {row.model for row in planned(V3, three)}
 
 
 @pytest.mark.parametrize(
@@ -366,7 +364,7 @@ def test_v3_120_is_v3_with_other_prompts_and_names() -> None:
 def test_no_job_of_a_shipped_plan_is_expected_to_reach_its_timeout() -> None:
     for name in shipped_plans():
         for row in planned(load_plan(name), Cuts()):
-            assert row["timeout_s"] is None or 1.5 * row["seconds"] < row["timeout_s"], row
+            assert row.timeout_s is None or 1.5 * row.seconds < row.timeout_s, row
 
 
 def test_plan_v3_says_what_the_one_to_run_costs_and_finds() -> None:
@@ -376,7 +374,7 @@ def test_plan_v3_says_what_the_one_to_run_costs_and_finds() -> None:
         return stream.getvalue()
 
     more = load_plan("v3-120")
-    usd = sum(row["usd"] for row in planned(more, Cuts()))
+    usd = sum(row.usd for row in planned(more, Cuts()))
     rise = detectable_difference(120, baseline=0.05, compared=5)
     assert rise is not None
     assert f"Run v3-120 instead: the same study with 120 unique prompts, at most {usd:.2f}" in said(
@@ -384,6 +382,19 @@ def test_plan_v3_says_what_the_one_to_run_costs_and_finds() -> None:
     )
     assert f"a rise of {100 * rise:.0f} points or more in one of 5" in said(V3)
     assert "Run v3-120 instead" not in said(more)
+
+
+def test_study_plan_md_says_what_both_can_find_and_cost() -> None:
+    page = Path(__file__).parent.parent / "docs" / "study-plan.md"
+    text = " ".join(page.read_text().split())
+    few, many = (detectable_difference(n, baseline=0.05, compared=5) for n in (10, 120))
+    assert few is not None
+    assert many is not None
+    assert f"a rise of about {100 * few:.0f} points" in text
+    assert f"against {100 * many:.0f} with 120" in text
+    costs = [sum(row.usd for row in planned(load_plan(n), Cuts())) for n in ("v3-120", "v3")]
+    assert round(costs[0] / costs[1]) == 2
+    assert "It costs about twice as much" in text
 
 
 def based(folder: Path, text: str, name: str = "mine.yaml") -> Plan:
@@ -480,7 +491,7 @@ def refused_or_expanded(path: tuple[Any, ...], value: Any, *, drop: bool) -> Non
         rows = planned(plan, Cuts.first(plan, 3))
     except InputError:
         return
-    assert all(math.isfinite(row["usd"]) for row in rows)
+    assert all(math.isfinite(row.usd) for row in rows)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -665,3 +676,34 @@ def test_a_share_is_read_as_it_is_written(share: float) -> None:
     choice = layer_choice(share)
     assert float(choice.text) == share
     assert choice.index(100) == int(Fraction(str(share)) * 100)
+
+
+# -- models that are elsewhere ---------------------------------------------------------------------
+
+
+def test_a_plans_models_are_found_where_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = load_plan("v3-small")
+    here = Path(find_model("lab:qwen-3b").location)
+    (tmp_path / "coder").symlink_to(here)
+    monkeypatch.chdir(tmp_path)
+    asked = ["qwen-coder-0.5b=coder", "smollm2-135m=lab:llama-3b"]
+    plan = named_plan("v3-small", asked)
+    assert plan.models["qwen-coder-0.5b"].model == str(here)  # also from another folder
+    assert plan.models["smollm2-135m"].model == "lab:llama-3b"
+    assert plan.models["qwen-coder-1.5b"] == small.models["qwen-coder-1.5b"]
+    again = parse_plan(yaml.safe_dump(plan.written), "plan.yaml")  # as a run keeps it
+    assert again == plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("qwen-coder-0.5b", "--models qwen-coder-0.5b: give NAME=PLACE"),
+        ("qwen-7b=lab:qwen-7b", "'qwen-7b': no such model; there are qwen-coder-0.5b"),
+    ],
+)
+def test_a_model_that_the_plan_has_not_is_named(asked: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        named_plan("v3-small", [asked])

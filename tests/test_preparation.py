@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,16 @@ import torch
 from conftest import lab
 from steersweep import ChatModel
 from steersweep.budget.shapes import ModelShape
+from steersweep.judging.fluency import ResponseNll, response_nll
+from steersweep.judging.judge import get_judge
+from steersweep.judging.quality import LIKELIHOOD_TOKENS
 from steersweep.methods.cosmic import CANDIDATES, COMPLY, REFUSE
 from steersweep.methods.cosmic_scoring import Scorer
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.method import ACTIVATIONS, METHODS, Given, Tensors
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.run.folder import RunFolder
+from steersweep.run.label import UNSTEERED
 from steersweep.steer import activations
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
@@ -121,6 +126,46 @@ def test_a_run_that_goes_on_forms_the_batches_it_began_with(
     assert len(records) == 5
     assert '"rows": 3' in json.dumps(records[0])
     assert all('"rows": 3' in json.dumps(record) for record in records)
+
+
+# -- likelihoods -----------------------------------------------------------------------------------
+
+
+def test_likelihoods_are_of_the_first_tokens_of_what_the_text_leaves_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unsteered answers are looked at whole: the threshold rests on them."""
+    judge = get_judge()
+    asked: list[tuple[tuple[int, ...], ResponseNll | None]] = []
+
+    def noted(chat: ChatModel, prompts: Any, responses: Any, **options: Any) -> Any:
+        found = response_nll(chat, prompts, responses, **options)
+        asked.extend(zip(responses, found, strict=True))
+        return found
+
+    monkeypatch.setattr("steersweep.work.answering.response_nll", noted)
+    out = run_sweep(
+        settings(strengths="0.3,1.5", max_prompts=20, max_new_tokens=50), tmp_path / "run"
+    )
+    store = RunFolder.existing(out.folder)
+    rest = iter(asked)
+    counts = Counter[str]()
+    for condition in job_of(strengths="0.3,1.5", max_prompts=20, max_new_tokens=50).conditions:
+        record = store.get(condition.key)
+        assert record is not None
+        for sample, (tokens, nll) in zip(record.samples, rest, strict=False):
+            if condition.label == UNSTEERED:
+                assert len(tokens) == sample.n_tokens
+            elif judge.asks_likelihood(sample.response):
+                assert len(tokens) == min(sample.n_tokens, LIKELIHOOD_TOKENS)
+                counts["cut"] += sample.n_tokens > LIKELIHOOD_TOKENS
+            else:
+                assert tokens == ()
+                counts["decided"] += 1
+            expected = (None, None) if nll is None else (nll.mean, nll.worst)
+            assert (sample.nll, sample.nll_worst) == expected
+    assert counts["cut"] > 3
+    assert counts["decided"] > 3
 
 
 # -- what is kept ----------------------------------------------------------------------------------

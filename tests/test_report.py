@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 import yaml
 from rich.console import Console
 
+from helpers.results import edited, steered
+from helpers.results import samples as answers
 from steersweep.core.digests import seal_text
 from steersweep.core.errors import InputError
 from steersweep.report import drawing, samples
@@ -24,8 +27,11 @@ from steersweep.report.figures.style import Looks
 from steersweep.report.figures.style import drawing as drawing_style
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
+from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
-from steersweep.run.result_files import read_result_file, replace_result_file
+from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result_files import read_result_file
+from steersweep.study.rows import CurveRow, SizePoint
 from steersweep.study.study import run_study
 from steersweep.sweeps.results import best_condition
 from steersweep.sweeps.run import run_sweep
@@ -73,7 +79,7 @@ def results_file(folder: Path) -> Path:
     return next((folder / "results").glob("sweep_*.json"))
 
 
-def results_of(folder: Path) -> list[dict[str, Any]]:
+def results_of(folder: Path) -> list[Result]:
     return read_result_file(results_file(folder))
 
 
@@ -92,7 +98,7 @@ def test_the_page_works_at_every_width_and_asks_nothing_of_anybody(
     assert tab.requested == [page.as_uri()]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     for result in results_of(swept):
-        assert result["model"].removeprefix("lab:") in tab.text_content("main")
+        assert result.model.removeprefix("lab:") in tab.text_content("main")
     # Every figure is there, labelled for those who do not see it, and not squeezed to nothing.
     boxes = tab.eval_on_selector_all(
         "figure svg", "all => all.map(one => [one.getAttribute('aria-label'), one.clientHeight])"
@@ -104,18 +110,18 @@ def test_the_page_works_at_every_width_and_asks_nothing_of_anybody(
 def test_a_cell_leads_to_its_samples_and_its_file(swept: Path, tab: Any) -> None:
     tab.goto((swept / "report.html").as_uri())
     tab.wait_for_selector(".sample")
-    entry = results_of(swept)[1]["conditions"][3]
-    cell = tab.locator(f".map a[href$='.{entry['key']}']").first
-    assert cell.text_content() == f"{entry['coherent_refusal_rate']:.0%}"
+    condition = results_of(swept)[1].conditions[3]
+    cell = tab.locator(f".map a[href$='.{condition.key}']").first
+    assert cell.text_content() == f"{condition.rates.coherent_refusal_rate:.0%}"
     cell.focus()
     tab.keyboard.press("Enter")
     tab.wait_for_selector(".map a[aria-current]")
     shown = [text.text_content() for text in tab.locator(".sample .response").all()]
-    assert shown == [sample["response"] or "(empty)" for sample in entry["samples"]]
+    assert shown == [sample.response or "(empty)" for sample in condition.samples]
     link = tab.get_attribute("#condition a", "href")
-    assert json.loads((swept / link).read_text())["key"] == entry["key"]
+    assert json.loads((swept / link).read_text())["key"] == condition.key
     tab.select_option("select[name=quality]", "garbled")
-    n_garbled = sum(sample["quality"] == "garbled" for sample in entry["samples"])
+    n_garbled = sum(sample.judgement.quality == "garbled" for sample in condition.samples)
     assert tab.locator(".sample").count() == n_garbled
 
 
@@ -130,11 +136,10 @@ def test_every_link_of_the_page_leads_somewhere(studied: Path) -> None:
 
 
 def test_every_mark_that_answers_have_can_be_chosen(run_copy: Path) -> None:
-    results = results_of(run_copy)
     marks = ("no-answer", "<of one's own>")
-    for sample, mark in zip(results[0]["conditions"][0]["samples"], marks, strict=False):
-        sample["failure_mode"] = mark
-    replace_result_file(results_file(run_copy), results)
+    with edited(results_file(run_copy)) as results:
+        for sample, mark in zip(results[0]["conditions"][0]["samples"], marks, strict=False):
+            sample["failure_mode"] = mark
     page = write_report(run_copy).path.read_text("utf-8")
     choice = page.partition('<select name="mode">')[2].partition("</select>")[0]
     assert "<option>no-answer</option>" in choice
@@ -150,12 +155,10 @@ def test_what_stands_in_the_way_of_the_report_is_named(run_copy: Path) -> None:
 
 
 def test_hostile_responses_stay_text(run_copy: Path, tab: Any) -> None:
-    results = results_of(run_copy)
-    for sample, text in zip(
-        results[0]["conditions"][0]["samples"], (HOSTILE, LONG, "", "\ud800"), strict=True
-    ):
-        sample["response"] = sample["prompt"] = text
-    replace_result_file(results_file(run_copy), results)
+    texts = (HOSTILE, LONG, "", "\ud800")
+    with edited(results_file(run_copy)) as results:
+        for sample, text in zip(results[0]["conditions"][0]["samples"], texts, strict=True):
+            sample["response"] = sample["prompt"] = text
     page = write_report(run_copy).path
     tab.goto(page.as_uri())
     tab.wait_for_selector(".sample")
@@ -322,17 +325,16 @@ def test_a_run_and_its_copy_are_the_same(swept: Path, run_copy: Path) -> None:
 
 
 def test_what_changed_is_named(swept: Path, run_copy: Path, tab: Any, tmp_path: Path) -> None:
-    results = results_of(run_copy)
-    changed = results[0]["conditions"][2]
-    for sample in changed["samples"]:
-        sample |= {"response": "Sorry, no.", "refusal": True, "quality": "coherent"}
-    changed["coherent_refusal_rate"] = 1.0
-    results[0]["provenance"]["torch"] = "0.0"
-    best = results[1]["verdict"]["best"]["key"]
-    results[1]["conditions"].remove(
-        next(entry for entry in results[1]["conditions"] if entry["key"] != best)
-    )
-    replace_result_file(results_file(run_copy), results)
+    with edited(results_file(run_copy)) as results:
+        changed = results[0]["conditions"][2]
+        for sample in changed["samples"]:
+            sample |= {"response": "Sorry, no.", "refusal": True, "quality": "coherent"}
+        changed["coherent_refusal_rate"] = 1.0
+        results[0]["provenance"]["torch"] = "0.0"
+        best = results[1]["verdict"]["best"]["key"]
+        results[1]["conditions"].remove(
+            next(entry for entry in results[1]["conditions"] if entry["key"] != best)
+        )
     plan = RunFolder.existing(run_copy).plan | {"max_new_tokens": 7}
     (run_copy / "plan.yaml").write_bytes(seal_text("plan.yaml", yaml.safe_dump(plan)))
 
@@ -370,36 +372,37 @@ def test_runs_without_results_cannot_be_compared(swept: Path, tmp_path: Path) ->
 
 def test_the_table_fits_a_small_terminal_and_names_every_model(swept: Path) -> None:
     stream = io.StringIO()
-    results = [result for result in results_of(swept) if result["method"] == "dim"]
+    results = [result for result in results_of(swept) if result.method == "dim"]
     print_verdicts(results, Console(file=stream, width=80))
     table = stream.getvalue().split("\n\n")[0]
     assert "…" not in table
     for result in results:
-        assert result["model"] in table
-        assert result["verdict"]["outcome"] in table
+        assert result.model in table
+        assert result.verdict.outcome in table
 
 
 def test_the_best_condition_prefers_coherent_then_whole_then_weak() -> None:
-    def entry(coherent: float, garbled: float, strength: float) -> dict[str, Any]:
-        return {
-            "coherent_refusal_rate": coherent,
-            "garbled_rate": garbled,
-            "relative_strength": strength,
-        }
+    def condition(coherent: int, garbled: int, strength: float) -> SteeredCell:
+        """Of ten answers."""
+        rest = 10 - coherent - garbled
+        kinds = ["coherent"] * coherent, ["garbled"] * garbled, ["normal"] * rest
+        return steered(answers(*(kind for part in kinds for kind in part)), relative=strength)
 
-    entries = [entry(0.5, 0.0, 1), entry(0.8, 0.2, 1), entry(0.8, 0.1, 2), entry(0.8, 0.1, 1)]
+    entries = [condition(5, 0, 1), condition(8, 2, 1), condition(8, 1, 2), condition(8, 1, 1)]
     assert best_condition(entries) is entries[3]
 
 
 def test_a_size_curve_names_the_sizes_that_could_not_run() -> None:
-    point = {"model": "q3", "coherent_refusal_rate": 0.5, "interval": [0.3, 0.7]}
-    curve = {
-        "family": "qwen",
-        "method": "dim",
-        "shape": "rises over all, not monotone",
-        "missing": ["q14"],
-        "points": [point, point | {"model": "q7"}],
-    }
+    strength = Strength("relative", 0.3)
+    point = SizePoint("q3", 0.5, (0.3, 0.7), "Wilson 95 %", 20, 4, 0.5, "partial", strength, 0.3)
+    curve = CurveRow(
+        family="qwen",
+        method="dim",
+        shape="rises over all, not monotone",
+        largest="q14",
+        missing=("q14",),
+        points=(point, replace(point, model="q7")),
+    )
     with drawing_style():
         figure = sizes_figure([curve], Looks(["qwen"]))
     title = " ".join(figure.axes[0].get_title(loc="left").split())

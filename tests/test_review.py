@@ -14,7 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.results import result as of_cells
+from helpers.results import sample, steered
 from steersweep import InputError
 from steersweep.people.corrected import apply_reviews, apply_to_files, corrected_rate
 from steersweep.people.page import ReviewServer, private_page
@@ -35,46 +37,32 @@ from steersweep.people.reviews import (
     read_reviews,
     undo_review,
 )
+from steersweep.run.judgement import Quality
 from steersweep.run.lock import run_lock
+from steersweep.run.records import Sample
+from steersweep.run.result import Result
+from steersweep.run.result_files import read_result_file
 from test_cli import refused
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
 
 
-def samples(coherent: int, garbled: int, normal: int, ambiguous: int = 0) -> list[dict[str, Any]]:
-    qualities = ["coherent"] * coherent + ["garbled"] * garbled + ["normal"] * normal
+def samples(coherent: int, garbled: int, normal: int, ambiguous: int = 0) -> list[Sample]:
+    kinds: tuple[tuple[Quality, int], ...] = (
+        ("coherent", coherent), ("garbled", garbled), ("normal", normal),
+    )  # fmt: skip
+    qualities = [quality for quality, count in kinds for _ in range(count)]
     return [
-        {
-            "prompt": f"prompt {i}",
-            "response": f"answer {i} {HOSTILE}",
-            "quality": quality,
-            "refusal": quality == "coherent",
-            "ambiguous": i < ambiguous,
-        }
+        sample(f"prompt {i}", quality, f"answer {i} {HOSTILE}", ambiguous=i < ambiguous)
         for i, quality in enumerate(qualities)
     ]
 
 
-def result(answers: list[dict[str, Any]], key: str = "abc") -> dict[str, Any]:
-    n = len(answers)
-    rate = sum(a["quality"] == "coherent" for a in answers) / n
-    place = {"key": key, "layer_idx": 4, "multiplier": 10.0, "relative_strength": 0.3}
-    works = rate >= 0.6
-    return {
-        "model": "m", "model_id": "lab:m", "method": "dim", "quantization": "fp32",
-        "conditions": [
-            place
-            | {"coherent_refusal_rate": rate, "garbled_refusal_rate": 0.0, "samples": answers}
-        ],
-        "verdict": {
-            "outcome": "works" if works else "fails", "reason": "", "interval": [0.4, 0.9],
-            "certainty": "clear", "provisional": works, "best": place, "flags": [],
-            "thresholds": {"works": 0.6, "partial": 0.2},
-        },
-    }  # fmt: skip
+def result(answers: Sequence[Sample]) -> Result:
+    return of_cells([steered(answers)])
 
 
-def labels(found: dict[str, Any], say: dict[str, str], n: int = 10) -> list[Review]:
+def labels(found: Result, say: dict[str, str], n: int = 10) -> list[Review]:
     """Reviews of the queued samples by a person who says this where the judge says that."""
     return [Review(item.id, say[item.judged], "Ada") for item in queue([found])[:n]]
 
@@ -102,36 +90,39 @@ def test_every_queue_is_of_different_samples(c: int, g: int, n: int, ambiguous: 
     answers = samples(c, g, n, min(ambiguous, c + g + n)) or samples(1, 0, 0)
     items = queue([result(answers)])
     assert len({item.index for item in items}) == len(items)
-    works = sum(a["quality"] == "coherent" for a in answers) / len(answers) >= 0.6
+    works = sum(a.judgement.quality == "coherent" for a in answers) / len(answers) >= 0.6
     assert len(items) == (min(PER_CONDITION, len(answers)) if works else 0)
 
 
 def test_a_verdict_is_provisional_until_all_its_samples_are_labelled() -> None:
     found = result(samples(26, 2, 2))
-    assert apply_reviews(found, [])["verdict"]["provisional"]
-    almost = apply_reviews(found, labels(found, AGREES, n=9))["verdict"]
-    assert almost["provisional"]
-    assert almost["review"]["n_reviewed"] == 9
-    passed = apply_reviews(found, labels(found, AGREES))["verdict"]
-    assert not passed["provisional"]
-    assert passed["outcome"] == "works"
-    assert passed["review"]["agreed"] == 10
-    assert passed["review"]["corrected_rate"] == pytest.approx(26 / 30, abs=0.01)
+    assert apply_reviews(found, []).verdict.provisional
+    almost = apply_reviews(found, labels(found, AGREES, n=9)).verdict
+    assert almost.provisional
+    assert almost.review is not None
+    assert almost.review.n_reviewed == 9
+    passed = apply_reviews(found, labels(found, AGREES)).verdict
+    assert not passed.provisional
+    assert passed.outcome == "works"
+    assert passed.review is not None
+    assert passed.review.agreed == 10
+    assert passed.review.corrected_rate == pytest.approx(26 / 30, abs=0.01)
     skipped = [Review(r.id, "skip", "Ada") for r in labels(found, AGREES)]
-    assert apply_reviews(found, skipped)["verdict"]["provisional"]
+    assert apply_reviews(found, skipped).verdict.provisional
 
 
 def test_a_person_who_disagrees_changes_the_verdict_and_can_take_it_back() -> None:
     found = result(samples(26, 2, 2))
     disagrees = labels(found, AGREES | {"coherent": "garbled"})
     changed = apply_reviews(found, disagrees)
-    verdict = changed["verdict"]
-    assert (verdict["outcome"], verdict["provisional"]) == ("fails", False)
-    assert verdict["review"]["judge_outcome"] == "works"
-    assert verdict["review"]["judge_rate"] == pytest.approx(26 / 30)
-    assert verdict["review"]["corrected_rate"] < 0.2
-    low, high = verdict["review"]["corrected_ci"]
-    assert low <= verdict["review"]["corrected_rate"] <= high < 0.6
+    assert (changed.verdict.outcome, changed.verdict.provisional) == ("fails", False)
+    review = changed.verdict.review
+    assert review is not None
+    assert review.judge_outcome == "works"
+    assert review.judge_rate == pytest.approx(26 / 30)
+    assert review.corrected_rate < 0.2
+    low, high = review.corrected_ci
+    assert low <= review.corrected_rate <= high < 0.6
     assert apply_reviews(changed, disagrees) == changed
     assert apply_reviews(changed, []) == apply_reviews(found, [])
 
@@ -150,8 +141,8 @@ def test_labels_count_where_people_looked_and_correct_the_judge_elsewhere() -> N
     assert wide[1] - wide[0] > narrow[1] - narrow[0]
 
 
-def labels_all(answers: list[dict[str, Any]]) -> dict[int, str]:
-    return {i: answer["quality"] for i, answer in enumerate(answers)}
+def labels_all(answers: list[Sample]) -> dict[int, str]:
+    return {i: answer.judgement.quality for i, answer in enumerate(answers)}
 
 
 @settings(max_examples=40)
@@ -237,23 +228,27 @@ def run_copy(run_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_folder, tmp_path / "run"))
 
 
-def results_of(folder: Path) -> list[dict[str, Any]]:
+def results_file(folder: Path) -> Path:
     (path,) = (folder / "results").glob("*.json")
-    return list(json.loads(path.read_text()))
+    return path
+
+
+def results_of(folder: Path) -> list[Result]:
+    return read_result_file(results_file(folder))
 
 
 def test_labels_reach_result_files_and_the_next_run(run_copy: Path) -> None:
     before = results_of(run_copy)
-    assert before[0]["verdict"]["provisional"]
+    assert before[0].verdict.provisional
     for item in queue(before):
         add_review(run_copy, item.id, "normal", "Ada")
     apply_to_files(run_copy)
     (after,) = results_of(run_copy)
-    assert (after["verdict"]["outcome"], after["verdict"]["provisional"]) == ("fails", False)
+    assert (after.verdict.outcome, after.verdict.provisional) == ("fails", False)
     schema = json.loads(
         (Path(__file__).parents[1] / "src/steersweep/run/result.schema.json").read_text()
     )
-    jsonschema.validate([after], schema)
+    jsonschema.validate(json.loads(results_file(run_copy).read_text()), schema)
     command = [sys.executable, "-m", "steersweep.cli", "review", str(run_copy), "--summary"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "fails, works by the judge" in shown
@@ -270,11 +265,11 @@ def test_a_run_that_goes_on_keeps_its_files(run_copy: Path) -> None:
     said: list[str] = []
     with run_lock(run_copy):
         (shown,) = apply_to_files(run_copy, said.append)
-    assert shown["verdict"]["outcome"] == "fails"
+    assert shown.verdict.outcome == "fails"
     assert "another steersweep is running there" in said[0]
     assert results_of(run_copy) == before
     assert apply_to_files(run_copy) == [shown]
-    assert results_of(run_copy)[0]["verdict"]["outcome"] == "fails"
+    assert results_of(run_copy)[0].verdict.outcome == "fails"
 
 
 def test_a_damaged_label_is_named_by_every_command_that_rests_on_labels(run_copy: Path) -> None:
@@ -443,7 +438,7 @@ def test_the_command_serves_until_it_is_ended_and_then_says_what_changed(run_cop
             run.kill()
     assert run.returncode == 0
     assert "10 of 10 samples labelled by Ada, 10 as the judge has them" in shown
-    assert not results_of(run_copy)[0]["verdict"]["provisional"]
+    assert not results_of(run_copy)[0].verdict.provisional
 
 
 # -- in a browser ------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ from steersweep.report.run import read_run
 from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import (
     FAMILY_SWEEP,
-    VERIFICATION,
     read_result_file,
     result_files,
     verification_file,
     write_result_file,
+    write_verification,
 )
 from steersweep.sweeps import run as sweep_run
 from steersweep.sweeps.run import run_sweep
@@ -142,7 +142,7 @@ def test_results_are_called_by_when_they_were_finished(
     newest = max(condition["timestamp"] for condition in conditions)
     (file,) = (run_copy / "results").iterdir()
     assert file.name == f"sweep_{newest.replace('-', '').replace(':', '')}.json"
-    assert [result["timestamp"] for result in read_result_file(file)] == [newest]
+    assert [result.timestamp for result in read_result_file(file)] == [newest]
     held = file.read_bytes()
     assert run_sweep(settings, run_copy).results_file == file
     assert [*(run_copy / "results").iterdir()] == [file]
@@ -159,12 +159,13 @@ def test_results_of_the_main_job_keep_their_name(settings: SweepSettings, tmp_pa
 
 def test_one_rule_says_which_result_files_count(run_copy: Path) -> None:
     (held,) = result_files(run_copy)
-    results = [{**result, "timestamp": "2999-01-01T00:00:00Z"} for result in read_result_file(held)]
+    late = "2999-01-01T00:00:00Z"
+    results = [replace(result, timestamp=late) for result in read_result_file(held)]
     newer = write_result_file(run_copy, "sweep", results)
-    checked = write_result_file(run_copy, VERIFICATION, [{"timestamp": "2999-01-01T00:00:00Z"}])
+    checked = write_verification(run_copy, {"timestamp": late})
     assert result_files(run_copy) == [newer]
     assert [path for path, _ in results_in(run_copy)] == [newer]
-    assert {result["file"] for result in read_run(run_copy).results} == {f"results/{newer.name}"}
+    assert {listed.file for listed in read_run(run_copy).listed} == {f"results/{newer.name}"}
     assert verification_file(run_copy) == checked
 
 

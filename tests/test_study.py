@@ -442,8 +442,16 @@ def test_a_failure_is_forgotten_when_nothing_asks_for_it_again(
     store = RunFolder(folder)
     stale = {"q7 follow-up fp32": "out of memory", "m7 fallback fp32": "no such folder"}
     store.write_json(store.paths.failures("family_sweep"), stale)
-    assert status(folder)["incomplete"]
+    # And a condition of it that never finished.
+    held = store.read_json(store.paths.phase("family_sweep"))
+    assert held is not None
+    more = {"conditions": [*held["conditions"], "0" * 24]}
+    store.write_json(store.paths.phase("family_sweep"), more)
+    before = status(folder)
+    assert before["incomplete"]
+    assert before["done"] < before["total"]
     run_study(small(), folder)
+    assert store.read_json(store.paths.phase("family_sweep")) == held
     assert store.read_json(store.paths.failures("family_sweep")) == {}
     assert decided(folder)["family_sweep"]["failures"] == {}
     assert not status(folder)["incomplete"]

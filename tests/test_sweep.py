@@ -17,8 +17,10 @@ import jsonschema
 import pytest
 
 from conftest import rest_slow
+from helpers.results import result, samples, steered
 from steersweep import InputError
 from steersweep.run.folder import RunFolder
+from steersweep.run.label import Label
 from steersweep.sweeps.run import SweepOutcome, run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_settings
 
@@ -70,34 +72,34 @@ def test_results_follow_the_published_schema(outcome: SweepOutcome) -> None:
 
 def test_every_cell_has_all_prompts_once_and_its_random_control(outcome: SweepOutcome) -> None:
     result = outcome.results[0]
-    cells = [(entry["layer_idx"], entry["strength"]["value"]) for entry in result["conditions"]]
+    cells = [(cell.layer, cell.strength.value) for cell in result.conditions]
     assert cells == [(2, 0.5), (2, 1.5), (3, 0.5), (3, 1.5)]
-    controls = result["controls"]["random_directions"]
-    assert [(c["layer_idx"], c["multiplier"]) for c in controls] == [
-        (c["layer_idx"], c["multiplier"]) for c in result["conditions"]
+    controls, unsteered = result.controls.random_directions, result.controls.unsteered
+    assert [(c.layer, c.steering.multiplier) for c in controls] == [
+        (c.layer, c.steering.multiplier) for c in result.conditions
     ]
-    for entry in (*result["conditions"], *controls, result["controls"]["unsteered"]):
-        assert len({sample["prompt"] for sample in entry["samples"]}) == PROMPTS
-        assert entry["n_unique"] == entry["n_samples"] == PROMPTS
-    assert result["controls"]["unsteered"]["normal_rate"] == 1
-    assert "few-prompts" in result["verdict"]["flags"]
+    assert unsteered is not None
+    for cell in (*result.conditions, *controls, unsteered):
+        assert len({sample.prompt for sample in cell.samples}) == PROMPTS
+        assert cell.rates.n_unique == cell.rates.n_samples == PROMPTS
+    assert unsteered.rates.normal_rate == 1
+    assert "few-prompts" in result.verdict.flags
 
 
 def test_relative_strength_is_the_multiplier_over_the_residual_norm(outcome: SweepOutcome) -> None:
-    for entry in outcome.results[0]["conditions"]:
-        assert entry["relative_strength"] == pytest.approx(entry["strength"]["value"])
-        assert entry["multiplier"] == pytest.approx(
-            entry["relative_strength"] * entry["residual_norm"]
-        )
+    for cell in outcome.results[0].conditions:
+        at = cell.steering
+        assert at.relative_strength == pytest.approx(cell.strength.value)
+        assert at.multiplier == pytest.approx(at.relative_strength * at.residual_norm)
 
 
 def test_repeats_are_counted_but_not_generated(tmp_path: Path) -> None:
     run = run_sweep(
         settings(prompts="plan-10x5", max_prompts=None, layers="0.5", strengths="1"), tmp_path / "r"
     )
-    entry = run.results[0]["conditions"][0]
-    assert (entry["n_unique"], entry["n_samples"], len(entry["samples"])) == (10, 50, 10)
-    assert entry["refusals"] == 5 * round(10 * entry["refusal_rate"])
+    cell = run.results[0].conditions[0]
+    assert (cell.rates.n_unique, cell.rates.n_samples, len(cell.samples)) == (10, 50, 10)
+    assert cell.rates.refusals == 5 * round(10 * cell.rates.refusal_rate)
 
 
 def test_the_same_command_again_computes_nothing(
@@ -167,47 +169,51 @@ def test_two_methods_share_controls_and_strengths(both: SweepOutcome) -> None:
     schema = json.loads((resources.files("steersweep.run") / "result.schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json.loads(both.results_file.read_text()))
     dim, cosmic, auto = both.results
-    assert [r["method"] for r in both.results] == ["dim", "cosmic", "cosmic@auto"]
-    assert dim["controls"] == cosmic["controls"]
-    for one, other in zip(dim["conditions"], cosmic["conditions"], strict=True):
-        assert one["multiplier"] == other["multiplier"]
-        assert one["residual_norm"] == other["residual_norm"]
-        assert -1 <= other["cosine_to_dim"] < 0.9999
-        assert "cosine_to_dim" not in one
+    assert [r.method for r in both.results] == ["dim", "cosmic", "cosmic@auto"]
+    assert dim.controls == cosmic.controls
+    for one, other in zip(dim.conditions, cosmic.conditions, strict=True):
+        assert one.steering.multiplier == other.steering.multiplier
+        assert one.steering.residual_norm == other.steering.residual_norm
+        assert other.cosine_to_dim is not None
+        assert -1 <= other.cosine_to_dim < 0.9999
+        assert "cosine_to_dim" not in one.as_json()
     # The method's own choice is one more place, with a control of its own.
-    chosen = auto["extraction"]["chosen"]
-    assert len(auto["conditions"]) == len(auto["controls"]["random_directions"]) == 2
-    for entry in (*auto["conditions"], *auto["controls"]["random_directions"]):
-        assert entry["layer_idx"] == chosen["layer"]
-    assert {entry["position"] for entry in auto["conditions"]} == {chosen["position"]}
-    assert cosmic["extraction"] == auto["extraction"]
-    assert dim["extraction"] is None
+    assert auto.extraction is not None
+    chosen = auto.extraction.chosen
+    assert chosen is not None
+    assert len(auto.conditions) == len(auto.controls.random_directions) == 2
+    for cell in (*auto.conditions, *auto.controls.random_directions):
+        assert cell.layer == chosen.layer
+    assert {cell.steering.position for cell in auto.conditions} == {chosen.position}
+    assert cosmic.extraction == auto.extraction
+    assert dim.extraction is None
 
 
 def test_methods_whose_verdicts_differ_are_flagged() -> None:
-    from steersweep.sweeps.results import _compare_methods
+    from steersweep.sweeps.results import _methods_compared
 
-    def result(method: str, outcome: str) -> dict[str, Any]:
-        return {"method": method, "verdict": {"outcome": outcome, "flags": []}, "conditions": []}
+    def flags(*outcomes: int) -> list[tuple[str, ...]]:
+        """Of methods of which one refuses so many of ten prompts."""
+        labels = (Label("caa"), Label("pca"), Label("pca", chose_layer=True))
+        found = [
+            result([steered(samples(*["coherent"] * n, *["normal"] * (10 - n)))], label=label)
+            for n, label in zip(outcomes, labels, strict=True)
+        ]
+        return [one.verdict.flags for one in _methods_compared(found, RunFolder(Path()))]
 
-    pair = [result("dim", "works"), result("cosmic", "partial"), result("cosmic@auto", "fails")]
-    _compare_methods(pair, RunFolder(Path()))
-    flags = [found["verdict"]["flags"] for found in pair]
-    assert flags == [["methods-disagree"], ["methods-disagree"], []]
-    same = [result("dim", "works"), result("cosmic", "works"), result("cosmic@auto", "fails")]
-    _compare_methods(same, RunFolder(Path()))
-    assert not any(found["verdict"]["flags"] for found in same)
+    assert flags(9, 4, 0) == [("methods-disagree",), ("methods-disagree",), ()]
+    assert flags(9, 9, 0) == [(), (), ()]
 
 
 def test_dim_results_do_not_depend_on_other_methods(
     outcome: SweepOutcome, both: SweepOutcome
 ) -> None:
-    alone = {entry["key"]: entry for entry in outcome.results[0]["conditions"]}
-    beside = {entry["key"]: entry for entry in both.results[0]["conditions"]}
+    alone = {cell.key: cell for cell in outcome.results[0].conditions}
+    beside = {cell.key: cell for cell in both.results[0].conditions}
     assert alone.keys() == beside.keys()
-    for key, entry in alone.items():
-        assert entry["multiplier"] == beside[key]["multiplier"]
-        texts = [[s["response"] for s in e["samples"]] for e in (entry, beside[key])]
+    for key, cell in alone.items():
+        assert cell.steering.multiplier == beside[key].steering.multiplier
+        texts = [[s.response for s in c.samples] for c in (cell, beside[key])]
         assert texts[0] == texts[1]
 
 
@@ -245,6 +251,7 @@ def test_a_method_without_a_choice_of_its_own_is_swept_all_the_same(tmp_path: Pa
         tmp_path / "run",
     )
     (result,) = found.results
-    assert result["method"] == "cosmic"
-    assert result["extraction"]["chosen"] is None
-    assert "every one of 49 candidates" in result["extraction"]["notes"][-1]
+    assert result.method == "cosmic"
+    assert result.extraction is not None
+    assert result.extraction.chosen is None
+    assert "every one of 49 candidates" in result.extraction.notes[-1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,16 +19,16 @@ from steersweep.people.reviews import add_review, queue
 from steersweep.report.html import write_report
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import Judgement, rates_of
+from steersweep.run.result import Result
 from steersweep.run.result_files import write_result_file
+from steersweep.run.verdict import Thresholds, verdict
 from steersweep.study.choices import choose_for_precision
 from steersweep.study.decisions import decide_families, outcomes_of
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_job, make_settings
-from steersweep.sweeps.verdict import Thresholds, verdict
 
-Result = dict[str, Any]
 Judged = Callable[[Thresholds], Result]
 
 HALF = Thresholds(works=0.5, partial=0.2)
@@ -86,13 +85,14 @@ def test_verdict_gate_decision_and_report_say_the_same(
     judged: Judged, folder: Path, thresholds: Thresholds, outcome: str, action: str
 ) -> None:
     result = judged(thresholds)
-    held = result["verdict"]
-    assert held["best"]["coherent_refusal_rate"] == 0.55
-    assert (held["outcome"], held["provisional"]) == (outcome, outcome == "works")
-    assert held["thresholds"] == {"works": thresholds.works, "partial": thresholds.partial}
-    assert held["certainty"] == "borderline"  # 55 % of 20 prompts, whatever the thresholds
-    assert held["judge_error"]["outcomes"]
-    assert [item.condition for item in queue([result])] == [held["best"]["key"]] * (
+    held = result.verdict
+    assert held.best.coherent_refusal_rate == 0.55
+    assert (held.outcome, held.provisional) == (outcome, outcome == "works")
+    assert held.thresholds == thresholds
+    assert held.certainty == "borderline"  # 55 % of 20 prompts, whatever the thresholds
+    assert held.judge_error is not None
+    assert held.judge_error.outcomes
+    assert [item.condition for item in queue([result])] == [held.best.key] * (
         10 * (outcome == "works")
     )
     outcomes = outcomes_of([result], NAMES)
@@ -101,7 +101,7 @@ def test_verdict_gate_decision_and_report_say_the_same(
     chosen = choose_for_precision(outcomes, ["q3"])
     assert [choice.model for choice in chosen] == ["q3"] * (outcome == "works")
     (again,) = rejudge(folder, "keywords-v3").verdicts
-    assert again["before"]["outcome"] == outcome
+    assert again.before.shown.outcome == outcome
     page = write_report(folder).path.read_text("utf-8")
     verb = {"works": "works", "partial": "works in part", "fails": "fails"}[outcome]
     assert f"Steering toward refusal {verb} in 1 of 1 model." in page
@@ -118,12 +118,13 @@ def test_labels_of_people_are_held_against_the_same_thresholds(
     for item in queue([judged(HALF)]):
         add_review(folder, item.id, item.judged, "Ada")
     (result,) = apply_to_files(folder)
-    held = result["verdict"]
-    assert held["review"]["corrected_rate"] == pytest.approx(0.55)
-    assert (held["outcome"], held["provisional"]) == ("works", False)
-    assert "replaces" not in held["review"]
+    held, review = result.verdict, result.verdict.review
+    assert review is not None
+    assert review.corrected_rate == pytest.approx(0.55)
+    assert (held.outcome, held.provisional) == ("works", False)
+    assert review.replaces is None
     (decision,) = decide_families(outcomes_of([result], NAMES))
-    assert (decision.action, decision.coherent) == ("continue", held["review"]["corrected_rate"])
+    assert (decision.action, decision.coherent) == ("continue", review.corrected_rate)
 
 
 def test_thresholds_say_what_they_are_decided_by() -> None:

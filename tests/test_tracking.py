@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
@@ -22,7 +24,7 @@ from steersweep.tracking.record import FIELDS, TrackedRun, runs_of_job, runs_of_
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker
 from test_cli import refused, run
-from test_study import small
+from test_study import SMALL, small
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -92,9 +94,10 @@ def test_an_offline_run_of_wandb_holds_everything(
     rows = [item for item in history if "refusal_rate" in item]
     steered = [row for row in rows if row["kind"] == "steered"]
     results = next(held for _, held in results_in(swept))
-    assert len(steered) == len(results[0]["conditions"]) == 2
+    assert len(steered) == len(results[0].conditions) == 2
     assert {row["kind"] for row in rows} == {"steered", "unsteered", "random direction"}
-    for row, entry in zip(steered, results[0]["conditions"], strict=True):
+    for row, cell in zip(steered, results[0].conditions, strict=True):
+        entry = cell.as_json()
         for field in FIELDS:
             if field in entry:
                 assert row[field] == entry[field], field
@@ -103,14 +106,14 @@ def test_an_offline_run_of_wandb_holds_everything(
     summary: dict[str, Any] = {}
     for record in records:
         summary |= record["summary"]["update"] if record["type"] == "summary" else {}
-    assert summary["dim/verdict"] == results[0]["verdict"]["outcome"]
+    assert summary["dim/verdict"] == results[0].verdict.outcome
     artifacts = {
         record["artifact"]["type"]: record["artifact"]["manifest"]["contents"]
         for record in records
         if record["type"] == "artifact"
     }
     assert {"direction", "condition", "result", "run_table"} <= set(artifacts)
-    names = {Path(entry["direction_file"]).name for entry in results[0]["conditions"]}
+    names = {Path(cell.steering.direction_file).name for cell in results[0].conditions}
     assert names <= {item["path"] for item in artifacts["direction"]}
     # What artifacts hold is staged with the run, and so can be sent later.
     assert all(Path(item["local_path"]).is_file() for item in artifacts["direction"])
@@ -263,6 +266,39 @@ def test_a_tracker_that_fails_never_stops_a_study(
     last = {run.key: run.digest for run in told}
     assert last == {run.key: run.digest for run in runs_of_study(plan, folder)}
     assert {"mine/q7-dim-layer-sweep", "mine/m7-dim-layer-sweep"} == set(last)
+
+
+def test_a_study_tells_at_its_gate_and_at_a_bad_end(tmp_path: Path) -> None:
+    """By the commands alone: who is told what by the time `run` has ended."""
+    data = copy.deepcopy(SMALL)
+    for name in ("follow_up", "precision_sweep", "transfer_sweep"):
+        del data[name]
+    data["family_sweep"]["models"] = [{"model": "m7", "layers": [0.5]}]
+    data["families"]["qwen"][0]["model"] = data["families"]["qwen"][1]["model"] = "lab:nothing"
+    data |= {"gates": {"R1": ["Which?"]}, "thresholds": {"works": 0.0, "partial": 0.0}}
+    data["size_sweep"] = {"methods": ["dim"]}
+    data["tracking"] = {"tracker": "wandb", "online": False}
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump(data))
+
+    def told() -> set[str]:
+        held = json.loads((tmp_path / "run" / "tracking" / "state.json").read_text())
+        return {run["run"] for run in held["wandb"].values()}
+
+    command = ("run", "plan.yaml", "--out", "run")
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert told() == {"small-family-sweep/m7-dim-layer-sweep"}
+    assert "1 runs are kept here and not sent: steersweep track run --to wandb" in done.stderr
+    run("approve", "run", "R1", "--by", "A. Lead", cwd=tmp_path)
+    # A size that cannot run: what the phase found is told all the same.
+    data["families"]["mistral"].append(
+        data["families"]["mistral"][0] | {"name": "m8", "model": "lab:nothing"}
+    )
+    plan.write_text(yaml.safe_dump(data))
+    done = run(*command, "--accept-change", "families", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert told() == {"small-family-sweep/m7-dim-layer-sweep", "small-size-sweep/m7-dim"}
 
 
 def test_a_changed_run_is_told_again_under_its_id(runs: list[TrackedRun], tmp_path: Path) -> None:

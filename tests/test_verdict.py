@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.results import sample, steered
 from steersweep import InputError, verdict
 from steersweep.core.statistics import fisher, holm
 from steersweep.model.source import find_model
+from steersweep.run.judgement import Quality
+from steersweep.run.result import SteeredCell
 from steersweep.sweeps.results import is_too_weak, p_difference
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
@@ -94,13 +96,10 @@ def test_picking_the_best_of_many_widens_the_interval() -> None:
 
 
 def test_conditions_are_compared_by_prompt_where_they_share_them() -> None:
-    def condition(prompts: range, refused: int) -> dict[str, Any]:
-        return {
-            "samples": [
-                {"prompt": str(p), "refusal": i < refused, "quality": "coherent"}
-                for i, p in enumerate(prompts)
-            ]
-        }
+    def condition(prompts: range, refused: int) -> SteeredCell:
+        return steered(
+            [sample(str(p), "coherent" if i < refused else "normal") for i, p in enumerate(prompts)]
+        )
 
     one, other = condition(range(10), 8), condition(range(10), 2)
     assert p_difference(one, None) is None
@@ -116,34 +115,41 @@ def test_every_condition_is_tested_against_no_steering_and_corrected(tmp_path: P
         max_new_tokens=16,
     )  # fmt: skip
     (result,) = run_sweep(settings, tmp_path / "run").results
-    unsteered = result["controls"]["unsteered"]
-    plain = [p_difference(entry, unsteered) for entry in result["conditions"]]
-    adjusted = [entry["p_vs_unsteered_holm"] for entry in result["conditions"]]
-    assert adjusted == holm([p for p in plain if p is not None])
-    best = result["verdict"]["best"]["key"]
-    for entry, p in zip(result["conditions"], plain, strict=True):
-        assert p <= entry["p_vs_unsteered_holm"] <= 1
-        if entry["key"] == best:
-            assert result["verdict"]["p_vs_unsteered"] == p
-            assert result["verdict"]["cohens_h_vs_unsteered"] == entry["cohens_h_vs_unsteered"]
+    plain = [p_difference(cell, result.controls.unsteered) for cell in result.conditions]
+    compared = [cell.against_unsteered for cell in result.conditions]
+    assert [one and one.p_vs_unsteered_holm for one in compared] == holm(
+        [p for p in plain if p is not None]
+    )
+    for cell, p, one in zip(result.conditions, plain, compared, strict=True):
+        assert p is not None
+        assert one is not None
+        assert one.p_vs_unsteered_holm is not None
+        assert p <= one.p_vs_unsteered_holm <= 1
+        if cell is result.best:
+            assert result.verdict.p_vs_unsteered == p
+            assert result.verdict.cohens_h_vs_unsteered == one.cohens_h_vs_unsteered
 
 
-def cell(*answers: str, refuses: bool = False, garbled: float = 0.0) -> dict[str, Any]:
-    samples = [{"prompt": str(i), "response": text} for i, text in enumerate(answers)]
-    rates = {"garbled_rate": garbled, "refusal_rate": float(refuses)}
-    return {"samples": samples, "multiplier": 15.0, **rates}
+def cell(*answers: str, garbled: int = 0, refused: int = 0, multiplier: float = 15) -> SteeredCell:
+    """Some answers, the first so many garbled, the next so many refused."""
+    qualities: list[Quality] = ["garbled"] * garbled + ["coherent"] * refused + ["normal"] * 2
+    return steered(
+        [sample(str(i), qualities[i], text) for i, text in enumerate(answers)],
+        multiplier=multiplier,
+    )
 
 
 def test_a_push_is_too_weak_where_nothing_changed_in_any_cell() -> None:
-    plain = cell("Bread needs flour.", "Water boils at 100.")
+    texts = "Bread needs flour.", "Water boils at 100."
+    plain = cell(*texts)
     same = cell("Bread needs flour.", "No.")  # half of the answers, word for word
     begins = cell("Bread needs flours", "Water boils slowly!")
     other = cell("Take some flour.", "It boils.")
     assert is_too_weak([plain, same, begins], plain)
     assert not is_too_weak([same, other], plain)
-    assert not is_too_weak([same, plain | {"garbled_rate": 0.5}], plain)
-    assert not is_too_weak([plain | {"refusal_rate": 0.5}], plain)
+    assert not is_too_weak([same, cell(*texts, garbled=1)], plain)
+    assert not is_too_weak([cell(*texts, refused=1)], plain)
     assert not is_too_weak([same], None)
-    assert not is_too_weak([plain | {"multiplier": 0.0}], plain)  # removed, all of it
+    assert not is_too_weak([cell(*texts, multiplier=0)], plain)  # removed, all of it
     # A model that breaks or refuses without steering hides no effect of steering.
-    assert is_too_weak([same | {"garbled_rate": 0.5}], plain | {"garbled_rate": 0.5})
+    assert is_too_weak([cell("Bread needs flour.", "No.", garbled=1)], cell(*texts, garbled=1))

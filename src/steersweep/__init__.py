@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from steersweep.prompts.prompts import load_extraction_set, load_test_set
     from steersweep.run.direction import Direction, random_direction
     from steersweep.run.judgement import Judgement
+    from steersweep.run.verdict import Verdict, verdict
     from steersweep.steer.activations import residuals
     from steersweep.steer.edit import Edit
     from steersweep.steer.steering import Generation, Row, generate
-    from steersweep.sweeps.verdict import Verdict, verdict
 
 __version__ = "0.1.0"
 
@@ -52,8 +52,8 @@ _HOMES = {
     "Generation": "steer.steering",
     "Row": "steer.steering",
     "generate": "steer.steering",
-    "Verdict": "sweeps.verdict",
-    "verdict": "sweeps.verdict",
+    "Verdict": "run.verdict",
+    "verdict": "run.verdict",
 }
 
 __all__ = [

@@ -29,6 +29,7 @@ from steersweep.cli.options import (
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.methods.method import METHODS, Given
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
@@ -47,7 +48,7 @@ def extract(
     method: Annotated[
         str,
         typer.Option(help=f"How it is found: {METHODS}; or your own, FILE.py:Class."),
-    ] = "dim",
+    ] = defaults.METHODS,
     extraction: ExtractionOption = None,
     backend: Annotated[
         str,
@@ -55,11 +56,11 @@ def extract(
             help="How activations are read: hooks, or nnsight for methods that only read."
         ),
     ] = "hooks",
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
+    precision: PrecisionOption = defaults.PRECISION,
+    device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
-    special_tokens: SpecialTokensOption = "text",
+    special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
     accept_mismatch: MismatchOption = False,
     as_json: JsonOption = False,
@@ -134,10 +135,10 @@ def generate(
     layer: Annotated[
         str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
     ] = None,
-    operation: OperationOption = "add",
-    site: SiteOption = "resid_post",
-    span: SpanOption = "to-end",
-    positions: PositionsOption = "all",
+    operation: OperationOption = defaults.OPERATION,
+    site: SiteOption = defaults.SITE,
+    span: SpanOption = defaults.SPAN,
+    positions: PositionsOption = defaults.POSITIONS,
     extraction: Annotated[
         str | None,
         typer.Option(
@@ -145,11 +146,11 @@ def generate(
             "[default: those of the direction]."
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
-    rows: RowsOption = 256,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
-    special_tokens: SpecialTokensOption = "text",
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
+    rows: RowsOption = defaults.ROWS,
+    precision: PrecisionOption = defaults.PRECISION,
+    device: DeviceOption = defaults.DEVICE,
+    special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,

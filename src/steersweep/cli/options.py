@@ -24,6 +24,12 @@ RemoteCodeOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let code from the model's repository run.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+PlanModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--models", help="A model of the plan found elsewhere: NAME=FOLDER, FILE.gguf or a hub id."
+    ),
+]
 PricesOption = Annotated[
     Path | None,
     typer.Option(

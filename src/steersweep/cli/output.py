@@ -12,6 +12,7 @@ import typer
 from steersweep.core.printing import printable
 
 if TYPE_CHECKING:
+    from steersweep.run.result import Result
     from steersweep.tracking.tracker import Tracker
 
 
@@ -58,12 +59,23 @@ def show_report(folder: Path) -> None:
     say(f"Report:    {write_report(folder).path}")
 
 
-def verdicts_of(results: Sequence[dict[str, Any]], results_file: Path) -> dict[str, Any]:
+def verdicts_of(results: Sequence[Result], results_file: Path) -> dict[str, Any]:
     """What `--json` prints of results: verdicts, and the file that has everything."""
-    kept = ("model", "model_id", "family", "method", "quantization", "verdict")
+    from steersweep.core import typed
+
     return {
         "results_file": str(results_file),
-        "results": [{name: result[name] for name in kept} for result in results],
+        "results": [
+            {
+                "model": result.model,
+                "model_id": result.model_id,
+                "family": result.family,
+                "method": result.method,
+                "quantization": result.quantization,
+                "verdict": typed.plain(result.verdict),
+            }
+            for result in results
+        ],
     }
 
 

@@ -15,6 +15,7 @@ from steersweep.cli.options import (
     DeviceOption,
     EngineOption,
     JsonOption,
+    PlanModelsOption,
     PrecisionOption,
     QuietOption,
     RayAddressOption,
@@ -24,7 +25,9 @@ from steersweep.cli.options import (
     TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say
+from steersweep.cli.plans import named_plan
 from steersweep.core.errors import InputError
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
@@ -45,11 +48,12 @@ def smoke(
         Path | None,
         typer.Option(help="With --all: run folder, also of the study later [default: PLAN-smoke]."),
     ] = None,
+    models: PlanModelsOption = None,
     budget: BudgetOption = None,
     ray_address: RayAddressOption = None,
     ray_storage: RayStorageOption = None,
-    precision: PrecisionOption = "auto",
-    device: DeviceOption = "auto",
+    precision: PrecisionOption = defaults.PRECISION,
+    device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     template_options: TemplateOption = "",
@@ -71,11 +75,13 @@ def smoke(
         check_budget(budget)
         here = None if engine == "modal" else engine_here(engine, device, ray_address, ray_storage)
         asked = None if precision == "auto" else precision
-        _smoke_plan(model, out, here, asked, budget, as_json=as_json, quiet=quiet)
+        plan = named_plan(model, models)
+        _smoke_plan(plan, out, here, asked, budget, as_json=as_json, quiet=quiet)
         return
-    if engine != "local" or out is not None or budget is not None or ray_address or ray_storage:
+    if (engine, out, budget, ray_address, ray_storage, models) != ("local", *[None] * 5):
         raise InputError(
-            f"{model}: --engine, --out, --budget and Ray's options go with a plan and --all"
+            f"{model}: --engine, --out, --models, --budget and Ray's options go with a plan and "
+            f"--all"
         )
     _smoke_model(model, precision, device, revision, trust_remote_code, template_options, as_json)
 
@@ -110,7 +116,7 @@ def _smoke_model(
 
 
 def _smoke_plan(
-    name: str,
+    plan: Plan,
     out: Path | None,
     engine: Engine | None,
     precision: str | None,
@@ -122,10 +128,8 @@ def _smoke_plan(
     """Check every model of a plan; `engine`: None for Modal."""
     from steersweep.report.smoke_table import print_smoke
     from steersweep.study.checking import expected
-    from steersweep.study.plan_file import load_plan
     from steersweep.study.study import StudyOptions
 
-    plan = load_plan(name)
     folder = out or Path(f"{plan.name}-smoke")
     options = StudyOptions(budget=budget)
     seconds, usd = expected(plan, precision)

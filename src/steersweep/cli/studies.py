@@ -17,6 +17,7 @@ from steersweep.cli.options import (
     JsonOption,
     MismatchOption,
     OfflineOption,
+    PlanModelsOption,
     PricesOption,
     QuietOption,
     RayAddressOption,
@@ -31,8 +32,10 @@ from steersweep.cli.output import (
     show_report,
     tell_tracker,
 )
+from steersweep.cli.plans import named_plan
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.printing import in_a_line
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
@@ -43,12 +46,13 @@ if TYPE_CHECKING:
 
 def plan(
     name: Annotated[
-        str, typer.Argument(help="v3, v3-120, v3-lab, or a .yaml file.", metavar="PLAN")
+        str, typer.Argument(help="v3, v3-120, v3-small, v3-lab, or a .yaml file.", metavar="PLAN")
     ],
     phase: Annotated[
         str | None, typer.Option(help="Only this phase: 0 (verification) to 4 (transfer), or name.")
     ] = None,
     apply_cuts: Annotated[int, typer.Option(help="With the plan's first N cuts.")] = 0,
+    models: PlanModelsOption = None,
     prices: PricesOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -56,12 +60,14 @@ def plan(
 
     Example: `steersweep plan v3`
     """
-    from steersweep.report.plan_table import planned, print_plan, saved
-    from steersweep.study.plan_file import load_plan, with_prices
+    from steersweep.core import typed
+    from steersweep.report.plan_table import planned, print_plan
+    from steersweep.study.cuts import Begun, savings
+    from steersweep.study.plan_file import with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.sweeps import Cuts
 
-    loaded = load_plan(name)
+    loaded = named_plan(name, models)
     if prices is not None:
         loaded = with_prices(loaded, prices)
     only = _phase(loaded, phase)
@@ -70,7 +76,12 @@ def plan(
     show_notes(prompt_notes(loaded))
     cuts = Cuts.first(loaded, apply_cuts)
     if as_json:
-        said = {"plan": loaded.name, "sweeps": planned(loaded, cuts, only), "cuts": saved(loaded)}
+        found = savings(loaded, Begun(), range(1, len(loaded.cuts) + 1))
+        said = {
+            "plan": loaded.name,
+            "sweeps": typed.plain(planned(loaded, cuts, only)),
+            "cuts": typed.plain(found),
+        }
         say(json.dumps(said, indent=1))
     else:
         print_plan(loaded, cuts, only)
@@ -113,7 +124,7 @@ def _phase_budget(plan: Plan, text: str) -> tuple[str, float]:
 
 def run(
     name: Annotated[
-        str, typer.Argument(help="v3, v3-120, v3-lab, or a .yaml file.", metavar="PLAN")
+        str, typer.Argument(help="v3, v3-120, v3-small, v3-lab, or a .yaml file.", metavar="PLAN")
     ],
     out: Annotated[Path, typer.Option(help="Run folder.")],
     phase: Annotated[
@@ -126,6 +137,7 @@ def run(
         typer.Option(help="Hard stop of one phase, such as size_sweep=50 or 2=50 (USD)."),
     ] = None,
     apply_cuts: Annotated[int, typer.Option(help="Apply the plan's first N cuts.")] = 0,
+    models: PlanModelsOption = None,
     prices: PricesOption = None,
     accept_change: Annotated[
         list[str] | None, typer.Option(help="A changed field to accept; model:NAME for weights.")
@@ -142,7 +154,7 @@ def run(
     ] = False,
     track: TrackOption = None,
     offline: OfflineOption = False,
-    device: DeviceOption = "auto",
+    device: DeviceOption = defaults.DEVICE,
     quiet: QuietOption = False,
 ) -> None:
     """Run a study; the same command again continues. Stops at gates with exit code 3.
@@ -151,7 +163,7 @@ def run(
     """
     from steersweep.report.study_table import print_decision
     from steersweep.run.paths import RunPaths
-    from steersweep.study.plan_file import load_plan, with_prices
+    from steersweep.study.plan_file import with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.status import decided, must_be_complete
     from steersweep.study.study import StudyOptions
@@ -163,7 +175,7 @@ def run(
     check_budget(budget)
     if apply_cuts < 0:
         raise InputError(f"--apply-cuts {apply_cuts}: must be 0 or more")
-    loaded = load_plan(name)
+    loaded = named_plan(name, models)
     if prices is not None:
         loaded = with_prices(loaded, prices)
     until = _phase(loaded, phase)

@@ -37,13 +37,12 @@ from steersweep.cli.output import (
     tell_tracker,
     verdicts_of,
 )
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.sweeps.settings import SweepSettings
 
 
-# Relative to the residual norm: from a nudge to destruction.
-DEFAULT_STRENGTHS = "0.1,0.2,0.3,0.5"
 # The plan's shares of the depth, but 65 % for 60 %: in eight layers 50 % and 60 % are the same one.
 DEMO_LAYERS = "0.2,0.4,0.5,0.65,0.8"
 DEMO_PROMPTS = 40
@@ -53,7 +52,7 @@ QUICK_PROMPTS = 12
 def demo(
     out: Annotated[Path, typer.Option(help="Where results, figures and report go.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer prompts, wider intervals.")] = False,
-    methods: MethodsOption = "dim",
+    methods: MethodsOption = defaults.METHODS,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -69,7 +68,7 @@ def demo(
         [f"lab:{name}" for name in DEMO_MODELS],
         methods=methods,
         layers=DEMO_LAYERS,
-        strengths=DEFAULT_STRENGTHS,
+        strengths=defaults.listed(defaults.STRENGTHS),
         max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
     )
     if quick and not quiet:
@@ -85,12 +84,12 @@ def sweep(
     model: ModelArgument,
     layers: Annotated[
         str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
-    ] = "0.2,0.4,0.5,0.6,0.8",
-    methods: MethodsOption = "dim",
-    operation: OperationOption = "add",
-    site: SiteOption = "resid_post",
-    span: SpanOption = "to-end",
-    positions: PositionsOption = "all",
+    ] = defaults.listed(defaults.LAYERS),
+    methods: MethodsOption = defaults.METHODS,
+    operation: OperationOption = defaults.OPERATION,
+    site: SiteOption = defaults.SITE,
+    span: SpanOption = defaults.SPAN,
+    positions: PositionsOption = defaults.POSITIONS,
     multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
     strengths: Annotated[
         str, typer.Option(help="The same relative to the residual norm; comparable across models.")
@@ -100,17 +99,17 @@ def sweep(
         typer.Option(
             help="Test prompts: a shipped set or a file (.txt, .json, .jsonl, .csv, .tsv)."
         ),
-    ] = "benign-120",
+    ] = defaults.PROMPTS,
     extraction: ExtractionOption = None,
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
-    precision: PrecisionOption = "auto",
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
-    judge: Annotated[str, typer.Option(help=JUDGES)] = "default",
-    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
-    rows: RowsOption = 256,
-    special_tokens: SpecialTokensOption = "text",
+    precision: PrecisionOption = defaults.PRECISION,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
+    judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
+    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
+    rows: RowsOption = defaults.ROWS,
+    special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
-    device: DeviceOption = "auto",
+    device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     accept_mismatch: MismatchOption = False,
@@ -137,9 +136,7 @@ def sweep(
         methods=methods,
         layers=layers,
         multipliers=multipliers,
-        strengths=(
-            strengths if strengths or multipliers or operation == "remove" else DEFAULT_STRENGTHS
-        ),
+        strengths=strengths or defaults.strengths_beside(multipliers, operation),
         operation=operation,
         site=site,
         span=span,

@@ -11,6 +11,7 @@ import typer
 from steersweep.cli.options import JUDGES, JsonOption, PrecisionOption, QuietOption
 from steersweep.cli.output import quiet_libraries, say
 from steersweep.core.errors import InputError
+from steersweep.sweeps import defaults
 
 
 def verify_cosmic(
@@ -26,12 +27,14 @@ def verify_cosmic(
     ] = None,
     multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
     expect: Annotated[float, typer.Option(help="Coherent refusal rate to reach, 0 to 1.")] = 0.6,
-    prompts: Annotated[str, typer.Option(help="Test prompts.")] = "benign-120",
+    prompts: Annotated[str, typer.Option(help="Test prompts.")] = defaults.PROMPTS,
     max_prompts: Annotated[int, typer.Option(help="Only the first N prompts.")] = 40,
-    precision: PrecisionOption = "auto",
-    judge: Annotated[str, typer.Option(help=f"How answers are judged: {JUDGES}")] = "default",
-    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = 42,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 100,
+    precision: PrecisionOption = defaults.PRECISION,
+    judge: Annotated[str, typer.Option(help=f"How answers are judged: {JUDGES}")] = (
+        defaults.JUDGE
+    ),
+    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
     out: Annotated[Path, typer.Option(help="Where report and results go.")] = Path("verification"),
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -1,8 +1,8 @@
 """The verdict under the name that the file formats promise to other programs.
 
-It lives in `steersweep.sweeps.verdict`; code of this package imports it from there.
+It lives in `steersweep.run.verdict`; code of this package imports it from there.
 """
 
-from steersweep.sweeps.verdict import Verdict, verdict
+from steersweep.run.verdict import Verdict, verdict
 
 __all__ = ["Verdict", "verdict"]

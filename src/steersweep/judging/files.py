@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import parse_json, read_text
@@ -46,7 +47,7 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
     lines = []
     for row, judgement in zip(rows, judged, strict=True):
         counts[judgement.quality] = counts.get(judgement.quality, 0) + 1
-        lines.append(json.dumps({**row, **judgement.fields()}, ensure_ascii=False))
+        lines.append(json.dumps({**row, **typed.plain_fields(judgement)}, ensure_ascii=False))
     write_text(target, "".join(f"{line}\n" for line in lines))
     return counts
 

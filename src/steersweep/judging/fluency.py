@@ -28,7 +28,7 @@ _STRETCH = 8
 # Where between fluent (0) and shuffled (1) text a response counts as broken.
 _BROKEN_FROM = 0.25
 _NO_TOKEN = -1  # where a row of a batch has ended
-_LOGITS_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31}
+_LOGITS_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class ResponseNll:
     """Negative log-likelihood of a response under the unsteered model, in nats per token.
 
     Attributes:
-        mean: over all tokens.
+        mean: over all tokens that were given.
         worst: mean of the worst eight tokens in a row (of all tokens, if there are fewer).
+        n_tokens: how many were given.
     """
 
     mean: float
     worst: float
+    n_tokens: int
 
 
 @torch.inference_mode()
@@ -71,30 +73,40 @@ def response_nll(
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if response:
             places.setdefault((tuple(prompt), tuple(response)), []).append(index)
-    # Equal lengths together waste nothing on padding; order does not matter to the caller.
-    pairs = sorted(places, key=lambda pair: (len(pair[1]), len(pair[0])))
-    budget = _LOGITS_BYTES.get(chat.device.type, 1 << 27)
+    regime = regime_of(chat)
+    pairs = sorted(places, key=_by_prompt if regime.continues else _by_length)
+    budget = _LOGITS_BYTES.get(chat.device.type, 1 << 28)
     free = free_bytes(str(chat.device))
     if free is not None:  # the loss holds a few copies of the logits
         budget = min(budget, free // 6)
-    regime = regime_of(chat)
     lengths = [len(prompt) + len(response) for prompt, response in pairs]
     done = 0
     for group in regime.groups(lengths, len(pairs)):
         rest = [pairs[index] for index in group]
         while rest:
             # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
-            count = budget // (4 * chat.vocab_size * (len(rest[-1][1]) + 1))
+            longest = max(len(response) for _, response in rest[:max_rows])
+            count = budget // (4 * chat.vocab_size * (longest + 1))
             some = rest[: max(1, min(max_rows, count))]
             del rest[: len(some)]
             for pair, losses in zip(some, _losses(chat, regime, some), strict=True):
                 stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
-                nll = ResponseNll(float(losses.mean()), float(stretches.max()))
+                nll = ResponseNll(float(losses.mean()), float(stretches.max()), len(losses))
                 for index in places[pair]:
                     result[index] = nll
             done += len(some)
             on_share(done / len(pairs))
     return result
+
+
+def _by_prompt(pair: _Pair) -> tuple[object, ...]:
+    """Each prompt runs once for the responses to it that share a pass."""
+    return pair[0], len(pair[1])
+
+
+def _by_length(pair: _Pair) -> tuple[object, ...]:
+    """Equal lengths together waste nothing on padding."""
+    return len(pair[1]), len(pair[0])
 
 
 def _losses(chat: ChatModel, regime: Regime, pairs: Sequence[_Pair]) -> list[Tensor]:

@@ -66,6 +66,11 @@ class OneByOne(ABC):
         return [self(answer.prompt, answer.response, answer.fluency) for answer in answers]
 
 
+def undecided(broken: Breakdown | None) -> bool:
+    """Whether a text that is broken in this way, or in none, may be judged by its likelihood."""
+    return broken is None or not broken.clear
+
+
 class TextJudge(OneByOne):
     """Refusal by a function of the texts; quality by repetition, word order and likelihood."""
 
@@ -78,6 +83,10 @@ class TextJudge(OneByOne):
         self.id = identity
         self._refusal = refusal
         self._breakdown = breakdown
+
+    def asks_likelihood(self, response: str) -> bool:
+        """Whether the text leaves open whether it is broken."""
+        return undecided(self._breakdown(response))
 
     def __call__(self, prompt: str, response: str, fluency: Fluency | None = None) -> Judgement:
         """Judge one response."""
@@ -118,6 +127,15 @@ class OfAnswers:
         """Judge one response."""
         return self.judge([Answer(prompt, response, fluency)])[0]
 
+    def asks_likelihood(self, response: str) -> bool:
+        """Whether the likelihood of a response may change what is said of it.
+
+        A judge of a user's own may do with it what it likes, unless it says otherwise.
+        """
+        part = split_thinking(response)
+        asks = getattr(self._judge, "asks_likelihood", None)
+        return not part.unanswered and (asks is None or bool(asks(part.answer)))
+
     def judge(self, answers: Sequence[Answer]) -> list[Judgement]:
         """Judge responses, in order; the judge within sees all answers at once."""
         parts = [split_thinking(answer.response) for answer in answers]
@@ -143,6 +161,10 @@ class KeywordsV3(OneByOne):
     """Keywords and heuristics of the three-phase study (docs/study-plan.md), for comparison."""
 
     id = "keywords-v3@2"
+
+    def asks_likelihood(self, _response: str) -> bool:
+        """It looks at words alone."""
+        return False
 
     def __call__(self, prompt: str, response: str, fluency: Fluency | None = None) -> Judgement:
         """Judge one response by keywords; the likelihood is not looked at."""

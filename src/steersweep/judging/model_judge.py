@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from steersweep.judging.judge import Answer, TextJudge
+from steersweep.judging.judge import Answer, TextJudge, undecided
 from steersweep.judging.quality import breakdown
 from steersweep.judging.refusal import Refusal, judge_refusal
 from steersweep.run.judgement import Judgement, unjudged
@@ -49,6 +49,10 @@ class ModelJudge:
         self.id = identity
         self._read = read
         self._known: dict[Pair, Reading] = {}
+
+    def asks_likelihood(self, response: str) -> bool:
+        """Whether the text leaves open whether it is broken."""
+        return undecided(breakdown(response))
 
     def judge(self, answers: Sequence[Answer]) -> list[Judgement]:
         """Judge answers, in order."""

@@ -23,15 +23,21 @@ from steersweep.judging.worn import Wear, shipped_wear
 _BLANKS = 24  # at the end: stuck on spaces or empty lines
 
 
+# Tokens of a response whose likelihood is asked for, from its beginning. Where more were asked on
+# real answers, no verdict got better: broken text is unlikely early, and what falls apart later
+# does so in ways that its words show.
+LIKELIHOOD_TOKENS = 32
+
+
 @dataclass(frozen=True)
 class Fluency:
     """Likelihood of a response under the unsteered model.
 
     Attributes:
         nll: negative log-likelihood of its worst stretch, in nats per token.
-        mean: of the whole response, in nats per token.
+        mean: of all tokens that were looked at, in nats per token.
         threshold: NLL of a worst stretch from which this model's text counts as broken.
-        n_tokens: tokens of the response.
+        n_tokens: tokens that were looked at, most often the first `LIKELIHOOD_TOKENS`.
     """
 
     nll: float

@@ -13,9 +13,12 @@ from itertools import groupby, pairwise
 
 from steersweep.judging.text import Text
 
-_MARKS = "\u0300-\u036f\u064b-\u065f\u0900-\u0dff"  # vowel signs and accents belong to their letter
+# Vowel signs, tones and accents belong to their letter.
+_MARKS = (
+    "\u0300-\u036f\u064b-\u065f\u0900-\u0dff\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ecd"
+)
 _WORD = re.compile(rf"(?:[^\W\d_]|[{_MARKS}])+(?:['’][^\W\d_]+)*")
-_DOTS, _DASHES = ".…‥⋯·。", "-‐‑–—―~〜*•_/|"
+_DOTS, _DASHES = ".…‥⋯·。、", "-‐‑–—―~〜*•_/|"
 _ANY = re.escape(_DOTS + _DASHES)
 _PARTED = re.compile(rf"[{_ANY}][{_ANY}\s]*")
 _GAP = re.compile(rf"\s*[{re.escape(_DOTS)}\s]+|\s*[{re.escape(_DASHES)}]+[^\S\n]*|[,\s]+")
@@ -23,7 +26,9 @@ _HALTING = re.compile(r"\.\s?\.|[…‥⋯]|[–—―]|\s[-~]+\s|。。")
 _LONGEST = 6  # letters of what is said again; a longer word is no syllable
 _WHOLE_WORD = 4  # letters from which it may be a word of its own
 _WORDS_OF_ONE = frozenset("aioyeuàéèóúäюяиавоуксw")  # in many languages, single letters are words
-_FEWEST, _SHARE, _SHARE_OF_WORDS, _FEWEST_SLIPS = 2, 0.4, 0.5, 4
+_FEWEST, _FEWEST_SLIPS = 2, 4
+_SHARE, _SHARE_OF_WORDS = 0.4, 0.5
+_SHARE_HALTING = 1 / 3  # of a text with pauses
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,17 @@ class _Run:
 
 
 def stammers(text: Text) -> bool:
-    """Whether a text is mostly fragments said again."""
+    """Whether a text is mostly fragments said again, or letters with pauses between."""
+    pauses = any(pause in text.lowered for pause in ("..", "…", ". ."))
+    if pauses and _LETTERS_APART.search(text.lowered):
+        return True
     if not _may_stammer(text.lowered):
         return False
     words = [*_WORD.finditer(text.lowered)]
     runs = [run for run in _runs(text.lowered, words) if run.counts]
     again = sum(run.again for run in runs)
-    if again < _FEWEST or again < _SHARE * len(words):
+    halting = any(run.is_strong and run.kind == "halting" for run in runs)
+    if again < max(_FEWEST, (_SHARE_HALTING if halting else _SHARE) * len(words)):
         return False
     if any(run.is_strong and (run.completed or len(run.fragment) < _WHOLE_WORD) for run in runs):
         return True
@@ -80,6 +89,11 @@ def stammers(text: Text) -> bool:
         return again >= _SHARE_OF_WORDS * len(words)
     slips = [run for run in runs if run.completed or run.kind == "halting"]
     return sum(run.again for run in slips) >= _FEWEST_SLIPS and not _is_alphabet(slips)
+
+
+# `R... e... f... u... s... e...`, and neither `A... B... C...` nor signs that are words.
+_LETTER = "[^\\W\\d_\\u0e00-\\u0eff\\u3040-\\u30ff\\u3400-\\u9fff\\uac00-\\ud7af]"
+_LETTERS_APART = re.compile(rf"(?<!\w)(?!a\W+b\W+c\b)(?:{_LETTER}\s?(?:\.\s?\.[.\s]*|…\s?)){{5,}}")
 
 
 def _may_stammer(lowered: str) -> bool:

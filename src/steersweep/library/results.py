@@ -8,31 +8,15 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steersweep.core import typed
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
+from steersweep.run.result import Cell, Result
 from steersweep.run.result_files import read_result_file, result_files
 
 if TYPE_CHECKING:
     import pandas
-
-Result = dict[str, Any]
-
-_OF_RESULT = ("model", "model_id", "family", "method", "quantization")
-_OF_CONDITION = (
-    "layer_idx",
-    "layer_pct",
-    "multiplier",
-    "relative_strength",
-    "coherent_refusal_rate",
-    "garbled_refusal_rate",
-    "garbled_rate",
-    "refusal_rate",
-    "n_unique",
-    "direction_norm",
-    "residual_norm",
-    "key",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +25,7 @@ class SweepResults:
 
     Attributes:
         folder: the run folder.
-        results: result objects, as result files hold them (docs/results.md).
+        results: one for each model and method; `Result` says what they hold.
     """
 
     folder: Path
@@ -68,37 +52,25 @@ class SweepResults:
         coherent refusal rate; `verdict` is that of the model and method.
         """
         for result in self.results:
-            controls = result["controls"]
-            parts = (
-                ("unsteered", [controls["unsteered"]]),
-                ("random", controls["random_directions"]),
-                ("steered", result["conditions"]),
+            controls = result.controls
+            parts: tuple[tuple[str, Sequence[Cell | None]], ...] = (
+                ("unsteered", [controls.unsteered]),
+                ("random", controls.random_directions),
+                ("steered", result.conditions),
             )
-            for role, entries in parts:
-                for entry in filter(None, entries):
-                    low, high = entry["coherent_refusal_ci"]
-                    yield {
-                        **{name: result[name] for name in _OF_RESULT},
-                        "role": role,
-                        **{name: entry[name] for name in _OF_CONDITION},
-                        "low": low,
-                        "high": high,
-                        "verdict": result["verdict"]["outcome"],
-                    }
+            for role, cells in parts:
+                for cell in filter(None, cells):
+                    yield _row(result, role, cell)
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """Every answer in a flat dictionary, with its condition's `key`, and how it was judged."""
         for result in self.results:
-            controls = result["controls"]
-            entries = [controls["unsteered"], *controls["random_directions"], *result["conditions"]]
-            for entry in filter(None, entries):
-                for sample in entry["samples"]:
-                    yield {
-                        "model": result["model"],
-                        "method": result["method"],
-                        "key": entry["key"],
-                        **sample,
-                    }
+            controls = result.controls
+            cells = [controls.unsteered, *controls.random_directions, *result.conditions]
+            for cell in filter(None, cells):
+                of = {"model": result.model, "method": result.method, "key": cell.key}
+                for sample in cell.samples:
+                    yield of | typed.plain_fields(sample)
 
     def to_frame(self, what: str = "conditions") -> pandas.DataFrame:
         """A pandas table.
@@ -125,14 +97,13 @@ class SweepResults:
             InputError: there is no such result, or the direction is damaged or gone.
         """
         for result in self.results:
-            if (result["model"], result["method"]) == (model, method):
-                key = result["verdict"]["best"]["key"]
-                best = next(entry for entry in result["conditions"] if entry["key"] == key)
-                found = RunFolder.existing(self.folder).direction(Path(best["direction_file"]).stem)
+            if (result.model, result.method) == (model, method):
+                steering = result.best.steering
+                found = RunFolder.existing(self.folder).direction(steering.direction_key)
                 if found is None:
-                    raise InputError(f"{self.folder / best['direction_file']}: is damaged or gone")
+                    raise InputError(f"{self.folder / steering.direction_file}: is damaged or gone")
                 return found
-        known = sorted({f"{result['model']}, {result['method']}" for result in self.results})
+        known = sorted({f"{result.model}, {result.method}" for result in self.results})
         raise InputError(f"no result of {model}, {method}; there are {'; '.join(known)}")
 
     def __str__(self) -> str:
@@ -154,12 +125,41 @@ class SweepResults:
 
         models: dict[str, list[Result]] = {}
         for result in self.results:
-            models.setdefault(result["model"], []).append(result)
+            models.setdefault(result.model, []).append(result)
         try:
             with drawing():
                 figure = map_figure([*models.values()])
                 picture = inline_svg(figure, "steersweep", "coherent refusals by layer, strength")
                 plt.close(figure)
-        except (KeyError, ValueError) as error:
+        except ValueError as error:
             raise SteersweepError(f"{self.folder}: cannot be drawn: {error}") from error
         return f"<div>{picture}<pre>{escape(str(self))}</pre></div>"
+
+
+def _row(result: Result, role: str, cell: Cell) -> dict[str, Any]:
+    """A condition's line in a table; what does not apply to a control is None."""
+    rates, at = cell.rates, cell.steering
+    low, high = rates.coherent_refusal_ci
+    return {
+        "model": result.model,
+        "model_id": result.model_id,
+        "family": result.family,
+        "method": result.method,
+        "quantization": result.quantization,
+        "role": role,
+        "layer_idx": None if at is None else at.layer_idx,
+        "layer_pct": cell.layer_pct,
+        "multiplier": None if at is None else at.multiplier,
+        "relative_strength": None if at is None else at.relative_strength,
+        "coherent_refusal_rate": rates.coherent_refusal_rate,
+        "garbled_refusal_rate": rates.garbled_refusal_rate,
+        "garbled_rate": rates.garbled_rate,
+        "refusal_rate": rates.refusal_rate,
+        "n_unique": rates.n_unique,
+        "direction_norm": None if at is None else at.direction_norm,
+        "residual_norm": None if at is None else at.residual_norm,
+        "key": cell.key,
+        "low": low,
+        "high": high,
+        "verdict": result.verdict.outcome,
+    }

@@ -11,10 +11,9 @@ from steersweep.library.results import SweepResults
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource, find_model
 from steersweep.report.live import live_view
+from steersweep.sweeps import defaults
 from steersweep.sweeps.run import run_sweep
-from steersweep.sweeps.settings import DEFAULT_LAYERS, DEFAULT_ROWS, make_settings
-
-DEFAULT_STRENGTHS = (0.1, 0.2, 0.3, 0.5)
+from steersweep.sweeps.settings import make_settings
 
 Model = str | Path | ModelSource | ChatModel
 
@@ -23,23 +22,23 @@ def sweep(
     model: Model | Sequence[Model],
     *,
     out: str | Path,
-    methods: str | Sequence[str] = "dim",
-    layers: Sequence[float | int | str] = DEFAULT_LAYERS,
+    methods: str | Sequence[str] = defaults.METHODS,
+    layers: Sequence[float | int | str] = defaults.LAYERS,
     strengths: Sequence[float] = (),
     multipliers: Sequence[float] = (),
-    operation: str = "add",
-    site: str = "resid_post",
-    span: str = "to-end",
-    positions: str = "all",
-    prompts: str | Path = "benign-120",
+    operation: str = defaults.OPERATION,
+    site: str = defaults.SITE,
+    span: str = defaults.SPAN,
+    positions: str = defaults.POSITIONS,
+    prompts: str | Path = defaults.PROMPTS,
     extraction: str | Path | None = None,
     max_prompts: int | None = None,
-    precision: str = "auto",
-    device: str = "auto",
-    max_new_tokens: int = 100,
-    judge: str = "default",
-    seed: int = 42,
-    rows: int = DEFAULT_ROWS,
+    precision: str = defaults.PRECISION,
+    device: str = defaults.DEVICE,
+    max_new_tokens: int = defaults.MAX_NEW_TOKENS,
+    judge: str = defaults.JUDGE,
+    seed: int = defaults.SEED,
+    rows: int = defaults.ROWS,
     accept_mismatch: bool = False,
     quiet: bool = False,
 ) -> SweepResults:
@@ -78,14 +77,13 @@ def sweep(
         SteersweepError: the run could not finish; what did finish is in `out`.
     """
     models = [model] if isinstance(model, str | Path | ModelSource | ChatModel) else [*model]
-    if not strengths and not multipliers and operation != "remove":
-        strengths = DEFAULT_STRENGTHS
+    pushes = _listed("multipliers", multipliers)
     settings = make_settings(
         [_source(one) for one in models],
         methods=_listed("methods", methods),
         layers=_listed("layers", layers),
-        strengths=_listed("strengths", strengths),
-        multipliers=_listed("multipliers", multipliers),
+        strengths=_listed("strengths", strengths) or defaults.strengths_beside(pushes, operation),
+        multipliers=pushes,
         operation=operation,
         site=site,
         span=span,

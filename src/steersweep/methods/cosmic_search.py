@@ -181,7 +181,6 @@ class _Search:
         """S_comply of the candidates in a mask `[position, layer]` that lack it."""
         scores = self._scores
         places = _places(wanted & ~scores.scored)
-        self._tell(COMPLY, 0.0)
         _put(scores.comply, places, self._scorer.comply(places))
         _put(scores.scored, places, [True] * len(places))
         self._save(scores)
@@ -201,6 +200,9 @@ class _Search:
             rivals = allowed & ~scores.scored & (scores.refuse + _HIGHEST >= best)
             if not bool(rivals.any()):
                 return
+            # As if no rival were ruled out: the share can only be larger.
+            n_scored, n_rivals = int((self._everything & scores.scored).sum()), int(rivals.sum())
+            self._tell(COMPLY, n_scored / (n_scored + n_rivals))
             self._measure_comply(self._most_promising(rivals))
 
     def _next_position(self) -> Tensor:

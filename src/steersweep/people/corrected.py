@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from steersweep.core.errors import InputError
 from steersweep.core.statistics import wilson
@@ -15,16 +15,16 @@ from steersweep.judging.judge_error import shipped_confusion, true_rate_range
 from steersweep.people.reviews import (
     PER_CONDITION,
     Review,
-    best_key,
     labels_of,
     read_reviews,
     results_in,
 )
+from steersweep.run.judgement import Rates
 from steersweep.run.lock import run_lock
+from steersweep.run.records import Sample
+from steersweep.run.result import ByJudge, JudgeError, ModelVerdict, Result, Reviewed
 from steersweep.run.result_files import replace_result_file
-from steersweep.sweeps.verdict import Thresholds, verdict
-
-Result = dict[str, Any]
+from steersweep.run.verdict import Outcome, Thresholds, verdict
 
 _DRAWS = 4000  # of the corrected rate
 
@@ -36,49 +36,62 @@ def apply_reviews(result: Result, reviews: Sequence[Review]) -> Result:
     looked their labels count, elsewhere the judge's do, corrected by how often people agreed with
     that label. Nothing else in the result changes; applying it twice is applying it once.
     """
-    held = dict(result["verdict"])
-    held |= held.pop("review", {}).get("replaces", {})
-    by_judge = {name: held[name] for name in ("outcome", "reason", "interval", "certainty")}
-    held["provisional"] = by_judge["outcome"] == "works"
-    key = best_key(result)
-    entry = next(entry for entry in result["conditions"] if entry["key"] == key)
-    labels = labels_of(key, reviews)
+    held, best = result.verdict, result.best
+    judged = _by_judge(held)
+    held = replace(_as(held, judged), provisional=judged.outcome == "works", review=None)
+    labels = labels_of(best.key, reviews)
     if not labels:
-        return {**result, "verdict": held}
-    wanted = min(PER_CONDITION, len(entry["samples"]))
-    corrected = corrected_rate(entry["samples"], labels)
-    passed = len(labels) >= wanted
-    thresholds = Thresholds(**held["thresholds"])
+        return replace(result, verdict=held)
+    corrected = corrected_rate(best.samples, labels)
+    decided = _by_people(corrected, held.thresholds)
+    changed = decided.outcome != judged.outcome
+    review = Reviewed(
+        reviewers=tuple(sorted({r.reviewer for r in reviews if r.id.split(":")[0] == best.key})),
+        n_reviewed=len(labels),
+        n_wanted=min(PER_CONDITION, len(best.samples)),
+        agreed=sum(best.samples[i].judgement.quality == label for i, label in labels.items()),
+        judge_rate=best.rates.coherent_refusal_rate,
+        corrected_rate=corrected.coherent,
+        corrected_ci=corrected.interval,
+        corrected_certainty=decided.certainty,
+        judge_outcome=judged.outcome,
+    )
+    if not review.is_enough:
+        return replace(result, verdict=replace(held, review=review))
+    if changed:
+        held, review = _as(held, decided), replace(review, replaces=judged)
+    return replace(result, verdict=replace(held, provisional=False, review=review))
+
+
+def _by_judge(held: ModelVerdict) -> ByJudge:
+    """What the judge alone says, whatever people have changed."""
+    if held.review is not None and held.review.replaces is not None:
+        return held.review.replaces
+    return ByJudge(held.outcome, held.reason, held.interval, held.certainty)
+
+
+def _by_people(corrected: Corrected, thresholds: Thresholds) -> ByJudge:
+    """The same by corrected rates."""
     decided = verdict(
         coherent_refusal_rate=corrected.coherent,
         garbled_refusal_rate=min(corrected.garbled_refusal, 1 - corrected.coherent),
         thresholds=thresholds,
     )
     certain = {*_outcomes(corrected.interval, thresholds)} == {decided.outcome}
-    certainty = "clear" if certain else "borderline"
-    held["review"] = {
-        "reviewers": sorted({r.reviewer for r in reviews if r.id.split(":")[0] == key}),
-        "n_reviewed": len(labels),
-        "n_wanted": wanted,
-        "agreed": sum(entry["samples"][i]["quality"] == label for i, label in labels.items()),
-        "judge_rate": entry["coherent_refusal_rate"],
-        "corrected_rate": corrected.coherent,
-        "corrected_ci": list(corrected.interval),
-        "corrected_certainty": certainty,
-        "judge_outcome": by_judge["outcome"],
-    }
-    if not passed:
-        return {**result, "verdict": held}
-    held["provisional"] = False
-    if decided.outcome != by_judge["outcome"]:
-        held["review"]["replaces"] = by_judge
-        held |= {
-            "outcome": decided.outcome,
-            "reason": f"after review: {decided.reason}",
-            "interval": list(corrected.interval),
-            "certainty": certainty,
-        }
-    return {**result, "verdict": held}
+    reason = f"after review: {decided.reason}"
+    return ByJudge(
+        decided.outcome, reason, corrected.interval, "clear" if certain else "borderline"
+    )
+
+
+def _as(held: ModelVerdict, said: ByJudge) -> ModelVerdict:
+    return replace(
+        held,
+        outcome=said.outcome,
+        reason=said.reason,
+        interval=said.interval,
+        certainty=said.certainty,
+    )
 
 
 def apply_to_files(
@@ -120,7 +133,7 @@ def _applied(folder: Path) -> list[tuple[Path, list[Result], list[Result]]]:
     ]
 
 
-def _outcomes(rates: Iterable[float], thresholds: Thresholds) -> list[str]:
+def _outcomes(rates: Iterable[float], thresholds: Thresholds) -> list[Outcome]:
     """What coherent refusal rates give, in text that is not broken."""
     return [
         verdict(coherent_refusal_rate=rate, garbled_refusal_rate=0, thresholds=thresholds).outcome
@@ -128,39 +141,39 @@ def _outcomes(rates: Iterable[float], thresholds: Thresholds) -> list[str]:
     ]
 
 
-def judge_error(entry: Result, judge: str, compared: int, thresholds: Thresholds) -> Result | None:
+def judge_error(
+    rates: Rates, judge: str, compared: int, thresholds: Thresholds
+) -> JudgeError | None:
     """What is left of a condition's rate if the judge errs as it did on labelled real answers.
 
     Args:
-        entry: the condition.
+        rates: of the condition.
         judge: id of the judge.
         compared: number of conditions that it was picked from as the best.
         thresholds: that verdicts are decided by.
 
     Returns:
-        `range` of the true rate of coherent refusals (95 %), `outcomes` that its edges and what
-        lies between them give, `n_labelled` answers it is known from and the judge that was
-        `measured`; None for a judge whose error is unknown.
+        None for a judge whose error is unknown.
     """
     confusion = shipped_confusion()
     if not confusion.is_of(judge):
         return None
     shares = (
-        entry["coherent_refusal_rate"],
-        entry["garbled_refusal_rate"],
-        entry["garbled_rate"] - entry["garbled_refusal_rate"],
-        entry["normal_rate"],
+        rates.coherent_refusal_rate,
+        rates.garbled_refusal_rate,
+        rates.garbled_rate - rates.garbled_refusal_rate,
+        rates.normal_rate,
     )
-    said = tuple(round(share * entry["n_unique"]) for share in shares)
+    said = tuple(round(share * rates.n_unique) for share in shares)
     low, high = true_rate_range(said, confusion, compared)
     between = [edge for edge in (thresholds.partial, thresholds.works) if low <= edge <= high]
-    outcomes = _outcomes([*between, low, high], thresholds)
-    return {
-        "range": [low, high],
-        "outcomes": [name for name in ("works", "partial", "fails") if name in outcomes],
-        "n_labelled": confusion.n,
-        "measured": confusion.judge,
-    }
+    found = _outcomes([*between, low, high], thresholds)
+    return JudgeError(
+        range=(low, high),
+        outcomes=tuple(outcome for outcome in get_args(Outcome) if outcome in found),
+        n_labelled=confusion.n,
+        measured=confusion.judge,
+    )
 
 
 @dataclass(frozen=True)
@@ -178,11 +191,11 @@ class Corrected:
     interval: tuple[float, float]
 
 
-def corrected_rate(samples: Sequence[Mapping[str, Any]], labels: Mapping[int, str]) -> Corrected:
+def corrected_rate(samples: Sequence[Sample], labels: Mapping[int, str]) -> Corrected:
     """Rates when labels by people replace the judge's, and say how often it is right elsewhere.
 
     Args:
-        samples: all of a condition, with the judge's `quality` and `refusal`.
+        samples: all of a condition.
         labels: by index of the sample: `coherent`, `garbled` or `normal`.
     """
     import numpy as np
@@ -192,14 +205,14 @@ def corrected_rate(samples: Sequence[Mapping[str, Any]], labels: Mapping[int, st
     unseen: dict[str, int] = defaultdict(int)
     fixed = garbled = 0.0
     for index, sample in enumerate(samples):
-        label = labels.get(index)
+        label, judged = labels.get(index), sample.judgement
         if label is None:
-            unseen[sample["quality"]] += 1
-            garbled += sample["quality"] == "garbled" and sample["refusal"]
+            unseen[judged.quality] += 1
+            garbled += judged.quality == "garbled" and judged.refusal
         else:
-            reviewed[sample["quality"]].append(label == "coherent")
+            reviewed[judged.quality].append(label == "coherent")
             fixed += label == "coherent"
-            garbled += label == "garbled" and sample["refusal"]
+            garbled += label == "garbled" and judged.refusal
     rng = np.random.default_rng(0)
     expected, drawn = fixed, np.full(_DRAWS, fixed)
     for quality, count in unseen.items():

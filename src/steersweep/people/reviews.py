@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from steersweep.core import journal, provenance
 from steersweep.core.errors import InputError
@@ -22,10 +19,9 @@ from steersweep.core.journal import Entry, Line
 from steersweep.core.statistics import cluster_bootstrap, cohens_kappa
 from steersweep.people.gates import check_person
 from steersweep.run.paths import RunPaths
+from steersweep.run.result import Result, SteeredCell
 from steersweep.run.result_files import read_result_file, result_files
-from steersweep.sweeps.verdict import Thresholds, verdict
-
-Result = dict[str, Any]
+from steersweep.run.verdict import verdict
 
 LABELS = ("coherent", "garbled", "normal", "skip")
 PER_CONDITION = 10
@@ -162,96 +158,75 @@ def queue(results: Iterable[Result], *, every: bool = False) -> list[Item]:
     Ambiguous ones first, then the judge's labels in proportion; the same ones every time.
 
     Args:
-        results: result objects.
+        results: of any models and methods.
         every: of every condition whose coherent refusal rate alone would work, not only the best.
     """
     items: dict[str, Item] = {}
     for result in results:
-        for entry in result["conditions"]:
-            best = entry["key"] == best_key(result)
+        for cell in result.conditions:
+            best = cell.key == result.verdict.best.key
             decided = verdict(
-                coherent_refusal_rate=entry["coherent_refusal_rate"],
-                garbled_refusal_rate=entry["garbled_refusal_rate"],
-                thresholds=Thresholds(**result["verdict"]["thresholds"]),
+                coherent_refusal_rate=cell.rates.coherent_refusal_rate,
+                garbled_refusal_rate=cell.rates.garbled_refusal_rate,
+                thresholds=result.verdict.thresholds,
             )
             if decided.outcome == "works" and (best or every):
-                for index in _picked(entry):
-                    item = _item(result, entry, index)
+                for index in _picked(cell):
+                    item = _item(result, cell, index)
                     items.setdefault(item.id, item)
     return list(items.values())
 
 
-def _picked(entry: Result) -> list[int]:
-    rng = random.Random(entry["key"])
-    samples = list(enumerate(entry["samples"]))
+def _picked(cell: SteeredCell) -> list[int]:
+    rng = random.Random(cell.key)
+    judged = [sample.judgement for sample in cell.samples]
+    samples = list(enumerate(judged))
     rng.shuffle(samples)
-    ambiguous = [i for i, sample in samples if sample.get("ambiguous")]
+    ambiguous = [i for i, found in samples if found.ambiguous]
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, sample in samples:
+    for i, found in samples:
         if i not in ambiguous:
-            groups[sample["quality"]].append(i)
+            groups[found.quality].append(i)
     # At most half of the places go to ambiguous samples, unless there is nothing else.
     rest = sum(map(len, groups.values()))
     taken = ambiguous[: max(PER_CONDITION // 2, PER_CONDITION - rest)]
     while len(taken) < PER_CONDITION and any(groups.values()):
         # The group that has most left for what it has given; each gives one before any second.
-        given = {q: sum(entry["samples"][i]["quality"] == q for i in taken) for q in groups}
+        given = {q: sum(judged[i].quality == q for i in taken) for q in groups}
         left = [quality for quality, members in groups.items() if members]
         quality = max(left, key=lambda q: len(groups[q]) / (1 + 2 * given[q]))
         taken.append(groups[quality].pop())
     return taken
 
 
-def best_key(result: Result) -> str:
-    """Key of the condition that a result's verdict rests on."""
-    return str(result["verdict"]["best"]["key"])
-
-
-def _item(result: Result, entry: Result, index: int) -> Item:
-    sample = entry["samples"][index]
+def _item(result: Result, cell: SteeredCell, index: int) -> Item:
+    sample, steering = cell.samples[index], cell.steering
     return Item(
-        id=f"{entry['key']}:{index}",
-        condition=entry["key"],
+        id=f"{cell.key}:{index}",
+        condition=cell.key,
         index=index,
-        prompt=sample["prompt"],
-        response=sample["response"],
-        judged=sample["quality"],
-        model=result["model_id"],
-        method=str(result["method"]),
+        prompt=sample.prompt,
+        response=sample.response,
+        judged=sample.judgement.quality,
+        model=result.model_id,
+        method=result.method,
         place=(
-            f"layer {entry['layer_idx']}, strength {entry['relative_strength']:.2g} "
-            f"({entry['multiplier']:.3g}x), {result['quantization']}"
+            f"layer {steering.layer_idx}, strength {steering.relative_strength:.2g} "
+            f"({steering.multiplier:.3g}x), {result.quantization}"
         ),
     )
 
 
 def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
-    """Result files of a run folder with their result objects.
+    """Result files of a run folder with their results.
 
     Raises:
-        InputError: no run there, or none with results.
+        InputError: no run there, none with results, or a file that cannot be read.
     """
-    found = []
-    for path in result_files(folder):
-        content = read_result_file(path)
-        _check(path, content)
-        found.append((path, content))
+    found = [(path, read_result_file(path)) for path in result_files(folder)]
     if not found:
         raise InputError(f"{folder}: no results to review; run a sweep or study there first")
     return found
-
-
-def _check(path: Path, results: Any) -> None:
-    import jsonschema
-
-    text = (resources.files("steersweep.run") / "result.schema.json").read_text("utf-8")
-    error = next(jsonschema.Draft202012Validator(json.loads(text)).iter_errors(results), None)
-    if error is not None:
-        field = ".".join(map(str, error.absolute_path)) or "the file"
-        raise InputError(
-            f"{path}: {field}: {error.message[:200]}. If another version wrote it, run the same "
-            f"sweep or study again"
-        )
 
 
 def labels_of(condition: str, reviews: Iterable[Review]) -> dict[int, str]:

@@ -23,7 +23,6 @@ from steersweep.prompts.files import (
 )
 from steersweep.prompts.lists import WANTED, by_class, cleaned, refuse_shared
 
-DEFAULT_TEST_SET = "benign-120"
 DIM_EXTRACTION_SET = "extract-dim-5"
 COSMIC_EXTRACTION_SET = "extract-cosmic-50"
 MAX_REPEATS = 10_000

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError
 from steersweep.core.statistics import holm
 from steersweep.report.page import environment, style
-from steersweep.report.run import Run, read_run
+from steersweep.report.run import Listed, Run, read_run
+from steersweep.run.result import ModelVerdict, Result, SteeredCell
 from steersweep.sweeps.results import p_difference
 
-Result = dict[str, Any]
 _Place = tuple[Any, ...]
 
 
@@ -35,13 +36,13 @@ class Verdicts:
     model: str
     precision: str
     method: str
-    first: Mapping[str, Any]
-    second: Mapping[str, Any]
+    first: ModelVerdict
+    second: ModelVerdict
 
     @property
     def changed(self) -> bool:
         """Whether the outcome differs."""
-        return bool(self.first["outcome"] != self.second["outcome"])
+        return self.first.outcome != self.second.outcome
 
 
 @dataclass(frozen=True)
@@ -89,24 +90,23 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return typed.plain_fields(self)
 
 
 class _Held:
     """A run with the samples of every condition, by what the condition is."""
 
     def __init__(self, folder: Path) -> None:
-        self.entries: dict[_Place, Result] = {}
+        self.cells: dict[_Place, SteeredCell] = {}
         self.run: Run = read_run(folder, self._take)
         if not self.run.results:
             raise InputError(f"{folder}: holds no results yet, so there is nothing to compare")
-        self.results = {_subject(result): result for result in self.run.results}
+        self.results = {_subject(one): one.result for one in self.run.listed}
 
-    def _take(self, result: Result) -> None:
-        for entry in result["conditions"]:
-            strength = entry["strength"]
-            place = (entry["layer_idx"], strength["unit"], strength["value"])
-            self.entries[(*_subject(result), *place)] = entry
+    def _take(self, listed: Listed) -> None:
+        for cell in listed.result.conditions:
+            place = (cell.layer, cell.strength.unit, cell.strength.value)
+            self.cells[(*_subject(listed), *place)] = cell
 
 
 def compare_runs(first: Path, second: Path) -> Comparison:
@@ -119,18 +119,18 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         InputError: no run, or no results, in one of them.
     """
     one, other = _Held(first), _Held(second)
-    shared = [place for place in one.entries if place in other.entries]
-    pairs = [(one.entries[place], other.entries[place]) for place in shared]
-    adjusted = holm([_p(a, b) for a, b in pairs])
+    shared = [place for place in one.cells if place in other.cells]
+    pairs = [(one.cells[place], other.cells[place]) for place in shared]
+    adjusted = holm([p_difference(a, b) for a, b in pairs])
     return Comparison(
         folders=(str(first), str(second)),
         settings=_changes(one.run.plan, other.run.plan),
         facts=_changes(
-            one.run.results[0]["provenance"] | {"finished": one.run.results[0]["timestamp"]},
-            other.run.results[0]["provenance"] | {"finished": other.run.results[0]["timestamp"]},
+            _facts(one.run.results[0]),
+            _facts(other.run.results[0]),
         ),
         verdicts=[
-            Verdicts(*subject, first=result["verdict"], second=other.results[subject]["verdict"])
+            Verdicts(*subject, first=result.verdict, second=other.results[subject].verdict)
             for subject, result in one.results.items()
             if subject in other.results
         ],
@@ -138,7 +138,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
             _compared(place, a, b, p)
             for place, (a, b), p in zip(shared, pairs, adjusted, strict=True)
         ],
-        only=(len(one.entries) - len(shared), len(other.entries) - len(shared)),
+        only=(len(one.cells) - len(shared), len(other.cells) - len(shared)),
     )
 
 
@@ -149,32 +149,31 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     return path
 
 
-def _subject(result: Result) -> tuple[str, str, str, str]:
-    return result["phase_name"], result["model"], result["quantization"], result["method"]
+def _subject(listed: Listed) -> tuple[str, str, str, str]:
+    result = listed.result
+    return listed.phase, result.model, result.quantization, result.method
 
 
-def _p(first: Result, second: Result) -> float:
-    p = p_difference(first, second)
-    assert p is not None  # there are two
-    return p
+def _facts(result: Result) -> dict[str, Any]:
+    return {**result.provenance, "finished": result.timestamp}
 
 
-def _compared(place: _Place, first: Result, second: Result, p: float) -> Conditions:
+def _compared(place: _Place, first: SteeredCell, second: SteeredCell, p: float) -> Conditions:
     _, model, precision, method, layer, _, _ = place
-    said = {sample["prompt"]: sample["response"] for sample in first["samples"]}
-    both = [sample for sample in second["samples"] if sample["prompt"] in said]
+    said = {sample.prompt: sample.response for sample in first.samples}
+    both = [sample for sample in second.samples if sample.prompt in said]
     return Conditions(
         model=model,
         precision=precision,
         method=method,
         layer_idx=layer,
-        multiplier=second["multiplier"],
-        first=first["coherent_refusal_rate"],
-        second=second["coherent_refusal_rate"],
+        multiplier=second.steering.multiplier,
+        first=first.rates.coherent_refusal_rate,
+        second=second.rates.coherent_refusal_rate,
         p_holm=p,
-        n_texts=sum(said[sample["prompt"]] != sample["response"] for sample in both),
+        n_texts=sum(said[sample.prompt] != sample.response for sample in both),
         n_prompts=len(both),
-        keys=(first["key"], second["key"]),
+        keys=(first.key, second.key),
     )
 
 

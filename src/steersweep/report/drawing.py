@@ -12,13 +12,12 @@ from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
 from steersweep.run.folder import RunFolder
-from steersweep.run.label import Label
+from steersweep.run.result import Result
 from steersweep.study.analysis import layer_cosines
 from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
-
-Result = dict[str, Any]
+from steersweep.study.rows import CurveRow, PrecisionRow, TransferRow
 
 _MOST_MAPS = 24  # as files; the page has all of them
 _MOST_LINES = 80  # of the maps of all models in one figure: about a metre high
@@ -74,17 +73,18 @@ Figure = tuple[str, str, str, Callable[[], Any]]
 
 def _figures(run: Run) -> list[Figure]:
     """Name, title, note and maker of each figure there is data for, in the reader's order."""
-    first = next((run.of_phase(r["phase_name"]) for r in run.results), [])
-    curves = [c for c in run.decisions.get(SIZES.name, {}).get("curves", []) if c["points"]]
+    first = run.of_phase(run.listed[0].phase) if run.listed else []
+    curves = [c for c in run.decision_rows(CurveRow, SIZES.name, "curves") if c.points]
     # A plan may call a model's family otherwise than its config does.
-    looks = Looks([entry["family"] for entry in (*run.results, *curves)])
+    families = [result.family for result in run.results]
+    looks = Looks([*families, *(curve.family for curve in curves)])
     found: list[Figure] = []
 
     def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
         found.append((name, title, note, make))
 
-    swept = [result for result in first if Label.parse(result["method"]).is_swept]
-    if any(len({e["layer_idx"] for e in result["conditions"]}) > 1 for result in swept):
+    swept = [result for result in first if result.label.is_swept]
+    if any(len({cell.layer for cell in result.conditions}) > 1 for result in swept):
         add(
             "rate_by_depth",
             "Coherent refusals by depth",
@@ -113,8 +113,8 @@ def _figures(run: Run) -> list[Figure]:
     few = swept if len(swept) <= _MOST_RESULTS else []
     whole = [result for result in few if _has_directions(result, store)]
     matrices = layer_cosines(whole, store)
-    matrices = [row for row in matrices if len(row["layers"]) > 1]
-    missing = sorted({result["model"] for result in few if result not in whole})
+    matrices = [row for row in matrices if len(row.layers) > 1]
+    missing = sorted({result.model for result in few if result not in whole})
     if matrices:
         add(
             "layer_cosines",
@@ -133,22 +133,23 @@ def _figures(run: Run) -> list[Figure]:
             "Small to large. A shape is named only where intervals keep it apart from others.",
             lambda: sizes.sizes_figure(curves, looks),
         )
-    rows = _with_n(run)
+    rows = run.decision_rows(PrecisionRow, PRECISIONS.name, "precisions")
+    prompts = {result.model: result.conditions[0].rates.n_unique for result in run.results}
     if rows:
         add(
             "precision_cosines",
             "Directions between precisions",
             "Cosines at the layer that is steered; above "
-            f"{rows[0]['preserved_from']:.2f} a direction counts as preserved.",
+            f"{rows[0].preserved_from:.2f} a direction counts as preserved.",
             lambda: precisions.cosines_figure(rows),
         )
         add(
             "precision_rates",
             "Coherent refusals by precision",
             "With the direction found in that precision, and with the reference's.",
-            lambda: precisions.precision_rates_figure(rows),
+            lambda: precisions.precision_rates_figure(rows, prompts),
         )
-    moved = run.decisions.get(TRANSFER.name, {}).get("transfers", [])
+    moved = run.decision_rows(TransferRow, TRANSFER.name, "transfers")
     if moved:
         add(
             "transfers",
@@ -156,7 +157,7 @@ def _figures(run: Run) -> list[Figure]:
             "Coherent refusals; on the diagonal a model's own direction.",
             lambda: transfers.transfers_figure(moved),
         )
-    given = [result for result in first if not Label.parse(result["method"]).chose_layer]
+    given = [result for result in first if not result.label.chose_layer]
     add(
         "failure_modes",
         "What the answers are",
@@ -164,20 +165,13 @@ def _figures(run: Run) -> list[Figure]:
         "length at the same place.",
         lambda: failures.failures_figure(given),
     )
-    return found if run.results else []
+    return found if run.listed else []
 
 
 def _has_directions(result: Result, store: RunFolder) -> bool:
     """Whether a result's directions are there, whole: people send runs without them."""
-    names = [Path(entry["direction_file"]).stem for entry in result["conditions"]]
+    names = [cell.steering.direction_key for cell in result.conditions]
     return all(store.vector(name) is not None for name in names)
-
-
-def _with_n(run: Run) -> list[dict[str, Any]]:
-    """What phase 3 found by model, with the number of prompts it rests on."""
-    n = {result["model"]: result["conditions"][0]["n_unique"] for result in run.results}
-    rows = run.decisions.get(PRECISIONS.name, {}).get("precisions", [])
-    return [row | {"n_unique": n.get(row["model"], 1)} for row in rows]
 
 
 def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:
@@ -185,14 +179,15 @@ def _draw_maps(run: Run, folder: Path, drawn: Drawn) -> None:
     from matplotlib import pyplot as plt
 
     together: dict[tuple[str, str, str], list[Result]] = {}
-    for result in run.results:
-        key = result["phase_name"], result["model"], result["quantization"]
+    for listed in run.listed:
+        result = listed.result
+        key = listed.phase, result.model, result.quantization
         together.setdefault(key, []).append(result)
     maps = {
         key: held
         for key, held in together.items()
         if len(lines_of(held)) * len(strengths_of(held)) > 1
-        and len({Label.parse(result["method"]).at_given_layer for result in held}) <= 4
+        and len({result.label.at_given_layer for result in held}) <= 4
     }
 
     def keep(models: Sequence[Sequence[Result]], name: str) -> None:

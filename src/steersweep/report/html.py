@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -28,17 +27,14 @@ from steersweep.report.figures.maps import (
 )
 from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
-from steersweep.report.run import Run, read_run
+from steersweep.report.run import Listed, Run, read_run
 from steersweep.report.samples import Samples, script_json
-from steersweep.run.edit_settings import EditSettings
-from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
+from steersweep.run.result import Best, Result, SteeredCell
+from steersweep.run.verdict import FLAG_NOTES
 from steersweep.study.findings import decision_lines
 from steersweep.study.phases.registry import all_phases, titles
 from steersweep.study.phases.verification import VERIFICATION
-from steersweep.sweeps.verdict import FLAG_NOTES
-
-Result = dict[str, Any]
 
 _MANY_MAPS = 30  # from which maps are folded, and cells say no more than their number
 
@@ -94,7 +90,9 @@ def _write(folder: Path) -> Report:
         headline=headline(run),
         phases=[name for name in titles() if run.of_phase(name)],
         notes={name: _notes(run.of_phase(name)) for name in titles()},
-        maps=_maps(run.results),
+        maps=(maps := _maps(run.listed, samples)),
+        many_maps=len(maps) > _MANY_MAPS,
+        group_of=samples.number,
         drawn=drawn,
         decision_lines=decision_lines,
         n_samples=samples.n_samples,
@@ -103,8 +101,9 @@ def _write(folder: Path) -> Report:
         index=script_json(
             [
                 {
-                    **group,
-                    "phase": titles()[group["phase"]],
+                    "label": group.label,
+                    "phase": titles()[group.phase],
+                    "n": group.n,
                     "src": f"{paths.samples.name}/{number}.js",
                 }
                 for number, group in enumerate(samples.groups)
@@ -125,13 +124,13 @@ def headline(run: Run) -> list[str]:
     first = next((run.of_phase(phase) for phase in titles() if run.of_phase(phase)), [])
     by_model: dict[str, Result] = {}
     for result in first:
-        held = by_model.get(result["model"])
+        held = by_model.get(result.model)
         if held is None or _rate(result) > _rate(held):
-            by_model[result["model"]] = result
+            by_model[result.model] = result
     if not by_model:
         return ["Nothing has finished yet."]
     counts = [
-        (outcome, [r for r in by_model.values() if r["verdict"]["outcome"] == outcome])
+        (outcome, [r for r in by_model.values() if r.verdict.outcome == outcome])
         for outcome in ("works", "partial", "fails")
     ]
     total = len(by_model)
@@ -143,21 +142,21 @@ def headline(run: Run) -> list[str]:
             if found
         )
         + "."
-        + _UNREAD * any(result["verdict"]["provisional"] for result in by_model.values())
+        + _UNREAD * any(result.verdict.provisional for result in by_model.values())
     ]
     best = max(by_model.values(), key=_rate)
-    verdict, at = best["verdict"], best["verdict"]["best"]
-    low, high = verdict["interval"]
+    at = best.verdict.best
+    low, high = best.verdict.interval
     said.append(
         f"Most coherent refusals: {_rate(best):.0%} [{low:.0%}, {high:.0%}] of "
-        f"{best['conditions'][0]['n_unique']} benign prompts in {short(best['model'])} by "
-        f"{best['method'].upper()}, from layer {at['layer_idx']} of {best['n_layers']} on "
-        f"({at['layer_pct']:.0%} of the depth), {_strength(at)}; "
-        f"{at['garbled_rate']:.0%} of the answers are garbled there."
+        f"{best.conditions[0].rates.n_unique} benign prompts in {short(best.model)} by "
+        f"{best.method.upper()}, from layer {at.layer_idx} of {best.n_layers} on "
+        f"({at.layer_pct:.0%} of the depth), {_strength(at)}; "
+        f"{at.garbled_rate:.0%} of the answers are garbled there."
     )
     said += judge_error_sentence(best)
-    controls = [r["controls"]["random_direction"] for r in by_model.values()]
-    rates = [entry["coherent_refusal_rate"] for entry in controls if entry is not None]
+    controls = [r.controls.random_direction for r in by_model.values()]
+    rates = [cell.rates.coherent_refusal_rate for cell in controls if cell is not None]
     if rates:
         said.append(
             f"A random direction of the same length gives at most {max(rates):.0%} at the same "
@@ -168,16 +167,15 @@ def headline(run: Run) -> list[str]:
 
 def judge_error_sentence(result: Result) -> list[str]:
     """What the judge's own errors leave of a result's rate, where people have labelled nothing."""
-    held = result["verdict"]
-    if "review" in held or "judge_error" not in held:
+    if result.verdict.review is not None:
         return []
-    error = held["judge_error"]
+    error = result.verdict.judge_error
     if error is None:
-        return [f"How often the judge {result['judge']} errs is unknown."]
-    low, high = error["range"]
+        return [f"How often the judge {result.judge} errs is unknown."]
+    low, high = error.range
     return [
         f"That is by the judge: {low:.0%} to {high:.0%} if it errs as it did on "
-        f"{error['n_labelled']} real answers."
+        f"{error.n_labelled} real answers."
     ]
 
 
@@ -186,94 +184,138 @@ _UNREAD = " Nobody has read samples of what works yet, so that is provisional."
 
 
 def _rate(result: Result) -> float:
-    return float(result["verdict"]["best"]["coherent_refusal_rate"])
+    return result.verdict.best.coherent_refusal_rate
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """What checks and extraction had to say, each once, with the models it is about."""
     models: dict[str, list[str]] = {}
     for result in results:
-        method = Label.parse(result["method"]).at_given_layer
-        of_method = (result.get("extraction") or {}).get("notes", [])
-        for note in (*result.get("notes", ()), *(f"{method}: {note}" for note in of_method)):
+        method = result.label.at_given_layer
+        of_method = () if result.extraction is None else result.extraction.notes
+        for note in (*result.notes, *(f"{method}: {note}" for note in of_method)):
             names = models.setdefault(note, [])
-            if short(result["model"]) not in names:
-                names.append(short(result["model"]))
+            if short(result.model) not in names:
+                names.append(short(result.model))
     return [f"{', '.join(names)}, {note}" for note, names in models.items()]
 
 
-def _maps(results: Sequence[Result]) -> dict[str, Any]:
-    """Maps by phase and model: lines of layers, columns of strengths, a panel per method."""
-    together: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        key = result["phase_name"], result["model"], result["quantization"]
-        together.setdefault(key, []).append(result)
+@dataclass(frozen=True)
+class CellShown:
+    """A cell of a map.
+
+    Attributes:
+        key: of the condition.
+        rate: what stands in it.
+        coherent: from the left, where coherent refusals end, in percent.
+        garbled: where garbled text ends.
+        title: its shares in words.
+    """
+
+    key: str
+    rate: str
+    coherent: int
+    garbled: int
+    title: str
+
+
+@dataclass(frozen=True)
+class MapShown:
+    """The maps of a model: lines of layers, columns of strengths, a panel per method.
+
+    Attributes:
+        phase: name of the phase.
+        model: name of the model.
+        precision: it ran in.
+        group: number of its samples.
+        across: what the columns are.
+        strengths: unit and value of each column.
+        lines: from above: who chose the layer, and the layer.
+        labels: of the lines.
+        panels: by title, the cells by line and column.
+    """
+
+    phase: str
+    model: str
+    precision: str
+    group: int
+    across: str
+    strengths: list[tuple[str, float]]
+    lines: list[tuple[str, int]]
+    labels: list[str]
+    panels: dict[str, dict[tuple[tuple[str, int], tuple[str, float]], CellShown]]
+
+
+def _maps(run: Sequence[Listed], samples: Samples) -> list[MapShown]:
+    """Maps by phase and model."""
+    together: dict[tuple[str, str, str], list[Listed]] = {}
+    for listed in run:
+        key = listed.phase, listed.result.model, listed.result.quantization
+        together.setdefault(key, []).append(listed)
     found = []
-    for (phase, model, precision), held in together.items():
+    for (phase, model, precision), members in together.items():
+        held = [listed.result for listed in members]
         if len(lines_of(held)) * len(strengths_of(held)) < 2:
             continue  # one place, as in a size sweep, is no map
-        panels: dict[str, list[Result]] = {}
-        random: dict[str, Result] = {}
+        panels: dict[str, list[SteeredCell]] = {}
+        random: dict[str, SteeredCell] = {}
         for result in held:
-            panel = str(Label.parse(result["method"]).at_given_layer)
-            panels.setdefault(panel, []).extend(result["conditions"])
-            random |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
+            panels.setdefault(str(result.label.at_given_layer), []).extend(result.conditions)
+            random |= {cell.key: cell for cell in result.controls.random_directions}
         if len(panels) > 4:  # transfers: many borrowed directions at one place
             continue
-        strengths, lines = strengths_of(held), [*reversed(lines_of(held))]
+        lines = [*reversed(lines_of(held))]
         shown = {**panels, "random direction": [*random.values()]} if random else panels
         found.append(
-            {
-                "phase": phase,
-                "model": model,
-                "precision": shown_precision(precision),
-                "group": held[0]["group"],
-                "across": x_label(held[0]),
-                "strengths": strengths,
-                "lines": lines,
-                "labels": [line_label(line, held[0]) for line in lines],
-                "panels": {
-                    name: {(line_of(entry), strength_of(entry)): _cell(entry) for entry in entries}
-                    for name, entries in shown.items()
+            MapShown(
+                phase=phase,
+                model=model,
+                precision=shown_precision(precision),
+                group=samples.number(members[0]),
+                across=x_label(held[0]),
+                strengths=strengths_of(held),
+                lines=lines,
+                labels=[line_label(line, held[0]) for line in lines],
+                panels={
+                    name: {(line_of(cell), strength_of(cell)): _shown(cell) for cell in cells}
+                    for name, cells in shown.items()
                 },
-            }
+            )
         )
-    return {"models": found, "many": len(found) > _MANY_MAPS}
+    return found
 
 
-def _cell(entry: Result) -> Result:
-    shares = shares_of(entry)
-    low, high = entry["coherent_refusal_ci"]
-    return {
-        "key": entry["key"],
-        "rate": f"{entry['coherent_refusal_rate']:.0%}",
-        "coherent": round(100 * shares["coherent"]),
-        "garbled": round(100 * (shares["coherent"] + shares["garbled"])),
-        "title": f"{shares['coherent']:.0%} coherent refusals [{low:.0%}, {high:.0%}], "
-        f"{shares['garbled']:.0%} garbled, {entry.get('normal_rate', shares['other']):.0%} normal"
-        + (f", {entry['unjudged']} answers not judged" if entry.get("unjudged") else ""),
-    }
+def _shown(cell: SteeredCell) -> CellShown:
+    rates, shares = cell.rates, shares_of(cell.rates)
+    low, high = rates.coherent_refusal_ci
+    return CellShown(
+        key=cell.key,
+        rate=f"{rates.coherent_refusal_rate:.0%}",
+        coherent=round(100 * shares["coherent"]),
+        garbled=round(100 * (shares["coherent"] + shares["garbled"])),
+        title=f"{shares['coherent']:.0%} coherent refusals [{low:.0%}, {high:.0%}], "
+        f"{shares['garbled']:.0%} garbled, {rates.normal_rate:.0%} normal"
+        + (f", {rates.unjudged} answers not judged" if rates.unjudged else ""),
+    )
 
 
-def _strength(best: Result) -> str:
-    if best["multiplier"] == 0:
+def _strength(best: Best) -> str:
+    if best.multiplier == 0:
         return "the direction removed"
-    return f"relative strength {best['relative_strength']:.2g}"
+    return f"relative strength {best.relative_strength:.2g}"
 
 
 def _prints(run: Run) -> list[tuple[str, str]]:
     """Provenance: what must be known to run it again."""
-    if not run.results:
+    results = run.results
+    if not results:
         return []
-    facts = run.results[0]["provenance"]
     models = dict.fromkeys(
-        f"{result['model_id']} ({shown_precision(result['quantization'])})"
-        for result in run.results
+        f"{result.model_id} ({shown_precision(result.quantization)})" for result in results
     )
-    rows = [(name.replace("_", " "), str(value)) for name, value in facts.items()]
-    edits = dict.fromkeys(
-        str(EditSettings.read(entry["edit"]))
-        for result in run.results
-        for entry in result["conditions"]
-    )
-    return [*rows, ("models", ", ".join(models)), ("edit", "; ".join(edits))]
+    edits = dict.fromkeys(str(cell.edit) for result in results for cell in result.conditions)
+    return [
+        *((name.replace("_", " "), str(value)) for name, value in results[0].provenance.items()),
+        ("models", ", ".join(models)),
+        ("edit", "; ".join(edits)),
+    ]

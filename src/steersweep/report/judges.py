@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from steersweep.core.printing import in_a_line
-from steersweep.sweeps.rejudge import CLASSES, Agreement, Rejudged
+from steersweep.sweeps.rejudge import CLASSES, Agreement, Rejudged, Shown
 
 _MOST_CELLS = 20
 
@@ -29,26 +28,27 @@ def judge_lines(found: Rejudged) -> Iterator[str]:
     for said, row in found.confusion.items():
         yield said.ljust(16) + "".join(str(row[name]).rjust(width) for name in CLASSES)
     yield ""
-    changed = [cell for cell in found.cells if cell["changed"]]
+    changed = [cell for cell in found.cells if cell.changed]
     yield f"verdict of a condition changes in {len(changed)} of {len(found.cells)}"
     for cell in changed[:_MOST_CELLS]:
-        where = "" if cell["layer_idx"] is None else f", layer {cell['layer_idx']}"
-        strength = "" if cell["multiplier"] is None else f", {cell['multiplier']:.3g}x"
-        yield f"  {cell['model']}, {cell['method']}{where}{strength}: {_from_to(cell)}"
+        at = cell.where
+        where = "" if at.layer_idx is None else f", layer {at.layer_idx}"
+        strength = "" if at.multiplier is None else f", {at.multiplier:.3g}x"
+        yield f"  {cell.model}, {at.method}{where}{strength}: {_from_to(cell.before, cell.after)}"
     if len(changed) > _MOST_CELLS:
         yield f"  and {len(changed) - _MOST_CELLS} more; as JSON all are shown"
-    models = [row for row in found.verdicts if row["changed"]]
+    models = [row for row in found.verdicts if row.changed]
     yield f"verdict of a model and method changes in {len(models)} of {len(found.verdicts)}"
     for one in models:
-        yield f"  {one['model']}, {one['method']}, {one['quantization']}: {_from_to(one)}"
+        changed_to = _from_to(one.before.shown, one.after.shown)
+        yield f"  {one.model}, {one.method}, {one.quantization}: {changed_to}"
     yield f"Judgements: {found.file}"
 
 
-def _from_to(change: Mapping[str, Any]) -> str:
-    old, new = change["before"], change["after"]
+def _from_to(old: Shown, new: Shown) -> str:
     return (
-        f"{old['outcome']} ({old['coherent_refusal_rate']:.0%} coherent) -> "
-        f"{new['outcome']} ({new['coherent_refusal_rate']:.0%})"
+        f"{old.outcome} ({old.coherent_refusal_rate:.0%} coherent) -> "
+        f"{new.outcome} ({new.coherent_refusal_rate:.0%})"
     )
 
 

@@ -229,13 +229,13 @@ def verdict_lines(ended: Ended) -> list[str]:
     """The verdicts of a job in a line each."""
     lines = []
     for result in ended.results:
-        verdict, best = result["verdict"], result["verdict"]["best"]
-        low, high = verdict["interval"]
+        verdict, best = result.verdict, result.verdict.best
+        low, high = verdict.interval
         lines.append(
-            f"{ended.sweep}, {result['method']}: {verdict['outcome']}, "
-            f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent "
-            f"from layer {best['layer_idx']} of {result['n_layers']}, "
-            f"{best['garbled_rate']:.0%} garbled"
+            f"{ended.sweep}, {result.method}: {verdict.outcome}, "
+            f"{best.coherent_refusal_rate:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent "
+            f"from layer {best.layer_idx} of {result.n_layers}, "
+            f"{best.garbled_rate:.0%} garbled"
         )
     return lines
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from steersweep.core.printing import printable
 from steersweep.report.figures.style import short
-from steersweep.run.label import Label
 
 
 def environment() -> Any:
@@ -26,7 +25,7 @@ def environment() -> Any:
         lstrip_blocks=True,
     )
     made.filters |= {"percent": lambda rate: f"{rate:.0%}", "short": short}
-    made.filters |= {"time": shown_time, "p": shown_p, "label": Label.parse}
+    made.filters |= {"time": shown_time, "p": shown_p}
     return made
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from steersweep.budget.ledger import Ledger
 from steersweep.people import gates
@@ -13,11 +13,28 @@ from steersweep.people.corrected import apply_reviews
 from steersweep.people.problems import problems
 from steersweep.people.reviews import read_reviews
 from steersweep.run.folder import RunFolder
+from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.study.phases.registry import all_phases
+from steersweep.study.rows import rows_of
 from steersweep.study.status import decided, status
 
-Result = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A result of a run folder.
+
+    Attributes:
+        result: what was found.
+        file: where it stands, in the run folder.
+        phase: name of the study's phase.
+    """
+
+    result: Result
+    file: str
+    phase: str
 
 
 @dataclass
@@ -27,7 +44,7 @@ class Run:
     Attributes:
         folder: where it is.
         plan: its frozen settings.
-        results: result objects without samples, each with its `file` and `phase_name`.
+        listed: its results, without samples.
         status: of a study, see `status`; None for a sweep.
         decisions: of a study, by phase.
         jobs: what the ledger holds, one row per job.
@@ -38,7 +55,7 @@ class Run:
 
     folder: Path
     plan: Mapping[str, Any]
-    results: list[Result] = field(default_factory=list)
+    listed: list[Listed] = field(default_factory=list)
     status: Mapping[str, Any] | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -51,12 +68,21 @@ class Run:
         """The study's name, or the folder's."""
         return str(self.plan.get("name") or self.folder.resolve().name)
 
+    @property
+    def results(self) -> list[Result]:
+        """Its results alone."""
+        return [one.result for one in self.listed]
+
     def of_phase(self, name: str) -> list[Result]:
         """Results of a phase."""
-        return [result for result in self.results if result["phase_name"] == name]
+        return [one.result for one in self.listed if one.phase == name]
+
+    def decision_rows(self, kind: type[T], phase: str, name: str) -> list[T]:
+        """Rows under a name of a phase's decision; see `rows_of`."""
+        return rows_of(kind, self.decisions.get(phase, {}), name)
 
 
-def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result: None) -> Run:
+def read_run(folder: Path, on_result: Callable[[Listed], None] = lambda _listed: None) -> Run:
     """Everything but samples and directions.
 
     Args:
@@ -73,30 +99,14 @@ def read_run(folder: Path, on_result: Callable[[Result], None] = lambda _result:
     names = {phase.number: phase.name for phase in all_phases()}
     for path in result_files(folder):
         for result in read_result_file(path):
-            entry = apply_reviews(result, reviews) | {
-                "file": store.paths.name_of(path),
-                "phase_name": names[str(result["phase"])],
-            }
-            on_result(entry)
-            run.results.append(_without_samples(entry))
+            whole = Listed(
+                apply_reviews(result, reviews), store.paths.name_of(path), names[result.phase]
+            )
+            on_result(whole)
+            run.listed.append(replace(whole, result=whole.result.without_samples()))
     if run.plan.get("kind") == "study":
         run.status, run.decisions = status(folder), decided(folder)
         run.jobs = Ledger(folder).jobs()
     run.signatures = gates.signatures(folder)
     run.problems = problems(folder)
     return run
-
-
-def _without_samples(result: Result) -> Result:
-    def bare(entry: Result | None) -> Result | None:
-        return entry and {name: value for name, value in entry.items() if name != "samples"}
-
-    controls = result["controls"]
-    return result | {
-        "conditions": [bare(entry) for entry in result["conditions"]],
-        "controls": {
-            "unsteered": bare(controls["unsteered"]),
-            "random_direction": bare(controls["random_direction"]),
-            "random_directions": [bare(entry) for entry in controls["random_directions"]],
-        },
-    }

@@ -8,19 +8,43 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
 from steersweep.core.precision_labels import shown_precision
 from steersweep.report.figures.style import short
-
-Result = dict[str, Any]
+from steersweep.report.run import Listed
+from steersweep.run.result import Cell, SteeredCell
 
 EMBED_UP_TO = 6_000_000  # bytes of JSON
 # A browser shows nothing for most control characters; these pictures of them it does.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+
+
+@dataclass
+class Group:
+    """Samples that are browsed together.
+
+    Attributes:
+        label: what they are of.
+        phase: name of the phase.
+        n: how many there are.
+    """
+
+    label: str
+    phase: str
+    n: int = 0
+
+
+@dataclass
+class _Open:
+    """A group that is being gathered: prompts by their number, facts of conditions by key."""
+
+    prompts: dict[str, int] = field(default_factory=dict)
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: list[list[Any]] = field(default_factory=list)
 
 
 class Samples:
@@ -30,41 +54,44 @@ class Samples:
         folder: where they go when they are too many for the page.
 
     Attributes:
-        groups: label, phase and number of samples of each.
+        groups: what was gathered.
         n_samples: of all groups.
         modes: in which ways judges found answers broken.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open: dict[str, Any] | None = None
+        self._open: _Open | None = None
         self._open_name: tuple[str, ...] = ()
+        self._numbers: dict[tuple[str, ...], int] = {}
         self._texts: list[str] = []  # JSON of closed groups, while they go into the page
         self._embedded_bytes = 0
         self._beside = False
-        self.groups: list[dict[str, Any]] = []
+        self.groups: list[Group] = []
         self.n_samples = 0
         self.modes: set[str] = set()
         shutil.rmtree(folder, ignore_errors=True)
 
-    def add(self, result: Result) -> None:
+    def add(self, listed: Listed) -> None:
         """Take a result's samples; those of a model share a group if they follow one another."""
-        name = (result["phase_name"], result["file"], result["model"], result["quantization"])
-        if name != self._open_name:
+        result, name = listed.result, _name(listed)
+        if self._open is None or name != self._open_name:
             self._close()
-            self._open_name = name
-            self._open = {"prompts": {}, "conditions": {}, "samples": []}
-            label = f"{short(result['model'])}, {shown_precision(result['quantization'])}"
-            self.groups.append({"label": label, "phase": result["phase_name"], "n": 0})
-        result["group"] = len(self.groups) - 1
-        controls = result["controls"]
-        for entry in (
-            controls["unsteered"],
-            *result["conditions"],
-            *controls["random_directions"],
-        ):
-            if entry is not None:
-                self._add_condition(entry)
+            self._open_name, self._open = name, _Open()
+            self._numbers[name] = len(self.groups)
+            self.groups.append(
+                Group(
+                    f"{short(result.model)}, {shown_precision(result.quantization)}", listed.phase
+                )
+            )
+        controls = result.controls
+        for cell in (controls.unsteered, *result.conditions, *controls.random_directions):
+            if cell is not None:
+                self._add_cell(self._open, cell)
+
+    def number(self, listed: Listed) -> int:
+        """Of the group that has a result's samples."""
+        return self._numbers[_name(listed)]
 
     def finish(self) -> list[str] | None:
         """JSON of every group for the page; None where they were written beside it."""
@@ -73,39 +100,38 @@ class Samples:
             return self._texts
         return None
 
-    def _add_condition(self, entry: Result) -> None:
-        assert self._open is not None
-        if entry["key"] in self._open["conditions"]:
+    def _add_cell(self, group: _Open, cell: Cell) -> None:
+        if cell.key in group.conditions:
             return  # a control that methods share
-        index = len(self._open["conditions"])
-        self._open["conditions"][entry["key"]] = _facts(entry)
-        prompts = self._open["prompts"]
-        self.modes |= {sample.get("failure_mode") or "" for sample in entry["samples"]} - {""}
-        for sample in entry["samples"]:
-            prompt = prompts.setdefault(visible(sample["prompt"]), len(prompts))
-            self._open["samples"].append(
+        index = len(group.conditions)
+        group.conditions[cell.key] = _facts(cell)
+        prompts = group.prompts
+        for sample in cell.samples:
+            judged = sample.judgement
+            prompt = prompts.setdefault(visible(sample.prompt), len(prompts))
+            self.modes |= {judged.failure_mode} if judged.failure_mode else set()
+            group.samples.append(
                 [
                     index,
                     prompt,
-                    visible(sample["response"]),
-                    sample["quality"],
-                    int(sample["refusal"]),
-                    sample["finish_reason"],
-                    sample.get("failure_mode"),
-                    int(sample.get("ambiguous", False)),
-                    sample.get("person"),
+                    visible(sample.response),
+                    judged.quality,
+                    int(judged.refusal),
+                    sample.finish_reason,
+                    judged.failure_mode,
+                    int(judged.ambiguous),
                 ]
             )
-        self.groups[-1]["n"] += len(entry["samples"])
-        self.n_samples += len(entry["samples"])
+        self.groups[-1].n += len(cell.samples)
+        self.n_samples += len(cell.samples)
 
     def _close(self) -> None:
         if self._open is None:
             return
         held = {
-            "prompts": [*self._open["prompts"]],
-            "conditions": [{"key": key, **f} for key, f in self._open["conditions"].items()],
-            "samples": self._open["samples"],
+            "prompts": [*self._open.prompts],
+            "conditions": [{"key": key, **f} for key, f in self._open.conditions.items()],
+            "samples": self._open.samples,
         }
         self._texts.append(script_json(held))
         self._open = None
@@ -120,23 +146,29 @@ class Samples:
             self._texts = []
 
 
-def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
-    kept = (
-        "method",
-        "layer_idx",
-        "layer_pct",
-        "multiplier",
-        "relative_strength",
-        "coherent_refusal_rate",
-        "coherent_refusal_ci",
-        "garbled_rate",
-        "refusal_rate",
-        "p_vs_unsteered_holm",
-        "direction_file",
-        "n_unique",
-    )
-    found = {name: _rounded(entry.get(name)) for name in kept}
-    return {name: value for name, value in found.items() if value is not None}
+def _name(listed: Listed) -> tuple[str, ...]:
+    return listed.phase, listed.file, listed.result.model, listed.result.quantization
+
+
+def _facts(cell: Cell) -> dict[str, Any]:
+    """What the page shows of a condition; what there is not is left out."""
+    rates, at = cell.rates, cell.steering
+    compared = cell.against_unsteered if isinstance(cell, SteeredCell) else None
+    found = {
+        "method": cell.method,
+        "layer_idx": None if at is None else at.layer_idx,
+        "layer_pct": cell.layer_pct,
+        "multiplier": None if at is None else at.multiplier,
+        "relative_strength": None if at is None else at.relative_strength,
+        "coherent_refusal_rate": rates.coherent_refusal_rate,
+        "coherent_refusal_ci": list(rates.coherent_refusal_ci),
+        "garbled_rate": rates.garbled_rate,
+        "refusal_rate": rates.refusal_rate,
+        "p_vs_unsteered_holm": None if compared is None else compared.p_vs_unsteered_holm,
+        "direction_file": None if at is None else at.direction_file,
+        "n_unique": rates.n_unique,
+    }
+    return {name: _rounded(value) for name, value in found.items() if value is not None}
 
 
 def _rounded(value: Any) -> Any:

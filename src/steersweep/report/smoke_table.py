@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from steersweep.report.console import PlainConsole
-from steersweep.study.checking import Checked
+
+if TYPE_CHECKING:
+    from steersweep.study.checking import Checked
 
 
 def print_smoke(found: Sequence[Checked], folder: Path, console: Console | None = None) -> None:

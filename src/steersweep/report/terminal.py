@@ -16,11 +16,9 @@ from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
-from steersweep.run.label import Label
-from steersweep.sweeps.verdict import FLAG_NOTES
+from steersweep.run.result import Best, Cell, Result
+from steersweep.run.verdict import FLAG_NOTES
 from steersweep.verification.report import shown_difference
-
-Result = dict[str, Any]
 
 OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
 
@@ -46,9 +44,9 @@ def power_line(n_prompts: int, n_conditions: int) -> str:
 def print_verdicts(results: Sequence[Result], console: Console | None = None) -> None:
     """The verdict table with intervals, best layer, strength, controls and failure modes."""
     console = console or PlainConsole()
-    n_unique = results[0]["conditions"][0]["n_unique"]
-    methods = list(dict.fromkeys(result["method"] for result in results))
-    families = [method.upper() for method in methods if Label.parse(method).is_swept]
+    n_unique = results[0].conditions[0].rates.n_unique
+    methods = list(dict.fromkeys(result.label for result in results))
+    families = [str(method).upper() for method in methods if method.is_swept]
     table = Table(
         title=(
             f"{' and '.join(families)}: best condition per model, {n_unique} unique benign prompts"
@@ -67,9 +65,9 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
     for index, result in enumerate(results):
         row = _row(result)
         if len(methods) > 1:
-            if index == 0 or results[index - 1]["model"] != result["model"]:
-                table.add_row(result["model"])
-            row[0] = f"  {result['method']}"
+            if index == 0 or results[index - 1].model != result.model:
+                table.add_row(result.model)
+            row[0] = f"  {result.method}"
         table.add_row(*row)
     console.print(table)
     for line in _notes(results):
@@ -79,9 +77,9 @@ def print_verdicts(results: Sequence[Result], console: Console | None = None) ->
 def _cosines_to_dim(result: Result) -> dict[int, float]:
     """By layer, the cosine with DIM's direction; empty for DIM itself or without it."""
     return {
-        entry["layer_idx"]: entry["cosine_to_dim"]
-        for entry in result["conditions"]
-        if entry.get("cosine_to_dim") is not None
+        cell.layer: cell.cosine_to_dim
+        for cell in result.conditions
+        if cell.cosine_to_dim is not None
     }
 
 
@@ -101,8 +99,8 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     changed = [row for row in found.verdicts if row.changed]
     for row in changed:
-        cells = [Text(v["outcome"], OUTCOME_STYLES[v["outcome"]]) for v in (row.first, row.second)]
-        rates = [f"{v['best']['coherent_refusal_rate']:.0%}" for v in (row.first, row.second)]
+        cells = [Text(v.outcome, OUTCOME_STYLES[v.outcome]) for v in (row.first, row.second)]
+        rates = [f"{v.best.coherent_refusal_rate:.0%}" for v in (row.first, row.second)]
         table.add_row(f"{row.model} {row.precision}", row.method, *cells, *rates)
     if changed:
         console.print(table)
@@ -177,70 +175,67 @@ def print_checks(result: dict[str, Any], console: Console | None = None) -> None
 
 
 def _row(result: Result) -> list[str | Text]:
-    verdict = result["verdict"]
-    best = verdict["best"]
-    low, high = verdict["interval"]
-    outcome = verdict["outcome"]
-    sure = "" if verdict["certainty"] == "clear" else " ?"
-    control = result["controls"]["random_direction"]
-    unsteered = result["controls"]["unsteered"]
+    verdict, best = result.verdict, result.verdict.best
+    low, high = verdict.interval
+    sure = "" if verdict.certainty == "clear" else " ?"
+    controls = result.controls
     return [
-        result["model"],
-        Text(outcome + sure, style=OUTCOME_STYLES[outcome]),
-        f"{best['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
-        f"{best['layer_idx']}/{result['n_layers']}",
-        shown_strength(best),
-        f"{best['garbled_rate']:.0%}",
-        f"{_coherent(control)} / {_coherent(unsteered)}",
+        result.model,
+        Text(verdict.outcome + sure, style=OUTCOME_STYLES[verdict.outcome]),
+        f"{best.coherent_refusal_rate:.0%} [{low * 100:.0f}-{high * 100:.0f}]",
+        f"{best.layer_idx}/{result.n_layers}",
+        _strength(best),
+        f"{best.garbled_rate:.0%}",
+        f"{_coherent(controls.random_direction)} / {_coherent(controls.unsteered)}",
     ]
 
 
-def shown_strength(entry: Result) -> str:
+def _strength(best: Best) -> str:
     """Relative strength and multiplier; nothing is added where a direction is removed."""
-    if entry["multiplier"] == 0:
+    if best.multiplier == 0:
         return "removed"
-    return f"{entry['relative_strength']:.2g} ({entry['multiplier']:.3g}x)"
+    return f"{best.relative_strength:.2g} ({best.multiplier:.3g}x)"
 
 
-def _coherent(control: Result | None) -> str:
-    return "-" if control is None else f"{control['coherent_refusal_rate']:.0%}"
+def _coherent(control: Cell | None) -> str:
+    return "-" if control is None else f"{control.rates.coherent_refusal_rate:.0%}"
 
 
-def _breakdown(conditions: Sequence[Result]) -> str:
+def _breakdown(conditions: Sequence[Cell]) -> str:
     """The commonest failure modes over all conditions of a model."""
     counts: dict[str, int] = {}
-    for entry in conditions:
-        for mode, count in entry["failure_modes"].items():
+    for cell in conditions:
+        for mode, count in cell.rates.failure_modes.items():
             counts[mode] = counts.get(mode, 0) + count
-    total = sum(entry["n_unique"] for entry in conditions)
+    total = sum(cell.rates.n_unique for cell in conditions)
     common = sorted(counts.items(), key=lambda item: -item[1])[:2]
     return ", ".join(f"{mode} {count / total:.0%}" for mode, count in common) or "none"
 
 
 def _notes(results: Sequence[Result]) -> Iterator[str]:
     compared = " or ".join(
-        str(n) for n in dict.fromkeys(result["verdict"]["n_compared"] for result in results)
+        str(n) for n in dict.fromkeys(result.verdict.n_compared for result in results)
     )
     yield ""
     yield f"coherent: share refused in fluent text [95 % interval for the best of {compared}]"
     yield "layer: where steering starts; strength: the push over the residual norm (multiplier)"
     yield "controls: the same share under a random direction of that length / unsteered"
-    if any(result["verdict"]["certainty"] != "clear" for result in results):
+    if any(result.verdict.certainty != "clear" for result in results):
         yield "?: the interval crosses a threshold, so another verdict is possible"
-    stored = dict.fromkeys((r["model"], r["quantization"]) for r in results)
+    stored = dict.fromkeys((result.model, result.quantization) for result in results)
     for model, precision in stored:
         if shown_precision(precision) != precision:
             yield f"{model}: {shown_precision(precision)} (stored, and what runs)"
     yield ""
     yield "Broken responses over all layers and strengths:"
     for result in results:
-        yield f"  {result['model']}, {result['method']}: {_breakdown(result['conditions'])}"
-    notes = dict.fromkeys(f"{r['model']}: {note}" for r in results for note in r.get("notes", ()))
+        yield f"  {result.model}, {result.method}: {_breakdown(result.conditions)}"
+    notes = dict.fromkeys(f"{r.model}: {note}" for r in results for note in r.notes)
     if notes:
         yield ""
         yield "Notes:"
         yield from (f"  {note}" for note in notes)
-    if len(dict.fromkeys(result["method"] for result in results)) > 1:
+    if len({result.method for result in results}) > 1:
         yield ""
         yield "Methods:"
         yield from _methods(results)
@@ -248,7 +243,7 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
     yield from judge_error_lines(results)
     yield from review_lines(results)
     for flag, note in FLAG_NOTES.items():
-        flagged = [result["model"] for result in results if flag in result["verdict"]["flags"]]
+        flagged = [result.model for result in results if flag in result.verdict.flags]
         if flagged:
             yield f"{', '.join(dict.fromkeys(flagged))}: {note}."
 
@@ -256,39 +251,37 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
 def judge_error_lines(results: Sequence[Result]) -> Iterator[str]:
     """What the judge's own errors leave of verdicts, where people have not labelled samples."""
     for result in results:
-        held = result["verdict"]
-        if "review" in held or "judge_error" not in held:
+        if result.verdict.review is not None:
             continue
-        name = f"{result['model']}, {result['method']}: {held['outcome']} by the judge; "
-        error = held["judge_error"]
+        name = f"{result.model}, {result.method}: {result.verdict.outcome} by the judge; "
+        error = result.verdict.judge_error
         if error is None:
-            yield f"{name}how often {in_a_line(result['judge'])} errs is unknown"
+            yield f"{name}how often {in_a_line(result.judge)} errs is unknown"
             continue
-        low, high = (100 * edge for edge in error["range"])
+        low, high = (100 * edge for edge in error.range)
         yield (
-            f"{name}{low:.0f}-{high:.0f} % if the judge errs as it did on {error['n_labelled']} "
-            f"real answers ({' or '.join(error['outcomes'])})"
+            f"{name}{low:.0f}-{high:.0f} % if the judge errs as it did on {error.n_labelled} "
+            f"real answers ({' or '.join(error.outcomes)})"
         )
 
 
 def review_lines(results: Sequence[Result]) -> Iterator[str]:
     """What people said of the conditions that verdicts rest on, or that nobody has looked yet."""
     for result in results:
-        held = result["verdict"]
-        review = held.get("review")
+        review = result.verdict.review
         if review is None:
             continue
-        low, high = review["corrected_ci"]
-        names = in_a_line(", ".join(review["reviewers"]))
-        changed = f", {review['judge_outcome']} by the judge" if "replaces" in review else ""
+        low, high = review.corrected_ci
+        names = in_a_line(", ".join(review.reviewers))
+        changed = f", {review.judge_outcome} by the judge" if review.replaces else ""
         yield (
-            f"{result['model']}, {result['method']}: {held['outcome']}{changed}; "
-            f"{review['n_reviewed']} of {review['n_wanted']} samples labelled by "
-            f"{names}, {review['agreed']} as the judge has them: "
-            f"{review['corrected_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent, "
-            f"{review['judge_rate']:.0%} by the judge"
+            f"{result.model}, {result.method}: {result.verdict.outcome}{changed}; "
+            f"{review.n_reviewed} of {review.n_wanted} samples labelled by "
+            f"{names}, {review.agreed} as the judge has them: "
+            f"{review.corrected_rate:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent, "
+            f"{review.judge_rate:.0%} by the judge"
         )
-    if any(result["verdict"]["provisional"] for result in results):
+    if any(result.verdict.provisional for result in results):
         yield "Works is provisional until a person has labelled samples: steersweep review DIR"
 
 
@@ -305,18 +298,16 @@ def agreement_lines(found: Sequence[Agreement]) -> Iterator[str]:
 def _methods(results: Sequence[Result]) -> Iterator[str]:
     """What methods chose themselves, and how like DIM's their directions are."""
     for result in results:
-        conditions = result["conditions"]
-        where = f"  {result['model']}, {result['method']}"
-        extraction = result.get("extraction") or {"notes": []}
-        if not Label.parse(result["method"]).is_swept:
-            chosen = conditions[0]
+        where = f"  {result.model}, {result.method}"
+        if not result.label.is_swept:
+            chosen = result.conditions[0].steering
             yield (
-                f"{where}: chose layer {chosen['layer_idx']} of {result['n_layers']}, "
-                f"position {chosen['position']}"
+                f"{where}: chose layer {chosen.layer_idx} of {result.n_layers}, "
+                f"position {chosen.position}"
             )
             continue
         if cosines := _cosines_to_dim(result):
             shown = ", ".join(f"{layer}: {cosine:.2f}" for layer, cosine in cosines.items())
             yield f"{where}: cosine with DIM's direction by layer: {shown}"
-        for note in extraction["notes"]:
+        for note in () if result.extraction is None else result.extraction.notes:
             yield f"{where}: {note}"

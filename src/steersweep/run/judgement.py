@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from steersweep.core.statistics import wilson
 
@@ -35,15 +35,8 @@ class Judgement:
     failure_mode: str | None
     ambiguous: bool
     score: float
-    stance: Stance | Literal["unknown"]
+    stance: Literal["refuses", "partial", "helps", "unknown"]
     error: str = ""
-
-    def fields(self) -> dict[str, Any]:
-        """What is written of it: every field, but `error` only where there is one."""
-        found = asdict(self)
-        if not self.error:
-            del found["error"]
-        return found
 
 
 def unjudged(error: str) -> Judgement:
@@ -86,16 +79,9 @@ class Rates:
     n_samples: int
     n_unique: int
     coherent_refusal_ci: tuple[float, float]
-    output_quality: str
+    output_quality: Literal["coherent", "garbled", "normal", "mixed"]
     failure_modes: dict[str, int]
     unjudged: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, as files hold it; `unjudged` only where there are any."""
-        found = {**asdict(self), "coherent_refusal_ci": list(self.coherent_refusal_ci)}
-        if not self.unjudged:
-            del found["unjudged"]
-        return found
 
 
 def rates_of(judgements: Sequence[Judgement], repeats: int = 1) -> Rates:
@@ -115,7 +101,7 @@ def rates_of(judgements: Sequence[Judgement], repeats: int = 1) -> Rates:
     qualities = Counter(j.quality for j in judgements)
     modes = Counter(j.failure_mode for j in judgements if j.failure_mode is not None)
     shared = (quality for quality, times in qualities.items() if times >= 0.6 * n)
-    quality = next(shared, UNJUDGED)
+    quality = next(shared, UNJUDGED)  # many that are not judged are no quality
     return Rates(
         refusal_rate=refusals / n,
         coherent_refusal_rate=coherent / n,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
+from steersweep.core import typed
 from steersweep.core.digests import Damaged
 from steersweep.core.errors import InputError
 from steersweep.run.condition import Condition
-from steersweep.run.judgement import Judgement, Quality, Rates, rates_of
+from steersweep.run.judgement import Judgement, Rates, rates_of
 
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, InputError)
 _CLOSE = 1e-9  # both sides are computed from the same numbers in the same way
@@ -25,50 +27,19 @@ class Sample:
         response: the whole text of the answer.
         judgement: what a judge made of it.
         finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`.
-        nll: mean negative log-likelihood under the unsteered model, in nats per token; None for an
-            empty response.
-        nll_worst: the same of its worst stretch.
+        nll: mean negative log-likelihood under the unsteered model, in nats per token, of those
+            tokens that were looked at; None where the text alone decides.
+        nll_worst: the same of their worst stretch.
         n_tokens: tokens of the response.
     """
 
     prompt: str
     response: str
-    judgement: Judgement
+    judgement: Judgement = field(metadata=typed.FLAT)
     finish_reason: Literal["eos", "length"]
     nll: float | None
     nll_worst: float | None
     n_tokens: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, as files hold it: the judgement's fields among the others."""
-        return {
-            "prompt": self.prompt,
-            "response": self.response,
-            **self.judgement.fields(),
-            "finish_reason": self.finish_reason,
-            "nll": self.nll,
-            "nll_worst": self.nll_worst,
-            "n_tokens": self.n_tokens,
-        }
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Sample:
-        """What `as_json` gave.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is no sample.
-        """
-        rest = dict(facts)
-        own = {name: rest.pop(name) for name in _OWN}
-        judgement = Judgement(**rest)
-        texts = type(own["prompt"]) is type(own["response"]) is str
-        if not texts or judgement.quality not in _QUALITIES or type(judgement.refusal) is not bool:
-            raise ValueError(f"no sample: {str(facts)[:80]}")
-        return cls(judgement=judgement, **own)
-
-
-_OWN = tuple(field.name for field in fields(Sample) if field.name != "judgement")
-_QUALITIES = get_args(Quality)
 
 
 @dataclass(frozen=True)
@@ -99,12 +70,10 @@ class Steering:
     direction_file: str
     reference: float | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; the reference where there is one."""
-        facts = asdict(self)
-        if self.reference is None:
-            del facts["reference"]
-        return facts
+    @property
+    def direction_key(self) -> str:
+        """Content key of the direction, which its file is named by."""
+        return PurePosixPath(self.direction_file).stem
 
 
 @dataclass(frozen=True)
@@ -144,10 +113,10 @@ class Record:
         """Rates and steering as plain data, as files hold them."""
         spent = self.extraction_seconds
         return {
-            **self.rates.as_json(),
+            **typed.plain_fields(self.rates),
             "fluency_threshold": self.fluency_threshold,
             **({} if spent is None else {"extraction_seconds": spent}),
-            **({} if self.steering is None else self.steering.as_json()),
+            **({} if self.steering is None else typed.plain_fields(self.steering)),
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -156,7 +125,7 @@ class Record:
             "key": self.key,
             "condition": self.condition.as_json(),
             "result": self.result(),
-            "samples": [sample.as_json() for sample in self.samples],
+            "samples": [typed.plain_fields(sample) for sample in self.samples],
             "runtime_seconds": self.runtime_seconds,
             "timestamp": self.timestamp,
             "provenance": dict(self.provenance),
@@ -186,15 +155,14 @@ class Record:
 
 def _read(facts: Mapping[str, Any]) -> Record:
     result = dict(facts["result"])
-    low, high = result.pop("coherent_refusal_ci")
     rates = {f.name: result.pop(f.name) for f in fields(Rates) if f.name in result}
     threshold = result.pop("fluency_threshold")
     spent = result.pop("extraction_seconds", None)
     return Record(
         condition=Condition.from_json(facts["condition"]),
-        rates=Rates(**rates, coherent_refusal_ci=(low, high)),
-        steering=Steering(**result) if result else None,
-        samples=tuple(map(Sample.from_json, facts["samples"])),
+        rates=typed.read(Rates, rates),
+        steering=typed.read(Steering, result) if result else None,
+        samples=typed.read(tuple[Sample, ...], facts["samples"]),
         fluency_threshold=threshold,
         extraction_seconds=spent,
         runtime_seconds=facts["runtime_seconds"],
@@ -213,9 +181,9 @@ def _check(record: Record, key: str, prompts: Sequence[str] | None) -> None:
     if rest or repeats < 1:
         raise Damaged("n_samples is no multiple of its samples")
     follow = rates_of([sample.judgement for sample in record.samples], repeats)
-    for field in fields(Rates):
-        if not _equal(getattr(record.rates, field.name), getattr(follow, field.name)):
-            raise Damaged(f"{field.name} does not follow from its samples")
+    for name in (rate.name for rate in fields(Rates)):
+        if not _equal(getattr(record.rates, name), getattr(follow, name)):
+            raise Damaged(f"{name} does not follow from its samples")
     _check_steering(record)
 
 

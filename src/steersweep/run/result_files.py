@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.atomic import read_file, write_bytes
 from steersweep.core.digests import Damaged, seal, unseal
 from steersweep.core.errors import InputError
 from steersweep.run.paths import RunPaths
+from steersweep.run.result import Result
 
-Result = dict[str, Any]
+Object = Mapping[str, Any]  # plain JSON
 
 # What the files of a sweep of one's own, of a study's phases and of a verification begin with.
 SWEEP = "sweep"
@@ -27,21 +29,46 @@ def write_result_file(root: Path, kind: str, results: Sequence[Result]) -> Path:
     Args:
         root: the run folder.
         kind: what the name begins with.
-        results: at least one result object, with its `timestamp`.
+        results: at least one.
     """
-    newest = max(result["timestamp"] for result in results)
-    stamp = newest.replace("-", "").replace(":", "")
-    return replace_result_file(RunPaths(root).result(f"{kind}_{stamp}"), results)
+    return _write_new(root, kind, _plain(results))
 
 
-def replace_result_file(path: Path, results: Sequence[Result]) -> Path:
+def write_verification(root: Path, result: Object) -> Path:
+    """Write the result of a verification, with its `timestamp`, to a file called by that."""
+    return _write_new(root, VERIFICATION, [result])
+
+
+def replace_result_file(path: Path, results: Iterable[Result]) -> Path:
     """Write results to a file that may be there; returns its path."""
-    write_bytes(path, seal(_name(path), results))
-    return path
+    return _write(path, _plain(results))
 
 
 def read_result_file(path: Path) -> list[Result]:
-    """The result objects in a file.
+    """The results in a file.
+
+    Raises:
+        InputError: it is not as it was written, cannot be read, or holds no results.
+    """
+    try:
+        return typed.read(list[Result], read_objects(path))
+    except typed.WrongField as error:
+        raise InputError(
+            f"{path}: {error}. If another version wrote it, run the same sweep or study again"
+        ) from error
+
+
+def read_verification(path: Path) -> Object:
+    """The result of a verification in a file.
+
+    Raises:
+        InputError: it is not as it was written, or cannot be read.
+    """
+    return read_objects(path)[0]
+
+
+def read_objects(path: Path) -> list[Object]:
+    """The objects in a result file, of a verification too, as plain data.
 
     Raises:
         InputError: it is not as it was written, or cannot be read.
@@ -50,7 +77,7 @@ def read_result_file(path: Path) -> list[Result]:
         data = read_file(path)
         if data is None:
             raise InputError(f"{path}: no such file")
-        results: list[Result] = unseal(_name(path), data)
+        found: list[Object] = unseal(_name(path), data)
     except Damaged as error:
         raise InputError(
             f"{path}: is damaged, or of an earlier version ({error}); run the same command again "
@@ -58,7 +85,7 @@ def read_result_file(path: Path) -> list[Result]:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return results
+    return found
 
 
 def result_files(root: Path) -> list[Path]:
@@ -79,6 +106,21 @@ def _newest(root: Path) -> dict[str, Path]:
     """The newest result file of each kind."""
     paths = sorted(RunPaths(root).results.glob("*.json"))
     return {path.stem.rpartition("_")[0]: path for path in paths}
+
+
+def _plain(results: Iterable[Result]) -> list[Object]:
+    return [typed.plain(result) for result in results]
+
+
+def _write_new(root: Path, kind: str, objects: Sequence[Object]) -> Path:
+    newest = max(str(found["timestamp"]) for found in objects)
+    stamp = newest.replace("-", "").replace(":", "")
+    return _write(RunPaths(root).result(f"{kind}_{stamp}"), objects)
+
+
+def _write(path: Path, objects: Sequence[Object]) -> Path:
+    write_bytes(path, seal(_name(path), objects))
+    return path
 
 
 def _name(path: Path) -> str:

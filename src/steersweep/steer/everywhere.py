@@ -21,7 +21,7 @@ from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.decoder import ATTENTION, MLP
 from steersweep.model.memory import is_out_of_memory
-from steersweep.steer.regime import ordinary_tokens, regime_of
+from steersweep.steer.regime import looked_once, ordinary_tokens, regime_of
 
 # Architectures that the official code knows: its own places are kept there, also where norms after
 # attention and MLP (Gemma 2) bring something back.
@@ -66,17 +66,7 @@ def ablation_sites_of(chat: ChatModel) -> AblationSites:
     Raises:
         InputError: something of it stays in the stream whatever is edited.
     """
-    if chat.ablation_sites is None:
-        chat.ablation_sites = _found(chat)
-    if isinstance(chat.ablation_sites, InputError):
-        raise chat.ablation_sites
-    found: AblationSites = chat.ablation_sites
-    return found
-
-
-def _found(chat: ChatModel) -> AblationSites | InputError:
-    with torch.inference_mode(), chat.unhooked():
-        return _looked(chat)
+    return looked_once(chat, "ablation_sites", _looked)
 
 
 def _looked(chat: ChatModel) -> AblationSites | InputError:

@@ -9,9 +9,9 @@ which none does is refused before anything is computed with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from steersweep.steer.decoding import decoder
 from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
 from steersweep.steer.row_edits import RowEdits
+
+T = TypeVar("T")
 
 _SHORTEST = 3
 _LONGEST = 40  # longer than the windows of models made for tests
@@ -96,17 +98,28 @@ def regime_of(chat: ChatModel) -> Regime:
     Raises:
         InputError: no way to run rows gives the numbers of plain passes.
     """
-    if chat.regime is None:
-        chat.regime = _found(chat)
-    if isinstance(chat.regime, InputError):
-        raise chat.regime
-    found: Regime = chat.regime
-    return found
+    return looked_once(chat, "regime", _looked)
 
 
-def _found(chat: ChatModel) -> Regime | InputError:
-    with torch.inference_mode(), chat.unhooked():
-        return _looked(chat)
+def looked_once(chat: ChatModel, kept: str, look: Callable[[ChatModel], T | InputError]) -> T:
+    """What a look at a model gives, kept in an attribute of it.
+
+    Args:
+        chat: the model.
+        kept: name of the attribute, None before.
+        look: what looks, without hooks of others.
+
+    Raises:
+        InputError: what the look gave, each time.
+    """
+    found = getattr(chat, kept)
+    if found is None:
+        with torch.inference_mode(), chat.unhooked():
+            found = look(chat)
+        setattr(chat, kept, found)
+    if isinstance(found, InputError):
+        raise found
+    return cast(T, found)
 
 
 def _looked(chat: ChatModel) -> Regime | InputError:
@@ -193,6 +206,13 @@ class _Probe:
         ]
         self._cases.sort(key=lambda case: clean_layers(case.edit, n))
         self._alone = [self._plain(case) for case in self._cases]
+        if runs_as(chat.precision) == "fp16" and not all(
+            bool(torch.isfinite(logits).all()) for logits in self._alone
+        ):
+            raise NumericalError(
+                f"{chat.source.model_id}: logits are NaN or infinite in {chat.precision}; float16 "
+                f"overflows on this model, use bf16"
+            )
 
     def _check_stream(self, ids: Sequence[int]) -> None:
         """A layer takes and gives one residual stream, `[row, position, d_model]`."""

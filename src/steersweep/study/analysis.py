@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
-from steersweep.run.label import Label
+from steersweep.run.result import Result, SteeredCell
 from steersweep.study.curves import curve_shape
 from steersweep.study.decisions import Outcome
+from steersweep.study.rows import (
+    BorrowedRow,
+    CosinesByLayer,
+    CurveRow,
+    LayerCosines,
+    MethodsRow,
+    PrecisionRow,
+    SizePoint,
+    TransferRow,
+)
 from steersweep.sweeps.results import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Result = dict[str, Any]
-
 
 def size_curves(
     outcomes: Iterable[Outcome], families: Mapping[str, Sequence[str]], flat_within: float
-) -> list[dict[str, Any]]:
+) -> list[CurveRow]:
     """Coherent refusal rate against size by family and method, with the curve's shape.
 
     Args:
@@ -40,39 +48,40 @@ def size_curves(
     for outcome in sorted(outcomes, key=lambda o: order.index(o.model)):
         lines.setdefault((outcome.family, outcome.method), []).append(outcome)
     return [
-        {
-            "family": family,
-            "method": method,
-            "shape": curve_shape(
+        CurveRow(
+            family=family,
+            method=method,
+            shape=curve_shape(
                 [point.coherent for point in points],
                 [point.interval for point in points],
                 flat_within,
             ),
-            "largest": families[family][-1],
-            "missing": [
+            largest=families[family][-1],
+            missing=tuple(
                 name for name in families[family] if name not in {point.model for point in points}
-            ],
-            "points": [
-                {
-                    "model": point.model,
-                    "coherent_refusal_rate": point.coherent,
-                    "interval": list(point.interval),
-                    "interval_name": point.interval_name,
-                    "n_unique": point.n_unique,
-                    "layer_idx": point.layer_idx,
-                    "depth": round(point.layer_idx / point.n_layers, 4),
-                    "outcome": point.outcome,
-                    "strength": asdict(point.strength),
-                    "relative_strength": point.relative_strength,
-                }
-                for point in points
-            ],
-        }
+            ),
+            points=tuple(map(_size_point, points)),
+        )
         for (family, method), points in lines.items()
     ]
 
 
-def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
+def _size_point(found: Outcome) -> SizePoint:
+    return SizePoint(
+        model=found.model,
+        coherent_refusal_rate=found.coherent,
+        interval=found.interval,
+        interval_name=found.interval_name,
+        n_unique=found.n_unique,
+        layer_idx=found.layer_idx,
+        depth=round(found.layer_idx / found.n_layers, 4),
+        outcome=found.outcome,
+        strength=found.strength,
+        relative_strength=found.relative_strength,
+    )
+
+
+def compare_methods(results: Iterable[Result], store: RunFolder) -> list[MethodsRow]:
     """The first method against each other one at the same cells of a model: rates, p, cosine.
 
     `p_holm` is corrected for all cells and models compared.
@@ -81,43 +90,43 @@ def compare_methods(results: Iterable[Result], store: RunFolder) -> list[dict[st
         results: of a phase, each model's in the order of the plan's methods.
         store: the run folder, for direction files.
     """
-    by_model: dict[str, dict[str, Result]] = {}
+    by_model: dict[tuple[str, str], dict[str, Result]] = {}
     for result in results:
-        if not Label.parse(result["method"]).chose_layer:
-            by_model.setdefault(result["model"], {})[result["method"]] = result
+        if not result.label.chose_layer:
+            place = result.model, result.quantization
+            by_model.setdefault(place, {})[result.method] = result
     found = []
-    for model, methods in by_model.items():
+    for (model, _), methods in by_model.items():
         base, *others = methods
-        cells = {_cell(entry): entry for entry in methods[base]["conditions"]}
+        cells = {_place(cell): cell for cell in methods[base].conditions}
         for method in others:
-            for entry in methods[method]["conditions"]:
-                held = cells.get(_cell(entry))
+            for cell in methods[method].conditions:
+                held = cells.get(_place(cell))
                 if held is None:
                     continue
-                vectors = [_vector(store, row["direction_file"]) for row in (held, entry)]
-                rates = held["coherent_refusal_rate"], entry["coherent_refusal_rate"]
+                p = p_difference(held, cell)
                 found.append(
-                    {
-                        "model": model,
-                        "base": base,
-                        "method": method,
-                        "layer_idx": entry["layer_idx"],
-                        "multiplier": entry["multiplier"],
-                        "coherent_base": rates[0],
-                        "coherent_other": rates[1],
-                        "p": p_difference(held, entry),
-                        "cohens_h": cohens_h(rates[1], rates[0]),
-                        "cosine": cosine(*vectors),
-                    }
+                    MethodsRow(
+                        model=model,
+                        base=base,
+                        method=method,
+                        layer_idx=cell.layer,
+                        multiplier=cell.steering.multiplier,
+                        coherent_base=_rate(held),
+                        coherent_other=_rate(cell),
+                        p=p,
+                        cohens_h=cohens_h(_rate(cell), _rate(held)),
+                        cosine=cosine(_vector(store, held), _vector(store, cell)),
+                        p_holm=p,  # corrected below, as it is elsewhere here
+                    )
                 )
-    for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
-        row["p_holm"] = p
-    return found
+    corrected = holm([row.p for row in found])
+    return [replace(row, p_holm=p) for row, p in zip(found, corrected, strict=True)]
 
 
 def precision_comparison(
     results: Iterable[Result], store: RunFolder, preserved_from: float
-) -> list[dict[str, Any]]:
+) -> list[PrecisionRow]:
     """Each model's precisions side by side: effects, directions, and how good a model each is.
 
     The first precision is the reference. Rates are compared with it on the same prompts (McNemar,
@@ -129,80 +138,84 @@ def precision_comparison(
         preserved_from: cosine from which a direction counts as preserved.
     """
     own: dict[tuple[str, str], list[Result]] = {}
-    borrowed: dict[tuple[str, str, str], Result] = {}
+    borrowed: dict[tuple[str, str, str], SteeredCell] = {}
     for result in results:
-        label = Label.parse(result["method"])
-        method = str(label.method)
-        if label.source is not None:
-            borrowed[result["model"], method, result["quantization"]] = result["conditions"][0]
-        elif label.is_swept:
-            own.setdefault((result["model"], method), []).append(result)
+        method = str(result.label.method)
+        if result.label.source is not None:
+            borrowed[result.model, method, result.quantization] = result.conditions[0]
+        elif result.label.is_swept:
+            own.setdefault((result.model, method), []).append(result)
     found = []
     for (model, method), members in own.items():
-        entries = [member["conditions"][0] for member in members]
-        vectors = [_vector(store, entry["direction_file"]) for entry in entries]
-        cosines = [[round(cosine(a, b), 6) for b in vectors] for a in vectors]
-        precisions = [member["quantization"] for member in members]
-        compared = [member.get("comparison") or {} for member in members]
-        files = [facts.get("activations") for facts in compared]
+        cells = [member.conditions[0] for member in members]
+        vectors = [_vector(store, cell) for cell in cells]
+        cosines = tuple(tuple(round(cosine(a, b), 6) for b in vectors) for a in vectors)
+        precisions = [member.quantization for member in members]
+        compared = [member.comparison for member in members]
+        files = [None if one is None else one.activations for one in compared]
         read = [_activations(store, file) for file in files if file]
         by_layer = precision_cosines(read) if len(read) == len(files) else {}
-        layer = entries[0]["layer_idx"]
-        row: dict[str, Any] = {
-            "model": model,
-            "method": method,
-            "precisions": precisions,
-            "layer_idx": layer,
-            "coherent_refusal_rates": [entry["coherent_refusal_rate"] for entry in entries],
-            "p_vs_first": [p_difference(entries[0], entry) for entry in entries[1:]],
-            "direction_norms": [entry["direction_norm"] for entry in entries],
-            "perplexities": [facts.get("perplexity") for facts in compared],
-            "cosines": cosines,
-            "cosines_by_layer": [
-                {"precisions": [precisions[i] for i in pair], **cosines}
-                for pair, cosines in by_layer.items()
-            ],
-            "preserved_from": preserved_from,
-            "preserved": all(value > preserved_from for line in cosines for value in line),
-            "borrowed": [
-                _borrowed(entry, other, precision)
-                for precision, entry in zip(precisions, entries, strict=True)
-                if (other := borrowed.get((model, method, precision))) is not None
-            ],
-        }
-        found.append(row)
-    _correct(found)
-    return found
+        p_vs_first = tuple(p_difference(cells[0], cell) for cell in cells[1:])
+        found.append(
+            PrecisionRow(
+                model=model,
+                method=method,
+                precisions=tuple(precisions),
+                layer_idx=cells[0].layer,
+                coherent_refusal_rates=tuple(map(_rate, cells)),
+                p_vs_first=p_vs_first,
+                direction_norms=tuple(cell.steering.direction_norm for cell in cells),
+                perplexities=tuple(None if one is None else one.perplexity for one in compared),
+                cosines=cosines,
+                cosines_by_layer=tuple(
+                    CosinesByLayer((precisions[i], precisions[j]), *map(tuple, lines.values()))
+                    for (i, j), lines in by_layer.items()
+                ),
+                preserved_from=preserved_from,
+                preserved=all(value > preserved_from for line in cosines for value in line),
+                borrowed=tuple(
+                    _borrowed(cell, other, precision)
+                    for precision, cell in zip(precisions, cells, strict=True)
+                    if (other := borrowed.get((model, method, precision))) is not None
+                ),
+                p_vs_first_holm=p_vs_first,
+            )
+        )
+    return _corrected(found)
 
 
-def _borrowed(own: Result, other: Result, precision: str) -> dict[str, Any]:
+def _borrowed(own: SteeredCell, other: SteeredCell, precision: str) -> BorrowedRow:
     """The reference's direction on another precision, beside that precision's own."""
-    return {
-        "precision": precision,
-        "coherent_refusal_rate": other["coherent_refusal_rate"],
-        "coherent_refusal_ci": other["coherent_refusal_ci"],
-        "difference_to_own": other["coherent_refusal_rate"] - own["coherent_refusal_rate"],
-        "p_vs_own": p_difference(own, other),
-    }
+    p = p_difference(own, other)
+    return BorrowedRow(
+        precision=precision,
+        coherent_refusal_rate=_rate(other),
+        coherent_refusal_ci=other.rates.coherent_refusal_ci,
+        difference_to_own=_rate(other) - _rate(own),
+        p_vs_own=p,
+        p_vs_own_holm=p,
+    )
 
 
-def _correct(rows: Sequence[dict[str, Any]]) -> None:
+def _corrected(rows: Sequence[PrecisionRow]) -> list[PrecisionRow]:
     """Holm-corrected p-values over every comparison of the phase, beside the plain ones."""
-    places = [(row, "p_vs_first", i) for row in rows for i in range(len(row["p_vs_first"]))]
-    plain = [row["p_vs_first"][i] for row, _, i in places]
-    entries = [entry for row in rows for entry in row["borrowed"]]
-    corrected = holm([*plain, *(entry["p_vs_own"] for entry in entries)])
-    for row in rows:
-        row["p_vs_first_holm"] = [1.0]
-    for (row, _, _), p in zip(places, corrected, strict=False):
-        row["p_vs_first_holm"].append(p)
-    for entry, p in zip(entries, corrected[len(places) :], strict=True):
-        entry["p_vs_own_holm"] = p
+    plain = [p for row in rows for p in row.p_vs_first]
+    plain += [entry.p_vs_own for row in rows for entry in row.borrowed]
+    corrected = iter(holm(plain))
+    of_first = [(1.0, *islice(corrected, len(row.p_vs_first))) for row in rows]
+    return [
+        replace(
+            row,
+            p_vs_first_holm=first,
+            borrowed=tuple(replace(one, p_vs_own_holm=next(corrected)) for one in row.borrowed),
+        )
+        for row, first in zip(rows, of_first, strict=True)
+    ]
 
 
 def transfers(
     results: Iterable[Result], names: Mapping[str, str], store: RunFolder
-) -> list[dict[str, Any]]:
+) -> list[TransferRow]:
     """What a direction of one model does in another of the same width.
 
     `efficiency` is the borrowed direction's coherent refusal rate over that of the model's own,
@@ -215,43 +228,42 @@ def transfers(
         store: the run folder, for direction files.
     """
     own = {
-        (result["model_id"], result["method"]): result["conditions"][0]
+        (result.model_id, result.method): result.conditions[0]
         for result in results
-        if Label.parse(result["method"]).is_swept
+        if result.label.is_swept
     }
     found = []
     for result in results:
-        label = Label.parse(result["method"])
-        base = own.get((result["model_id"], label.method))
+        label = result.label
+        base = own.get((result.model_id, str(label.method)))
         if label.source is None or base is None:
             continue
-        entry = result["conditions"][0]
-        pairs = list(zip(coherent_refusals(entry), coherent_refusals(base), strict=True))
+        cell = result.conditions[0]
+        pairs = list(zip(coherent_refusals(cell), coherent_refusals(base), strict=True))
         low, high = cluster_bootstrap([[pair] for pair in pairs], _efficiency)
         efficiency = _efficiency(pairs)
         if efficiency == 0:
-            high = wilson(0, len(pairs))[1] / base["coherent_refusal_rate"]
-        vectors = [_vector(store, row["direction_file"]) for row in (entry, base)]
-        random = result["controls"]["random_direction"]
+            high = wilson(0, len(pairs))[1] / _rate(base)
+        random, p = result.controls.random_direction, p_difference(base, cell)
         found.append(
-            {
-                "from": label.source,
-                "to": names[result["model_id"]],
-                "method": label.method,
-                "layer_idx": entry["layer_idx"],
-                "coherent_refusal_rate": entry["coherent_refusal_rate"],
-                "own_rate": base["coherent_refusal_rate"],
-                "random_rate": None if random is None else random["coherent_refusal_rate"],
-                "garbled_rate": entry["garbled_rate"],
-                "efficiency": None if math.isnan(efficiency) else efficiency,
-                "efficiency_ci": None if math.isnan(low) else [low, high],
-                "cosine": round(cosine(*vectors), 6),
-                "p_vs_own": p_difference(base, entry),
-            }
+            TransferRow(
+                source=label.source,
+                to=names[result.model_id],
+                method=str(label.method),
+                layer_idx=cell.layer,
+                coherent_refusal_rate=_rate(cell),
+                own_rate=_rate(base),
+                random_rate=None if random is None else _rate(random),
+                garbled_rate=cell.rates.garbled_rate,
+                efficiency=None if math.isnan(efficiency) else efficiency,
+                efficiency_ci=None if math.isnan(low) else (low, high),
+                cosine=round(cosine(_vector(store, cell), _vector(store, base)), 6),
+                p_vs_own=p,
+                p_vs_own_holm=p,
+            )
         )
-    for row, p in zip(found, holm([row["p_vs_own"] for row in found]), strict=True):
-        row["p_vs_own_holm"] = p
-    return found
+    corrected = holm([row.p_vs_own for row in found])
+    return [replace(row, p_vs_own_holm=p) for row, p in zip(found, corrected, strict=True)]
 
 
 def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
@@ -261,7 +273,7 @@ def _efficiency(pairs: Sequence[tuple[bool, bool]]) -> float:
 
 
 def precision_cosines(
-    activations: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed: int = 0
+    activations: Sequence[Mapping[str, NDArray[Any]]], *, resamples: int = 1000, seed: int = 0
 ) -> dict[tuple[int, int], dict[str, list[float]]]:
     """Cosines of DIM directions between precisions at every layer, with bootstrap intervals.
 
@@ -316,32 +328,36 @@ def _draws(rng: Any, n: int, resamples: int) -> Any:
     return np.concatenate([np.ones((1, n)), counts]) / n
 
 
-def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[dict[str, Any]]:
+def layer_cosines(results: Iterable[Result], store: RunFolder) -> list[LayerCosines]:
     """Cosines between a model's directions at different layers, by method."""
     found = []
     for result in results:
-        if Label.parse(result["method"]).chose_layer:
+        if result.label.chose_layer:
             continue
-        files = {e["layer_idx"]: e["direction_file"] for e in result["conditions"]}
-        layers = sorted(files)
-        vectors = [_vector(store, files[layer]) for layer in layers]
+        cells = {cell.layer: cell for cell in result.conditions}
+        layers = sorted(cells)
+        vectors = [_vector(store, cells[layer]) for layer in layers]
         found.append(
-            {
-                "model": result["model"],
-                "method": result["method"],
-                "layers": layers,
-                "cosines": [[round(cosine(a, b), 4) for b in vectors] for a in vectors],
-            }
+            LayerCosines(
+                model=result.model,
+                method=result.method,
+                layers=tuple(layers),
+                cosines=tuple(tuple(round(cosine(a, b), 4) for b in vectors) for a in vectors),
+            )
         )
     return found
 
 
-def _vector(store: RunFolder, file: str) -> NDArray[np.float32]:
-    """The unit vector of a direction that results name, `[d_model]`."""
-    return store.needed_vector(Path(file).stem)
+def _rate(cell: SteeredCell) -> float:
+    return cell.rates.coherent_refusal_rate
 
 
-def _activations(store: RunFolder, file: str) -> dict[str, Any]:
+def _vector(store: RunFolder, cell: SteeredCell) -> NDArray[np.float32]:
+    """The unit vector of a condition's direction, `[d_model]`."""
+    return store.needed_vector(cell.steering.direction_key)
+
+
+def _activations(store: RunFolder, file: str) -> dict[str, NDArray[Any]]:
     held = store.tensors(store.paths.named(file))
     if held is None:
         raise SteersweepError(
@@ -351,5 +367,5 @@ def _activations(store: RunFolder, file: str) -> dict[str, Any]:
     return held
 
 
-def _cell(entry: Mapping[str, Any]) -> tuple[int, float]:
-    return entry["layer_idx"], entry["multiplier"]
+def _place(cell: SteeredCell) -> tuple[int, float]:
+    return cell.layer, cell.steering.multiplier

@@ -87,6 +87,15 @@ class Saving:
     usd: float
     seconds: float
 
+    def as_json(self) -> dict[str, str | float]:
+        """Plain data; of the cut what it does."""
+        return {
+            "cut": self.number,
+            "do": self.cut.do,
+            "usd": self.usd,
+            "seconds": self.seconds,
+        }
+
     def __str__(self) -> str:
         what = ", ".join(self.cut.what) or f"to {self.cut.prompts}"
         if not self.seconds:

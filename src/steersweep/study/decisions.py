@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
-from steersweep.run.label import Label
-from steersweep.sweeps.verdict import TOO_WEAK
+from steersweep.run.result import Result
+from steersweep.run.verdict import TOO_WEAK
 
 Action = Literal["continue", "continue-with-caveat", "follow-up", "exclude", "undecided"]
 
@@ -88,50 +88,48 @@ class NotRun:
     outcome: Literal["not-run"] = "not-run"
 
 
-def outcomes_of(results: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[Outcome]:
+def outcomes_of(results: Iterable[Result], names: Mapping[str, str]) -> list[Outcome]:
     """Outcomes of result objects; a method's own choice of layer is not one to decide by.
 
     Where people have labelled samples, the rate corrected by them counts.
 
     Args:
-        results: result objects.
+        results: of any models and methods.
         names: from a result's `model_id` to the plan's name.
     """
     found = []
     for result in results:
-        if Label.parse(result["method"]).chose_layer:
+        if result.label.chose_layer:
             continue
-        best = result["verdict"]["best"]
-        entry = next(entry for entry in result["conditions"] if entry["key"] == best["key"])
-        verdict, coherent = result["verdict"], best["coherent_refusal_rate"]
-        (low, high), certainty = verdict["interval"], verdict["certainty"]
-        name = interval_name(verdict["n_compared"])
-        review = verdict.get("review")
-        if review and review["n_reviewed"] >= review["n_wanted"]:
-            coherent, (low, high) = review["corrected_rate"], review["corrected_ci"]
-            certainty = review["corrected_certainty"]
-            name = f"95 % corrected by {review['n_reviewed']} labels of people"
-        pushes = [cell["relative_strength"] for cell in result["conditions"]]
+        verdict, best = result.verdict, result.best
+        coherent, interval = best.rates.coherent_refusal_rate, verdict.interval
+        certainty, name = verdict.certainty, interval_name(verdict.n_compared)
+        review = verdict.review
+        if review is not None and review.is_enough:
+            coherent, interval = review.corrected_rate, review.corrected_ci
+            certainty = review.corrected_certainty
+            name = f"95 % corrected by {review.n_reviewed} labels of people"
+        pushes = [cell.steering.relative_strength for cell in result.conditions]
         found.append(
             Outcome(
-                model=names[result["model_id"]],
-                family=result["family"],
-                method=result["method"],
-                outcome=verdict["outcome"],
+                model=names[result.model_id],
+                family=result.family,
+                method=result.method,
+                outcome=verdict.outcome,
                 coherent=coherent,
-                interval=(low, high),
-                layer_idx=best["layer_idx"],
-                layer_pct=best["layer_pct"],
-                n_layers=result["n_layers"],
-                strength=Strength(**entry["strength"]),
+                interval=interval,
+                layer_idx=best.layer,
+                layer_pct=best.layer_pct,
+                n_layers=result.n_layers,
+                strength=best.strength,
                 certainty=certainty,
-                garbled=best["garbled_rate"],
-                n_unique=entry["n_unique"],
-                precision=result["quantization"],
-                provisional=verdict["provisional"],
-                flags=tuple(verdict["flags"]),
-                multiplier=best["multiplier"],
-                relative_strength=best["relative_strength"],
+                garbled=best.rates.garbled_rate,
+                n_unique=best.rates.n_unique,
+                precision=result.quantization,
+                provisional=verdict.provisional,
+                flags=verdict.flags,
+                multiplier=best.steering.multiplier,
+                relative_strength=best.steering.relative_strength,
                 relative_range=(min(pushes), max(pushes)),
                 interval_name=name,
             )
@@ -206,7 +204,10 @@ def _decide(
     found: Sequence[Outcome], followed_up: bool, missing: Sequence[NotRun]
 ) -> FamilyDecision:
     best = best_outcome(found)
-    diverged = len({outcome.outcome for outcome in found}) > 1
+    same: dict[tuple[str, str], set[str]] = {}  # verdicts of methods on a model in a precision
+    for outcome in found:
+        same.setdefault((outcome.model, outcome.precision), set()).add(outcome.outcome)
+    diverged = any(len(verdicts) > 1 for verdicts in same.values())
     where = f"{best.method}, layer {best.layer_idx}"
     if best.multiplier or best.strength == REMOVED:
         where += f", {push_text(best.strength, best.multiplier, best.relative_strength)}"

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from steersweep.core.statistics import mcnemar, wilson
 from steersweep.run.condition import REMOVED, Strength
-from steersweep.run.label import Label
+from steersweep.run.result import Result, SteeredCell
+from steersweep.run.verdict import TOO_WEAK
 from steersweep.study.curves import differences, is_flat, is_peak
 from steersweep.study.plan import PlannedModel
+from steersweep.study.rows import Answer, DepthPoint, DepthRow, Pattern
 from steersweep.sweeps.results import coherent_refusals
-from steersweep.sweeps.verdict import TOO_WEAK
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Result = Mapping[str, Any]
-Pattern = Literal["peak", "gradual", "flat", "none", "undecided"]
-Answer = Literal["yes", "no", "undecided"]
 
 FEWEST_DEPTHS = 3
 ALPHA = 0.05
@@ -89,60 +86,56 @@ def depth_rows(
     flat_within: float,
     *,
     seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[DepthRow]:
     """The pattern over layers of each model and method with at least three depths tested.
 
     Depths are compared at one strength: the one with most of them, of equals that of the best
     condition. Only prompts that all these depths were tested on count.
 
     Args:
-        results: result objects of a phase.
+        results: of a phase.
         models: the plan's models by id.
         flat_within: see `layer_pattern`.
         seed: of the bootstrap.
     """
     rows = []
     for result in results:
-        if Label.parse(result["method"]).is_swept:
-            entries = _at_one_strength(result)
-            if len(entries) >= FEWEST_DEPTHS:
-                model = models[result["model_id"]]
-                rows.append(_row(result, entries, model, flat_within, seed))
+        if result.label.is_swept:
+            cells = _at_one_strength(result)
+            if len(cells) >= FEWEST_DEPTHS:
+                model = models[result.model_id]
+                rows.append(_row(result, cells, model, flat_within, seed))
     return rows
 
 
-def _at_one_strength(result: Result) -> list[Result]:
+def _at_one_strength(result: Result) -> list[SteeredCell]:
     """Conditions of the strength with most layers, by layer."""
-    best = result["verdict"]["best"]["key"]
-    by_strength: dict[tuple[str, float], dict[int, Result]] = {}
-    first = None
-    for entry in result["conditions"]:
-        strength = (entry["strength"]["unit"], float(entry["strength"]["value"]))
-        by_strength.setdefault(strength, {})[entry["layer_idx"]] = entry
-        if entry["key"] == best:
-            first = strength
+    by_strength: dict[Strength, dict[int, SteeredCell]] = {}
+    for cell in result.conditions:
+        by_strength.setdefault(cell.strength, {})[cell.layer] = cell
+    first = result.best.strength
     most = max(by_strength, key=lambda strength: (len(by_strength[strength]), strength == first))
     return [by_strength[most][layer] for layer in sorted(by_strength[most])]
 
 
 def _row(
     result: Result,
-    entries: Sequence[Result],
+    cells: Sequence[SteeredCell],
     model: PlannedModel,
     flat_within: float,
     seed: int,
-) -> dict[str, Any]:
+) -> DepthRow:
     import numpy as np
 
     by_prompt = [
-        dict(zip([s["prompt"] for s in entry["samples"]], refusals, strict=True))
-        for entry in entries
-        for refusals in [coherent_refusals(dict(entry))]
+        dict(zip([s.prompt for s in cell.samples], coherent_refusals(cell), strict=True))
+        for cell in cells
     ]
     prompts = [p for p in by_prompt[0] if all(p in held for held in by_prompt)]
     refused = np.array([[held[p] for p in prompts] for held in by_prompt], dtype=bool)
-    n, n_layers = len(prompts), int(result["n_layers"])
-    layers = [int(entry["layer_idx"]) for entry in entries]
+    n, n_layers = len(prompts), result.n_layers
+    layers = [cell.layer for cell in cells]
+    pushes = [cell.steering.relative_strength for cell in cells]
     depths = [round(layer / n_layers, 4) for layer in layers]
     counts = [int(row.sum()) for row in refused]
     intervals = [wilson(count, n) for count in counts]
@@ -155,42 +148,32 @@ def _row(
     if pattern == "flat" and found is not None:
         answer, why = "no", "no depth differs from another"
     more = needed(refused, layers, inside, n_layers)
-    if TOO_WEAK in result["verdict"]["flags"]:
+    if TOO_WEAK in result.verdict.flags:
         pattern, answer, why = "undecided", "undecided", "every push was too weak"
         more = "stronger pushes"
-    return {
-        "family": model.family,
-        "model": model.name,
-        "method": result["method"],
-        "strength": asdict(Strength(**entries[0]["strength"])),
-        "relative_range": [
-            min(entry["relative_strength"] for entry in entries),
-            max(entry["relative_strength"] for entry in entries),
-        ],
-        "n_unique": n,
-        "n_layers": n_layers,
-        "points": [
-            {
-                "layer_idx": layer,
-                "depth": depth,
-                "coherent_refusal_rate": count / n,
-                "interval": list(interval),
-                "interval_name": "Wilson 95 %",
-                "relative_strength": entry["relative_strength"],
-            }
-            for layer, depth, count, interval, entry in zip(
-                layers, depths, counts, intervals, entries, strict=True
+    return DepthRow(
+        family=model.family,
+        model=model.name,
+        method=result.method,
+        strength=cells[0].strength,
+        relative_range=(min(pushes), max(pushes)),
+        n_unique=n,
+        n_layers=n_layers,
+        points=tuple(
+            DepthPoint(layer, depth, count / n, interval, "Wilson 95 %", push)
+            for layer, depth, count, interval, push in zip(
+                layers, depths, counts, intervals, pushes, strict=True
             )
-        ],
-        "pattern": pattern,
-        "best_layer": None if found is None else layers[found[0]],
-        "best_depth": None if found is None else depths[found[0]],
-        "best_depth_interval": None if interval is None else list(interval),
-        "p_within_beyond": p,
-        "about_60_is_best": answer,
-        "why": why,
-        "needed": more if answer == "undecided" else "",
-    }
+        ),
+        pattern=pattern,
+        best_layer=None if found is None else layers[found[0]],
+        best_depth=None if found is None else depths[found[0]],
+        best_depth_interval=interval,
+        p_within_beyond=p,
+        about_60_is_best=answer,
+        why=why,
+        needed=more if answer == "undecided" else "",
+    )
 
 
 def is_about_60(layer: int, n_layers: int) -> bool:
@@ -292,9 +275,7 @@ def needed(
     return f"about {max(prompts, n + 1)} unique prompts instead of {n}"
 
 
-def answer_by_family(
-    rows: Iterable[Mapping[str, Any]], methods: Mapping[str, str]
-) -> dict[str, Answer]:
+def answer_by_family(rows: Iterable[DepthRow], methods: Mapping[str, str]) -> dict[str, Answer]:
     """Whether about 60 % is best in each family that has rows.
 
     A family's answer is that of all its models, each with the family's method if it has a row;
@@ -306,26 +287,24 @@ def answer_by_family(
     """
     answers: dict[str, set[Answer]] = {}
     for row in chosen_rows(rows, methods):
-        answers.setdefault(row["family"], set()).add(row["about_60_is_best"])
+        answers.setdefault(row.family, set()).add(row.about_60_is_best)
     return {
         family: next(iter(found)) if len(found) == 1 else "undecided"
         for family, found in answers.items()
     }
 
 
-def chosen_rows(
-    rows: Iterable[Mapping[str, Any]], methods: Mapping[str, str]
-) -> list[Mapping[str, Any]]:
+def chosen_rows(rows: Iterable[DepthRow], methods: Mapping[str, str]) -> list[DepthRow]:
     """One row for each model: of its family's method, else the first."""
-    by_model: dict[str, Mapping[str, Any]] = {}
+    by_model: dict[str, DepthRow] = {}
     for row in rows:
-        held = by_model.get(row["model"])
-        if held is None or row["method"] == methods.get(row["family"]) != held["method"]:
-            by_model[row["model"]] = row
+        held = by_model.get(row.model)
+        if held is None or row.method == methods.get(row.family) != held.method:
+            by_model[row.model] = row
     return list(by_model.values())
 
 
-def family_sentence(family: str, rows: Sequence[Mapping[str, Any]], answer: Answer) -> str:
+def family_sentence(family: str, rows: Sequence[DepthRow], answer: Answer) -> str:
     """What is known of a family's best depth, in one sentence."""
     begins = {
         "yes": f"{family}: about 60 % of the depth is best",
@@ -335,28 +314,28 @@ def family_sentence(family: str, rows: Sequence[Mapping[str, Any]], answer: Answ
     return f"{begins} ({'; '.join(map(row_text, rows))})"
 
 
-def row_text(row: Mapping[str, Any]) -> str:
+def row_text(row: DepthRow) -> str:
     """A model's pattern over layers in words, with what would decide where it is undecided."""
-    name = f"{row['model']}, {row['method']} at {pushes_text(row)}"
-    tested = f"{len(row['points'])} depths and {row['n_unique']} prompts"
-    if row["best_depth"] is None:
+    name = f"{row.model}, {row.method} at {pushes_text(row)}"
+    tested = f"{len(row.points)} depths and {row.n_unique} prompts"
+    if row.best_depth is None or row.best_depth_interval is None:
         best = "no depth is best"
     else:
-        low, high = row["best_depth_interval"]
+        low, high = row.best_depth_interval
         best = (
-            f"best at {row['best_depth']:.2f} [{low:.2f}, {high:.2f}] (95 % bootstrap) with "
-            f"{max(point['coherent_refusal_rate'] for point in row['points']):.0%} coherent"
+            f"best at {row.best_depth:.2f} [{low:.2f}, {high:.2f}] (95 % bootstrap) with "
+            f"{max(point.coherent_refusal_rate for point in row.points):.0%} coherent"
         )
-    more = f"; to decide: {row['needed']}" if row["needed"] else ""
-    return f"{name}: pattern {row['pattern']} over {tested}, {best}, since {row['why']}{more}"
+    more = f"; to decide: {row.needed}" if row.needed else ""
+    return f"{name}: pattern {row.pattern} over {tested}, {best}, since {row.why}{more}"
 
 
-def pushes_text(row: Mapping[str, Any]) -> str:
+def pushes_text(row: DepthRow) -> str:
     """The strength of a row in both units."""
-    strength = Strength(**row["strength"])
+    strength = row.strength
     if strength == REMOVED:
         return str(strength)
-    low, high = (f"{end:.2g}" for end in row["relative_range"])
+    low, high = (f"{end:.2g}" for end in row.relative_range)
     relative = f"{low if low == high else f'{low} to {high}'} of the residual norm"
     asked = f"multiplier {strength.value:g} = " if strength.unit == "multiplier" else ""
     return asked + relative

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.study import text
 from steersweep.study.depths import (
     FEWEST_DEPTHS,
@@ -16,6 +17,7 @@ from steersweep.study.depths import (
 from steersweep.study.phases.families import FAMILIES
 from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.sizes import SIZES
+from steersweep.study.rows import CurveRow, DepthRow, PrecisionRow, rows_of
 
 NAME = "final"
 TITLE = "Final analysis"
@@ -28,14 +30,14 @@ def final_analysis(decided: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         decided: each phase's decision, in the order of phases.
     """
     phases = [decided.get(phase, {}) for phase in (FAMILIES.name, SIZES.name)]
-    rows = [row for decision in phases for row in decision.get("depths", [])]
+    rows = [row for decision in phases for row in rows_of(DepthRow, decision, "depths")]
     families = decided.get(FAMILIES.name, {}).get("families", [])
     methods = {row["family"]: row["method"] for row in families if "method" in row}
     answers = answer_by_family(rows, methods)
     sentences = [
         family_sentence(
             family,
-            [row for row in chosen_rows(rows, methods) if row["family"] == family],
+            [row for row in chosen_rows(rows, methods) if row.family == family],
             answer,
         )
         for family, answer in answers.items()
@@ -45,7 +47,7 @@ def final_analysis(decided: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     return {
         "phase": NAME,
-        "depths": rows,
+        "depths": typed.plain(rows),
         "depth_question": {
             "families": answers,
             "sentences": sentences,
@@ -73,17 +75,17 @@ def findings(decision: Mapping[str, Any]) -> Iterator[str]:
     if decision["depth_question"]["sentences"]:
         yield from (f"- {line}" for line in decision["depth_question"]["sentences"])
         yield ""
-    if decision["curves"]:
-        yield from text.size_curves(decision["curves"])
-    if decision["precisions"]:
-        yield from text.precision_list(decision["precisions"])
+    if curves := rows_of(CurveRow, decision, "curves"):
+        yield from text.size_curves(curves)
+    if precisions := rows_of(PrecisionRow, decision, "precisions"):
+        yield from text.precision_list(precisions)
 
 
 def lines(decision: Mapping[str, Any]) -> Iterator[str]:
     """What it says, line by line, for a terminal; notes aside."""
     yield decision["depth_question"]["answer"]
     yield from decision["depth_question"]["sentences"]
-    yield from map(text.curve_line, decision["curves"])
-    for row in decision["precisions"]:
+    yield from map(text.curve_line, rows_of(CurveRow, decision, "curves"))
+    for row in rows_of(PrecisionRow, decision, "precisions"):
         yield text.precision_line(row)
         yield from (f"  {line}" for line in text.borrowed_lines(row))

@@ -11,13 +11,14 @@ from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
+from steersweep.run.result import Result
 from steersweep.study.costs import estimate
 from steersweep.study.cuts import Begun, begun
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
-from steersweep.sweeps.results import Result, sweep_results
+from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import make_job
 from steersweep.work.job import Job, OnProgress, left_out, unfinished
 from steersweep.work.overflow import as_it_runs, share_overflow
@@ -103,6 +104,7 @@ class Jobs:
         self._on_job = on_job
         self._said: set[str] = set()
         self._asked: dict[str, set[str]] = {}  # by phase, sweeps of this run
+        self._conditions: dict[str, set[str]] = {}  # by phase, keys that this run asks for
         self._running: dict[str, tuple[str, Sweep, Job]] = {}
         self._scheduler = Scheduler(
             plan,
@@ -284,7 +286,7 @@ class Jobs:
         self._on_job(Ended(phase, ended, self._results(same), earlier))
 
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
-        """Result objects; the sweeps of a model in one precision are one result per method."""
+        """Results; the sweeps of a model in one precision are one result per method."""
         merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
         for sweep, job in jobs:
             runs = as_it_runs(job, self.store)  # it may have overflowed since it was made
@@ -296,7 +298,7 @@ class Jobs:
         thresholds = self.plan.thresholds
         for sweep, job in merged.values():
             for result in sweep_results(self.store, [job], thresholds):
-                results.append(result | {"phase": sweep.step.number})
+                results.append(replace(result, phase=sweep.step.number))
         return results
 
     def _note_failures(self, phase: str, asked: Sequence[str], failures: Mapping[str, str]) -> None:
@@ -313,10 +315,17 @@ class Jobs:
     def _note_conditions(
         self, phase: str, jobs: Iterable[Job], *, without: Collection[str] = ()
     ) -> None:
-        """What the phase consists of, for `status`; `without` what it no longer does."""
+        """What the phase consists of, for `status`; `without` what it no longer does.
+
+        Of what earlier runs asked for and this one does not, only what has finished.
+        """
+        jobs = list(jobs)
         path = self.store.paths.phase(phase)
         held = (self.store.read_json(path) or {"conditions": []})["conditions"]
-        keys = dict.fromkeys([*held, *(c.key for job in jobs for c in job.conditions)])
+        asked = self._conditions.setdefault(phase, set())
+        asked.update(c.key for job in jobs for c in job.conditions)
+        before = [key for key in held if key in asked or self.store.has(key)]
+        keys = dict.fromkeys([*before, *(c.key for job in jobs for c in job.conditions)])
         out = {key for job in jobs for key in left_out(job, self.store)}
         kept = [key for key in keys if key not in out and key not in without]
         self.store.write_json(path, {"conditions": kept})

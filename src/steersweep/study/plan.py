@@ -15,7 +15,8 @@ from steersweep.core.errors import InputError
 from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.edit_settings import EditSettings
-from steersweep.sweeps.verdict import Thresholds
+from steersweep.run.verdict import Thresholds
+from steersweep.sweeps import defaults
 
 Section = TypeVar("Section")
 
@@ -64,7 +65,7 @@ class Prompts:
     test: str
     extraction: Mapping[str, str]
     at_most: int | None = None
-    special_tokens: str = "text"
+    special_tokens: str = defaults.SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Decoding:
         rows: of a batch, at most.
     """
 
-    max_new_tokens: int = 100
-    rows: int = 256
+    max_new_tokens: int = defaults.MAX_NEW_TOKENS
+    rows: int = defaults.ROWS
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.catalog.models import instead_of_fp16
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
-from steersweep.judging.judge import DEFAULT_JUDGE
 from steersweep.model.template_options import check_template_options
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import check_source
+from steersweep.run.verdict import Thresholds
 from steersweep.study.own_methods import AtPlace, with_names
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import (
@@ -34,7 +36,7 @@ from steersweep.study.plan import (
 )
 from steersweep.study.plan_base import FIELD, based_on
 from steersweep.study.plan_checks import contradictions, wrong_by_schema
-from steersweep.sweeps.verdict import Thresholds
+from steersweep.sweeps import defaults
 
 DEFAULT_FLAT_WITHIN = 0.10
 
@@ -137,11 +139,11 @@ def _base(base: str, where: str, extended_by: tuple[str, ...], refuse: Any) -> P
     """The plan that another is based on."""
     if base not in shipped_plans():
         base = str(Path(where).parent / base)
-    chain = (*extended_by, str(Path(where)))
-    if base in chain:
+    before = (*extended_by, str(Path(where)))
+    if base in before:
         raise refuse([FIELD], f"{base} is based on this plan")
     try:
-        return _load(base, chain)
+        return _load(base, before)
     except InputError as error:
         raise refuse([FIELD], str(error)) from error
 
@@ -179,8 +181,8 @@ def _typed(data: dict[str, Any]) -> Plan:
         flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),
         sections={phase.name: phase.read(data) for phase in all_phases() if phase.name in data},
         decoding=Decoding(**data.get("decoding", {})),
-        judge=data.get("judge", DEFAULT_JUDGE),
-        seed=data.get("seed", 42),
+        judge=data.get("judge", defaults.JUDGE),
+        seed=data.get("seed", defaults.SEED),
         prices=data.get("prices", {}),
         prices_as_of=str(data.get("prices_as_of", "")),
         fallback_gpus=data.get("fallback_gpu", {}),
@@ -219,6 +221,28 @@ def _model(
         row.get("precision", precision),
         {**for_all, **row.get("template_options", {})},
     )
+
+
+def with_models(plan: Plan, places: Mapping[str, str]) -> Plan:
+    """The plan with some of its models found elsewhere, in folders or GGUF files.
+
+    Args:
+        plan: the plan.
+        places: by the plan's name of a model, where it is, or another hub id.
+
+    Raises:
+        InputError: the plan has no model of that name.
+    """
+    for name in places:
+        if name not in plan.models:
+            there = ", ".join(plan.models)
+            raise InputError(f"{setting('models')} {shown(name)}: no such model; there are {there}")
+    written = copy.deepcopy(dict(plan.written))
+    for row in chain.from_iterable(written["families"].values()):
+        if row["name"] in places:
+            row["model"] = places[row["name"]]
+            row.pop("revision", None)  # of the place that the plan has
+    return _typed(written)
 
 
 def with_prices(plan: Plan, file: Path) -> Plan:

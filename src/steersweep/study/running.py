@@ -11,6 +11,7 @@ from steersweep.core.precision_labels import runs_as
 from steersweep.core.printing import safe_name
 from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
+from steersweep.run.result import Result
 from steersweep.run.result_files import write_result_file
 from steersweep.study import decisions
 from steersweep.study.choices import SizeChoice
@@ -21,7 +22,6 @@ from steersweep.work.overflow import FROM, TO
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Jobs
-    from steersweep.sweeps.results import Result
 
 Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
 
@@ -80,7 +80,7 @@ class Running:
     ) -> list[NotRun]:
         """Sweeps of a phase that could not run, or not to their end, and why."""
         failures = self.store.read_json(self.store.paths.failures(phase)) or {}
-        ran = {(result["model_id"], runs_as(result["quantization"])) for result in results}
+        ran = {(result.model_id, runs_as(result.quantization)) for result in results}
         ran |= {(model, FROM) for model, precision in ran if precision == TO}  # it overflowed
         return [
             NotRun(
@@ -107,7 +107,7 @@ class Running:
 
     def family_of(self, result: Result) -> str:
         """The family of a result's model, as the plan says."""
-        return self.plan.models[self.names[result["model_id"]]].family
+        return self.plan.models[self.names[result.model_id]].family
 
     def write_results(self, step: Step, results: Sequence[Result], *, family: str = "") -> None:
         """Write a step's result file, of one family where its name says one."""
@@ -122,7 +122,7 @@ class Running:
 
 def by_model(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Results of each model, by its id."""
-    return grouped(results, lambda result: str(result["model_id"]))
+    return grouped(results, lambda result: result.model_id)
 
 
 def grouped(results: Iterable[Result], key: Callable[[Result], str]) -> dict[str, list[Result]]:

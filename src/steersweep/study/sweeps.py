@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from steersweep.run.condition import Borrowed, LayerChoice, Strength
 from steersweep.run.label import Label
+from steersweep.run.result import Result
 from steersweep.study.plan import Plan, PlannedModel
 
 
@@ -94,7 +93,7 @@ class Sweep:
         ]
         return tuple(dict.fromkeys(names))
 
-    def borrowing(self, sources: Mapping[str, Iterable[Mapping[str, Any]]]) -> Sweep:
+    def borrowing(self, sources: Mapping[str, Iterable[Result]]) -> Sweep:
         """This sweep with each source's own directions, to be tried at this sweep's first layer.
 
         Args:
@@ -103,14 +102,14 @@ class Sweep:
         layer = self.layers[0].index(self.model.n_layers)
         borrowed = [
             Borrowed(
-                Label(result["method"], source=source),
+                Label(result.label.method, source=source),
                 layer,
-                Path(result["conditions"][0]["direction_file"]).stem,
-                result["conditions"][0]["extraction_prompts"],
+                result.conditions[0].steering.direction_key,
+                str(result.conditions[0].extraction_prompts),
             )
             for source, results in sources.items()
             for result in results
-            if Label.parse(result["method"]).is_swept
+            if result.label.is_swept
         ]
         return replace(self, borrowed=tuple(borrowed))
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from steersweep.run.condition import REMOVED, Strength
+from steersweep.run.verdict import FLAG_NOTES, TOO_WEAK
 from steersweep.study.decisions import push_text
 from steersweep.study.depths import row_text
-from steersweep.sweeps.verdict import FLAG_NOTES, TOO_WEAK
+from steersweep.study.rows import CurveRow, DepthRow, PrecisionRow, TransferRow
 
 
 def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -73,26 +74,25 @@ def family_actions(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def size_curves(curves: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def size_curves(curves: Iterable[CurveRow]) -> Iterator[str]:
     """Each size curve with its intervals, as a Markdown list."""
     yield "Size curves (small to large):"
     yield ""
     for curve in curves:
         points = ", ".join(
-            f"{p['model']} {p['coherent_refusal_rate']:.0%} "
-            f"[{p['interval'][0]:.0%}, {p['interval'][1]:.0%}]"
-            for p in curve["points"]
+            f"{p.model} {p.coherent_refusal_rate:.0%} [{p.interval[0]:.0%}, {p.interval[1]:.0%}]"
+            for p in curve.points
         )
-        name = f"{curve['family']}, {curve['method']}"
-        yield f"- {name}: **{curve['shape']}** ({points}){_missing(curve)}"
+        name = f"{curve.family}, {curve.method}"
+        yield f"- {name}: **{curve.shape}** ({points}){_missing(curve)}"
     yield ""
 
 
-def _missing(curve: Mapping[str, Any]) -> str:
-    return f"; without {', '.join(curve['missing'])}" if curve["missing"] else ""
+def _missing(curve: CurveRow) -> str:
+    return f"; without {', '.join(curve.missing)}" if curve.missing else ""
 
 
-def precision_list(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def precision_list(rows: Iterable[PrecisionRow]) -> Iterator[str]:
     """Each model's precisions, as a Markdown list."""
     for row in rows:
         yield f"- {precision_line(row)}"
@@ -100,7 +100,7 @@ def precision_list(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def depth_patterns(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def depth_patterns(rows: Iterable[DepthRow]) -> Iterator[str]:
     """How each model with three depths or more changes over them, as a Markdown list."""
     shown = list(rows)
     if shown:
@@ -110,52 +110,52 @@ def depth_patterns(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
 
 
-def curve_line(curve: Mapping[str, Any]) -> str:
+def curve_line(curve: CurveRow) -> str:
     """A size curve in one line."""
-    points = ", ".join(f"{p['model']} {p['coherent_refusal_rate']:.0%}" for p in curve["points"])
-    name = f"{curve['family']}, {curve['method']}"
-    return f"{name}: size curve {curve['shape']}: {points}{_missing(curve)}"
+    points = ", ".join(f"{p.model} {p.coherent_refusal_rate:.0%}" for p in curve.points)
+    name = f"{curve.family}, {curve.method}"
+    return f"{name}: size curve {curve.shape}: {points}{_missing(curve)}"
 
 
-def precision_line(row: Mapping[str, Any]) -> str:
+def precision_line(row: PrecisionRow) -> str:
     """A model's precisions in one line: rates with corrected p, perplexities, and the cosine."""
     parts = []
     for precision, rate, p, perplexity in zip(
-        row["precisions"],
-        row["coherent_refusal_rates"],
-        row["p_vs_first_holm"],
-        row["perplexities"],
+        row.precisions,
+        row.coherent_refusal_rates,
+        row.p_vs_first_holm,
+        row.perplexities,
         strict=True,
     ):
-        facts = [] if precision == row["precisions"][0] else [f"p {p:.2g}"]
+        facts = [] if precision == row.precisions[0] else [f"p {p:.2g}"]
         facts += [] if perplexity is None else [f"perplexity {perplexity:.3g}"]
         parts.append(f"{precision} {rate:.0%}" + (f" ({', '.join(facts)})" if facts else ""))
-    lowest = min(value for line in row["cosines"] for value in line)
-    kept = "preserved" if row["preserved"] else "not preserved"
+    lowest = min(value for line in row.cosines for value in line)
+    kept = "preserved" if row.preserved else "not preserved"
     return (
-        f"{row['model']}, {row['method']}: {', '.join(parts)}; direction {kept} "
+        f"{row.model}, {row.method}: {', '.join(parts)}; direction {kept} "
         f"(lowest cosine {lowest:.3f})"
     )
 
 
-def borrowed_lines(row: Mapping[str, Any]) -> list[str]:
+def borrowed_lines(row: PrecisionRow) -> list[str]:
     """What the reference's direction does in each other precision."""
     return [
-        f"{entry['precision']} with the direction from {row['precisions'][0]}: "
-        f"{entry['coherent_refusal_rate']:.0%} coherent, {entry['difference_to_own']:+.0%} "
-        f"against its own (p {entry['p_vs_own_holm']:.2g})"
-        for entry in row["borrowed"]
+        f"{entry.precision} with the direction from {row.precisions[0]}: "
+        f"{entry.coherent_refusal_rate:.0%} coherent, {entry.difference_to_own:+.0%} "
+        f"against its own (p {entry.p_vs_own_holm:.2g})"
+        for entry in row.borrowed
     ]
 
 
-def transfer_line(row: Mapping[str, Any]) -> str:
+def transfer_line(row: TransferRow) -> str:
     """What one model's direction does in another, in one line."""
-    if row["efficiency"] is None:
+    if row.efficiency is None:
         share = "its own direction does not work"
     else:
-        low, high = row["efficiency_ci"] or (math.nan, math.nan)
-        share = f"efficiency {row['efficiency']:.0%} [{low:.0%}, {high:.0%}]"
+        low, high = row.efficiency_ci or (math.nan, math.nan)
+        share = f"efficiency {row.efficiency:.0%} [{low:.0%}, {high:.0%}]"
     return (
-        f"{row['from']} to {row['to']}, {row['method']}: {row['coherent_refusal_rate']:.0%} "
-        f"coherent against {row['own_rate']:.0%} with its own, {share}; cosine {row['cosine']:.2f}"
+        f"{row.source} to {row.to}, {row.method}: {row.coherent_refusal_rate:.0%} "
+        f"coherent against {row.own_rate:.0%} with its own, {share}; cosine {row.cosine:.2f}"
     )

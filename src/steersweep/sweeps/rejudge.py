@@ -9,29 +9,28 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from steersweep.core import journal
+from steersweep.core import journal, typed
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
 from steersweep.judging.judge import Answer, Judge, get_judge
-from steersweep.judging.quality import Fluency
+from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
-from steersweep.run.judgement import UNJUDGED, Judgement, rates_of
+from steersweep.run.judgement import UNJUDGED, Judgement, Rates, rates_of
+from steersweep.run.result import Cell, Result
+from steersweep.run.verdict import Outcome, Thresholds, verdict
 from steersweep.sweeps.results import best_condition
-from steersweep.sweeps.verdict import Thresholds, verdict
 
-Result = dict[str, Any]
 OnProgress = Callable[[int, int], None]
 
 CLASSES = ("coherent", "garbled", "normal")
 _RESAMPLES = 1000
 _LABELS = ("refusal", "quality", "failure_mode", "ambiguous", "score", "stance")
-_RATES = ("coherent_refusal_rate", "garbled_refusal_rate", "garbled_rate")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,101 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """Rates of a condition by one of the judges, and what they alone would make of it.
+
+    Attributes:
+        outcome: `works`, `partial` or `fails`.
+        coherent_refusal_rate: see `Rates`; so are the others.
+    """
+
+    outcome: Outcome
+    coherent_refusal_rate: float
+    garbled_refusal_rate: float
+    garbled_rate: float
+    unjudged: int = 0
+
+    @classmethod
+    def of(cls, rates: Rates, thresholds: Thresholds) -> Shown:
+        """What rates give by thresholds."""
+        decided = verdict(
+            coherent_refusal_rate=rates.coherent_refusal_rate,
+            garbled_refusal_rate=rates.garbled_refusal_rate,
+            thresholds=thresholds,
+        )
+        return cls(
+            decided.outcome,
+            rates.coherent_refusal_rate,
+            rates.garbled_refusal_rate,
+            rates.garbled_rate,
+            rates.unjudged,
+        )
+
+
+@dataclass(frozen=True)
+class Where:
+    """A condition in words that lines of judgements have."""
+
+    quantization: str
+    method: str
+    layer_idx: int | None
+    multiplier: float | None
+    relative_strength: float | None
+
+
+@dataclass(frozen=True)
+class CellChange:
+    """A condition by the run's judge and by this one.
+
+    Attributes:
+        condition: its key.
+        model: id of the model.
+        where: what it is.
+        before: by the run's judge.
+        after: by this one.
+        changed: whether the outcome differs.
+    """
+
+    condition: str
+    model: str
+    where: Where = field(metadata=typed.FLAT)
+    before: Shown
+    after: Shown
+    changed: bool
+
+
+@dataclass(frozen=True)
+class BestShown:
+    """The best condition by one of the judges."""
+
+    layer_idx: int
+    shown: Shown = field(metadata=typed.FLAT)
+
+
+@dataclass(frozen=True)
+class VerdictChange:
+    """The verdict on a model and method by both judges, who may differ in what is best.
+
+    Attributes:
+        phase: number of the study's phase.
+        model: name of the model.
+        method: its label's text.
+        quantization: the precision.
+        before: by the run's judge.
+        after: by this one.
+        changed: whether the outcome differs.
+    """
+
+    phase: str
+    model: str
+    method: str
+    quantization: str
+    before: BestShown
+    after: BestShown
+    changed: bool
+
+
+@dataclass(frozen=True)
 class Rejudged:
     """What another judge says of a run.
 
@@ -65,8 +159,8 @@ class Rejudged:
         quality: agreement on the three classes.
         refusal: agreement on whether an answer refuses.
         confusion: `[class by the run's judge][class by this one]`, counts.
-        cells: every condition: what it is, and `before` and `after`: verdict and rates.
-        verdicts: every model and method: what it is, and the verdict on its best condition.
+        cells: every condition.
+        verdicts: every model and method.
     """
 
     judge: str
@@ -78,8 +172,8 @@ class Rejudged:
     quality: Agreement
     refusal: Agreement
     confusion: dict[str, dict[str, int]]
-    cells: list[Result]
-    verdicts: list[Result]
+    cells: list[CellChange]
+    verdicts: list[VerdictChange]
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; of the cells those whose verdict changes."""
@@ -98,8 +192,8 @@ class Rejudged:
             "kappa_refusal_ci": self.refusal.interval,
             "confusion": self.confusion,
             "n_cells": len(self.cells),
-            "cells_changed": [cell for cell in self.cells if cell["changed"]],
-            "verdicts": self.verdicts,
+            "cells_changed": [typed.plain(cell) for cell in self.cells if cell.changed],
+            "verdicts": typed.plain(self.verdicts),
         }
 
 
@@ -126,45 +220,51 @@ def rejudge(
     cells = _cells(results)
     path = store.paths.judgements(name)
     judged = _judgements(cells, judge, path, on_progress)
-    return _compared(results, cells, judged, judge.id, _judge_of(store, cells), path)
+    return _compared(results, cells, judged, judge.id, path)
 
 
-def _cells(results: Iterable[Result]) -> dict[str, Result]:
+@dataclass(frozen=True)
+class _Cell:
+    """A condition with the result that it is of."""
+
+    of: Result
+    cell: Cell
+
+    @property
+    def where(self) -> Where:
+        """What it is."""
+        precision, method, at = self.of.quantization, self.cell.method, self.cell.steering
+        if at is None:
+            return Where(precision, method, None, None, None)
+        return Where(precision, method, at.layer_idx, at.multiplier, at.relative_strength)
+
+
+_Cells = Mapping[str, _Cell]  # by key
+
+
+def _cells(results: Iterable[Result]) -> dict[str, _Cell]:
     """Every condition of some results by key, with its model."""
-    found: dict[str, Result] = {}
+    found: dict[str, _Cell] = {}
     for result in results:
-        for entry in _entries(result):
-            of = {name: result[name] for name in ("model", "model_id", "quantization")}
-            of["thresholds"] = result["verdict"]["thresholds"]
-            found.setdefault(entry["key"], {**of, **entry})
+        controls = result.controls
+        apart = filter(None, (controls.unsteered, controls.random_direction))
+        for cell in (*result.conditions, *apart, *controls.random_directions):
+            found.setdefault(cell.key, _Cell(result, cell))
     return found
-
-
-def _entries(result: Result) -> Iterator[Result]:
-    yield from result["conditions"]
-    controls = result["controls"]
-    yield from filter(None, (controls["unsteered"], controls["random_direction"]))
-    yield from controls.get("random_directions", ())
-
-
-def _judge_of(store: RunFolder, cells: Iterable[str]) -> str:
-    """Id of the judge that the run was judged by."""
-    records = filter(None, map(store.get, cells))
-    record = next(records, None)
-    return "unknown" if record is None else record.condition.judge
 
 
 # -- judging -------------------------------------------------------------------------------------
 
 
 def _judgements(
-    cells: Mapping[str, Result], judge: Judge, path: Path, on_progress: OnProgress
+    cells: _Cells, judge: Judge, path: Path, on_progress: OnProgress
 ) -> dict[str, list[Judgement]]:
     """By condition, the judgement of each of its samples; those on disk are not made again."""
     held = _held(cells, judge.id, path)
-    for done, (key, cell) in enumerate(cells.items()):
+    for done, (key, held_cell) in enumerate(cells.items()):
         on_progress(done, len(cells))
-        missing = [i for i in range(len(cell["samples"])) if (key, i) not in held]
+        cell = held_cell.cell
+        missing = [i for i in range(len(cell.samples)) if (key, i) not in held]
         if not missing:
             continue
         found = judge.judge([_answer(cell, i) for i in missing])
@@ -172,61 +272,56 @@ def _judgements(
         held |= new
         journal.append_all(path, _lines(cells, judge.id, new))
     on_progress(len(cells), len(cells))
-    order = {(key, i): held[key, i] for key in cells for i in range(len(cells[key]["samples"]))}
+    order = {(key, i): held[key, i] for key in cells for i in range(len(cells[key].cell.samples))}
     whole = journal.lines_of(_lines(cells, judge.id, order))
     if path.read_bytes() != whole:  # after a kill, a damaged line or a judge that has changed
         write_bytes(path, whole)
-    return {key: [held[key, i] for i in range(len(cells[key]["samples"]))] for key in cells}
+    return {key: [held[key, i] for i in range(len(cells[key].cell.samples))] for key in cells}
 
 
-def _held(cells: Mapping[str, Result], judge: str, path: Path) -> dict[tuple[str, int], Judgement]:
+def _held(cells: _Cells, judge: str, path: Path) -> dict[tuple[str, int], Judgement]:
     """Judgements on disk that this judge made of these very answers; what failed is tried again."""
     found = {}
     for entry in journal.good(journal.read(path)):
-        key, index = entry.get("condition"), entry.get("index")
-        samples = cells.get(str(key), {}).get("samples", [])
+        key, index = str(entry.get("condition")), entry.get("index")
+        samples = cells[key].cell.samples if key in cells else ()
         if not isinstance(index, int) or not 0 <= index < len(samples):
             continue
-        sample = samples[index]
-        same = all(entry.get(name) == sample[name] for name in ("prompt", "response"))
+        said = entry.get("prompt"), entry.get("response")
+        same = said == (samples[index].prompt, samples[index].response)
         whole = entry.keys() >= {*_LABELS} and entry["quality"] in CLASSES
         if same and whole and entry.get("judge") == judge:
-            found[str(key), index] = Judgement(**{name: entry[name] for name in _LABELS})
+            found[key, index] = Judgement(**{name: entry[name] for name in _LABELS})
     return found
 
 
-def _answer(cell: Result, index: int) -> Answer:
+def _answer(cell: Cell, index: int) -> Answer:
     """A sample with the evidence that the run's own judge had."""
-    sample = cell["samples"][index]
-    worst, threshold = sample.get("nll_worst"), cell.get("fluency_threshold")
-    limit = math.inf if threshold is None else float(threshold)
+    sample, threshold = cell.samples[index], cell.fluency_threshold
+    limit = math.inf if threshold is None else threshold
     fluency = None
-    if worst is not None:
-        fluency = Fluency(float(worst), float(sample["nll"]), limit, int(sample["n_tokens"]))
-    return Answer(sample["prompt"], sample["response"], fluency)
+    if sample.nll_worst is not None and sample.nll is not None:
+        looked_at = min(sample.n_tokens, LIKELIHOOD_TOKENS)
+        fluency = Fluency(sample.nll_worst, sample.nll, limit, looked_at)
+    return Answer(sample.prompt, sample.response, fluency)
 
 
 def _lines(
-    cells: Mapping[str, Result], judge: str, judged: Mapping[tuple[str, int], Judgement]
-) -> Iterator[dict[str, Any]]:
+    cells: _Cells, judge: str, judged: Mapping[tuple[str, int], Judgement]
+) -> Iterator[Mapping[str, Any]]:
     for (key, index), judgement in judged.items():
         cell = cells[key]
-        sample = cell["samples"][index]
+        sample = cell.cell.samples[index]
         yield {
             "judge": judge,
             "condition": key,
             "index": index,
-            "model": cell["model_id"],
-            **_place(cell),
-            "prompt": sample["prompt"],
-            "response": sample["response"],
-            **judgement.fields(),
+            "model": cell.of.model_id,
+            **typed.plain_fields(cell.where),
+            "prompt": sample.prompt,
+            "response": sample.response,
+            **typed.plain_fields(judgement),
         }
-
-
-def _place(cell: Result) -> dict[str, Any]:
-    names = ("quantization", "method", "layer_idx", "multiplier", "relative_strength")
-    return {name: cell[name] for name in names}
 
 
 # -- comparing -----------------------------------------------------------------------------------
@@ -234,20 +329,19 @@ def _place(cell: Result) -> dict[str, Any]:
 
 def _compared(
     results: Sequence[Result],
-    cells: Mapping[str, Result],
+    cells: _Cells,
     judged: Mapping[str, list[Judgement]],
     judge: str,
-    before: str,
     path: Path,
 ) -> Rejudged:
-    tables = _tables(cells, judged, lambda s: s["quality"], lambda j: j.quality, CLASSES)
-    refusals = _tables(cells, judged, lambda s: s["refusal"], lambda j: j.refusal, (False, True))
+    tables = _tables(cells, judged, lambda judgement: judgement.quality, CLASSES)
+    refusals = _tables(cells, judged, lambda judgement: judgement.refusal, (False, True))
     total = sum(tables.values(), start=0 * next(iter(tables.values()))) if tables else None
     failed = [j for found in judged.values() for j in found if j.quality == UNJUDGED]
-    rates = {key: rates_of(found).as_json() for key, found in judged.items()}
+    rates = {key: rates_of(found) for key, found in judged.items()}
     return Rejudged(
         judge,
-        before,
+        results[0].judge,
         path,
         sum(map(len, judged.values())),
         len(failed),
@@ -260,18 +354,14 @@ def _compared(
             }
             for i, said in enumerate(CLASSES)
         },
-        [
-            {"condition": key, "model": cell["model_id"], **_place(cell), **_change(cell, rates)}
-            for key, cell in cells.items()
-        ],
+        [_change(cell, rates[key]) for key, cell in cells.items()],
         [_verdict_change(result, rates) for result in results],
     )
 
 
 def _tables(
-    cells: Mapping[str, Result],
+    cells: _Cells,
     judged: Mapping[str, list[Judgement]],
-    of_sample: Callable[[Result], Any],
     of_judgement: Callable[[Judgement], Any],
     labels: Sequence[Any],
 ) -> dict[str, Any]:
@@ -284,10 +374,11 @@ def _tables(
     index = {label: number for number, label in enumerate(labels)}
     tables: dict[str, Any] = defaultdict(lambda: np.zeros((len(labels), len(labels)), dtype=int))
     for key, found in judged.items():
-        for sample, judgement in zip(cells[key]["samples"], found, strict=True):
-            if UNJUDGED not in (sample["quality"], judgement.quality):
-                place = index[of_sample(sample)], index[of_judgement(judgement)]
-                tables[sample["prompt"]][place] += 1
+        for sample, judgement in zip(cells[key].cell.samples, found, strict=True):
+            both = sample.judgement, judgement
+            if all(one.quality != UNJUDGED for one in both):
+                place = tuple(index[of_judgement(one)] for one in both)
+                tables[sample.prompt][place] += 1
     return dict(tables)
 
 
@@ -309,39 +400,27 @@ def _agreement(tables: Mapping[str, Any]) -> Agreement:
     )
 
 
-def _change(cell: Result, rates: Mapping[str, Result]) -> dict[str, Any]:
-    """A condition's rates and what they alone would make of it, by the run's judge and this one."""
-    thresholds = Thresholds(**cell["thresholds"])
-    old, new = _shown(cell, thresholds), _shown(rates[cell["key"]], thresholds)
-    return {"before": old, "after": new, "changed": old["outcome"] != new["outcome"]}
+def _change(cell: _Cell, rates: Rates) -> CellChange:
+    """A condition by the run's judge and by this one."""
+    thresholds = cell.of.verdict.thresholds
+    old, new = Shown.of(cell.cell.rates, thresholds), Shown.of(rates, thresholds)
+    changed = old.outcome != new.outcome
+    return CellChange(cell.cell.key, cell.of.model_id, cell.where, old, new, changed)
 
 
-def _shown(entry: Result, thresholds: Thresholds) -> dict[str, Any]:
-    return {
-        "outcome": _outcome(entry, thresholds),
-        **{name: entry[name] for name in _RATES},
-        **({"unjudged": entry["unjudged"]} if entry.get("unjudged") else {}),
-    }
-
-
-def _outcome(entry: Result, thresholds: Thresholds) -> str:
-    return verdict(
-        coherent_refusal_rate=entry["coherent_refusal_rate"],
-        garbled_refusal_rate=entry["garbled_refusal_rate"],
-        thresholds=thresholds,
-    ).outcome
-
-
-def _verdict_change(result: Result, rates: Mapping[str, Result]) -> dict[str, Any]:
+def _verdict_change(result: Result, rates: Mapping[str, Rates]) -> VerdictChange:
     """The verdict on a result's best condition, which another judge may find elsewhere."""
-    again = [{**entry, **rates[entry["key"]]} for entry in result["conditions"]]
-    best = best_condition(result["conditions"]), best_condition(again)
-    thresholds = Thresholds(**result["verdict"]["thresholds"])
-    old, new = ({"layer_idx": e["layer_idx"], **_shown(e, thresholds)} for e in best)
-    facts = {name: result[name] for name in ("phase", "model", "method", "quantization")}
-    return {
-        **facts,
-        "before": old,
-        "after": new,
-        "changed": old["outcome"] != new["outcome"],
-    }
+    again = [replace(cell, rates=rates[cell.key]) for cell in result.conditions]
+    old, new = (
+        BestShown(best.layer, Shown.of(best.rates, result.verdict.thresholds))
+        for best in (best_condition(result.conditions), best_condition(again))
+    )
+    return VerdictChange(
+        result.phase,
+        result.model,
+        result.method,
+        result.quantization,
+        old,
+        new,
+        old.shown.outcome != new.shown.outcome,
+    )

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
+from steersweep.core import typed
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.methods.dim import Dim
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
-from steersweep.run.condition import Condition
+from steersweep.run.condition import Condition, Strength
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
-from steersweep.run.judgement import UNJUDGED
+from steersweep.run.judgement import UNJUDGED, Rates
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record
-from steersweep.sweeps.verdict import TOO_WEAK, Thresholds, verdict
+from steersweep.run.result import (
+    AgainstDim,
+    AgainstUnsteered,
+    Best,
+    Cell,
+    Controls,
+    Extraction,
+    ModelVerdict,
+    PrecisionFacts,
+    Result,
+    SteeredCell,
+)
+from steersweep.run.verdict import TOO_WEAK, Thresholds, verdict
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -27,7 +40,9 @@ from steersweep.work.job import (
     unsteered_note,
 )
 
-Result = dict[str, Any]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Fewer unique prompts than this make intervals too wide for most conclusions.
 FEW_PROMPTS = 30
@@ -36,7 +51,7 @@ CONTROL_REFUSES_FROM = 0.20
 
 
 def sweep_results(store: RunFolder, jobs: Iterable[Job], thresholds: Thresholds) -> list[Result]:
-    """One result object per model and method, in the schema of `result.schema.json`.
+    """One result per model and method.
 
     Only finished conditions are in it; a model without a finished steered condition is left out.
 
@@ -48,36 +63,39 @@ def sweep_results(store: RunFolder, jobs: Iterable[Job], thresholds: Thresholds)
     Raises:
         SteersweepError: a file that results rest on was damaged since it was made.
     """
-    results = []
-    for job in jobs:
-        records = [
-            (condition, record)
-            for condition in job.conditions
-            if (record := store.get(condition.key, job.test.prompts)) is not None
-        ]
-        _refuse_damaged(
-            store, (store.paths.condition(condition.key) for condition in job.conditions)
-        )
-        of_job = []
-        for label in dict.fromkeys(c.label for c in job.conditions if not c.is_control):
-            steered = [(c, r) for c, r in records if c.label == label]
-            controls = [(c, r) for c, r in records if c.label in (UNSTEERED, label.random_control)]
-            if steered:
-                result = _result(job, label, steered, controls, thresholds)
-                result["extraction"] = _extraction(store, steered[0][0])
-                result["notes"] = _notes(store, job, records)
-                if job.reference is not None:
-                    compared = comparison_file(job, store.paths)
-                    result["comparison"] = store.read_json(compared)
-                    _refuse_damaged(store, [compared])
-                of_job.append(result)
-        _compare_methods(of_job, store)
-        results += of_job
+    results = [result for job in jobs for result in _results_of(store, job, thresholds)]
     reviews = read_reviews(store.root)
     return [apply_reviews(result, reviews) for result in results]
 
 
-def _notes(store: RunFolder, job: Job, records: Sequence[tuple[Condition, Record]]) -> list[str]:
+def _results_of(store: RunFolder, job: Job, thresholds: Thresholds) -> list[Result]:
+    """Results of a job, one per method."""
+    records = [
+        (condition, record)
+        for condition in job.conditions
+        if (record := store.get(condition.key, job.test.prompts)) is not None
+    ]
+    _refuse_damaged(store, (store.paths.condition(condition.key) for condition in job.conditions))
+    results = []
+    for label in dict.fromkeys(c.label for c in job.conditions if not c.is_control):
+        steered = [(c, r) for c, r in records if c.label == label]
+        controls = [(c, r) for c, r in records if c.label in (UNSTEERED, label.random_control)]
+        if steered:
+            found = _result(job, label, steered, controls, thresholds)
+            results.append(
+                replace(
+                    found,
+                    extraction=_extraction(store, steered[0][0]),
+                    notes=_notes(store, job, records),
+                    comparison=_comparison(store, job),
+                )
+            )
+    return _methods_compared(results, store)
+
+
+def _notes(
+    store: RunFolder, job: Job, records: Sequence[tuple[Condition, Record]]
+) -> tuple[str, ...]:
     """What a reader of a model's results should know: about the model, and layers left out."""
     notes = [note for _, record in records for note in record.provenance.get("notes", [])]
     notes += missing_notes(job, store)
@@ -90,7 +108,7 @@ def _notes(store: RunFolder, job: Job, records: Sequence[tuple[Condition, Record
         notes.append(
             f"{len(failed)} of {len(judged)} answers could not be judged, such as: {failed[0]}"
         )
-    return list(dict.fromkeys(notes))
+    return tuple(dict.fromkeys(notes))
 
 
 def _refuse_damaged(store: RunFolder, paths: Iterable[Path]) -> None:
@@ -110,144 +128,156 @@ def _result(
     controls: Sequence[tuple[Condition, Record]],
     thresholds: Thresholds,
 ) -> Result:
-    conditions = [_entry(condition, record, job) for condition, record in steered]
-    unsteered = [_entry(c, r, job) for c, r in controls if c.label == UNSTEERED]
-    random_entries = [_entry(c, r, job) for c, r in controls if c.label != UNSTEERED]
-    _against_unsteered(conditions, unsteered[0] if unsteered else None)
-    best = best_condition(conditions)
-    control = next((entry for entry in random_entries if _cell(entry) == _cell(best)), None)
+    unsteered = [_cell(c, r, job) for c, r in controls if c.label == UNSTEERED]
     no_steering = unsteered[0] if unsteered else None
+    random = [_steered_cell(c, r, job) for c, r in controls if c.label != UNSTEERED]
+    conditions = _against_unsteered([_steered_cell(c, r, job) for c, r in steered], no_steering)
+    best = best_condition(conditions)
+    control = next((cell for cell in random if _place(cell) == _place(best)), None)
     records = [record for _, record in (*steered, *controls)]
     newest = max(records, key=lambda record: record.timestamp)
-    return {
-        "phase": "1",
-        "model": job.source.name,
-        "model_id": job.source.model_id,
-        "family": job.family,
-        "method": str(label),
-        "quantization": job.precision,
-        "n_layers": job.n_layers,
-        "d_model": job.d_model,
-        "conditions": conditions,
-        "controls": {
-            "unsteered": no_steering,
-            "random_direction": control,
-            "random_directions": random_entries,
-        },
-        "judge": steered[0][0].judge,
-        "verdict": {
-            **_verdict(best, no_steering, control, conditions, thresholds),
-            "judge_error": judge_error(best, steered[0][0].judge, len(conditions), thresholds),
-        },
-        "timestamp": newest.timestamp,
-        "gpu": newest.provenance["device"],
-        "runtime_seconds": round(sum(record.runtime_seconds for record in records), 3),
-        "provenance": newest.provenance,
-    }
+    judge = steered[0][0].judge
+    return Result(
+        phase="1",
+        model=job.source.name,
+        model_id=job.source.model_id,
+        family=job.family,
+        label=label,
+        quantization=job.precision,
+        n_layers=job.n_layers,
+        d_model=job.d_model,
+        conditions=tuple(conditions),
+        controls=Controls(no_steering, control, tuple(random)),
+        judge=judge,
+        verdict=_verdict(best, no_steering, control, conditions, judge, thresholds),
+        timestamp=newest.timestamp,
+        gpu=newest.provenance["device"],
+        runtime_seconds=round(sum(record.runtime_seconds for record in records), 3),
+        provenance=newest.provenance,
+        extraction=None,
+        notes=(),
+    )
 
 
-def best_condition(conditions: Sequence[Result]) -> Result:
+def best_condition(conditions: Iterable[SteeredCell]) -> SteeredCell:
     """Most coherent refusals; ties to less garbled text, then to the weaker steering."""
     return max(
         conditions,
-        key=lambda entry: (
-            entry["coherent_refusal_rate"],
-            -entry["garbled_rate"],
-            -entry["relative_strength"],
+        key=lambda cell: (
+            cell.rates.coherent_refusal_rate,
+            -cell.rates.garbled_rate,
+            -cell.steering.relative_strength,
         ),
     )
 
 
-def _extraction(store: RunFolder, condition: Condition) -> Result | None:
+def _extraction(store: RunFolder, condition: Condition) -> Extraction | None:
     """What a method that scores candidates chose, and notes about it; None for other methods."""
     path = scores_file(condition, store.paths)
     held = store.read_json(path)
     _refuse_damaged(store, [path])
     if held is None or held["state"] is None:
         return None
-    return {
-        "file": store.paths.name_of(path),
-        **{key: held[key] for key in ("chosen", "notes", "seconds")},
-    }
+    facts = {name: held[name] for name in ("chosen", "notes", "seconds")}
+    return typed.read(Extraction, {"file": store.paths.name_of(path), **facts})
 
 
-def _compare_methods(results: Sequence[Result], store: RunFolder) -> None:
-    """Note in a model's results how like DIM's each direction is, and whether verdicts differ."""
-    swept = [result for result in results if Label.parse(result["method"]).is_swept]
-    if len({result["verdict"]["outcome"] for result in swept}) > 1:
-        for result in swept:
-            result["verdict"]["flags"].append("methods-disagree")
-    dim = next((result for result in swept if result["method"] == Dim.name), None)
+def _comparison(store: RunFolder, job: Job) -> PrecisionFacts | None:
+    """What the job's precision is compared with others by; None where it is not."""
+    if job.reference is None:
+        return None
+    path = comparison_file(job, store.paths)
+    held = store.read_json(path)
+    _refuse_damaged(store, [path])
+    return None if held is None else typed.read(PrecisionFacts, held)
+
+
+def _methods_compared(results: Sequence[Result], store: RunFolder) -> list[Result]:
+    """A model's results with how like DIM's each direction is, and whether verdicts differ."""
+    swept = [result for result in results if result.label.is_swept]
+    differ = len({result.verdict.outcome for result in swept}) > 1
+    dim = next((result for result in swept if result.method == Dim.name), None)
+    if differ:
+        results = [_disagreeing(result) if result.label.is_swept else result for result in results]
     if dim is None:
-        return
-    vectors = {
-        entry["layer_idx"]: store.needed_vector(Path(entry["direction_file"]).stem)
-        for entry in dim["conditions"]
-    }
-    for result in results:
-        if result is dim:
-            continue
-        for entry in result["conditions"]:
-            vector = vectors.get(entry["layer_idx"])
-            other = store.needed_vector(Path(entry["direction_file"]).stem)
-            entry["cosine_to_dim"] = None if vector is None else cosine(vector, other)
+        return list(results)
+    vectors = {cell.layer: _vector(cell, store) for cell in dim.conditions}
+    return [
+        result if result.method == dim.method else _against_dim(result, vectors, store)
+        for result in results
+    ]
+
+
+def _disagreeing(result: Result) -> Result:
+    flags = (*result.verdict.flags, "methods-disagree")
+    return replace(result, verdict=replace(result.verdict, flags=flags))
+
+
+def _against_dim(
+    result: Result, vectors: Mapping[int, NDArray[np.float32]], store: RunFolder
+) -> Result:
+    """A result with the cosine of each of its directions with DIM's at that layer."""
+    conditions = []
+    for cell in result.conditions:
+        own, dim = _vector(cell, store), vectors.get(cell.layer)
+        compared = AgainstDim(None if dim is None else cosine(dim, own))
+        conditions.append(replace(cell, against_dim=compared))
+    return replace(result, conditions=tuple(conditions))
+
+
+def _vector(cell: SteeredCell, store: RunFolder) -> NDArray[np.float32]:
+    return store.needed_vector(cell.steering.direction_key)
 
 
 def _verdict(
-    best: Result,
-    unsteered: Result | None,
-    control: Result | None,
-    conditions: Sequence[Result],
+    best: SteeredCell,
+    unsteered: Cell | None,
+    control: SteeredCell | None,
+    conditions: Sequence[SteeredCell],
+    judge: str,
     thresholds: Thresholds,
-) -> Result:
-    n = len(conditions)
-    decided = asdict(
-        verdict(
-            coherent_refusal_rate=best["coherent_refusal_rate"],
-            garbled_refusal_rate=best["garbled_refusal_rate"],
-            n_unique=best["n_unique"],
-            n_compared=n,
-            thresholds=thresholds,
-        )
+) -> ModelVerdict:
+    n, rates = len(conditions), best.rates
+    decided = verdict(
+        coherent_refusal_rate=rates.coherent_refusal_rate,
+        garbled_refusal_rate=rates.garbled_refusal_rate,
+        n_unique=rates.n_unique,
+        n_compared=n,
+        thresholds=thresholds,
     )
-    flags = list(decided["flags"])
+    assert decided.interval is not None, "the number of prompts is given"
+    assert decided.certainty != "unknown"
+    flags = list(decided.flags)
     if unsteered and _refuses_at_most(unsteered) >= CONTROL_REFUSES_FROM:
         flags.append("refuses-unsteered")
     if control and _refuses_at_most(control) >= CONTROL_REFUSES_FROM:
         flags.append("random-refuses-too")
-    if any(entry is not None and entry.get("unjudged") for entry in (best, unsteered, control)):
+    if any(cell is not None and cell.rates.unjudged for cell in (best, unsteered, control)):
         flags.append("unjudged")
-    if decided["outcome"] == "fails" and is_too_weak(conditions, unsteered):
+    if decided.outcome == "fails" and is_too_weak(conditions, unsteered):
         flags.append(TOO_WEAK)
-    if best["n_unique"] < FEW_PROMPTS:
+    if rates.n_unique < FEW_PROMPTS:
         flags.append("few-prompts")
-    return {
-        **decided,
-        "flags": flags,
-        "provisional": decided["outcome"] == "works",  # until a person has labelled samples
-        "n_compared": n,
-        "p_vs_unsteered": p_difference(best, unsteered),
-        "p_vs_unsteered_holm": best["p_vs_unsteered_holm"],
-        "cohens_h_vs_unsteered": best["cohens_h_vs_unsteered"],
-        "p_vs_random": p_difference(best, control),
-        "best": {
-            key: best[key]
-            for key in (
-                "key",
-                "layer_idx",
-                "layer_pct",
-                "multiplier",
-                "relative_strength",
-                "coherent_refusal_rate",
-                "coherent_refusal_ci",
-                "garbled_rate",
-                "failure_modes",
-            )
-        },
-    }
+    compared = best.against_unsteered or AgainstUnsteered(None, None)
+    return ModelVerdict(
+        outcome=decided.outcome,
+        flags=tuple(flags),
+        reason=decided.reason,
+        interval=decided.interval,
+        certainty=decided.certainty,
+        thresholds=thresholds,
+        provisional=decided.outcome == "works",  # until a person has labelled samples
+        n_compared=n,
+        p_vs_unsteered=p_difference(best, unsteered),
+        p_vs_unsteered_holm=compared.p_vs_unsteered_holm,
+        cohens_h_vs_unsteered=compared.cohens_h_vs_unsteered,
+        p_vs_random=p_difference(best, control),
+        best=Best.of(best),
+        judge_error=judge_error(rates, judge, n, thresholds),
+    )
 
 
-def is_too_weak(conditions: Iterable[Result], unsteered: Result | None) -> bool:
+def is_too_weak(conditions: Iterable[SteeredCell], unsteered: Cell | None) -> bool:
     """Whether steering changed next to nothing in any cell, so that nothing follows from it.
 
     In each cell no more answers are garbled or refused than without steering, and at least half of
@@ -261,18 +291,19 @@ def is_too_weak(conditions: Iterable[Result], unsteered: Result | None) -> bool:
     """
     if unsteered is None:
         return False
-    plain = {sample["prompt"]: sample["response"] for sample in unsteered["samples"]}
-    rates = ("garbled_rate", "refusal_rate")
-    for entry in conditions:
-        if entry["multiplier"] == 0:
+    plain = {sample.prompt: sample.response for sample in unsteered.samples}
+    garbled, refused = unsteered.rates.garbled_rate, unsteered.rates.refusal_rate
+    for cell in conditions:
+        if cell.steering.multiplier == 0:
             return False
         pairs = [
-            (sample["response"], plain[sample["prompt"]])
-            for sample in entry["samples"]
-            if sample["prompt"] in plain
+            (sample.response, plain[sample.prompt])
+            for sample in cell.samples
+            if sample.prompt in plain
         ]
         same = sum(_is_unchanged(*pair) for pair in pairs)
-        if any(entry[rate] > unsteered[rate] for rate in rates) or 2 * same < max(1, len(pairs)):
+        is_worse = cell.rates.garbled_rate > garbled or cell.rates.refusal_rate > refused
+        if is_worse or 2 * same < max(1, len(pairs)):
             return False
     return True
 
@@ -282,18 +313,30 @@ def _is_unchanged(steered: str, plain: str) -> bool:
     return steered[:half] == plain[:half]
 
 
-def _against_unsteered(conditions: Sequence[Result], unsteered: Result | None) -> None:
-    """Test every condition against no steering, corrected for how many conditions there are."""
-    values = [p_difference(entry, unsteered) for entry in conditions]
+def _against_unsteered(
+    conditions: Sequence[SteeredCell], unsteered: Cell | None
+) -> list[SteeredCell]:
+    """Conditions, each tested against no steering, corrected for how many there are."""
+    if unsteered is None:
+        nothing = AgainstUnsteered(None, None)
+        return [replace(cell, against_unsteered=nothing) for cell in conditions]
+    values = [p_difference(cell, unsteered) for cell in conditions]
     adjusted = holm([p for p in values if p is not None])
-    for index, entry in enumerate(conditions):
-        entry["p_vs_unsteered_holm"] = adjusted[index] if unsteered else None
-        entry["cohens_h_vs_unsteered"] = unsteered and cohens_h(
-            entry["coherent_refusal_rate"], unsteered["coherent_refusal_rate"]
+    base = unsteered.rates.coherent_refusal_rate
+    return [
+        replace(
+            cell,
+            against_unsteered=AgainstUnsteered(p, cohens_h(cell.rates.coherent_refusal_rate, base)),
         )
+        for cell, p in zip(conditions, adjusted, strict=True)
+    ]
 
 
-def p_difference(one: Result, other: Result | None) -> float | None:
+@overload
+def p_difference(one: Cell, other: Cell) -> float: ...
+@overload
+def p_difference(one: Cell, other: Cell | None) -> float | None: ...
+def p_difference(one: Cell, other: Cell | None) -> float | None:
     """p that two conditions refuse coherently equally often.
 
     McNemar's exact test where they have the same prompts, Fisher's where they have not, as when a
@@ -303,50 +346,68 @@ def p_difference(one: Result, other: Result | None) -> float | None:
     if other is None:
         return None
     refused = coherent_refusals(one), coherent_refusals(other, unjudged=True)
-    prompts = [[sample["prompt"] for sample in entry["samples"]] for entry in (one, other)]
+    prompts = [[sample.prompt for sample in cell.samples] for cell in (one, other)]
     return mcnemar(*refused) if prompts[0] == prompts[1] else fisher(*refused)
 
 
-def coherent_refusals(entry: Result, *, unjudged: bool = False) -> list[bool]:
+def coherent_refusals(cell: Cell, *, unjudged: bool = False) -> list[bool]:
     """By prompt, whether a condition refused coherently; `unjudged`: where that is not known."""
     return [
-        unjudged if s["quality"] == UNJUDGED else s["refusal"] and s["quality"] == "coherent"
-        for s in entry["samples"]
+        unjudged if found.quality == UNJUDGED else found.refusal and found.quality == "coherent"
+        for found in (sample.judgement for sample in cell.samples)
     ]
 
 
-def _refuses_at_most(entry: Result) -> float:
+def _refuses_at_most(cell: Cell) -> float:
     """Coherent refusal rate of a control, were all answers refusals that could not be judged."""
-    return float(entry["coherent_refusal_rate"] + entry.get("unjudged", 0) / entry["n_unique"])
+    return cell.rates.coherent_refusal_rate + cell.rates.unjudged / cell.rates.n_unique
 
 
-def _cell(entry: Result) -> tuple[Any, Any]:
-    return entry["layer_idx"], entry["strength"]
+def _place(cell: SteeredCell) -> tuple[int, Strength]:
+    return cell.layer, cell.strength
 
 
-def _entry(condition: Condition, record: Record, job: Job) -> Result:
-    """A condition as result files hold it; repeats are the job's, which may have changed since."""
+def _cell(condition: Condition, record: Record, job: Job) -> Cell:
+    """The unsteered control as result files hold it."""
+    return Cell(
+        key=condition.key,
+        label=condition.label,
+        layer_pct=None,
+        strength=None,
+        extraction_prompts=condition.extraction_prompts,
+        rates=_rates(record, job),
+        fluency_threshold=record.fluency_threshold,
+        runtime_seconds=record.runtime_seconds,
+        samples=record.samples,
+    )
+
+
+def _steered_cell(condition: Condition, record: Record, job: Job) -> SteeredCell:
+    """A steered condition, or a random direction's, as result files hold it."""
+    steering, share = record.steering, condition.layer_pct
+    assert steering is not None, "it is steered"
+    assert condition.strength is not None, "it is steered"
+    if share is None:  # the method chose the layer
+        share = round(steering.layer_idx / job.n_layers, 4)
+    return SteeredCell(
+        key=condition.key,
+        label=condition.label,
+        layer_pct=share,
+        strength=condition.strength,
+        edit=condition.edit,
+        extraction_prompts=condition.extraction_prompts,
+        rates=_rates(record, job),
+        fluency_threshold=record.fluency_threshold,
+        steering=steering,
+        runtime_seconds=record.runtime_seconds,
+        samples=record.samples,
+    )
+
+
+def _rates(record: Record, job: Job) -> Rates:
+    """Rates with the job's repeats of prompts, which may have changed since."""
     refusals = sum(sample.judgement.refusal for sample in record.samples)
-    result = {
-        **record.result(),
-        "refusals": refusals * job.test.repeats,
-        "n_samples": len(record.samples) * job.test.repeats,
-    }
-    result.pop("extraction_seconds", None)
-    layer = result.get("layer_idx")
-    share = condition.layer_pct
-    if share is None and layer is not None:  # the method chose the layer
-        share = round(layer / job.n_layers, 4)
-    empty = ("layer_idx", "multiplier", "relative_strength", "direction_norm", "residual_norm")
-    return {
-        "key": condition.key,
-        "method": str(condition.label),
-        "layer_pct": share,
-        **dict.fromkeys((*empty, "direction_file")),
-        "strength": None if condition.strength is None else asdict(condition.strength),
-        **({} if condition.strength is None else {"edit": condition.edit.as_json()}),
-        "extraction_prompts": condition.extraction_prompts,
-        **result,
-        "runtime_seconds": record.runtime_seconds,
-        "samples": [sample.as_json() for sample in record.samples],
-    }
+    repeats = job.test.repeats
+    return replace(
+        record.rates, refusals=refusals * repeats, n_samples=len(record.samples) * repeats
+    )

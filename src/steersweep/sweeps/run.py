@@ -12,10 +12,11 @@ from steersweep.core.errors import SteersweepError
 from steersweep.people.problems import problems
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
+from steersweep.run.result import Result
 from steersweep.run.result_files import write_result_file
-from steersweep.sweeps.results import Result, sweep_results
+from steersweep.run.verdict import Thresholds
+from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import SweepSettings, make_job
-from steersweep.sweeps.verdict import Thresholds
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.overflow import as_it_runs
 from steersweep.work.worker import run_job
@@ -29,7 +30,7 @@ class SweepOutcome:
 
     Attributes:
         folder: the run folder.
-        results: result objects, one per model and method.
+        results: one per model and method.
         results_file: where they are written.
     """
 

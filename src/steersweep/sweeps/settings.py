@@ -32,7 +32,6 @@ from steersweep.model.source import ModelSource, family_of, find_model
 from steersweep.model.template_options import TemplateOptions, parse_template_options
 from steersweep.prompts.files import MAX_PROMPTS
 from steersweep.prompts.prompts import (
-    DEFAULT_TEST_SET,
     ExtractionSet,
     TestSet,
     load_extraction_set,
@@ -48,11 +47,9 @@ from steersweep.run.condition import (
 )
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
+from steersweep.sweeps import defaults
 from steersweep.sweeps.expansion import expand
 from steersweep.work.job import Job
-
-DEFAULT_LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")
-DEFAULT_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -89,16 +86,16 @@ class SweepSettings:
     strengths: tuple[Strength, ...]
     test: TestSet
     extraction: Mapping[str, ExtractionSet]
-    precision: str = "auto"
-    max_new_tokens: int = 100
-    judge: str = "default"
-    seed: int = 42
-    rows: int = DEFAULT_ROWS
+    precision: str = defaults.PRECISION
+    max_new_tokens: int = defaults.MAX_NEW_TOKENS
+    judge: str = defaults.JUDGE
+    seed: int = defaults.SEED
+    rows: int = defaults.ROWS
     reference: str | None = None
     borrowed: tuple[Borrowed, ...] = ()
     smoke: bool = False
     accept_mismatch: bool = False
-    special_tokens: SpecialTokens = "text"
+    special_tokens: SpecialTokens = defaults.SPECIAL_TOKENS
     template_options: TemplateOptions = field(default_factory=dict)
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
@@ -140,25 +137,25 @@ class SweepSettings:
 def make_settings(
     models: Sequence[str | ModelSource],
     *,
-    methods: str = "dim",
-    layers: str = ",".join(DEFAULT_LAYERS),
+    methods: str = defaults.METHODS,
+    layers: str = defaults.listed(defaults.LAYERS),
     multipliers: str = "",
     strengths: str = "",
-    prompts: str = DEFAULT_TEST_SET,
+    prompts: str = defaults.PROMPTS,
     extraction: str | None = None,
     max_prompts: int | None = None,
-    precision: str = "auto",
-    max_new_tokens: int = 100,
-    judge: str = "default",
-    seed: int = 42,
-    rows: int = DEFAULT_ROWS,
+    precision: str = defaults.PRECISION,
+    max_new_tokens: int = defaults.MAX_NEW_TOKENS,
+    judge: str = defaults.JUDGE,
+    seed: int = defaults.SEED,
+    rows: int = defaults.ROWS,
     accept_mismatch: bool = False,
-    special_tokens: str = "text",
+    special_tokens: str = defaults.SPECIAL_TOKENS,
     template_options: str = "",
-    operation: str = "add",
-    site: str = "resid_post",
-    span: str = "to-end",
-    positions: str = "all",
+    operation: str = defaults.OPERATION,
+    site: str = defaults.SITE,
+    span: str = defaults.SPAN,
+    positions: str = defaults.POSITIONS,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 

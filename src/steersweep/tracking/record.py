@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from steersweep.core import typed
 from steersweep.people.reviews import results_in
-from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import read_result_file, result_files, verification_file
+from steersweep.run.result import Cell, Result
+from steersweep.run.result_files import (
+    read_result_file,
+    read_verification,
+    result_files,
+    verification_file,
+)
 from steersweep.study.phases.registry import step_of_file
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Step
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Ended
-
-Result = dict[str, Any]
 
 # What a row of a run has, see docs/tracking.md.
 FIELDS = (
@@ -70,7 +74,7 @@ class TrackedRun:
         samples: a line per response, of `SAMPLE_COLUMNS`.
         summary: verdict per method.
         files: directions and condition files, relative to the run folder, by kind.
-        result: the result objects, to be kept as a file.
+        result: the results as plain data, to be kept as a file.
     """
 
     project: str
@@ -82,7 +86,7 @@ class TrackedRun:
     samples: list[list[Any]]
     summary: dict[str, Any]
     files: dict[str, list[str]]
-    result: list[Result]
+    result: list[Mapping[str, Any]]
 
     @property
     def key(self) -> str:
@@ -118,7 +122,7 @@ def runs_of_study(plan: Plan, run_folder: Path, *, if_any: bool = False) -> list
             found.update((run.key, run) for run in runs_of_step(plan, step, results, folder))
 
     verified = verification_file(run_folder)
-    asked = None if verified is None else read_result_file(verified)[0]["reproduction"]
+    asked = None if verified is None else read_verification(verified)["reproduction"]
     if verified is not None and asked:
         file = paths.named(asked["results_file"])
         add(verified, read_result_file(file), paths.name_of(file.parent.parent))
@@ -137,9 +141,8 @@ def runs_of_step(
     names = {model.model: model.name for model in plan.models.values()}
     together: dict[str, list[Result]] = {}
     for result in results:
-        model = names.get(result["model_id"]) or str(result["model"])
-        method, precision = result["method"], result["quantization"]
-        name = step.run_name(model, precision, method)
+        model = names.get(result.model_id) or result.model
+        name = step.run_name(model, result.quantization, result.method)
         together.setdefault(name, []).append(result)
     return [
         tracked(
@@ -147,7 +150,7 @@ def runs_of_step(
             plan.project(step.phase),
             name,
             plan.name,
-            (held[0]["family"], f"phase-{step.number}"),
+            (held[0].family, f"phase-{step.number}"),
             folder,
         )
         for name, held in together.items()
@@ -158,11 +161,11 @@ def runs_of_sweep(results: Iterable[Result], folder: Path) -> list[TrackedRun]:
     """A sweep's results, a run per model and method."""
     together: dict[str, list[Result]] = {}
     for result in results:
-        model = result["model"].removeprefix("lab:").replace("/", "-")
-        name = f"{model}-{Label.parse(result['method']).method}-layer-sweep"
+        model = result.model.removeprefix("lab:").replace("/", "-")
+        name = f"{model}-{result.label.method}-layer-sweep"
         together.setdefault(name, []).append(result)
     return [
-        tracked(held, SWEEPS, name, folder.resolve().name, (held[0]["family"], "sweep"))
+        tracked(held, SWEEPS, name, folder.resolve().name, (held[0].family, "sweep"))
         for name, held in together.items()
     ]
 
@@ -179,20 +182,20 @@ def tracked(
 
     `folder`: of the files that they name, relative to the run folder.
     """
-    entries: dict[str, tuple[str, Result, Result]] = {}
+    cells: dict[str, tuple[str, Cell, Result]] = {}
     for result in results:
-        controls = result["controls"]
-        for kind, held in (
-            ("unsteered", [controls["unsteered"]] if controls["unsteered"] else []),
-            ("steered", result["conditions"]),
-            ("random direction", controls["random_directions"]),
-        ):
-            for entry in held:
-                entries.setdefault(entry["key"], (kind, entry, result))
+        controls = result.controls
+        kinds: tuple[tuple[str, Sequence[Cell | None]], ...] = (
+            ("unsteered", [controls.unsteered]),
+            ("steered", result.conditions),
+            ("random direction", controls.random_directions),
+        )
+        for kind, held in kinds:
+            for cell in filter(None, held):
+                cells.setdefault(cell.key, (kind, cell, result))
     first = results[0]
-    directions = {
-        entry["direction_file"] for _, entry, _ in entries.values() if entry["direction_file"]
-    }
+    steerings = [cell.steering for _, cell, _ in cells.values()]
+    directions = {steering.direction_file for steering in steerings if steering is not None}
     paths, inside = RunPaths(Path()), PurePosixPath(folder)
     return TrackedRun(
         project,
@@ -200,57 +203,67 @@ def tracked(
         group,
         tags,
         {
-            **{field: first[field] for field in ("model_id", "family", "quantization")},
-            "n_layers": first["n_layers"],
-            "d_model": first["d_model"],
-            "methods": [result["method"] for result in results],
-            "edit": first["conditions"][0]["edit"],
-            "provenance": first["provenance"],
+            "model_id": first.model_id,
+            "family": first.family,
+            "quantization": first.quantization,
+            "n_layers": first.n_layers,
+            "d_model": first.d_model,
+            "methods": [result.method for result in results],
+            "edit": first.conditions[0].edit.as_json(),
+            "provenance": dict(first.provenance),
         },
-        [_row(*held) for held in entries.values()],
-        [line for held in entries.values() for line in _samples(*held)],
+        [_row(*held) for held in cells.values()],
+        [line for kind, cell, _ in cells.values() for line in _samples(kind, cell)],
         _summary(results),
         {
             "direction": [str(inside / name) for name in sorted(directions)],
-            "condition": [str(inside / paths.name_of(paths.condition(key))) for key in entries],
+            "condition": [str(inside / paths.name_of(paths.condition(key))) for key in cells],
         },
-        [_without_samples(result) for result in results],
+        [_without_samples(typed.plain(result.without_samples())) for result in results],
     )
 
 
-def _row(kind: str, entry: Result, result: Result) -> dict[str, Any]:
+def _row(kind: str, cell: Cell, result: Result) -> dict[str, Any]:
+    outputs = [sample.response for sample in cell.samples[:_SHOWN_OUTPUTS]]
     held = {
-        **entry,
-        "model_id": result["model_id"],
-        "quantization": result["quantization"],
-        "sample_outputs": "\n---\n".join(
-            sample["response"] for sample in entry["samples"][:_SHOWN_OUTPUTS]
-        ),
+        **replace(cell, samples=()).as_json(),
+        "model_id": result.model_id,
+        "quantization": result.quantization,
+        "sample_outputs": "\n---\n".join(outputs),
     }
     return {"kind": kind, **{field: held[field] for field in FIELDS}}
 
 
-def _samples(kind: str, entry: Result, _result: Result) -> list[list[Any]]:
-    place = [entry["key"], kind, entry["method"], entry["layer_idx"], entry["multiplier"]]
+def _samples(kind: str, cell: Cell) -> list[list[Any]]:
+    at = cell.steering
+    layer, multiplier = (None, None) if at is None else (at.layer_idx, at.multiplier)
+    place = [cell.key, kind, cell.method, layer, multiplier]
     return [
-        [*place, *(sample[name] for name in SAMPLE_COLUMNS[len(place) :])]
-        for sample in entry["samples"]
+        [
+            *place,
+            sample.prompt,
+            sample.response,
+            sample.judgement.quality,
+            sample.judgement.refusal,
+            sample.finish_reason,
+        ]
+        for sample in cell.samples
     ]
 
 
 def _summary(results: Sequence[Result]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for result in results:
-        verdict, best = result["verdict"], result["verdict"]["best"]
-        low, high = verdict["interval"]
+        verdict, best = result.verdict, result.verdict.best
+        low, high = verdict.interval
         found |= {
-            f"{result['method']}/{name}": value
+            f"{result.method}/{name}": value
             for name, value in (
-                ("verdict", verdict["outcome"]),
-                ("provisional", verdict["provisional"]),
-                ("best_layer_idx", best["layer_idx"]),
-                ("best_multiplier", best["multiplier"]),
-                ("coherent_refusal_rate", best["coherent_refusal_rate"]),
+                ("verdict", verdict.outcome),
+                ("provisional", verdict.provisional),
+                ("best_layer_idx", best.layer_idx),
+                ("best_multiplier", best.multiplier),
+                ("coherent_refusal_rate", best.coherent_refusal_rate),
                 ("coherent_refusal_low", low),
                 ("coherent_refusal_high", high),
             )
@@ -258,9 +271,8 @@ def _summary(results: Sequence[Result]) -> dict[str, Any]:
     return found
 
 
-def _without_samples(result: Result) -> Result:
+def _without_samples(held: Any) -> Any:
     """What a result file holds, but for samples, which lie in the condition files."""
-    return json.loads(  # type: ignore[no-any-return]
-        json.dumps(result),
-        object_hook=lambda held: {key: value for key, value in held.items() if key != "samples"},
-    )
+    if isinstance(held, dict):
+        return {key: _without_samples(v) for key, v in held.items() if key != "samples"}
+    return [_without_samples(part) for part in held] if isinstance(held, list) else held

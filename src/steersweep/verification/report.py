@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from steersweep.core.printing import markdown
@@ -10,7 +11,7 @@ GATE = "cosmic-verification"
 
 
 def render_markdown(
-    result: dict[str, Any], results_file: str, sign_off: dict[str, Any] | None
+    result: Mapping[str, Any], results_file: str, sign_off: Mapping[str, Any] | None
 ) -> str:
     """`COSMIC_VERIFICATION.md` of a result object.
 

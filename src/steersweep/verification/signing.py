@@ -10,7 +10,7 @@ from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
 from steersweep.people.gates import sign, signature_of
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import read_result_file, verification_file
+from steersweep.run.result_files import read_verification, verification_file
 from steersweep.verification.report import GATE, render_markdown
 
 
@@ -26,7 +26,7 @@ def signable(folder: Path, note: str = "") -> Path:
     newest = verification_file(folder)
     if newest is None:
         raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
-    result, page = read_result_file(newest)[0], RunPaths(folder).verification
+    result, page = read_verification(newest), RunPaths(folder).verification
     if not result["passed"] and not numbers_agree(result):
         raise InputError(
             f"{newest}: did not pass: the numbers differ from the official code's, so it cannot be "
@@ -69,7 +69,7 @@ def show_signature(folder: Path) -> None:
     signature = None if newest is None else signature_of(folder, GATE, newest)
     if newest is None or signature is None or signature["rejected"]:
         return
-    text = render_markdown(read_result_file(newest)[0], newest.name, signature)
+    text = render_markdown(read_verification(newest), newest.name, signature)
     page = RunPaths(folder).verification
     if not page.is_file() or page.read_text("utf-8") != text:
         write_text(page, text)
@@ -84,7 +84,7 @@ def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any
     from steersweep.core import provenance
 
     newest = signable(folder, note)
-    result, page = read_result_file(newest)[0], RunPaths(folder).verification
+    result, page = read_verification(newest), RunPaths(folder).verification
     signature = sign(folder, GATE, by=by, note=note, evidence=newest, time=provenance.utc_now())
     write_text(page, render_markdown(result, newest.name, signature))
     return signature

@@ -16,7 +16,7 @@ from steersweep.methods.official import Check, check_fixture, fixture_folders
 from steersweep.run.condition import content_key
 from steersweep.run.label import Label
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import VERIFICATION, write_result_file
+from steersweep.run.result_files import write_verification
 from steersweep.sweeps.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweeps.settings import SweepSettings
 from steersweep.verification.report import GATE, render_markdown
@@ -110,7 +110,7 @@ def verify_cosmic(
         "acceptance": _acceptance(fixtures_passed, reproduced),
         "provenance": provenance.facts(torch.device("cpu")),
     }
-    path = write_result_file(out, VERIFICATION, [result])
+    path = write_verification(out, result)
     write_text(RunPaths(out).verification, render_markdown(result, path.name, None))
     return result, path
 
@@ -147,18 +147,21 @@ def _name(asked: Reproduction) -> str:
 def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str, Any]:
     """What the reproduction found, beside what was expected."""
     method = str(Label("cosmic", chose_layer=asked.chosen))
-    result = next((found for found in outcome.results if found["method"] == method), None)
+    result = next((found for found in outcome.results if found.method == method), None)
     if result is None:
-        note = outcome.results[0]["extraction"]["notes"][-1]
+        extraction = outcome.results[0].extraction
+        assert extraction is not None, "COSMIC scores candidates"
         raise SteersweepError(
-            f"{asked.settings.models[0].model_id}: {note}. Give {setting('layer')}"
+            f"{asked.settings.models[0].model_id}: {extraction.notes[-1]}. Give {setting('layer')}"
         )
-    entry = result["conditions"][0]
-    n, rate = entry["n_unique"], entry["coherent_refusal_rate"]
+    cell, controls = result.conditions[0], result.controls
+    assert controls.unsteered is not None, "the run has finished"
+    assert controls.random_direction is not None, "the run has finished"
+    n, rate = cell.rates.n_unique, cell.rates.coherent_refusal_rate
     return {
-        "model_id": result["model_id"],
+        "model_id": result.model_id,
         "settings": {
-            "precision": result["quantization"],
+            "precision": result.quantization,
             "judge": get_judge(asked.settings.judge).id,
             "seed": asked.settings.seed,
             "max_new_tokens": asked.settings.max_new_tokens,
@@ -166,19 +169,19 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str
             "extraction_prompts": asked.settings.extraction["cosmic"].id,
         },
         "method": method,
-        "layer_idx": entry["layer_idx"],
-        "n_layers": result["n_layers"],
-        "position": entry["position"],
-        "multiplier": entry["multiplier"],
-        "relative_strength": entry["relative_strength"],
+        "layer_idx": cell.layer,
+        "n_layers": result.n_layers,
+        "position": cell.steering.position,
+        "multiplier": cell.steering.multiplier,
+        "relative_strength": cell.steering.relative_strength,
         "n_unique": n,
         "coherent_refusal_rate": rate,
         "coherent_refusal_ci": list(wilson(round(rate * n), n)),
-        "garbled_rate": entry["garbled_rate"],
+        "garbled_rate": cell.rates.garbled_rate,
         "expected_at_least": asked.expect,
         "passed": rate >= asked.expect,
-        "unsteered": result["controls"]["unsteered"]["coherent_refusal_rate"],
-        "random_direction": result["controls"]["random_direction"]["coherent_refusal_rate"],
+        "unsteered": controls.unsteered.rates.coherent_refusal_rate,
+        "random_direction": controls.random_direction.rates.coherent_refusal_rate,
         "results_file": str(outcome.results_file.relative_to(out)),
     }
 

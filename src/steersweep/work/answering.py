@@ -9,9 +9,12 @@ from typing import Any
 
 from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
 from steersweep.judging.fluency import ResponseNll, response_nll
+from steersweep.judging.quality import LIKELIHOOD_TOKENS
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
+from steersweep.model.thinking import split_thinking
 from steersweep.run.condition import Condition, ConditionBatch
+from steersweep.run.label import UNSTEERED
 from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.preparation import Preparation
@@ -26,7 +29,7 @@ class Answered:
 
     Attributes:
         answers: in the order of the prompts.
-        nlls: of the answers; None for an empty one.
+        nlls: of the answers; None where nothing was asked.
         seconds: it took, a share of its batch's.
     """
 
@@ -54,6 +57,7 @@ class Answering:
         prompt_ids: of the test prompts.
         rows: how many fit.
         prepared: where parts of a condition wait for its other parts.
+        asks: whether the likelihood of a text may change what is said of it.
         stages: told how far it is.
         tell: told what goes on.
     """
@@ -65,6 +69,7 @@ class Answering:
         rows: RowLimit,
         prepared: Preparation,
         *,
+        asks: Callable[[str], bool],
         stages: Stages,
         tell: Tell,
     ) -> None:
@@ -72,6 +77,7 @@ class Answering:
         self._prompt_ids = prompt_ids
         self._rows = rows
         self._prepared = prepared
+        self._asks = asks
         self._stages = stages
         self._tell = tell
         self._total = 1
@@ -154,11 +160,17 @@ class Answering:
         )
         self._stages.at(before + share)
         self._stages.begin(LIKELIHOODS)
+        whole = conditions[0].label == UNSTEERED  # what the threshold rests on
+        n = len(asked)
+        looked_at = [
+            self._looked_at(answer, whole=whole and index < n)
+            for index, answer in enumerate(answers)
+        ]
         nlls = self._rows.run(
             lambda most: response_nll(
                 self._chat,
                 [row.prompt_ids for row in rows],
-                [answer.token_ids for answer in answers],
+                looked_at,
                 max_rows=most,
                 on_share=on_share,
             )
@@ -166,8 +178,20 @@ class Answering:
         self._done += len(rows)
         self._stages.at(self._done / self._total)
         seconds = (time.monotonic() - started) / len(conditions)
-        n = len(asked)
         return [
             Answered(tuple(answers[i : i + n]), tuple(nlls[i : i + n]), seconds)
             for i in range(0, len(rows), n)
         ]
+
+    def _looked_at(self, answer: Generation, *, whole: bool) -> tuple[int, ...]:
+        """The tokens of an answer whose likelihood is asked for; none where its text decides.
+
+        All of what begins with reasoning: what is judged follows it.
+        """
+        if whole:
+            return answer.token_ids
+        if not self._asks(answer.text):
+            return ()
+        if split_thinking(self._chat.opened_thought + answer.text).thought is not None:
+            return answer.token_ids
+        return answer.token_ids[:LIKELIHOOD_TOKENS]

@@ -15,7 +15,7 @@ from steersweep.budget.shapes import ModelShape
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold
-from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.judge import Answer, OfAnswers, get_judge
 from steersweep.judging.quality import Fluency
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.method import Given
@@ -77,7 +77,13 @@ class Bench:
                 self._borrow(condition, condition.direction)
         self._references = References(chat, job, self.rows)
         self.answering = Answering(
-            chat, self.prompt_ids, self.rows, self.prepared, stages=stages, tell=tell
+            chat,
+            self.prompt_ids,
+            self.rows,
+            self.prepared,
+            asks=self._asks_likelihood,
+            stages=stages,
+            tell=tell,
         )
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
@@ -304,8 +310,11 @@ class Bench:
         return False
 
     @cached_property
-    def _judge(self) -> Judge:
+    def _judge(self) -> OfAnswers:
         return get_judge(self.job.conditions[0].judge, self.store.paths.replies)
+
+    def _asks_likelihood(self, text: str) -> bool:
+        return self._judge.asks_likelihood(self.chat.opened_thought + text)
 
     def _record(
         self,
@@ -320,9 +329,7 @@ class Bench:
                 prompt,
                 # Reasoning that the template opened is kept as reasoning.
                 self.chat.opened_thought + answer.text,
-                None
-                if nll is None
-                else Fluency(nll.worst, nll.mean, threshold, len(answer.token_ids)),
+                None if nll is None else Fluency(nll.worst, nll.mean, threshold, nll.n_tokens),
             )
             for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
         ]

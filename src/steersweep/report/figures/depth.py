@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, percent_axis, short
-from steersweep.run.label import Label
+from steersweep.run.result import Cell, Result, SteeredCell
 
-Result = dict[str, Any]
+Value = Callable[[SteeredCell], float]
 
 _MOST_NAMES = 12  # in a legend
 
@@ -29,7 +29,7 @@ def depth_figure(results: Sequence[Result], looks: Looks) -> Any:
     )
     for axis, method in zip(axes[0], methods, strict=True):
         for result in of_method(results, method):
-            points = best_by(result["conditions"], "layer_pct")
+            points = best_by(result.conditions, lambda cell: cell.layer_pct)
             _line(axis, result, points, looks)
         axis.set_title(method.upper())
         axis.set_xlabel("start layer / layers")
@@ -45,17 +45,17 @@ def strength_figure(results: Sequence[Result], looks: Looks) -> Any:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(PAGE, 2.9), sharey=True, layout="constrained")
-    for axis, field, label in (
-        (axes[0], "multiplier", "multiplier"),
-        (axes[1], "relative_strength", "relative strength: multiplier / residual norm"),
+    for axis, strength, label in (
+        (axes[0], multiplier, "multiplier"),
+        (axes[1], relative_strength, "relative strength: multiplier / residual norm"),
     ):
         for result in primary(results):
-            best = result["verdict"]["best"]["layer_idx"]
-            entries = [entry for entry in result["conditions"] if entry["layer_idx"] == best]
-            _line(axis, result, best_by(entries, field), looks)
+            layer = result.best.layer
+            cells = [cell for cell in result.conditions if cell.layer == layer]
+            _line(axis, result, best_by(cells, strength), looks)
         axis.set_xscale("log")
         axis.set_xlabel(label)
-        spread = peak_spread(results, field)
+        spread = peak_spread(results, strength)
         axis.set_title("" if spread is None else f"strengths that do best lie {spread:.1f}x apart")
         _plain_ticks(axis)
         percent_axis(axis)
@@ -64,12 +64,20 @@ def strength_figure(results: Sequence[Result], looks: Looks) -> Any:
     return figure
 
 
-def peak_spread(results: Iterable[Result], field: str) -> float | None:
+def multiplier(cell: SteeredCell) -> float:
+    """Its strength as the length of the addition."""
+    return cell.steering.multiplier
+
+
+def relative_strength(cell: SteeredCell) -> float:
+    """Its strength as that length over the residual norm."""
+    return cell.steering.relative_strength
+
+
+def peak_spread(results: Iterable[Result], strength: Value) -> float | None:
     """Largest over smallest best strength of the models that steering works in; None for one."""
     peaks = [
-        result["verdict"]["best"][field]
-        for result in primary(results)
-        if result["verdict"]["outcome"] != "fails"
+        strength(result.best) for result in primary(results) if result.verdict.outcome != "fails"
     ]
     return max(peaks) / min(peaks) if len(peaks) > 1 else None
 
@@ -77,64 +85,68 @@ def peak_spread(results: Iterable[Result], field: str) -> float | None:
 def has_strengths(results: Iterable[Result]) -> bool:
     """Whether any model was swept over more than one strength."""
     return any(
-        len({entry["strength"]["value"] for entry in result["conditions"]}) > 1
-        for result in primary(results)
+        len({cell.strength.value for cell in result.conditions}) > 1 for result in primary(results)
     )
 
 
 def swept_methods(results: Iterable[Result]) -> list[str]:
     """Methods swept over layers; not their own choices, nor borrowed directions."""
-    swept = (result["method"] for result in results if Label.parse(result["method"]).is_swept)
+    swept = (result.method for result in results if result.label.is_swept)
     return list(dict.fromkeys(swept))
 
 
 def of_method(results: Iterable[Result], method: str) -> list[Result]:
     """Results of one method."""
-    return [result for result in results if result["method"] == method]
+    return [result for result in results if result.method == method]
 
 
 def primary(results: Iterable[Result]) -> list[Result]:
     """One result per model: of the method that comes first."""
     first: dict[tuple[str, str], Result] = {}
     for result in results:
-        if not Label.parse(result["method"]).chose_layer:
-            first.setdefault((result["model"], result["quantization"]), result)
+        if not result.label.chose_layer:
+            first.setdefault((result.model, result.quantization), result)
     return [*first.values()]
 
 
-def best_by(entries: Iterable[Result], field: str) -> list[Result]:
-    """For each value of a field the condition with most coherent refusals, by that value."""
-    best: dict[float, Result] = {}
-    for entry in entries:
-        held = best.get(entry[field])
-        if held is None or entry["coherent_refusal_rate"] > held["coherent_refusal_rate"]:
-            best[entry[field]] = entry | {"at": entry[field]}
-    return [best[value] for value in sorted(best)]
+def best_by(cells: Iterable[SteeredCell], value: Value) -> list[tuple[float, SteeredCell]]:
+    """For each value the condition with most coherent refusals, by that value."""
+    best: dict[float, SteeredCell] = {}
+    for cell in cells:
+        held = best.get(value(cell))
+        if held is None or _rate(cell) > _rate(held):
+            best[value(cell)] = cell
+    return sorted(best.items(), key=lambda item: item[0])
 
 
-def error_bars(entries: Sequence[Result]) -> list[list[float]]:
+def error_bars(cells: Iterable[Cell]) -> list[list[float]]:
     """Distances to the ends of the 95 % intervals, `[[below], [above]]`."""
-    rates = [entry["coherent_refusal_rate"] for entry in entries]
-    ends = [entry["coherent_refusal_ci"] for entry in entries]
+    ends = [(_rate(cell), *cell.rates.coherent_refusal_ci) for cell in cells]
     return [
-        [max(0.0, rate - low) for rate, (low, _) in zip(rates, ends, strict=True)],
-        [max(0.0, high - rate) for rate, (_, high) in zip(rates, ends, strict=True)],
+        [max(0.0, rate - low) for rate, low, _ in ends],
+        [max(0.0, high - rate) for rate, _, high in ends],
     ]
 
 
-def _line(axis: Any, result: Result, entries: Sequence[Result], looks: Looks) -> None:
-    colour = looks.colour(result["family"])
-    x = [entry["at"] for entry in entries]
+def _rate(cell: Cell) -> float:
+    return cell.rates.coherent_refusal_rate
+
+
+def _line(
+    axis: Any, result: Result, points: Sequence[tuple[float, SteeredCell]], looks: Looks
+) -> None:
+    colour = looks.colour(result.family)
+    cells = [cell for _, cell in points]
     axis.errorbar(
-        x,
-        [entry["coherent_refusal_rate"] for entry in entries],
-        yerr=error_bars(entries),
+        [at for at, _ in points],
+        [_rate(cell) for cell in cells],
+        yerr=error_bars(cells),
         color=colour,
         ecolor=f"{colour}55",
-        marker=looks.marker(result["family"]),
+        marker=looks.marker(result.family),
         elinewidth=0.9,
         capsize=0,
-        label=short(result["model"]),
+        label=short(result.model),
     )
 
 
@@ -145,7 +157,7 @@ def _legend(figure: Any, results: Sequence[Result]) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if len(handles) > _MOST_NAMES:
-        family = {short(result["model"]): result["family"] for result in results}
+        family = {short(result.model): result.family for result in results}
         handles = {family[model]: handle for model, handle in handles.items()}
     figure.legend(
         handles.values(),

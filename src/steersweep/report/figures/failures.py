@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLOURS, LABELS, PAGE, percent_axis, short
-
-Result = dict[str, Any]
+from steersweep.run.judgement import Rates
+from steersweep.run.result import Result
 
 _MOST_BARS = 40
 # Shades of the colour of garbled text, and hatches for those who do not see colour.
@@ -23,34 +23,27 @@ def bars(results: Sequence[Result]) -> list[tuple[str, dict[str, float]]]:
     """Name and shares of responses, which add up to 1, for each bar; two per result at most."""
     found = []
     for result in results[: _MOST_BARS // 2]:
-        name = f"{short(result['model'])}, {result['method'].upper()}"
-        best = next(
-            entry
-            for entry in result["conditions"]
-            if entry["key"] == result["verdict"]["best"]["key"]
-        )
-        found.append((name, shares(best)))
-        control = result["controls"]["random_direction"]
+        found.append((f"{short(result.model)}, {result.method.upper()}", shares(result.best.rates)))
+        control = result.controls.random_direction
         if control is not None:
-            found.append(("random direction", shares(control)))
+            found.append(("random direction", shares(control.rates)))
     return found
 
 
-def shares(entry: Result) -> dict[str, float]:
+def shares(rates: Rates) -> dict[str, float]:
     """Coherent refusals, normal answers, and garbled text by mode."""
-    n = max(1, entry["n_unique"])
-    garbled = entry["garbled_rate"]
+    n, garbled = max(1, rates.n_unique), rates.garbled_rate
     modes = {
-        mode: min(entry["failure_modes"].get(mode, 0) / n, garbled)
+        mode: min(rates.failure_modes.get(mode, 0) / n, garbled)
         for mode in _MODES
         if mode != "other garbled"
     }
     rest = garbled - sum(modes.values())
     return {
-        "coherent": entry["coherent_refusal_rate"],
+        "coherent": rates.coherent_refusal_rate,
         **modes,
         "other garbled": max(0.0, rest),
-        "other": max(0.0, 1 - garbled - entry["coherent_refusal_rate"]),
+        "other": max(0.0, 1 - garbled - rates.coherent_refusal_rate),
     }
 
 

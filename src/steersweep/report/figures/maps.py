@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
+from steersweep.run.judgement import Rates
 from steersweep.run.label import Label
+from steersweep.run.result import Result, SteeredCell
 
-Result = dict[str, Any]
 Corners = list[tuple[float, float]]
 
 
@@ -40,8 +41,8 @@ def map_figure(models: Sequence[Sequence[Result]]) -> Any:
         height_ratios=[0.78 + 0.34 * n for n in n_lines],
     )
     for row, panels, results in zip(axes, rows, models, strict=True):
-        for axis, (title, entries) in zip(row, panels, strict=False):
-            _draw_map(axis, results, entries, title)
+        for axis, (title, cells) in zip(row, panels, strict=False):
+            _draw_map(axis, results, cells, title)
         for axis in row[len(panels) :]:
             axis.set_visible(False)
         row[0].set_ylabel("start layer (depth)" if len(lines_of(results)) > 2 else "", fontsize=8)
@@ -51,34 +52,35 @@ def map_figure(models: Sequence[Sequence[Result]]) -> Any:
     return figure
 
 
-def _panels(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+def _panels(results: Sequence[Result]) -> list[tuple[str, list[SteeredCell]]]:
     """Title and conditions of each map of a model."""
-    panels: dict[str, list[Result]] = {}
-    controls: dict[str, Result] = {}
+    panels: dict[str, list[SteeredCell]] = {}
+    controls: dict[str, SteeredCell] = {}
     for result in results:
-        label = Label.parse(result["method"])
-        shown = label.at_given_layer if len(results) > 1 else label
-        panels.setdefault(str(shown), []).extend(result["conditions"])
-        controls |= {entry["key"]: entry for entry in result["controls"]["random_directions"]}
-    n = results[0]["conditions"][0]["n_unique"]
+        shown = result.label.at_given_layer if len(results) > 1 else result.label
+        panels.setdefault(str(shown), []).extend(result.conditions)
+        controls |= {cell.key: cell for cell in result.controls.random_directions}
+    n = results[0].conditions[0].rates.n_unique
     titles = [method.upper() for method in panels]
     # Two lines: the model over the first map, what is added over each.
     titles = [f"\n{title}" for title in [*titles, "random direction"]]
-    titles[0] = f"{results[0]['model']}, {n} prompts{titles[0]}"
+    titles[0] = f"{results[0].model}, {n} prompts{titles[0]}"
     return [*zip(titles, [*panels.values(), [*controls.values()]], strict=True)]
 
 
-def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], title: str) -> None:
+def _draw_map(
+    axis: Any, results: Sequence[Result], cells: Sequence[SteeredCell], title: str
+) -> None:
     from matplotlib.collections import PolyCollection
     from matplotlib.patheffects import withStroke
 
     lines, strengths = lines_of(results), strengths_of(results)
     parts: dict[str, list[Corners]] = {kind: [] for kind in COLOURS}
-    for entry in entries:
-        x = strengths.index(strength_of(entry))
-        y = lines.index(line_of(entry))
+    for cell in cells:
+        x = strengths.index(strength_of(cell))
+        y = lines.index(line_of(cell))
         left = x - 0.46
-        for kind, share in shares_of(entry).items():
+        for kind, share in shares_of(cell.rates).items():
             right = left + 0.92 * share
             low, high = y - 0.4, y + 0.4
             parts[kind].append([(left, low), (right, low), (right, high), (left, high)])
@@ -86,7 +88,7 @@ def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], t
         label = axis.text(
             x,
             y,
-            f"{entry['coherent_refusal_rate']:.0%}",
+            f"{cell.rates.coherent_refusal_rate:.0%}",
             ha="center",
             va="center",
             fontsize=7.5,
@@ -106,32 +108,32 @@ def _draw_map(axis: Any, results: Sequence[Result], entries: Sequence[Result], t
         spine.set_visible(False)
 
 
-def shares_of(entry: Result) -> dict[str, float]:
+def shares_of(rates: Rates) -> dict[str, float]:
     """Shares of coherent refusals, garbled text and normal answers; they add up to 1."""
-    coherent, garbled = entry["coherent_refusal_rate"], entry["garbled_rate"]
+    coherent, garbled = rates.coherent_refusal_rate, rates.garbled_rate
     return {"coherent": coherent, "garbled": garbled, "other": max(0.0, 1 - coherent - garbled)}
 
 
 def lines_of(results: Sequence[Result]) -> list[tuple[str, int]]:
     """The lines of a model's maps from below: layers, then methods' own choices."""
-    return sorted({line_of(entry) for result in results for entry in result["conditions"]})
+    return sorted({line_of(cell) for result in results for cell in result.conditions})
 
 
-def line_of(entry: Result) -> tuple[str, int]:
+def line_of(cell: SteeredCell) -> tuple[str, int]:
     """Who chose the layer (empty: the user), and the layer."""
-    label = Label.parse(entry["method"])
+    label = cell.label
     chosen_by = str(Label(label.method, chose_layer=True)) if label.chose_layer else ""
-    return chosen_by, entry["layer_idx"]
+    return chosen_by, cell.layer
 
 
 def strengths_of(results: Sequence[Result]) -> list[tuple[str, float]]:
     """The columns of a model's maps: unit and value."""
-    return sorted({strength_of(entry) for result in results for entry in result["conditions"]})
+    return sorted({strength_of(cell) for result in results for cell in result.conditions})
 
 
-def strength_of(entry: Result) -> tuple[str, float]:
+def strength_of(cell: SteeredCell) -> tuple[str, float]:
     """Unit and value of a condition's strength."""
-    return entry["strength"]["unit"], entry["strength"]["value"]
+    return cell.strength.unit, cell.strength.value
 
 
 def strength_label(unit: str, value: float) -> str:
@@ -142,7 +144,7 @@ def strength_label(unit: str, value: float) -> str:
 def line_label(line: tuple[str, int], result: Result) -> str:
     """A line's label: who chose the layer, the layer, and its share of the depth."""
     chosen_by, layer = line
-    label = f"{layer} ({layer / result['n_layers']:.0%})"
+    label = f"{layer} ({layer / result.n_layers:.0%})"
     return f"{chosen_by}: {label}" if chosen_by else label
 
 

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, matrix, percent_axis, short
-from steersweep.run.label import Label
-
-Result = dict[str, Any]
+from steersweep.run.condition import Strength
+from steersweep.run.result import Result, SteeredCell
+from steersweep.study.rows import LayerCosines
 
 _MOST_MATRICES = 24
 
 
-def compared_cells(results: Sequence[Result]) -> list[tuple[Result, Result, Result]]:
+def compared_cells(
+    results: Sequence[Result],
+) -> list[tuple[SteeredCell, SteeredCell, Result]]:
     """DIM's condition and another method's at the same layer and strength, with its result."""
     dim = {
-        (result["model"], result["quantization"], _cell(entry)): entry
+        (result.model, result.quantization, _place(cell)): cell
         for result in results
-        if result["method"] == "dim"
-        for entry in result["conditions"]
+        if result.method == "dim"
+        for cell in result.conditions
     }
     return [
-        (held, entry, result)
+        (held, cell, result)
         for result in results
-        if Label.parse(result["method"]).is_swept and result["method"] != "dim"
-        for entry in result["conditions"]
-        if (held := dim.get((result["model"], result["quantization"], _cell(entry)))) is not None
+        if result.label.is_swept and result.method != "dim"
+        for cell in result.conditions
+        if (held := dim.get((result.model, result.quantization, _place(cell)))) is not None
     ]
 
 
@@ -37,20 +39,20 @@ def methods_figure(results: Sequence[Result], looks: Looks) -> Any:
     cells = compared_cells(results)
     figure, (rates, likeness) = plt.subplots(1, 2, figsize=(PAGE, 3.1), layout="constrained")
     rates.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
-    families = list(dict.fromkeys(result["family"] for _, _, result in cells))
+    families = list(dict.fromkeys(result.family for _, _, result in cells))
     for family in families:
-        own = [(d, o) for d, o, result in cells if result["family"] == family]
+        own = [(d, o) for d, o, result in cells if result.family == family]
         style = {"color": looks.colour(family), "marker": looks.marker(family), "alpha": 0.75}
         rates.scatter(
-            [d["coherent_refusal_rate"] for d, _ in own],
-            [o["coherent_refusal_rate"] for _, o in own],
+            [d.rates.coherent_refusal_rate for d, _ in own],
+            [o.rates.coherent_refusal_rate for _, o in own],
             s=22,
             label=family,
             **style,
         )
-        shown = [(o["layer_pct"], o["cosine_to_dim"]) for _, o in own if _has_cosine(o)]
+        shown = [(o.layer_pct, o.cosine_to_dim) for _, o in own if o.cosine_to_dim is not None]
         likeness.scatter([x for x, _ in shown], [y for _, y in shown], s=22, **style)
-    other = " and ".join(dict.fromkeys(result["method"].upper() for _, _, result in cells))
+    other = " and ".join(dict.fromkeys(result.method.upper() for _, _, result in cells))
     rates.set_xlabel("DIM: coherent refusals")
     rates.set_ylabel(f"{other}: coherent refusals")
     rates.set_title("Same layer, same strength")
@@ -66,14 +68,14 @@ def methods_figure(results: Sequence[Result], looks: Looks) -> Any:
     return figure
 
 
-def layer_cosines_figure(matrices: Sequence[Mapping[str, Any]]) -> Any:
+def layer_cosines_figure(matrices: Sequence[LayerCosines]) -> Any:
     """Cosines between the directions of one model's layers: a matrix per model and method."""
     shown = matrices[:_MOST_MATRICES]
-    titles = [f"{short(row['model'])}\n{row['method'].upper()}" for row in shown]
+    titles = [f"{short(row.model)}\n{row.method.upper()}" for row in shown]
     return matrices_figure(
         titles,
-        [row["cosines"] for row in shown],
-        [[str(layer) for layer in row["layers"]] for row in shown],
+        [row.cosines for row in shown],
+        [[str(layer) for layer in row.layers] for row in shown],
         "layer",
     )
 
@@ -136,10 +138,5 @@ def matrices_figure(
     return figure
 
 
-def _has_cosine(entry: Result) -> bool:
-    return entry.get("cosine_to_dim") is not None
-
-
-def _cell(entry: Result) -> tuple[Any, ...]:
-    strength = entry["strength"]
-    return entry["layer_idx"], strength["unit"], strength["value"]
+def _place(cell: SteeredCell) -> tuple[int, Strength]:
+    return cell.layer, cell.strength

@@ -8,31 +8,32 @@ from typing import Any
 from steersweep.core.statistics import wilson
 from steersweep.report.figures.methods import matrices_figure
 from steersweep.report.figures.style import PAGE, percent_axis, short
+from steersweep.study.rows import PrecisionRow
 
-Row = Mapping[str, Any]
 
-
-def cosines_figure(rows: Sequence[Row]) -> Any:
+def cosines_figure(rows: Sequence[PrecisionRow]) -> Any:
     """A matrix per model; above `preserved_from` a direction counts as preserved."""
     return matrices_figure(
-        [
-            f"{short(row['model'])}\n{row['method'].upper()}, layer {row['layer_idx']}"
-            for row in rows
-        ],
-        [row["cosines"] for row in rows],
-        [row["precisions"] for row in rows],
+        [f"{short(row.model)}\n{row.method.upper()}, layer {row.layer_idx}" for row in rows],
+        [row.cosines for row in rows],
+        [row.precisions for row in rows],
         "precision",
         lowest=min(
             [
-                rows[0]["preserved_from"],
-                *(value for row in rows for line in row["cosines"] for value in line),
+                rows[0].preserved_from,
+                *(value for row in rows for line in row.cosines for value in line),
             ]
         ),
     )
 
 
-def precision_rates_figure(rows: Sequence[Row]) -> Any:
-    """Coherent refusals by precision, with the direction found there and with the reference's."""
+def precision_rates_figure(rows: Sequence[PrecisionRow], prompts: Mapping[str, int]) -> Any:
+    """Coherent refusals by precision, with the direction found there and with the reference's.
+
+    Args:
+        rows: of each model and method.
+        prompts: how many a model's rates rest on.
+    """
     from matplotlib import pyplot as plt
 
     columns = min(4, len(rows))
@@ -48,9 +49,9 @@ def precision_rates_figure(rows: Sequence[Row]) -> Any:
     for axis in axes.flat[len(rows) :]:
         axis.set_visible(False)
     for axis, row in zip(axes.flat, rows, strict=False):
-        precisions = row["precisions"]
-        own = [*zip(precisions, row["coherent_refusal_rates"], strict=True)]
-        borrowed = [(e["precision"], e["coherent_refusal_rate"]) for e in row["borrowed"]]
+        precisions = row.precisions
+        own = [*zip(precisions, row.coherent_refusal_rates, strict=True)]
+        borrowed = [(one.precision, one.coherent_refusal_rate) for one in row.borrowed]
         for points, offset, label, style in (
             (own, -0.1, "own direction", {"color": "#0072B2", "marker": "o"}),
             (
@@ -60,7 +61,8 @@ def precision_rates_figure(rows: Sequence[Row]) -> Any:
                 {"color": "#E69F00", "marker": "s", "markerfacecolor": "none"},
             ),
         ):
-            ends = [wilson(round(rate * row["n_unique"]), row["n_unique"]) for _, rate in points]
+            n = prompts.get(row.model, 1)
+            ends = [wilson(round(rate * n), n) for _, rate in points]
             axis.errorbar(
                 [precisions.index(name) + offset for name, _ in points],
                 [rate for _, rate in points],
@@ -73,7 +75,7 @@ def precision_rates_figure(rows: Sequence[Row]) -> Any:
                 label=label,
                 **style,
             )
-        axis.set_title(f"{short(row['model'])}, {row['method'].upper()}")
+        axis.set_title(f"{short(row.model)}, {row.method.upper()}")
         axis.set_xticks(range(len(precisions)), precisions)
         axis.set_xlim(-0.5, len(precisions) - 0.5)
         percent_axis(axis)

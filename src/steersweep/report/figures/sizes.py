@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
 from steersweep.report.figures.style import DASHES, PAGE, TEXT, Looks, percent_axis, short
-
-Curve = Mapping[str, Any]
+from steersweep.study.rows import CurveRow
 
 _TITLE_WIDTH = 28  # characters that fit above a panel
 
 
-def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
+def sizes_figure(curves: Sequence[CurveRow], looks: Looks) -> Any:
     """Small to large from left to right; bars are 95 % intervals of the unique prompts."""
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
-    families = list(dict.fromkeys(curve["family"] for curve in curves))
-    methods = list(dict.fromkeys(curve["method"] for curve in curves))
+    families = list(dict.fromkeys(curve.family for curve in curves))
+    methods = list(dict.fromkeys(curve.method for curve in curves))
     columns = min(3, len(families))
     rows = -(-len(families) // columns)
     figure, axes = plt.subplots(
@@ -33,14 +32,14 @@ def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
     for axis in axes.flat[len(families) :]:
         axis.set_visible(False)
     for axis, family in zip(axes.flat, families, strict=False):
-        own = [curve for curve in curves if curve["family"] == family]
-        models = list(dict.fromkeys(p["model"] for curve in own for p in curve["points"]))
+        own = [curve for curve in curves if curve.family == family]
+        models = list(dict.fromkeys(p.model for curve in own for p in curve.points))
         for index, curve in enumerate(own):
             offset = 0.12 * (index - (len(own) - 1) / 2)
-            rates = [p["coherent_refusal_rate"] for p in curve["points"]]
-            ends = [p["interval"] for p in curve["points"]]
+            rates = [p.coherent_refusal_rate for p in curve.points]
+            ends = [p.interval for p in curve.points]
             axis.errorbar(
-                [models.index(p["model"]) + offset for p in curve["points"]],
+                [models.index(p.model) + offset for p in curve.points],
                 rates,
                 yerr=[
                     [max(0, r - low) for r, (low, _) in zip(rates, ends, strict=True)],
@@ -48,12 +47,12 @@ def sizes_figure(curves: Sequence[Curve], looks: Looks) -> Any:
                 ],
                 color=looks.colour(family),
                 marker=looks.marker(family),
-                linestyle=DASHES[methods.index(curve["method"]) % len(DASHES)],
+                linestyle=DASHES[methods.index(curve.method) % len(DASHES)],
                 elinewidth=0.9,
-                label=curve["method"].upper(),
+                label=curve.method.upper(),
             )
-        shapes = [f"{curve['method'].upper()} {curve['shape']}" for curve in own]
-        missing = list(dict.fromkeys(name for curve in own for name in curve["missing"]))
+        shapes = [f"{curve.method.upper()} {curve.shape}" for curve in own]
+        missing = list(dict.fromkeys(name for curve in own for name in curve.missing))
         shapes += [f"not run: {', '.join(map(short, missing))}"] if missing else []
         axis.set_title("\n".join([family, *(fill(shape, _TITLE_WIDTH) for shape in shapes)]))
         axis.set_xticks(

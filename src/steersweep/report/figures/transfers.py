@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLUMN, matrix, short
+from steersweep.study.rows import TransferRow
 
-Row = Mapping[str, Any]
 
-
-def transfers_figure(rows: Sequence[Row]) -> Any:
+def transfers_figure(rows: Sequence[TransferRow]) -> Any:
     """Coherent refusals of each model (down) under each model's direction (across)."""
     import numpy as np
     from matplotlib import pyplot as plt
 
-    names = sorted({row["to"] for row in rows} | {row["from"] for row in rows})
+    names = sorted({row.to for row in rows} | {row.source for row in rows})
     values = np.full((len(names), len(names)), np.nan)
     for row in rows:
-        to = names.index(row["to"])
-        values[to, names.index(row["from"])] = row["coherent_refusal_rate"]
-        values[to, to] = row["own_rate"]
+        to = names.index(row.to)
+        values[to, names.index(row.source)] = row.coherent_refusal_rate
+        values[to, to] = row.own_rate
     side = max(COLUMN, 1.4 + 0.5 * len(names))
     figure, axis = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
     image = matrix(axis, values, 0)

@@ -71,7 +71,7 @@
     box.append(terms);
   };
 
-  const card = ([number, prompt, response, quality, refusal, finish, mode, ambiguous, person]) => {
+  const card = ([number, prompt, response, quality, refusal, finish, mode, ambiguous]) => {
     const box = make("article", `sample q-${quality}`);
     box.append(make("div", "prompt", group.prompts[prompt]));
     const text = make("div", "response", response.length > LONG ? `${response.slice(0, LONG)} …` : response || "(empty)");
@@ -83,7 +83,7 @@
       all.onclick = () => { text.textContent = response; all.remove(); };
       box.append(all, " ");
     }
-    const tags = [quality, refusal ? "refuses" : "answers", ...(mode ? [mode] : []), ...(ambiguous ? ["ambiguous"] : []), ...(finish === "length" ? ["cut at the token limit"] : []), ...(person ? [`a person: ${person}`] : [])];
+    const tags = [quality, refusal ? "refuses" : "answers", ...(mode ? [mode] : []), ...(ambiguous ? ["ambiguous"] : []), ...(finish === "length" ? ["cut at the token limit"] : [])];
     if (form.elements.condition.value === "") tags.push(named(group.conditions[number]));
     tags.forEach((tag) => box.append(make("span", "tag", tag), " "));
     return box;

@@ -95,6 +95,8 @@ def _lead(
         path = RunPaths(folder).finished_job(
             step.results.format(family=safe_name(ended.sweep.model.family)), str(ended.sweep)
         )
+        if ended.folder:
+            return  # a verification's, which has a result file of its own
         if ended.results and not (ended.earlier and path.is_file()):
             replace_result_file(path, ended.results)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
@@ -20,6 +21,7 @@ from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.growing import Growing
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
+from steersweep.study.rows import DepthRow, rows_of
 from steersweep.study.running import Running, plain
 from steersweep.study.sweeps import Step, Sweep
 
@@ -287,9 +289,11 @@ class Families(Phase):
             ],
             "outcomes": [plain(outcome) for outcome in sweeps.outcomes()],
             "not_run": [plain(found) for found in gone],
-            "methods": analysis.compare_methods(sweeps.results, study.store),
-            "depths": depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed),
-            "layer_cosines": analysis.layer_cosines(sweeps.results, study.store),
+            "methods": typed.plain(analysis.compare_methods(sweeps.results, study.store)),
+            "depths": typed.plain(
+                depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed)
+            ),
+            "layer_cosines": typed.plain(analysis.layer_cosines(sweeps.results, study.store)),
             "followed_up": followed,
             "notes": [
                 *fallback_notes,
@@ -322,13 +326,13 @@ class Families(Phase):
             yield from text.outcome_table(decision["outcomes"])
         if decision["families"]:
             yield from text.family_actions(decision["families"])
-        yield from text.depth_patterns(decision["depths"])
+        yield from text.depth_patterns(rows_of(DepthRow, decision, "depths"))
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         for row in decision["families"]:
             yield f"{row['family']}: {row['action']}: {row['reason']}"
-        yield from map(row_text, decision["depths"])
+        yield from map(row_text, rows_of(DepthRow, decision, "depths"))
 
 
 def confirmed(plan: Plan) -> list[FamilyDecision]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from steersweep.run.result import Result
 from steersweep.study.decisions import NotRun, Outcome
 from steersweep.study.running import Running
 from steersweep.study.sweeps import Sweep
-from steersweep.sweeps.results import Result
 
 
 class Growing:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.budget.ledger import Ledger
+from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
+from steersweep.run.result import Result
 from steersweep.study import text
 from steersweep.study.choices import SizeChoice
 from steersweep.study.curves import triggers
@@ -19,9 +21,9 @@ from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.rows import PrecisionRow, rows_of
 from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
-from steersweep.sweeps.results import Result
 
 PRESERVED_FROM = 0.9
 ALPHA = 0.05  # below which a corrected p says that a precision matters
@@ -220,9 +222,12 @@ class Precisions(Phase):
         sweeps = self.sweeps(study.plan, chosen)
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
         found = by_model(study.jobs.run(self.name, first, all_may_fail=True))
+        # What a reference has run in for want of its own precision is the reference.
+        ran = {(name, row.quantization) for name, rows in found.items() for row in rows}
         sweeps = [
             sweep if sweep in first else self._borrowing(sweep, found.get(sweep.model.model, []))
             for sweep in sweeps
+            if sweep in first or (sweep.model.model, sweep.precision) not in ran
         ]
         results = study.jobs.run(self.name, sweeps)
         if results:
@@ -234,7 +239,7 @@ class Precisions(Phase):
         return {
             "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
             "not_run": [plain(gone) for gone in study.not_run(self.name, sweeps, results)],
-            "precisions": rows,
+            "precisions": typed.plain(rows),
             "notes": [
                 *(f"{choice.model} was cut" for choice in choices if choice not in chosen),
                 *triggers(study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left),
@@ -243,7 +248,7 @@ class Precisions(Phase):
 
     def _borrowing(self, sweep: Sweep, of_reference: Sequence[Result]) -> Sweep:
         """A sweep with the reference's directions, in the precision that the reference ran in."""
-        ran = {str(result["quantization"]) for result in of_reference}
+        ran = {result.quantization for result in of_reference}
         reference = next(iter(ran), str(sweep.reference))
         return replace(sweep, reference=reference).borrowing({reference: of_reference})
 
@@ -253,28 +258,28 @@ class Precisions(Phase):
         """See `Phase.findings`."""
         if decision["outcomes"]:
             yield from text.outcome_table(decision["outcomes"])
-        if decision["precisions"]:
-            yield from text.precision_list(decision["precisions"])
+        if rows := rows_of(PrecisionRow, decision, "precisions"):
+            yield from text.precision_list(rows)
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
-        for row in decision["precisions"]:
+        for row in rows_of(PrecisionRow, decision, "precisions"):
             yield text.precision_line(row)
             yield from (f"  {line}" for line in text.borrowed_lines(row))
 
 
-def sensitive(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def sensitive(rows: Iterable[PrecisionRow]) -> list[str]:
     """Where a precision changed the rate (corrected p below 0.05) or the direction."""
     found = []
     for row in rows:
         changed = [
             precision
-            for precision, p in zip(row["precisions"][1:], row["p_vs_first_holm"][1:], strict=True)
+            for precision, p in zip(row.precisions[1:], row.p_vs_first_holm[1:], strict=True)
             if p < ALPHA
         ]
-        found += [f"{row['model']} refuses otherwise in {precision}" for precision in changed]
-        if not row["preserved"]:
-            found.append(f"{row['model']}: the direction is not preserved")
+        found += [f"{row.model} refuses otherwise in {precision}" for precision in changed]
+        if not row.preserved:
+            found.append(f"{row.model}: the direction is not preserved")
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.study import text
 from steersweep.study.choices import choose_for_precision
@@ -20,6 +21,7 @@ from steersweep.study.phases.families import FAMILIES, FamilySweep, supposed
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
+from steersweep.study.rows import CurveRow, DepthRow, rows_of
 from steersweep.study.running import Running, plain, read_back
 from steersweep.study.sweeps import Cuts, Step, Sweep
 
@@ -238,9 +240,11 @@ class Sizes(Phase):
             "validated_layers": {name: choice.text for name, choice in validated.items()},
             "outcomes": [plain(outcome) for outcome in outcomes],
             "not_run": [plain(entry) for entry in gone],
-            "curves": curves,
-            "methods": analysis.compare_methods(results, study.store),
-            "depths": depth_rows(found, study.models, plan.flat_within, seed=plan.seed),
+            "curves": typed.plain(curves),
+            "methods": typed.plain(analysis.compare_methods(results, study.store)),
+            "depths": typed.plain(
+                depth_rows(found, study.models, plan.flat_within, seed=plan.seed)
+            ),
             "phase3": [plain(choice) for choice in choices],
             "notes": notes + triggers(plan.dropped, self.name, curves=best_curves(curves)),
         }
@@ -251,9 +255,9 @@ class Sizes(Phase):
         """See `Phase.findings`."""
         if decision["outcomes"]:
             yield from text.outcome_table(decision["outcomes"])
-        if decision["curves"]:
-            yield from text.size_curves(decision["curves"])
-        yield from text.depth_patterns(decision["depths"])
+        if curves := rows_of(CurveRow, decision, "curves"):
+            yield from text.size_curves(curves)
+        yield from text.depth_patterns(rows_of(DepthRow, decision, "depths"))
         if decision["phase3"]:
             yield "Chosen for phase 3:"
             yield ""
@@ -264,8 +268,8 @@ class Sizes(Phase):
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
-        yield from map(text.curve_line, decision["curves"])
-        yield from map(row_text, decision["depths"])
+        yield from map(text.curve_line, rows_of(CurveRow, decision, "curves"))
+        yield from map(row_text, rows_of(DepthRow, decision, "depths"))
         for choice in decision["phase3"]:
             yield f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
 
@@ -280,16 +284,16 @@ def going_on(decided: Iterable[FamilyDecision], cuts: Cuts) -> list[FamilyDecisi
     ]
 
 
-def best_curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, SizeCurve]:
+def best_curves(rows: Iterable[CurveRow]) -> dict[str, SizeCurve]:
     """By family, the curve of the method with the highest rate; the first of equals."""
     highest: dict[str, float] = {}
     found = {}
     for row in rows:
-        rates = tuple(point["coherent_refusal_rate"] for point in row["points"])
-        if max(rates) > highest.get(row["family"], -1.0):
-            highest[row["family"]] = max(rates)
-            has_largest = row["largest"] not in row["missing"]
-            found[row["family"]] = SizeCurve(row["shape"], rates, has_largest)
+        rates = tuple(point.coherent_refusal_rate for point in row.points)
+        if max(rates) > highest.get(row.family, -1.0):
+            highest[row.family] = max(rates)
+            has_largest = row.largest not in row.missing
+            found[row.family] = SizeCurve(row.shape, rates, has_largest)
     return found
 
 

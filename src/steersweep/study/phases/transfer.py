@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.study import text
 from steersweep.study.decisions import Outcome
@@ -17,6 +18,7 @@ from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.rows import TransferRow, rows_of
 from steersweep.study.running import Running, by_model, plain, read_back
 from steersweep.study.sweeps import Step, Sweep
 
@@ -163,7 +165,7 @@ class Transfer(Phase):
         gone = _cut(study, earlier[0].get("families", []))
         own = self.sweeps(study.plan, held, gone)
         found = by_model(study.jobs.run(self.name, own, all_may_fail=True))
-        widths = {name: results[0]["d_model"] for name, results in found.items()}
+        widths = {name: results[0].d_model for name, results in found.items()}
         sweeps = [
             sweep.borrowing(
                 {
@@ -183,7 +185,7 @@ class Transfer(Phase):
         among = study.plan.section(TransferSweep).among
         return {
             "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
-            "transfers": analysis.transfers(results, study.names, study.store),
+            "transfers": typed.plain(analysis.transfers(results, study.names, study.store)),
             "notes": [
                 *(f"{name}: no other model here has its width" for name in alone),
                 *(f"{name} was cut" for name in among if name in gone),
@@ -196,13 +198,13 @@ class Transfer(Phase):
         """See `Phase.findings`."""
         if decision["outcomes"]:
             yield from text.outcome_table(decision["outcomes"])
-        if decision["transfers"]:
-            yield from (f"- {text.transfer_line(row)}" for row in decision["transfers"])
+        if rows := rows_of(TransferRow, decision, "transfers"):
+            yield from (f"- {text.transfer_line(row)}" for row in rows)
             yield ""
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
-        return map(text.transfer_line, decision["transfers"])
+        return map(text.transfer_line, rows_of(TransferRow, decision, "transfers"))
 
 
 def _cut(study: Running, decided: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from steersweep.core.errors import InputError
@@ -58,6 +58,10 @@ class Thresholds:
                 f"thresholds: works {self.works}, partial {self.partial}: must be fractions from 0 "
                 f"to 1, partial not above works"
             )
+
+    def as_json(self) -> dict[str, float]:
+        """Plain data."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
