@@ -65,10 +65,11 @@ def random_model(model_class: str, **shape: Any) -> ChatModel:
     return ChatModel(model, lab("qwen-7b").tokenizer, source=ModelSource(model_class, "."))
 
 
-def with_a_long_stream(folder: Path, scale: float) -> Path:
+def with_a_long_stream(folder: Path, scale: float, dtype: torch.dtype | None = None) -> Path:
     """The answers of lab:llama-8b from a residual stream `scale` times as long.
 
     Each layer's norm takes the length out again; a push of a given length is so much weaker.
+    `dtype`: that scaled weights are stored in, None: as they are.
     """
     folder.mkdir()
     for file in Path(find_model("lab:llama-8b").location).iterdir():
@@ -78,7 +79,7 @@ def with_a_long_stream(folder: Path, scale: float) -> Path:
     weights["lm_head.weight"] = weights[embedding].clone()
     for name in weights:
         if name == embedding or name.endswith(("o_proj.weight", "down_proj.weight")):
-            weights[name] = weights[name] * scale
+            weights[name] = weights[name].to(dtype or weights[name].dtype) * scale
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(config))

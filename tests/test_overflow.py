@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from conftest import with_a_long_stream
@@ -58,6 +59,44 @@ def planned(model: Path) -> Plan:
         "thresholds": {"works": 0.0, "partial": 0.0},
     }
     return parse_plan(yaml.safe_dump(plan), "long.yaml")
+
+
+@pytest.mark.parametrize("scale", [3_000.0, 8_000.0, 3e6], ids=["all", "some prompts", "weights"])
+def test_wherever_fp16_overflows_first_the_job_runs_in_bf16(
+    scale: float, tmp_path: Path, tried: list[str]
+) -> None:
+    """In every answer, in some of what the checks ask, or in the weights as they are loaded."""
+    model = with_a_long_stream(tmp_path / "long", scale, torch.float32)
+    job = {"layers": "0.5", "strengths": "0.3", "max_prompts": 1, "max_new_tokens": 2}
+    settings = make_settings([str(model)], precision="fp16", **job)
+    (result,) = run_sweep(settings, tmp_path / "run", device="cpu").results
+    assert tried == ["fp16", "bf16"]
+    assert result.quantization == "bf16"
+
+
+def test_a_push_that_overflows_changes_nothing_that_has_finished(
+    tmp_path: Path, tried: list[str]
+) -> None:
+    """The follow-up's strong push does, in a model that phase 1 has swept in fp16."""
+    plan = planned(with_a_long_stream(tmp_path / "long", 1_000.0))
+    data = dict(plan.written)
+    for name in ("verification", "precision_sweep", "size_sweep"):
+        del data[name]
+    data["thresholds"] = {"works": 1.0, "partial": 0.0}
+    data["follow_up"] = {"layers": [0.5], "strengths": [{"relative": 12.0}]}
+    plan = parse_plan(yaml.safe_dump(data), "long.yaml")
+    run_study(plan, tmp_path / "run")
+    assert tried == ["fp16", "fp16", "bf16"]
+    (family,) = decided(tmp_path / "run")["family_sweep"]["families"]
+    assert family["action"] == "continue-with-caveat"
+    assert not family["diverged"]
+    ((_, results),) = results_in(tmp_path / "run")
+    strengths = {r.quantization: {c.strength.value for c in r.conditions} for r in results}
+    assert strengths == {"fp16": {0.3}, "bf16": {0.3, 12.0}}
+    before = (tmp_path / "run" / "decisions" / "family_sweep.json").read_bytes()
+    run_study(plan, tmp_path / "run")
+    assert len(tried) == 3
+    assert (tmp_path / "run" / "decisions" / "family_sweep.json").read_bytes() == before
 
 
 @pytest.mark.slow

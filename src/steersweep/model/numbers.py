@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, NumericalError
 from steersweep.model.architectures import NOT_TEXT
 
 # What was seen of each network when it was loaded; nothing here changes weights after that.
@@ -25,11 +25,13 @@ class Odd:
         name: of it in the network.
         problem: `holds NaN or infinite numbers`, or `is 0.25 everywhere`.
         broken: whether nothing can be computed with it; else it is only never seen in practice.
+        may_be_too_large: whether it is infinite in fp16, and may be finite elsewhere.
     """
 
     name: str
     problem: str
     broken: bool
+    may_be_too_large: bool = False
 
 
 @torch.inference_mode()
@@ -49,10 +51,12 @@ def check_numbers(network: nn.Module, model_id: str) -> None:
 
     Raises:
         InputError: NaN or infinite numbers, or a matrix of zeros alone.
+        NumericalError: infinite numbers in fp16, which what is in the files may be too large for.
     """
     for odd in odd_tensors(network, again=True):
         if odd.broken:
-            raise InputError(
+            kind = NumericalError if odd.may_be_too_large else InputError
+            raise kind(
                 f"{model_id}: {odd.name} {odd.problem}: the files are damaged or were never "
                 f"filled, or numbers are too large for this precision; download them again, or "
                 f"try bf16 or fp32"
@@ -74,7 +78,9 @@ def _odd_tensors(network: nn.Module) -> Iterator[Odd]:
         is_matrix = tensor.ndim >= 2 and min(tensor.shape[-2:]) > 1 and "bias" not in name
         # Masks, which are buffers, hold infinities.
         if math.isnan(low) or (is_weight and math.isinf(high - low)):
-            yield Odd(name, "holds NaN or infinite numbers", is_weight and is_read)
+            too_large = tensor.dtype == torch.float16 and not math.isnan(low)
+            problem = "holds NaN or infinite numbers"
+            yield Odd(name, problem, is_weight and is_read, too_large)
         elif is_weight and is_matrix and low == high:
             yield Odd(
                 name, f"is {low + 0.0:g} everywhere", is_read and low == 0 and tensor.ndim == 2

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steersweep.core.precision_labels import shown_precision
 from steersweep.core.printing import in_a_line
 from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.people.reviews import Agreement
@@ -222,6 +223,10 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
     yield "controls: the same share under a random direction of that length / unsteered"
     if any(result.verdict.certainty != "clear" for result in results):
         yield "?: the interval crosses a threshold, so another verdict is possible"
+    stored = dict.fromkeys((result.model, result.quantization) for result in results)
+    for model, precision in stored:
+        if shown_precision(precision) != precision:
+            yield f"{model}: {shown_precision(precision)} (stored, and what runs)"
     yield ""
     yield "Broken responses over all layers and strengths:"
     for result in results:

@@ -29,6 +29,9 @@ VERSION = 1
 # What is wrong with the model's files, as opposed to how they run here.
 _OF_FILES = frozenset(BASICS[:3])
 
+# What a check says that met numbers which are none.
+_OF_OVERFLOW = (f"{NumericalError.__name__}:", "NaN or infinite")
+
 Found = Sequence[dict[str, Any]]
 
 
@@ -82,7 +85,7 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
     said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
     if wrong and not accept_mismatch:
         kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
-        overflowed = any(c["seen"].startswith(f"{NumericalError.__name__}:") for c in wrong)
+        overflowed = any(text in c["seen"] for c in wrong for text in _OF_OVERFLOW)
         if overflowed and runs_as(chat.precision) == "fp16":  # bf16 may do
             kind = NumericalError
         raise kind(

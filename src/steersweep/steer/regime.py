@@ -206,6 +206,13 @@ class _Probe:
         ]
         self._cases.sort(key=lambda case: clean_layers(case.edit, n))
         self._alone = [self._plain(case) for case in self._cases]
+        if runs_as(chat.precision) == "fp16" and not all(
+            bool(torch.isfinite(logits).all()) for logits in self._alone
+        ):
+            raise NumericalError(
+                f"{chat.source.model_id}: logits are NaN or infinite in {chat.precision}; float16 "
+                f"overflows on this model, use bf16"
+            )
 
     def _check_stream(self, ids: Sequence[int]) -> None:
         """A layer takes and gives one residual stream, `[row, position, d_model]`."""

@@ -90,12 +90,13 @@ def compare_methods(results: Iterable[Result], store: RunFolder) -> list[Methods
         results: of a phase, each model's in the order of the plan's methods.
         store: the run folder, for direction files.
     """
-    by_model: dict[str, dict[str, Result]] = {}
+    by_model: dict[tuple[str, str], dict[str, Result]] = {}
     for result in results:
         if not result.label.chose_layer:
-            by_model.setdefault(result.model, {})[result.method] = result
+            place = result.model, result.quantization
+            by_model.setdefault(place, {})[result.method] = result
     found = []
-    for model, methods in by_model.items():
+    for (model, _), methods in by_model.items():
         base, *others = methods
         cells = {_place(cell): cell for cell in methods[base].conditions}
         for method in others:

@@ -204,7 +204,10 @@ def _decide(
     found: Sequence[Outcome], followed_up: bool, missing: Sequence[NotRun]
 ) -> FamilyDecision:
     best = best_outcome(found)
-    diverged = len({outcome.outcome for outcome in found}) > 1
+    same: dict[tuple[str, str], set[str]] = {}  # verdicts of methods on a model in a precision
+    for outcome in found:
+        same.setdefault((outcome.model, outcome.precision), set()).add(outcome.outcome)
+    diverged = any(len(verdicts) > 1 for verdicts in same.values())
     where = f"{best.method}, layer {best.layer_idx}"
     if best.multiplier or best.strength == REMOVED:
         where += f", {push_text(best.strength, best.multiplier, best.relative_strength)}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from steersweep.core.errors import NumericalError
 from steersweep.core.precision_labels import running_as, runs_as
 from steersweep.run.folder import RunFolder
-from steersweep.work.job import Job
+from steersweep.work.job import Job, unfinished
 
 FROM, TO = "fp16", "bf16"
 
@@ -28,20 +28,23 @@ def share_overflow(model_fingerprint: str, known: RunFolder, other: RunFolder) -
 
 def runs_in(precision: str, model_fingerprint: str, store: RunFolder) -> str:
     """The precision that a model really runs in here where one is asked for."""
-    if precision != FROM or store.read_json(store.paths.overflow(model_fingerprint)) is None:
+    if runs_as(precision) != FROM:
         return precision
-    return TO
+    held = store.read_json(store.paths.overflow(model_fingerprint))
+    return precision if held is None else running_as(precision, TO)
 
 
 def as_it_runs(job: Job, store: RunFolder) -> Job:
     """The job, in bf16 where its model has overflowed in fp16 in this run folder.
 
-    Whatever had finished in fp16 is not used: conditions of one job are all in one precision.
+    Conditions of one job are all in one precision, so what it had finished in fp16 before is not
+    used. A job that had finished as a whole is: a stronger push of another job that overflows says
+    nothing against it.
     """
     if runs_as(job.precision) != FROM:
         return job
     held = store.read_json(store.paths.overflow(job.conditions[0].model_fingerprint))
-    if held is None:
+    if held is None or not unfinished(job, store):
         return job
     instead = running_as(job.precision, TO)
     return replace(
