@@ -15,6 +15,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from conftest import lab
 from gguf_files import ARCHITECTURES, write_gguf
@@ -22,8 +23,10 @@ from hub_server import COMMIT, Hub, serving
 from steersweep import ChatModel
 from steersweep.core.errors import InputError
 from steersweep.core.user_cache import cache_folder
+from steersweep.model.gguf.config import load_config
 from steersweep.model.gguf.converted import VARIABLE, limit_bytes
 from steersweep.model.gguf.header import read_header
+from steersweep.model.gguf.tensors import weights_of
 from steersweep.model.source import find_model
 
 TEXTS = (
@@ -284,6 +287,91 @@ def test_padded_embeddings_and_every_end_count(tmp_path: Path) -> None:
     )
     assert config.vocab_size == len(own) + 32
     assert config.eos_token_id == [1, 2, 5]
+
+
+# -- architectures that are stored otherwise -----------------------------------------------------
+
+
+def other_model(
+    path: Path, network: Any, architecture: str, fields: dict[str, Any], stored: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Weights read back from a file of another architecture, and those of the network."""
+    names = read_header(write_gguf("qwen-7b", path), "a").by_name
+    kwargs: dict[str, Any] = {
+        "fields": {"general.architecture": architecture}
+        | {f"{architecture}.{key}": value for key, value in (SHAPE | fields).items()},
+        "tensors": dict.fromkeys(names) | stored,
+    }
+    header = read_header(write_gguf("qwen-7b", path, **kwargs), "b")
+    found = dict(weights_of(header, load_config(header, "b"), "b"))
+    return found, network.state_dict()
+
+
+SHAPE = {
+    "context_length": 512,
+    "embedding_length": 96,
+    "block_count": 2,
+    "feed_forward_length": 192,
+    "attention.head_count": 6,
+    "attention.head_count_kv": 2,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "rope.freq_base": 10000.0,
+}
+SIZES: dict[str, Any] = {
+    "vocab_size": 1024,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+
+
+def test_experts_that_are_stored_apart_are_put_together(tmp_path: Path) -> None:
+    network = transformers.Qwen3MoeForCausalLM(
+        transformers.Qwen3MoeConfig(**SIZES, moe_intermediate_size=32, head_dim=16, num_experts=4)
+    )
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3MOE, 2)
+    stored = {}
+    for name, tensor in network.state_dict().items():
+        layer = "".join(filter(str.isdigit, name))
+        if name.endswith("gate_up_proj"):
+            halves = np.split(tensor.numpy(), 2, axis=1)
+            for part, half in zip(("gate", "up"), halves, strict=True):
+                stored[f"blk.{layer}.ffn_{part}_exps.weight"] = np.ascontiguousarray(half)
+        elif name.endswith("experts.down_proj"):
+            stored[f"blk.{layer}.ffn_down_exps.weight"] = tensor.numpy()
+        else:
+            stored[str(names.get_name(name, try_suffixes=(".weight",)))] = tensor.numpy()
+    fields = {
+        "expert_feed_forward_length": 32,
+        "attention.key_length": 16,
+        "expert_count": 4,
+        "expert_used_count": 2,
+    }
+    found, own = other_model(tmp_path / "moe.gguf", network, "qwen3moe", fields, stored)
+    assert found.keys() == own.keys()
+    assert all(torch.equal(found[name], own[name]) for name in own)
+
+
+def test_architectures_of_transformers_newer_reading_do_too(tmp_path: Path) -> None:
+    network = transformers.Lfm2ForCausalLM(
+        transformers.Lfm2Config(
+            **SIZES, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False
+        )
+    )
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LFM2, 2)
+    stored = {
+        str(names.get_name(name, try_suffixes=(".weight",))): (
+            tensor[:, 0] if name.endswith("conv.conv.weight") else tensor
+        ).numpy()
+        for name, tensor in network.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    fields = {"attention.head_count_kv": [0, 2], "shortconv.l_cache": 3}
+    found, own = other_model(tmp_path / "lfm2.gguf", network, "lfm2", fields, stored)
+    assert found.keys() == own.keys() - {"lm_head.weight"}
+    assert all(torch.equal(found[name], own[name]) for name in found)
 
 
 # -- files that are refused ----------------------------------------------------------------------

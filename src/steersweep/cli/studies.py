@@ -303,6 +303,7 @@ def status(
 
     Example: `steersweep status study`
     """
+    from steersweep.core.precision_labels import shown_precision
     from steersweep.run.paths import RunPaths
     from steersweep.study.status import status as status_of
 
@@ -321,6 +322,8 @@ def status(
     if state["incomplete"]:
         say(f"incomplete: {len(state['failures'])} could not run; run it again to try once more")
     say(f"spent: {state['spent_usd']:.4g} USD")
+    for model, precisions in state["stored_as"].items():
+        say(f"{model}: {', '.join(map(shown_precision, precisions))} (stored, and what runs)")
     if state["waiting_gate"]:
         gate = state["waiting_gate"]
         if state["rejected_by"]:

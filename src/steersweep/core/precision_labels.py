@@ -31,6 +31,11 @@ def runs_as(precision: str) -> str:
     return precision.rsplit(_AS, maxsplit=1)[-1]
 
 
+def shown_precision(precision: str) -> str:
+    """A label for people: `Q4_1 → fp32` for `Q4_1-as-fp32`."""
+    return precision.replace(_AS, " → ")
+
+
 def running_as(precision: str, what: str) -> str:
     """The label of the same checkpoint where it runs as something else."""
     stored, mark, _ = precision.rpartition(_AS)

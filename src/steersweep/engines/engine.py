@@ -219,7 +219,7 @@ def found_here(source: ModelSource) -> ModelSource:
         return find_model(source.model_id)
     if Path(source.location).is_absolute() and not source.is_local:
         raise InputError(
-            f"{source.model_id}: the folder {source.location} is not on the machine that should "
+            f"{source.model_id}: {source.location} is not on the machine that should "
             f"run it; put it on storage that every machine sees, or on the hub"
         )
     return source

@@ -343,7 +343,7 @@ def find_model(
             raise no_config(files, model_id)
         return source
     if path.is_file():
-        return _gguf(ModelSource(model_id, str(path.resolve())))
+        return _gguf(ModelSource(model_id, str(path.absolute())))
     on_hub = _FILE_ON_HUB.fullmatch(model_id)
     if on_hub and not model_id.startswith((".", "/", "~")):
         if not on_hub["file"].endswith(".gguf"):
@@ -430,7 +430,8 @@ def explain_loading(source: ModelSource) -> Iterator[None]:
                 f"{source.model_id}: comes with code of its own, which runs only where that is "
                 f"trusted; read it, then set {setting('trust_remote_code')}"
             ) from error
-        where = "folder" if source.is_local else "hub or local cache"
+        where = "file" if Path(source.location).is_file() else "folder"
+        where = where if source.is_local else "hub or local cache"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         if isinstance(error, StrictDataclassError) and len(lines) > 1:

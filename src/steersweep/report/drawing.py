@@ -74,7 +74,10 @@ Figure = tuple[str, str, str, Callable[[], Any]]
 def _figures(run: Run) -> list[Figure]:
     """Name, title, note and maker of each figure there is data for, in the reader's order."""
     first = run.of_phase(run.listed[0].phase) if run.listed else []
-    looks = Looks([result.family for result in run.results])
+    curves = [c for c in run.decision_rows(CurveRow, SIZES.name, "curves") if c.points]
+    # A plan may call a model's family otherwise than its config does.
+    families = [result.family for result in run.results]
+    looks = Looks([*families, *(curve.family for curve in curves)])
     found: list[Figure] = []
 
     def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
@@ -123,7 +126,6 @@ def _figures(run: Run) -> list[Figure]:
             ),
             lambda: methods.layer_cosines_figure(matrices),
         )
-    curves = [c for c in run.decision_rows(CurveRow, SIZES.name, "curves") if c.points]
     if curves:
         add(
             "size_curves",

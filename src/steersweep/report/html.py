@@ -14,6 +14,7 @@ import yaml
 
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError
+from steersweep.core.precision_labels import shown_precision
 from steersweep.report.drawing import draw
 from steersweep.report.figures.maps import (
     line_label,
@@ -269,7 +270,7 @@ def _maps(run: Sequence[Listed], samples: Samples) -> list[MapShown]:
             MapShown(
                 phase=phase,
                 model=model,
-                precision=precision,
+                precision=shown_precision(precision),
                 group=samples.number(members[0]),
                 across=x_label(held[0]),
                 strengths=strengths_of(held),
@@ -309,7 +310,9 @@ def _prints(run: Run) -> list[tuple[str, str]]:
     results = run.results
     if not results:
         return []
-    models = dict.fromkeys(f"{result.model_id} ({result.quantization})" for result in results)
+    models = dict.fromkeys(
+        f"{result.model_id} ({shown_precision(result.quantization)})" for result in results
+    )
     edits = dict.fromkeys(str(cell.edit) for result in results for cell in result.conditions)
     return [
         *((name.replace("_", " "), str(value)) for name, value in results[0].provenance.items()),

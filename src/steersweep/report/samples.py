@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.atomic import write_text
+from steersweep.core.precision_labels import shown_precision
 from steersweep.report.figures.style import short
 from steersweep.report.run import Listed
 from steersweep.run.result import Cell, SteeredCell
@@ -78,7 +79,11 @@ class Samples:
             self._close()
             self._open_name, self._open = name, _Open()
             self._numbers[name] = len(self.groups)
-            self.groups.append(Group(f"{short(result.model)}, {result.quantization}", listed.phase))
+            self.groups.append(
+                Group(
+                    f"{short(result.model)}, {shown_precision(result.quantization)}", listed.phase
+                )
+            )
         controls = result.controls
         for cell in (controls.unsteered, *result.conditions, *controls.random_directions):
             if cell is not None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from steersweep.core.precision_labels import shown_precision
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import OUTCOME_STYLES
 from steersweep.study import text
@@ -30,7 +31,8 @@ def print_decision(phase: str, decision: Mapping[str, Any], console: Console | N
 
 def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    precisions = len({row["precision"] for row in outcomes}) > 1
+    labels = {row["precision"] for row in outcomes}
+    precisions = len(labels) > 1 or any(shown_precision(label) != label for label in labels)
     table.add_column("model", no_wrap=True, max_width=18)
     for name in ("precision",) * precisions + ("method", "verdict"):
         table.add_column(name, no_wrap=True)
@@ -40,7 +42,7 @@ def _outcomes(outcomes: Sequence[Mapping[str, Any]]) -> Table:
         low, high = row["interval"]
         table.add_row(
             row["model"],
-            *((row["precision"],) if precisions else ()),
+            *((shown_precision(row["precision"]),) if precisions else ()),
             row["method"],
             Text(row["outcome"] + text.marks(row), style=OUTCOME_STYLES[row["outcome"]]),
             f"{row['coherent']:.0%} [{low * 100:.0f}-{high * 100:.0f}]",

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from steersweep.core.errors import SteersweepError
+from steersweep.core.precision_labels import shown_precision
 from steersweep.core.printing import first_line
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.template_options import TemplateOptions
@@ -149,7 +150,7 @@ def shown(found: Smoke) -> Iterator[str]:
     if facts:
         yield (
             f"{found.model_id}: {facts['architecture']}, {facts['n_layers']} layers of "
-            f"{facts['d_model']}, {facts['precision']} on {facts['device']}"
+            f"{facts['d_model']}, {shown_precision(facts['precision'])} on {facts['device']}"
         )
     for check in found.checks:
         passed = "ok  " if check.passed else "FAIL"

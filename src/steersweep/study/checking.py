@@ -19,6 +19,7 @@ from steersweep.run.condition import LayerChoice
 from steersweep.run.folder import RunFolder
 from steersweep.study.costs import estimate
 from steersweep.study.jobs import CHECKED_PROMPTS, check_name
+from steersweep.study.listeners import Listeners
 from steersweep.study.phases.registry import phases_of
 from steersweep.study.plan import Plan
 from steersweep.study.study import StudyOptions, jobs_of, opened
@@ -87,16 +88,8 @@ def check_models(
     engine = engine or local_engine()
     sweeps = sweeps_to_check(plan, precision)
     with opened(plan, out, options, engine, on_line=on_line, on_note=on_note or on_line) as store:
-        jobs = jobs_of(
-            plan,
-            store,
-            options,
-            engine,
-            cuts=Cuts(),
-            on_progress=on_progress,
-            on_job=lambda _ended: None,
-            on_line=on_line,
-        )
+        listeners = Listeners(on_progress=on_progress, on_line=on_line)
+        jobs = jobs_of(plan, store, options, engine, listeners, cuts=Cuts())
         store.write_json(store.paths.smoke, {"models": []})  # until these have ended
         failures = jobs.check(sweeps)
         paid = {row["job"]: row for row in Ledger(out).jobs() if row["phase"] == SMOKE}

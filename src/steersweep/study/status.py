@@ -10,6 +10,7 @@ import yaml
 
 from steersweep.budget.ledger import Ledger
 from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.precision_labels import runs_as
 from steersweep.people import gates
 from steersweep.people.problems import problems
 from steersweep.run.folder import RunFolder
@@ -46,6 +47,7 @@ def frozen_plan(store: RunFolder) -> Plan:
 def status(folder: Path) -> dict[str, Any]:
     """Phase, finished and known conditions, money, and the gate that waits.
 
+    `stored_as` has the precisions of models whose files store other numbers than what runs.
     `damaged` names files that runs set aside, and files that the next run will set aside and make
     again: they count as not there.
 
@@ -81,11 +83,23 @@ def status(folder: Path) -> dict[str, Any]:
         "total": len(keys),
         "spent_usd": round(ledger.spent(), 6),
         "budget_usd": plan.budget.total,
+        "stored_as": _stored_as(store, plan),
         "failures": failures,
         "incomplete": bool(failures),
         "problems": problems(folder),
         "damaged": sorted({*damaged_files(folder), *store.damaged}),
     }
+
+
+def _stored_as(store: RunFolder, plan: Plan) -> dict[str, list[str]]:
+    """Precisions of models, by name, whose files store other numbers than what runs."""
+    found: dict[str, dict[str, None]] = {}
+    for phase in phases_of(plan):
+        decided = store.read_json(store.paths.decision(phase.name)) or {}
+        for row in decided.get("outcomes", []):
+            if runs_as(row["precision"]) != row["precision"]:
+                found.setdefault(row["model"], {})[row["precision"]] = None
+    return {model: [*labels] for model, labels in found.items()}
 
 
 def could_not_run(store: RunFolder, plan: Plan, until: str | None = None) -> dict[str, str]:

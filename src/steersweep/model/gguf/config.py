@@ -17,7 +17,13 @@ from steersweep.model.gguf.header import MAGIC, Header, Place
 from steersweep.model.gguf.tensors import numbers_of
 
 _ENDINGS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+# Fields that transformers leaves out, and what it calls them.
+_UNREAD = {
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}
 # Layers of the Gemmas that divide attention's scores by another number than the width of a head; as
 # llama.cpp tells them apart.
 _27B = {"gemma2": 46, "gemma3_text": 62}
@@ -57,10 +63,10 @@ def _load(header: Header, called: str) -> Any:
     known = config.eos_token_id if isinstance(config.eos_token_id, list) else []
     found = list(dict.fromkeys([*known, *found]))
     config.eos_token_id = found[0] if len(found) == 1 else found or None
-    for cap in _CAPS:
-        value = header.of_architecture(cap)
-        if value is not None and hasattr(text, cap):
-            setattr(text, cap, float(value))
+    for name, own in _UNREAD.items():
+        value = header.of_architecture(name)
+        if value is not None and hasattr(text, own):
+            setattr(text, own, value)
     width = header.of_architecture("attention.key_length")
     if isinstance(width, int) and text.model_type in ("llama", "qwen3", "qwen3_moe"):
         text.head_dim = width
