@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steersweep.budget.ledger import SMOKE, Ledger
-from steersweep.core.errors import SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
+from steersweep.model.precision import PRECISIONS
 from steersweep.run.condition import LayerChoice
 from steersweep.run.folder import RunFolder
 from steersweep.study.costs import estimate
@@ -116,7 +117,15 @@ def checked(out: Path) -> list[Checked]:
 
 
 def sweeps_to_check(plan: Plan, precision: str | None = None) -> list[Sweep]:
-    """A small sweep of each model that some phase may run, in the plan's order."""
+    """A small sweep of each model that some phase may run, in the plan's order.
+
+    Raises:
+        InputError: no such precision.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise InputError(
+            f"{setting('precision')} {precision}: choose one of auto, {', '.join(PRECISIONS)}"
+        )
     steps: dict[str, Step] = {}
     for phase in phases_of(plan):
         for step, model, _ in phase.may_call(plan):
@@ -128,7 +137,7 @@ def sweeps_to_check(plan: Plan, precision: str | None = None) -> list[Sweep]:
             tuple(plan.prompts.extraction)[:1],
             (LayerChoice("0.5"),),
             (plan.strength,),
-            precision or model.precision,
+            model.precision if precision is None else precision,
         )
         for name, model in plan.models.items()
         if name in steps
