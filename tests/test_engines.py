@@ -36,6 +36,7 @@ from steersweep.engines.versions import differences, versions
 from steersweep.model.memory import model_shape
 from steersweep.model.source import ModelSource, find_model
 from steersweep.run.folder import RunFolder
+from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.scheduler import Scheduler, Task
@@ -280,9 +281,8 @@ def scheduler(engine: Engine, folder: Path, limits: Limits | None = None, **plan
         Ledger(folder),
         limits or Limits(),
         engine,
-        on_progress=lambda _progress: None,
+        Listeners(),
         on_finished=lambda _name: None,
-        on_line=lambda _line: None,
     )
 
 

@@ -23,6 +23,7 @@ from modal_proto import api_pb2
 from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
+from steersweep.core import typed
 from steersweep.engines.engine import Event, Work
 from steersweep.engines.modal import remote as there
 from steersweep.engines.modal.engine import ModalEngine
@@ -36,7 +37,7 @@ from steersweep.run.paths import RunPaths
 from steersweep.study.away import apps, away
 from steersweep.study.away.deploy import define_apps
 from steersweep.study.away.leader import lead
-from steersweep.study.away.remote_run import RemoteFile
+from steersweep.study.away.remote_run import End, RemoteFile
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
@@ -206,7 +207,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def led(plan: Plan, folder: Path, **options: Any) -> dict[str, Any]:
+def led(plan: Plan, folder: Path, **options: Any) -> End:
     """Begin a study there and follow it to its end."""
     away.begin(plan, folder, {**PHASE_1, **options})
     return away.follow(folder, lambda _line: None, every_s=0.2)
@@ -220,7 +221,7 @@ def jobs_called(server: ModalServer) -> list[tuple[str, str]]:
 def test_a_study_there_gives_the_results_of_one_here(
     alone: Path, tmp_path: Path, server: ModalServer
 ) -> None:
-    assert led(planned_on("A10G"), tmp_path / "run")["exit_code"] == 0
+    assert led(planned_on("A10G"), tmp_path / "run").exit_code == 0
     assert results(tmp_path / "run") == results(alone)
     assert server.calls == [
         ("small-study", "study", "", 0),
@@ -248,7 +249,7 @@ def test_a_container_that_is_lost_is_called_again(
     status: str, alone: Path, tmp_path: Path, server: ModalServer
 ) -> None:
     server.fate = {1: api_pb2.GenericResult.GenericStatus.Value(f"GENERIC_STATUS_{status}")}
-    assert led(planned_on("A10G"), tmp_path / "run")["exit_code"] == 0
+    assert led(planned_on("A10G"), tmp_path / "run").exit_code == 0
     assert [name for name, _ in jobs_called(server)].count("sweep_q7") == 2
     assert results(tmp_path / "run") == results(alone)
 
@@ -267,7 +268,7 @@ def test_a_job_too_large_is_called_on_the_larger_gpu(
 
     monkeypatch.setattr(worker.ChatModel, "load", too_large_once)
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
-    assert led(plan, tmp_path / "run")["exit_code"] == 0
+    assert led(plan, tmp_path / "run").exit_code == 0
     asked = [gpu for name, gpu in jobs_called(server) if name == "sweep_q7"]
     assert asked == ["", "A100-80GB"]
     paid = [e["gpu"] for e in Ledger(tmp_path / "run").entries() if e["do"] == "settle"]
@@ -309,7 +310,7 @@ def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
     assert "still running" in again.stderr
     lines: list[str] = []
     end = away.follow(tmp_path / "here", lines.append, every_s=0.2)
-    assert end == {"exit_code": 0, "message": "every phase asked for is done", "phase": None}
+    assert end == End(0, "every phase asked for is done", None)
     assert "phase size_sweep" in lines
     assert {app for app, name, _, _ in server.calls if name != "study"} == {"small-size-sweep"}
     assert (tmp_path / "here" / "decisions" / "size_sweep.json").is_file()
@@ -479,7 +480,7 @@ class Hostile:
 
 def test_files_that_would_leave_the_folder_are_not_fetched(tmp_path: Path) -> None:
     out = tmp_path / "here"
-    where = {"run": "r", "call": "c", "study_app": "a", "began": "2026-01-01T00:00:00Z"}
+    where = typed.plain(away.Away("modal", "r", "a", "2026-01-01T00:00:00Z", "c", None))
     run = RunFolder(out)
     run.write_json(run.paths.engine, where)
     hostile: Any = Hostile()
@@ -524,7 +525,7 @@ def test_what_a_user_should_know_of_a_model_is_in_the_log(tmp_path: Path) -> Non
     one_phase = parse_plan(yaml.safe_dump(data), "one.yaml")
     share = VolumeShare(tmp_path / "volume", lambda: None, lambda: None)
     end = lead(one_phase, share, ProcessEngine(["cpu"]), PHASE_1)
-    assert end["exit_code"] == 0, end
+    assert end.exit_code == 0, end
     log = (tmp_path / "volume" / "log.txt").read_text("utf-8")
     assert log.count("note: answers end at '<|im_end|>' too") == 1
 

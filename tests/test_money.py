@@ -28,10 +28,11 @@ from steersweep.report.console import PlainConsole
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import read_verification, verification_file, write_verification
+from steersweep.run.result_files import read_objects, verification_file, write_verification
 from steersweep.study.away import apps
 from steersweep.study.cuts import Begun, cuts_of_phase, savings
 from steersweep.study.jobs import Ended
+from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan, with_prices
 from steersweep.study.running import GateStop
@@ -72,9 +73,8 @@ def paid(folder: Path, *events: tuple[Any, float]) -> list[float]:
         Ledger(folder),
         Limits(),
         Script(*events),
-        on_progress=lambda _progress: None,
+        Listeners(),
         on_finished=lambda _name: None,
-        on_line=lambda _line: None,
     )
     scheduler.run("family_sweep", [Task(Work("work", job_of(), "local"), lambda _kind: 1.0)])
     jobs = Ledger(folder).jobs()
@@ -381,9 +381,8 @@ def test_a_stop_names_what_to_raise(limits: Limits, raised: str, tmp_path: Path)
             ledger,
             limits,
             engine,
-            on_progress=lambda _progress: None,
+            Listeners(),
             on_finished=lambda _name: None,
-            on_line=lambda _line: None,
         )
         work = Work("work", job_of(), "local")
         with pytest.raises(BudgetStop, match=re.escape(raised)):
@@ -526,7 +525,7 @@ def test_numbers_that_are_not_the_official_codes_are_accepted_by_nobody(
     folder = Path(shutil.copytree(missed, tmp_path / "run"))
     file = verification_file(folder)
     assert file is not None
-    result = dict(read_verification(file))
+    (result,) = map(dict, read_objects(file))
     next(iter(result["quantities"].values()))["passed"] = False
     write_verification(folder, result)
     said = refused("approve", "run", "R0", "--by", "Ada", "--note", "so what", cwd=tmp_path)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from steersweep.people import gates as people_gates
 from steersweep.run.condition import LayerChoice
 from steersweep.study.ahead import look_ahead
 from steersweep.study.away.apps import remote_functions
-from steersweep.study.phases import registry
+from steersweep.study.phases import registry, transfer
 from steersweep.study.phases.families import FAMILIES
 from steersweep.study.phases.fields import defined, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
@@ -131,6 +132,17 @@ def test_a_model_that_is_cut_is_not_expected_after_phase_1() -> None:
     assert {e.sweep.step.phase for e in cut if e.sweep.model.name == "gemma-9b"} == {"family_sweep"}
     transfers = [e.sweep for e in cut if e.sweep.step.phase == TRANSFER.name]
     assert [len(sweep.borrowed) for sweep in transfers] == [3] * 4
+
+
+def test_a_family_that_was_cut_is_in_no_transfer_unless_it_works() -> None:
+    families = [
+        {"family": "llama", "action": "exclude"},
+        {"family": "mistral", "action": "continue"},
+        {"family": "phi", "action": "exclude"},
+    ]
+    cuts = Cuts(families=frozenset({"llama", "mistral"}), models=frozenset({"gemma-9b"}))
+    study: Any = SimpleNamespace(plan=LAB, cuts=cuts)
+    assert transfer._cut(study, families) == {"gemma-9b", "llama-3b", "llama-8b"}
 
 
 def test_phases_are_called_the_same_in_plan_and_in_run(

@@ -424,6 +424,12 @@ def test_a_plan_may_be_based_on_a_shipped_one_or_a_file(tmp_path: Path) -> None:
         ("name: mine\nextends: none.yaml", r"line 2: extends: .*none\.yaml: cannot be read"),
         ("extends: mine.yaml", r"line 1: extends: .*mine\.yaml is based on this plan"),
         ("extends: other.yaml", r"line 1: extends: .*other\.yaml: line 1: .* is based on this"),
+        ("extends: ../here/mine.yaml", r"line 1: extends: .*mine\.yaml is based on this plan"),
+        ("extends: chain0.yaml", r"extends: .*more than 8 plans are based on one another"),
+        ("extends: folder.yaml", r"line 1: extends: .*folder\.yaml: "),
+        ('extends: ""', r"line 1: extends: "),
+        ("extends: /dev/null", r"line 1: extends: plan /dev/null: not one of"),
+        ('extends: "a\\x1b[2J.yaml"', r"line 1: "),
         ("extends: [v3]", r"line 1: extends: give the name of a shipped plan, or a \.yaml file"),
         ("extends: v3\nseed: x", r"line 2: seed: x is not a whole number"),
         ("extends: v3\nname: a\nfamilies: {phi: null}", r"with what v3 has: family_sweep.models.1"),
@@ -433,9 +439,14 @@ def test_a_plan_may_be_based_on_a_shipped_one_or_a_file(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_plan_based_on_another_is_named(
     text: str, said: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
-    with pytest.raises(InputError, match=said):
-        based(tmp_path, text)
+    folder = tmp_path / "here"
+    (folder / "folder.yaml").mkdir(parents=True)
+    (folder / "other.yaml").write_text("extends: mine.yaml\n")
+    for i in range(20):
+        (folder / f"chain{i}.yaml").write_text(f"extends: chain{i + 1}.yaml\n")
+    with pytest.raises(InputError, match=said) as caught:
+        based(folder, text)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_unknown_plans_and_files_are_named(tmp_path: Path) -> None:

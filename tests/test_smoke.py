@@ -23,7 +23,7 @@ from steersweep.smoke.smoke import Check, check_methods, check_model, smoke
 from steersweep.steer import passes
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
-from steersweep.steer.parity import Parity, compare_readers
+from steersweep.steer.parity import Parity, compare_readers, read_with_nnsight
 from steersweep.steer.regime import regime_of
 from steersweep.steer.row_edits import RowEdits
 from steersweep.study.study import StudyOptions, run_study
@@ -81,6 +81,19 @@ def test_an_architecture_works_exactly(name: str) -> None:
     assert readers["nnsight"].n_sites == chat.n_layers + 2
     assert readers["transformers"].n_sites == chat.n_layers + 1  # not the last layer's output
     assert all(parity.difference == 0 for parity in readers.values())
+
+
+def test_nnsight_leaves_nothing_in_the_network() -> None:
+    chat = ChatModel.load("lab:qwen-7b", device="cpu")
+
+    def own() -> dict[str, set[str]]:
+        return {name: {*vars(module)} for name, module in chat.model.named_modules()}
+
+    before, forward = own(), chat.layers[0].forward
+    assert read_with_nnsight(chat, [chat.prompt_ids("Hello")])
+    assert own() == before
+    assert chat.layers[0].forward == forward
+    assert next(p for p in compare_readers(chat) if p.reader == "nnsight").equal  # once more
 
 
 def test_an_architecture_without_such_layers_is_refused_by_name() -> None:

@@ -143,6 +143,7 @@ def test_the_models_of_v3_are_all_checked_by_functions_that_are_deployed() -> No
         ("smoke v3-lab --all --ray-address auto", "go with --engine ray"),
         ("smoke v3-lab --all --budget -1", "--budget -1.0: must be 0 or more USD"),
         ("smoke v3-lab --all --revision main", "--revision"),
+        ("smoke v3-lab --all --precision fp8", "--precision fp8: choose one of auto, fp32"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

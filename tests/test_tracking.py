@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ from steersweep.study.jobs import Ended
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
-from steersweep.tracking.record import FIELDS, TrackedRun, runs_of_job, runs_of_study, runs_of_sweep
+from steersweep.tracking.record import (
+    TrackedRow,
+    TrackedRun,
+    runs_of_job,
+    runs_of_study,
+    runs_of_sweep,
+)
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker
 from test_cli import refused, run
 from test_study import SMALL, small
 
+TRACKED = {field.name for field in fields(TrackedRow)}
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -98,7 +106,7 @@ def test_an_offline_run_of_wandb_holds_everything(
     assert {row["kind"] for row in rows} == {"steered", "unsteered", "random direction"}
     for row, cell in zip(steered, results[0].conditions, strict=True):
         entry = cell.as_json()
-        for field in FIELDS:
+        for field in TRACKED:
             if field in entry:
                 assert row[field] == entry[field], field
         assert row["quantization"] == "fp32"
@@ -153,11 +161,11 @@ assert tells.finish() == []
     main = "from trackio.cli import main; main()"
     shown = ("--project", "steersweep-sweeps", "--run", "qwen-3b-dim-layer-sweep", "--json")
     found = json.loads(go("-c", main, "get", "run", *shown))
-    assert set(FIELDS) <= set(found["metrics"])
+    assert set(found["metrics"]) >= TRACKED
     assert "samples" in found["metrics"]
     assert found["config"]["_Group"] == swept.name
     rates = json.loads(go("-c", main, "get", "metric", *shown, "--metric", "coherent_refusal_rate"))
-    expected = [row["coherent_refusal_rate"] for row in runs[0].rows]
+    expected = [row.coherent_refusal_rate for row in runs[0].rows]
     assert [value["value"] for value in rates["values"]] == expected
 
 
@@ -302,7 +310,6 @@ def test_a_study_tells_at_its_gate_and_at_a_bad_end(tmp_path: Path) -> None:
 
 
 def test_a_changed_run_is_told_again_under_its_id(runs: list[TrackedRun], tmp_path: Path) -> None:
-    from dataclasses import replace
 
     tells, _ = tracking(tmp_path, WandbTracker(tmp_path, online=False, entity=None))
     more = replace(runs[0], rows=runs[0].rows[:-1])

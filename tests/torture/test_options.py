@@ -105,6 +105,13 @@ def studies(add: Add) -> None:
     add("--ray-address", run, "x")
     add("--track", run, "magic", "")
     add("--device", run, "gpu9", "cuda:99")
+    checks = ["smoke", "small.yaml", "--all", "--quiet"]
+    add("--engine", checks, "magic", "", "local\x1b[2J")
+    add("--out", checks, "/proc/x", "small.yaml", "a" * 5_000, "/dev/null", "small.yaml/x", "")
+    add("--budget", checks, "nan", "-1", "a", "", "-inf")
+    add("--precision", checks, "fp8", "FP32", "", "int4\x1b[2J")
+    add("--device", checks, "gpu9", "cuda:99")
+    add("--ray-address", checks, "x")
     add("--judge", ["judge", "texts.jsonl", "out.jsonl"], "magic", "", "classifier:", "x\x1b[2J")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from steersweep.cli import judging, lab, models, results, smoke, studies, sweeps, verify
+from steersweep.cli import export, judging, lab, models, results, smoke, studies, sweeps, verify
 from steersweep.cli.failures import STOPPED, is_end_of_output, report
 from steersweep.core.redaction import hide_secrets_of_crashes
 from steersweep.core.signals import end_on_signals
@@ -31,7 +31,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
     ),
-    "Results": (results.report, results.review, results.track),
+    "Results": (results.report, results.review, results.track, export.export),
 }  # fmt: skip
 for panel, commands in _PANELS.items():
     for command in commands:

@@ -188,6 +188,6 @@ def _checked_on_modal(
     away.begin(plan, folder, {**asdict(options), "accept": [], "check": precision})
     end = away.follow(folder, lambda line: None if quiet else say(line, err=True))
     found = checked(folder)
-    if end["exit_code"] and (not found or all(row.passed for row in found)):
-        raise away.EndedThere(end["message"], end["exit_code"])  # a stop, or it could not begin
+    if end.exit_code and (not found or all(row.passed for row in found)):
+        raise away.EndedThere(end.message, end.exit_code)  # a stop, or it could not begin
     return found

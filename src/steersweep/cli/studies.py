@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,6 +39,7 @@ from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.engines.engine import Engine
+    from steersweep.study.away.remote_run import ToldTracker
     from steersweep.study.plan import Plan
     from steersweep.study.study import StudyOptions
     from steersweep.tracking.tracker import Tracker
@@ -163,6 +164,7 @@ def run(
     """
     from steersweep.report.study_table import print_decision
     from steersweep.run.paths import RunPaths
+    from steersweep.study.away.remote_run import ToldTracker
     from steersweep.study.plan_file import with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.status import decided, must_be_complete
@@ -191,12 +193,12 @@ def run(
         dict(_phase_budget(loaded, text) for text in phase_budget or ()),
     )
     tracking = loaded.tracking
-    told: dict[str, Any] = {
-        "name": tracking.tracker if track is None else track,
-        "online": tracking.online and not offline,
-        "entity": tracking.entity,
-    }
-    tracker = open_tracker(folder=out, **told)
+    told = ToldTracker(
+        tracking.tracker if track is None else track,
+        tracking.online and not offline,
+        tracking.entity,
+    )
+    tracker = open_tracker(told.name, out, online=told.online, entity=told.entity)
     if engine == "modal":
         _run_away(loaded, out, options, tracker, told, detach=detach, quiet=quiet)
     else:
@@ -265,7 +267,7 @@ def _run_away(
     out: Path,
     options: StudyOptions,
     tracker: Tracker | None,
-    told: dict[str, Any],
+    told: ToldTracker,
     *,
     detach: bool,
     quiet: bool,
@@ -288,11 +290,11 @@ def _run_away(
     end = away.follow(out, lambda line: None if quiet else say(line, err=True))
     if tracker is not None:
         tell_tracker(out, tracker, quiet=quiet, if_any=True)
-    if end["exit_code"]:
-        if end["phase"] is not None:
-            print_decision(end["phase"], decided(out)[end["phase"]])
+    if end.exit_code:
+        if end.phase is not None:
+            print_decision(end.phase, decided(out)[end.phase])
             say()
-        raise away.EndedThere(end["message"], end["exit_code"])
+        raise away.EndedThere(end.message, end.exit_code)
 
 
 def status(
@@ -411,11 +413,12 @@ def fetch(
     count = away.fetch(folder)
     say(f"{count} files are new or changed in {folder}")
     told = away.tracker_of(folder)
-    tracker = None if told is None else open_tracker(folder=folder, **told)
-    if tracker is not None:
-        tell_tracker(folder, tracker, if_any=True)
+    if told is not None:
+        tracker = open_tracker(told.name, folder, online=told.online, entity=told.entity)
+        if tracker is not None:
+            tell_tracker(folder, tracker, if_any=True)
     end = away.outcome(folder)
-    say("the study is still running" if end is None else f"it ended: {end['message']}")
+    say("the study is still running" if end is None else f"it ended: {end.message}")
     cost = away.billed(folder)
     if cost is not None:
         say(f"Modal billed {cost:.2f} USD for full hours so far")

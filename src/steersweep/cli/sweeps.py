@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 # The plan's shares of the depth, but 65 % for 60 %: in eight layers 50 % and 60 % are the same one.
 DEMO_LAYERS = "0.2,0.4,0.5,0.65,0.8"
+DEMO_STRENGTHS = "0.1,0.2,0.3,0.5"  # from a nudge to destruction, for miniatures
 DEMO_PROMPTS = 40
 QUICK_PROMPTS = 12
 
@@ -68,7 +69,7 @@ def demo(
         [f"lab:{name}" for name in DEMO_MODELS],
         methods=methods,
         layers=DEMO_LAYERS,
-        strengths=defaults.listed(defaults.STRENGTHS),
+        strengths=DEMO_STRENGTHS,
         max_prompts=QUICK_PROMPTS if quick else DEMO_PROMPTS,
     )
     if quick and not quiet:
@@ -121,7 +122,7 @@ def sweep(
 ) -> None:
     """Sweep layers and strengths on one model. The same command again continues a killed run.
 
-    Without --strengths or --multipliers: strengths 0.1, 0.2, 0.3 and 0.5; with --operation remove,
+    Without --strengths or --multipliers: strengths 0.05, 0.1, 0.2 and 0.4; with --operation remove,
     none.
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`

@@ -43,6 +43,7 @@ def verify_cosmic(
 
     Example: `steersweep verify cosmic --model lab:qwen-7b --layer 4 --strength 0.5 --expect 0.6`
     """
+    from steersweep.core import typed
     from steersweep.core.setting_values import whole_number
     from steersweep.methods.official import built_in_fixtures
     from steersweep.prompts.files import MAX_PROMPTS
@@ -95,11 +96,11 @@ def verify_cosmic(
             on_progress=view.on_progress,
         )
     if as_json:
-        say(json.dumps(result, indent=1))
+        say(json.dumps(typed.plain(result), indent=1))
     else:
         print_checks(result)
         say(f"\nReport:  {RunPaths(out).verification}\nResults: {path}")
-    if not result["passed"]:
+    if not result.passed:
         raise typer.Exit(1)
 
 

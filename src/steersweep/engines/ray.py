@@ -11,7 +11,8 @@ import os
 import tempfile
 import uuid
 from collections import deque
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,26 @@ from steersweep.engines.versions import differences, versions
 
 _LOOK_EVERY = 0.2  # seconds
 _ACCELERATOR = "accelerator_type:"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, alive.
+
+    Attributes:
+        id: Ray's name of it.
+        address: its network address.
+        resources: how much it has of each, `CPU` and `GPU` among them.
+    """
+
+    id: str
+    address: str
+    resources: Mapping[str, float]
+
+    @property
+    def cpus(self) -> float:
+        """Its CPUs."""
+        return float(self.resources.get("CPU", 0))
 
 
 class RayEngine:
@@ -59,7 +80,7 @@ class RayEngine:
         self._folder = Path()
         self._pulse = Pulse("")
         self._waiting: deque[Work] = deque()
-        self._known_nodes: list[dict[str, Any]] = []
+        self._known_nodes: list[Node] = []
 
     def open(self, folder: Path) -> None:
         """Connect, and see that every machine of the cluster can run work for `folder`."""
@@ -103,18 +124,18 @@ class RayEngine:
     def capacity(self, kind: str) -> int | None:
         """GPUs of the kind in the cluster; for work without a GPU, as many as its CPUs allow."""
         if kind == LOCAL:
-            return max(1, int(sum(_cpus(node) // self._cpus_of(kind) for node in self._nodes())))
-        found = int(sum(node["Resources"].get(kind, 0) for node in self._nodes()))
+            return max(1, int(sum(node.cpus // self._cpus_of(kind) for node in self._nodes())))
+        found = int(sum(node.resources.get(kind, 0) for node in self._nodes()))
         found = found or int(
             sum(
-                node["Resources"].get("GPU", 0)
+                node.resources.get("GPU", 0)
                 for node in self._nodes()
-                if any(name in node["Resources"] for name in _accelerator_names(kind))
+                if any(name in node.resources for name in _accelerator_names(kind))
             )
         )
         if found:
             return found
-        names = {name for node in self._nodes() for name in node["Resources"]}
+        names = {name for node in self._nodes() for name in node.resources}
         usual = ("CPU", "GPU", "memory", "object_store_memory")
         others = sorted(
             name.removeprefix(_ACCELERATOR)
@@ -129,7 +150,7 @@ class RayEngine:
 
     def device(self, kind: str) -> str:
         """The GPU Ray gives a task, where the cluster has GPUs; else the CPU."""
-        has_gpus = any(node["Resources"].get("GPU") for node in self._nodes())
+        has_gpus = any(node.resources.get("GPU") for node in self._nodes())
         return "cuda" if has_gpus and kind != LOCAL else "cpu"
 
     def submit(self, work: Work) -> None:
@@ -144,14 +165,14 @@ class RayEngine:
     def _submit(self, work: Work) -> None:
         import ray
 
-        custom = any(work.gpu in node["Resources"] for node in self._nodes())
+        custom = any(work.gpu in node.resources for node in self._nodes())
         options: dict[str, Any] = {"num_cpus": self._cpus_of(work.gpu), "max_retries": 0}
         if work.gpu != LOCAL:
             accelerators = [
                 name
                 for node in self._nodes()
                 for name in _accelerator_names(work.gpu)
-                if name in node["Resources"]
+                if name in node.resources
             ]
             options["resources"] = {work.gpu: 1} if custom else {accelerators[0]: 0.001}
             if self.device(work.gpu) == "cuda":
@@ -285,10 +306,10 @@ class RayEngine:
         looks = ray.remote(_sees)
         try:
             answers = {
-                node["NodeManagerAddress"]: looks.options(
+                node.address: looks.options(
                     num_cpus=0,
                     max_retries=0,
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
                 ).remote(str(probe))
                 for node in self._nodes()
             }
@@ -316,18 +337,22 @@ class RayEngine:
         finally:
             probe.unlink()
 
-    def _nodes(self) -> list[dict[str, Any]]:
+    def _nodes(self) -> list[Node]:
         import ray
 
         if self._pulse.answers():  # the call would wait for ever
             with cluster_may_go():
-                self._known_nodes = [node for node in ray.nodes() if node["Alive"]]
+                self._known_nodes = [
+                    Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+                    for node in ray.nodes()
+                    if node["Alive"]
+                ]
         return self._known_nodes
 
     def _cpus_of(self, kind: str) -> int:
         if kind != LOCAL:
             return 1
-        return self._cpus or max(1, int(min(_cpus(node) for node in self._nodes())))
+        return self._cpus or max(1, int(min(node.cpus for node in self._nodes())))
 
 
 def _run_on_ray(work: Work, folder: str, storage: str | None, queue: Any) -> None:
@@ -372,10 +397,6 @@ def _new_queue() -> Any:
 
 def _error(name: str, reason: str) -> SteersweepError:
     return SteersweepError(f"{name}: {reason}")
-
-
-def _cpus(node: dict[str, Any]) -> float:
-    return float(node["Resources"].get("CPU", 0))
 
 
 def _accelerator_names(kind: str) -> list[str]:

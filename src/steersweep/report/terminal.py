@@ -18,6 +18,7 @@ from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
 from steersweep.run.result import Best, Cell, Result
 from steersweep.run.verdict import FLAG_NOTES
+from steersweep.verification.outcome import Verification
 from steersweep.verification.report import shown_difference
 
 OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
@@ -146,32 +147,32 @@ def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None)
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def print_checks(result: dict[str, Any], console: Console | None = None) -> None:
+def print_checks(result: Verification, console: Console | None = None) -> None:
     """The outcome of a verification: largest differences, and the reproduction run."""
     console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
     table.add_column("against the official code", no_wrap=True)
     for name in ("difference", "tolerance", ""):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, row in result["quantities"].items():
-        outcome = Text("ok", "green") if row["passed"] else Text("differs", "bold red")
-        difference = shown_difference(row["max_abs_difference"])
-        table.add_row(name, difference, f"{row['tolerance']:g}", outcome)
+    for name, row in result.quantities.items():
+        outcome = Text("ok", "green") if row.passed else Text("differs", "bold red")
+        difference = shown_difference(row.max_abs_difference)
+        table.add_row(name, difference, f"{row.tolerance:g}", outcome)
     console.print(table)
-    names = ", ".join(fixture["name"] for fixture in result["fixtures"])
+    names = ", ".join(fixture.name for fixture in result.fixtures)
     console.print(f"\nFixtures: {names}. Masks, layers and choices: how many differ.")
-    if run := result["reproduction"]:
-        low, high = run["coherent_refusal_ci"]
+    if run := result.reproduction:
+        low, high = run.coherent_refusal_ci
         console.print(
-            f"{run['model_id']}, layer {run['layer_idx']}, strength "
-            f"{run['relative_strength']:.2g} ({run['multiplier']:.3g}x): "
-            f"{run['coherent_refusal_rate']:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent "
-            f"refusals of {run['n_unique']}, expected at least {run['expected_at_least']:.0%}: "
-            f"{'reached' if run['passed'] else 'not reached'}",
+            f"{run.model_id}, layer {run.layer_idx}, strength "
+            f"{run.relative_strength:.2g} ({run.multiplier:.3g}x): "
+            f"{run.coherent_refusal_rate:.0%} [{low * 100:.0f}-{high * 100:.0f}] coherent "
+            f"refusals of {run.n_unique}, expected at least {run.expected_at_least:.0%}: "
+            f"{'reached' if run.passed else 'not reached'}",
             highlight=False,
             soft_wrap=True,
         )
-    console.print(Text("passed", "bold green") if result["passed"] else Text("FAILED", "bold red"))
+    console.print(Text("passed", "bold green") if result.passed else Text("FAILED", "bold red"))
 
 
 def _row(result: Result) -> list[str | Text]:

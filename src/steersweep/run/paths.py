@@ -192,6 +192,10 @@ class RunPaths:
         """The figures of the page, as files."""
         return self.root / "figures"
 
+    def table(self, what: str, ending: str) -> Path:
+        """Results as a table for other tools."""
+        return self.root / f"{what}.{ending}"
+
     def judgements(self, judge: str) -> Path:
         """What another judge says of the run's answers."""
         return self.root / "judgements" / f"{safe_name(judge)}.jsonl"

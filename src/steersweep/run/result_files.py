@@ -58,15 +58,6 @@ def read_result_file(path: Path) -> list[Result]:
         ) from error
 
 
-def read_verification(path: Path) -> Object:
-    """The result of a verification in a file.
-
-    Raises:
-        InputError: it is not as it was written, or cannot be read.
-    """
-    return read_objects(path)[0]
-
-
 def read_objects(path: Path) -> list[Object]:
     """The objects in a result file, of a verification too, as plain data.
 

@@ -7,13 +7,14 @@ on the model at hand before anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steersweep.core.printing import first_line
 from steersweep.model.chat_model import ChatModel
@@ -148,7 +149,24 @@ def read_with_transformers(chat: ChatModel, prompts: Sequence[Sequence[int]]) ->
 
 
 def read_with_nnsight(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> Sites:
-    """The same sites in one nnsight trace."""
+    """The same sites in one nnsight trace. The network is afterwards what it was before."""
+    with _put_back(chat.model):
+        return _traced(chat, prompts)
+
+
+@contextmanager
+def _put_back(network: nn.Module) -> Iterator[None]:
+    """nnsight gives every module a `forward` of its own, which would stay for good."""
+    held = [(module, dict(vars(module))) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in held:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _traced(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> Sites:
     import nnsight
 
     model = nnsight.TransformersModel(chat.model, tokenizer=chat.tokenizer, task="text-generation")

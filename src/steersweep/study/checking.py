@@ -11,13 +11,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from steersweep.budget.ledger import SMOKE, Ledger
-from steersweep.core.errors import SteersweepError
+from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
+from steersweep.model.precision import PRECISIONS
 from steersweep.run.condition import LayerChoice
 from steersweep.run.folder import RunFolder
 from steersweep.study.costs import estimate
 from steersweep.study.jobs import CHECKED_PROMPTS, check_name
+from steersweep.study.listeners import Listeners
 from steersweep.study.phases.registry import phases_of
 from steersweep.study.plan import Plan
 from steersweep.study.study import StudyOptions, jobs_of, opened
@@ -86,16 +88,8 @@ def check_models(
     engine = engine or local_engine()
     sweeps = sweeps_to_check(plan, precision)
     with opened(plan, out, options, engine, on_line=on_line, on_note=on_note or on_line) as store:
-        jobs = jobs_of(
-            plan,
-            store,
-            options,
-            engine,
-            cuts=Cuts(),
-            on_progress=on_progress,
-            on_job=lambda _ended: None,
-            on_line=on_line,
-        )
+        listeners = Listeners(on_progress=on_progress, on_line=on_line)
+        jobs = jobs_of(plan, store, options, engine, listeners, cuts=Cuts())
         store.write_json(store.paths.smoke, {"models": []})  # until these have ended
         failures = jobs.check(sweeps)
         paid = {row["job"]: row for row in Ledger(out).jobs() if row["phase"] == SMOKE}
@@ -123,7 +117,15 @@ def checked(out: Path) -> list[Checked]:
 
 
 def sweeps_to_check(plan: Plan, precision: str | None = None) -> list[Sweep]:
-    """A small sweep of each model that some phase may run, in the plan's order."""
+    """A small sweep of each model that some phase may run, in the plan's order.
+
+    Raises:
+        InputError: no such precision.
+    """
+    if precision is not None and precision not in PRECISIONS:
+        raise InputError(
+            f"{setting('precision')} {precision}: choose one of auto, {', '.join(PRECISIONS)}"
+        )
     steps: dict[str, Step] = {}
     for phase in phases_of(plan):
         for step, model, _ in phase.may_call(plan):
@@ -135,7 +137,7 @@ def sweeps_to_check(plan: Plan, precision: str | None = None) -> list[Sweep]:
             tuple(plan.prompts.extraction)[:1],
             (LayerChoice("0.5"),),
             (plan.strength,),
-            precision or model.precision,
+            model.precision if precision is None else precision,
         )
         for name, model in plan.models.items()
         if name in steps

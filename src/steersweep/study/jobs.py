@@ -14,13 +14,14 @@ from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.result import Result
 from steersweep.study.costs import estimate
 from steersweep.study.cuts import Begun, begun
+from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import make_job
-from steersweep.work.job import Job, OnProgress, left_out, unfinished
+from steersweep.work.job import Job, left_out, unfinished
 from steersweep.work.overflow import as_it_runs, share_overflow
 
 
@@ -71,9 +72,7 @@ class Jobs:
         created: UTC time the study began.
         accept: `model:NAME` of every model whose changed weights are accepted.
         accept_mismatch: go on whatever the smoke test finds.
-        on_progress: told of progress within a job.
-        on_job: told of each job that is done.
-        on_line: told what a person should read.
+        listeners: told what happens.
     """
 
     def __init__(
@@ -83,13 +82,11 @@ class Jobs:
         cuts: Cuts,
         limits: Limits,
         engine: Engine,
+        listeners: Listeners,
         *,
         created: str,
         accept: Collection[str],
         accept_mismatch: bool,
-        on_progress: OnProgress,
-        on_job: OnJob,
-        on_line: Callable[[str], None],
     ) -> None:
         self.plan = plan
         self.store = store
@@ -97,11 +94,11 @@ class Jobs:
         self.created = created
         self.accept = accept
         self.accept_mismatch = accept_mismatch
-        self.say = on_line
+        self.say = listeners.on_line
         self._begun = Begun() if cuts.prompts is None else begun(plan, store)
         self._engine = engine
         self._ledger = Ledger(store.root)
-        self._on_job = on_job
+        self._on_job = listeners.on_job
         self._said: set[str] = set()
         self._asked: dict[str, set[str]] = {}  # by phase, sweeps of this run
         self._conditions: dict[str, set[str]] = {}  # by phase, keys that this run asks for
@@ -111,9 +108,8 @@ class Jobs:
             self._ledger,
             limits,
             engine,
-            on_progress=on_progress,
+            listeners,
             on_finished=self._ended,
-            on_line=on_line,
         )
 
     def run(

@@ -39,6 +39,7 @@ from steersweep.study.plan_checks import contradictions, wrong_by_schema
 from steersweep.sweeps import defaults
 
 DEFAULT_FLAT_WITHIN = 0.10
+MAX_BASES = 8  # plans that are based on one another
 
 
 def load_plan(name: str) -> Plan:
@@ -137,13 +138,15 @@ def _parse(text: str, where: str, extended_by: tuple[str, ...]) -> Plan:
 
 def _base(base: str, where: str, extended_by: tuple[str, ...], refuse: Any) -> Plan:
     """The plan that another is based on."""
+    chain = (*extended_by, str(Path(where).resolve()))
     if base not in shipped_plans():
-        base = str(Path(where).parent / base)
-    before = (*extended_by, str(Path(where)))
-    if base in before:
-        raise refuse([FIELD], f"{base} is based on this plan")
+        named, base = base, str(Path(where).parent / base)
+        if str(Path(base).resolve()) in chain:
+            raise refuse([FIELD], f"{shown(named)[1:-1]} is based on this plan")
+    if len(chain) > MAX_BASES:
+        raise refuse([FIELD], f"more than {MAX_BASES} plans are based on one another")
     try:
-        return _load(base, before)
+        return _load(base, chain)
     except InputError as error:
         raise refuse([FIELD], str(error)) from error
 

@@ -16,8 +16,8 @@ from steersweep.core.atomic import DiskFull
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.model.memory import OutOfMemory
+from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan
-from steersweep.work.job import OnProgress
 
 MOST_ATTEMPTS = 3  # of a job whose machine is lost under it
 
@@ -72,9 +72,8 @@ class Scheduler:
         ledger: of the run folder.
         limits: hard stops.
         engine: where work runs.
-        on_progress: told of progress within a job.
+        listeners: told of progress, and what a person should read.
         on_finished: told the name of each job that finished.
-        on_line: told what a person should read.
     """
 
     def __init__(
@@ -83,18 +82,17 @@ class Scheduler:
         ledger: Ledger,
         limits: Limits,
         engine: Engine,
+        listeners: Listeners,
         *,
-        on_progress: OnProgress,
         on_finished: Callable[[str], None],
-        on_line: Callable[[str], None],
     ) -> None:
         self._plan = plan
         self._ledger = ledger
         self._limits = limits
         self._engine = engine
-        self._on_progress = on_progress
+        self._on_progress = listeners.on_progress
         self._on_finished = on_finished
-        self._say = on_line
+        self._say = listeners.on_line
         self._running: dict[str, _Running] = {}
         self._waiting: deque[Task] = deque()
         self._failures: dict[str, SteersweepError] = {}

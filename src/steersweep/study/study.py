@@ -30,7 +30,8 @@ from steersweep.study import final
 from steersweep.study.cuts import begun, cuts_of_phase, savings
 from steersweep.study.evidence import signature_for, why_it_waits_again
 from steersweep.study.findings import append_findings
-from steersweep.study.jobs import Jobs, OnJob
+from steersweep.study.jobs import Ended, Jobs
+from steersweep.study.listeners import Listeners
 from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan
@@ -86,7 +87,7 @@ def run_study(
     *,
     engine: Engine | None = None,
     on_progress: OnProgress = lambda _progress: None,
-    on_job: OnJob = lambda _ended: None,
+    on_job: Callable[[Ended], None] = lambda _ended: None,
     on_line: Callable[[str], None] = lambda _line: None,
     on_note: Callable[[str], None] | None = None,
 ) -> RunFolder:
@@ -114,7 +115,7 @@ def run_study(
     with opened(plan, out, options, engine, on_line=on_line, on_note=note) as store:
         for problem in problems(out):
             note(problem)
-        _run_phases(plan, store, options, engine, on_progress, on_job, on_line)
+        _run_phases(plan, store, options, engine, Listeners(on_progress, on_job, on_line))
     return store
 
 
@@ -162,11 +163,9 @@ def jobs_of(
     store: RunFolder,
     options: StudyOptions,
     engine: Engine,
+    listeners: Listeners,
     *,
     cuts: Cuts,
-    on_progress: OnProgress,
-    on_job: OnJob,
-    on_line: Callable[[str], None],
 ) -> Jobs:
     """What runs jobs in a study's folder, within the limits of plan and options."""
     total = plan.budget.total if options.budget is None else options.budget
@@ -181,12 +180,10 @@ def jobs_of(
         cuts,
         limits,
         engine,
+        listeners,
         created=created,
         accept=options.accept,
         accept_mismatch=options.accept_mismatch,
-        on_progress=on_progress,
-        on_job=on_job,
-        on_line=on_line,
     )
 
 
@@ -217,22 +214,12 @@ def _run_phases(
     store: RunFolder,
     options: StudyOptions,
     engine: Engine,
-    on_progress: OnProgress,
-    on_job: OnJob,
-    on_line: Callable[[str], None],
+    listeners: Listeners,
 ) -> None:
     """Phase after phase; each ends at its gate. Then what all say together."""
+    on_line = listeners.on_line
     count = _apply_cuts(plan, store, options, on_line)
-    jobs = jobs_of(
-        plan,
-        store,
-        options,
-        engine,
-        cuts=Cuts.first(plan, count),
-        on_progress=on_progress,
-        on_job=on_job,
-        on_line=on_line,
-    )
+    jobs = jobs_of(plan, store, options, engine, listeners, cuts=Cuts.first(plan, count))
     decided = {}
     for phase in phases_of(plan):
         on_line(f"phase {phase.name}")

@@ -8,8 +8,9 @@ from steersweep.run.edit_settings import STANDARD
 
 METHODS = "dim"
 LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")  # shares of the depth
-# Relative to the residual norm: from a nudge to destruction. A plan has none.
-STRENGTHS = (0.1, 0.2, 0.3, 0.5)
+# Relative to the residual norm, doubled each time. Real models of 0.5 and 1.5 billion parameters
+# are steered at 0.05 to 0.15 and broken above, the lab's miniatures at 0.2 to 0.5. A plan has none.
+STRENGTHS = (0.05, 0.1, 0.2, 0.4)
 PROMPTS = "benign-120"
 PRECISION = "auto"
 DEVICE = "auto"

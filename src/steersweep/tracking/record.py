@@ -5,59 +5,88 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from steersweep.core import typed
 from steersweep.people.reviews import results_in
+from steersweep.run.edit_settings import EditSettings
 from steersweep.run.paths import RunPaths
 from steersweep.run.result import Cell, Result
 from steersweep.run.result_files import (
     read_result_file,
-    read_verification,
     result_files,
     verification_file,
 )
 from steersweep.study.phases.registry import step_of_file
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Step
+from steersweep.verification.outcome import read_verification
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Ended
 
-# What a row of a run has, see docs/tracking.md.
-FIELDS = (
-    "model_id",
-    "method",
-    "layer_idx",
-    "layer_pct",
-    "multiplier",
-    "relative_strength",
-    "quantization",
-    "refusal_rate",
-    "coherent_refusal_rate",
-    "garbled_refusal_rate",
-    "direction_norm",
-    "n_samples",
-    "n_unique",
-    "sample_outputs",
-    "output_quality",
-)
-SAMPLE_COLUMNS = (
-    "condition",
-    "kind",
-    "method",
-    "layer_idx",
-    "multiplier",
-    "prompt",
-    "response",
-    "quality",
-    "refusal",
-    "finish_reason",
-)
 SWEEPS = "steersweep-sweeps"  # the project of sweeps outside a study
 _SHOWN_OUTPUTS = 3
+
+
+@dataclass(frozen=True)
+class TrackedRow:
+    """A condition, as trackers have it (docs/tracking.md); what a control has not is None.
+
+    `kind` is steered, unsteered or random direction; `sample_outputs` are its first answers.
+    """
+
+    kind: str
+    model_id: str
+    method: str
+    layer_idx: int | None
+    layer_pct: float | None
+    multiplier: float | None
+    relative_strength: float | None
+    quantization: str
+    refusal_rate: float
+    coherent_refusal_rate: float
+    garbled_refusal_rate: float
+    direction_norm: float | None
+    n_samples: int
+    n_unique: int
+    sample_outputs: str
+    output_quality: str
+
+
+@dataclass(frozen=True)
+class TrackedSample:
+    """A response, as a line of a table: of which condition, what was asked, said and judged."""
+
+    condition: str
+    kind: str
+    method: str
+    layer_idx: int | None
+    multiplier: float | None
+    prompt: str
+    response: str
+    quality: str
+    refusal: bool
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class TrackedConfig:
+    """What was run, and with what; of the first result where a run has several."""
+
+    model_id: str
+    family: str
+    quantization: str
+    n_layers: int
+    d_model: int
+    methods: tuple[str, ...]
+    edit: EditSettings
+    provenance: Mapping[str, Any]
+
+
+SAMPLE_COLUMNS = tuple(field.name for field in fields(TrackedSample))
 
 
 @dataclass(frozen=True)
@@ -70,23 +99,23 @@ class TrackedRun:
         group: the study, or the folder of a sweep.
         tags: family and phase.
         config: what was run, and with what.
-        rows: a dict per condition: `FIELDS`, and `kind`: steered, unsteered or random direction.
-        samples: a line per response, of `SAMPLE_COLUMNS`.
+        rows: of every condition.
+        samples: every response.
         summary: verdict per method.
         files: directions and condition files, relative to the run folder, by kind.
-        result: the results as plain data, to be kept as a file.
+        results: without responses, which lie in the condition files; to be kept as a file.
     """
 
     project: str
     name: str
     group: str
     tags: tuple[str, ...]
-    config: dict[str, Any]
-    rows: list[dict[str, Any]]
-    samples: list[list[Any]]
-    summary: dict[str, Any]
+    config: TrackedConfig
+    rows: list[TrackedRow]
+    samples: list[TrackedSample]
+    summary: dict[str, str | bool | float]
     files: dict[str, list[str]]
-    result: list[Mapping[str, Any]]
+    results: list[Result]
 
     @property
     def key(self) -> str:
@@ -96,8 +125,18 @@ class TrackedRun:
     @property
     def digest(self) -> str:
         """Of what it holds: a run that says the same need not be told again."""
-        text = json.dumps([self.rows, self.samples, self.summary], sort_keys=True)
+        text = json.dumps([typed.plain(self.rows), self.table, self.summary], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def table(self) -> list[list[Any]]:
+        """The responses as lines of `SAMPLE_COLUMNS`."""
+        return [[getattr(line, name) for name in SAMPLE_COLUMNS] for line in self.samples]
+
+    @property
+    def result(self) -> list[Any]:
+        """What result files hold of it, but for the responses."""
+        return [_without_samples(typed.plain(result)) for result in self.results]
 
     def run_id(self, begun: str) -> str:
         """The same each time the same run is told again; `begun`: when the study began."""
@@ -122,9 +161,9 @@ def runs_of_study(plan: Plan, run_folder: Path, *, if_any: bool = False) -> list
             found.update((run.key, run) for run in runs_of_step(plan, step, results, folder))
 
     verified = verification_file(run_folder)
-    asked = None if verified is None else read_verification(verified)["reproduction"]
+    asked = None if verified is None else read_verification(verified).reproduction
     if verified is not None and asked:
-        file = paths.named(asked["results_file"])
+        file = paths.named(asked.results_file)
         add(verified, read_result_file(file), paths.name_of(file.parent.parent))
     for file in sorted(paths.finished_jobs.glob("*.json")):
         add(file, read_result_file(file))
@@ -202,16 +241,16 @@ def tracked(
         name,
         group,
         tags,
-        {
-            "model_id": first.model_id,
-            "family": first.family,
-            "quantization": first.quantization,
-            "n_layers": first.n_layers,
-            "d_model": first.d_model,
-            "methods": [result.method for result in results],
-            "edit": first.conditions[0].edit.as_json(),
-            "provenance": dict(first.provenance),
-        },
+        TrackedConfig(
+            model_id=first.model_id,
+            family=first.family,
+            quantization=first.quantization,
+            n_layers=first.n_layers,
+            d_model=first.d_model,
+            methods=tuple(result.method for result in results),
+            edit=first.conditions[0].edit,
+            provenance=first.provenance,
+        ),
         [_row(*held) for held in cells.values()],
         [line for kind, cell, _ in cells.values() for line in _samples(kind, cell)],
         _summary(results),
@@ -219,40 +258,54 @@ def tracked(
             "direction": [str(inside / name) for name in sorted(directions)],
             "condition": [str(inside / paths.name_of(paths.condition(key))) for key in cells],
         },
-        [_without_samples(typed.plain(result.without_samples())) for result in results],
+        [result.without_samples() for result in results],
     )
 
 
-def _row(kind: str, cell: Cell, result: Result) -> dict[str, Any]:
+def _row(kind: str, cell: Cell, result: Result) -> TrackedRow:
+    at, rates = cell.steering, cell.rates
     outputs = [sample.response for sample in cell.samples[:_SHOWN_OUTPUTS]]
-    held = {
-        **replace(cell, samples=()).as_json(),
-        "model_id": result.model_id,
-        "quantization": result.quantization,
-        "sample_outputs": "\n---\n".join(outputs),
-    }
-    return {"kind": kind, **{field: held[field] for field in FIELDS}}
+    return TrackedRow(
+        kind=kind,
+        model_id=result.model_id,
+        method=cell.method,
+        layer_idx=None if at is None else at.layer_idx,
+        layer_pct=cell.layer_pct,
+        multiplier=None if at is None else at.multiplier,
+        relative_strength=None if at is None else at.relative_strength,
+        quantization=result.quantization,
+        refusal_rate=rates.refusal_rate,
+        coherent_refusal_rate=rates.coherent_refusal_rate,
+        garbled_refusal_rate=rates.garbled_refusal_rate,
+        direction_norm=None if at is None else at.direction_norm,
+        n_samples=rates.n_samples,
+        n_unique=rates.n_unique,
+        sample_outputs="\n---\n".join(outputs),
+        output_quality=rates.output_quality,
+    )
 
 
-def _samples(kind: str, cell: Cell) -> list[list[Any]]:
+def _samples(kind: str, cell: Cell) -> list[TrackedSample]:
     at = cell.steering
-    layer, multiplier = (None, None) if at is None else (at.layer_idx, at.multiplier)
-    place = [cell.key, kind, cell.method, layer, multiplier]
     return [
-        [
-            *place,
-            sample.prompt,
-            sample.response,
-            sample.judgement.quality,
-            sample.judgement.refusal,
-            sample.finish_reason,
-        ]
+        TrackedSample(
+            condition=cell.key,
+            kind=kind,
+            method=cell.method,
+            layer_idx=None if at is None else at.layer_idx,
+            multiplier=None if at is None else at.multiplier,
+            prompt=sample.prompt,
+            response=sample.response,
+            quality=sample.judgement.quality,
+            refusal=sample.judgement.refusal,
+            finish_reason=sample.finish_reason,
+        )
         for sample in cell.samples
     ]
 
 
-def _summary(results: Sequence[Result]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _summary(results: Sequence[Result]) -> dict[str, str | bool | float]:
+    found: dict[str, str | bool | float] = {}
     for result in results:
         verdict, best = result.verdict, result.verdict.best
         low, high = verdict.interval

@@ -6,6 +6,7 @@ import contextlib
 import io
 from pathlib import Path
 
+from steersweep.core import typed
 from steersweep.core.atomic import write_json
 from steersweep.core.printing import safe_name
 from steersweep.run.paths import RunPaths
@@ -38,14 +39,14 @@ class TrackioTracker:
                 project=run.project,
                 name=run.name,
                 group=run.group,
-                config={**run.config, "tags": list(run.tags), "run_id": run_id},
+                config={**typed.plain(run.config), "tags": list(run.tags), "run_id": run_id},
                 auto_log_gpu=False,
                 auto_log_cpu=False,
                 embed=False,
             )
             for step, row in enumerate(run.rows):
-                sink.log(row, step=step)
-            table = trackio.Table(columns=list(SAMPLE_COLUMNS), data=run.samples)
+                sink.log(typed.plain(row), step=step)
+            table = trackio.Table(columns=list(SAMPLE_COLUMNS), data=run.table)
             sink.log({"samples": table, **run.summary}, step=len(run.rows))
             result = self._paths.tracked_result(run_id)
             write_json(result, run.result)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.atomic import write_json
 from steersweep.core.errors import SteersweepError
 from steersweep.core.printing import safe_name
@@ -53,7 +54,7 @@ class WandbTracker:
             id=run_id,
             group=run.group,
             tags=[tag[:64] for tag in run.tags],
-            config=run.config,
+            config=typed.plain(run.config),
             dir=str(self._folder),
             mode="offline",
             reinit="finish_previous",
@@ -66,8 +67,8 @@ class WandbTracker:
             ),
         ) as sink:
             for step, row in enumerate(run.rows):
-                sink.log(row, step=step)
-            table = wandb.Table(columns=list(SAMPLE_COLUMNS), data=run.samples)
+                sink.log(typed.plain(row), step=step)
+            table = wandb.Table(columns=list(SAMPLE_COLUMNS), data=run.table)
             sink.log({"samples": table}, step=len(run.rows))
             sink.summary.update(run.summary)
             for kind, names in run.files.items():

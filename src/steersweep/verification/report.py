@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from steersweep.core.printing import markdown
+from steersweep.verification.outcome import Verification
 
 GATE = "cosmic-verification"
 
 
 def render_markdown(
-    result: Mapping[str, Any], results_file: str, sign_off: Mapping[str, Any] | None
+    result: Verification, results_file: str, sign_off: Mapping[str, Any] | None
 ) -> str:
-    """`COSMIC_VERIFICATION.md` of a result object.
+    """`COSMIC_VERIFICATION.md` of a verification.
 
     Args:
-        result: as in the result file.
-        results_file: its name.
+        result: what it came to.
+        results_file: name of its result file.
         sign_off: who signed, from `gates.jsonl`; None: nobody yet.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined

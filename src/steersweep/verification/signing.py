@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
 from steersweep.people.gates import sign, signature_of
 from steersweep.run.paths import RunPaths
-from steersweep.run.result_files import read_verification, verification_file
+from steersweep.run.result_files import verification_file
+from steersweep.verification.outcome import Reproduced, read_verification
 from steersweep.verification.report import GATE, render_markdown
 
 
@@ -27,29 +27,24 @@ def signable(folder: Path, note: str = "") -> Path:
     if newest is None:
         raise InputError(f"{folder}: holds no COSMIC verification; verify COSMIC there first")
     result, page = read_verification(newest), RunPaths(folder).verification
-    if not result["passed"] and not numbers_agree(result):
+    if not result.passed and not result.numbers_agree:
         raise InputError(
             f"{newest}: did not pass: the numbers differ from the official code's, so it cannot be "
             f"signed; see {page.name}"
         )
-    if not result["passed"] and not note.strip():
+    if not result.passed and result.reproduction is not None and not note.strip():
         raise InputError(
-            f"{newest}: {missed(result['reproduction'])}. To accept that, say why: "
+            f"{newest}: {missed(result.reproduction)}. To accept that, say why: "
             f"{setting('note')} REASON; see {page.name}"
         )
     return newest
 
 
-def numbers_agree(result: Mapping[str, Any]) -> bool:
-    """Whether every quantity of a verification is the official code's."""
-    return all(row["passed"] for row in result["quantities"].values())
-
-
-def missed(run: Mapping[str, Any]) -> str:
+def missed(run: Reproduced) -> str:
     """In words, what a reproduction that missed its expectation reached."""
     return (
-        f"the reproduction on {run['model_id']} reached {run['coherent_refusal_rate']:.0%} "
-        f"coherent refusals, and at least {run['expected_at_least']:.0%} was expected"
+        f"the reproduction on {run.model_id} reached {run.coherent_refusal_rate:.0%} "
+        f"coherent refusals, and at least {run.expected_at_least:.0%} was expected"
     )
 
 

@@ -6,17 +6,7 @@ so no section or equation numbers are given.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Step(NamedTuple):
-    """A step of the method in three places."""
-
-    step: str
-    paper: str
-    official: str
-    ours: str
-
+from steersweep.verification.outcome import Step
 
 STEPS = (
     Step(

@@ -6,14 +6,16 @@ prompts, so that they show, and layers of every kind that the architecture mixes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from steersweep.core.errors import SteersweepError
 
 WIDTH, LAYERS, VOCABULARY = 64, 4, 1024
+Shape = Mapping[str, Any]  # arguments of a config of transformers
 
-_DENSE: dict[str, Any] = {
+_DENSE: Shape = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
     "num_hidden_layers": LAYERS,
@@ -23,14 +25,14 @@ _DENSE: dict[str, Any] = {
     "head_dim": 16,
     "max_position_embeddings": 512,
 }
-_GPT: dict[str, Any] = {
+_GPT: Shape = {
     "vocab_size": VOCABULARY,
     "n_embd": WIDTH,
     "n_layer": LAYERS,
     "n_head": 4,
     "n_positions": 512,
 }
-_ENDS: dict[str, Any] = {
+_ENDS: Shape = {
     "bos_token_id": None,
     "eos_token_id": 1,
     "pad_token_id": 2,
@@ -38,7 +40,7 @@ _ENDS: dict[str, Any] = {
 }
 _HALF_FULL = ["sliding_attention", "full_attention"] * 2
 _HALF_LINEAR = ["linear_attention", "full_attention"] * 2
-_VISION: dict[str, Any] = {
+_VISION: Shape = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -63,9 +65,9 @@ class Architecture:
 
     kind: str
     config: str
-    shape: dict[str, Any] = field(default_factory=dict)
-    text: dict[str, Any] | None = None
-    vision: dict[str, Any] | None = None
+    shape: Shape = field(default_factory=dict)
+    text: Shape | None = None
+    vision: Shape | None = None
 
 
 def _dense(kind: str, config: str, *without: str, **more: Any) -> Architecture:
@@ -81,9 +83,7 @@ def _own(kind: str, config: str, **shape: Any) -> Architecture:
     return Architecture(kind, config, {"vocab_size": VOCABULARY, **_ENDS, **shape})
 
 
-def _wrapper(
-    kind: str, config: str, text: dict[str, Any], vision: dict[str, Any], **more: Any
-) -> Architecture:
+def _wrapper(kind: str, config: str, text: Shape, vision: Shape, **more: Any) -> Architecture:
     return Architecture(kind, config, more, {**_DENSE, **_ENDS, **text}, vision)
 
 
@@ -375,7 +375,7 @@ def build(name: str) -> Any:
     kind: Any = getattr(transformers, wanted.config, None)
     if kind is None:
         raise NotInThisRelease(f"{wanted.config} is not in transformers {transformers.__version__}")
-    parts: dict[str, Any] = {}
+    parts = {}
     if wanted.text is not None:
         parts = {"text_config": dict(wanted.text), "vision_config": dict(wanted.vision or {})}
     config = kind(**wanted.shape, **parts)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import SteersweepError, setting
 from steersweep.core.printing import safe_name
@@ -19,6 +19,15 @@ from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import write_verification
 from steersweep.sweeps.run import RunJob, SweepOutcome, run_sweep
 from steersweep.sweeps.settings import SweepSettings
+from steersweep.verification.outcome import (
+    Checked,
+    Criterion,
+    Fixture,
+    Quantity,
+    Reproduced,
+    RunSettings,
+    Verification,
+)
 from steersweep.verification.report import GATE, render_markdown
 from steersweep.verification.steps import DIFFERENCES, STEPS
 from steersweep.work.job import OnProgress
@@ -48,7 +57,7 @@ def verify_cosmic(
     on_progress: OnProgress = lambda _progress: None,
     device: str = "auto",
     run: RunJob | None = None,
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[Verification, Path]:
     """Compare with the official numbers, run the reproduction, write report and result file.
 
     Args:
@@ -61,7 +70,7 @@ def verify_cosmic(
         run: runs the reproduction's job on another machine; see `run_sweep`.
 
     Returns:
-        The result object, and the result file.
+        What it came to, and the result file.
 
     Raises:
         InputError: a fixture cannot be read, or the reproduction's settings are wrong.
@@ -82,52 +91,42 @@ def verify_cosmic(
         outcome = run_sweep(settings, folder, device=device, on_progress=on_progress, run=run)
         reproduced = _compared(reproduction, outcome, out)
     fixtures_passed = all(check.passed for check in checks)
-    result = {
-        "phase": "pre",
-        "kind": GATE,
-        "timestamp": provenance.utc_now(),
-        "passed": fixtures_passed and (reproduced is None or bool(reproduced["passed"])),
-        "quantities": _by_quantity(checks),
-        "fixtures": [
-            {
-                "name": folder.name,
-                "passed": all(c.passed for c in checks if c.fixture == folder.name),
-                "checks": [
-                    {
-                        **asdict(check),
-                        "difference": _finite(check.difference),
-                        "passed": check.passed,
-                    }
-                    for check in checks
-                    if check.fixture == folder.name
-                ],
-            }
-            for folder in folders
-        ],
-        "reproduction": reproduced,
-        "steps": [step._asdict() for step in STEPS],
-        "differences": list(DIFFERENCES),
-        "acceptance": _acceptance(fixtures_passed, reproduced),
-        "provenance": provenance.facts(torch.device("cpu")),
-    }
-    path = write_verification(out, result)
+    result = Verification(
+        phase="pre",
+        kind=GATE,
+        timestamp=provenance.utc_now(),
+        passed=fixtures_passed and (reproduced is None or reproduced.passed),
+        quantities=_by_quantity(checks),
+        fixtures=tuple(_fixture(folder.name, checks) for folder in folders),
+        reproduction=reproduced,
+        steps=STEPS,
+        differences=DIFFERENCES,
+        acceptance=_acceptance(fixtures_passed, reproduced),
+        provenance=provenance.facts(torch.device("cpu")),
+    )
+    path = write_verification(out, typed.plain(result))
     write_text(RunPaths(out).verification, render_markdown(result, path.name, None))
     return result, path
 
 
-def _by_quantity(checks: Iterable[Check]) -> dict[str, dict[str, Any]]:
-    """Largest difference of each quantity over all fixtures; null where it is not a number."""
+def _fixture(name: str, checks: Iterable[Check]) -> Fixture:
+    own = [check for check in checks if check.fixture == name]
+    shown = (
+        Checked(name, one.quantity, _finite(one.difference), one.tolerance, one.passed)
+        for one in own
+    )
+    return Fixture(name, all(check.passed for check in own), tuple(shown))
+
+
+def _by_quantity(checks: Iterable[Check]) -> dict[str, Quantity]:
+    """Largest difference of each quantity over all fixtures; None where it is not a number."""
     table: dict[str, Check] = {}
     for check in checks:
         held = table.get(check.quantity)
         if held is None or check.difference > held.difference:
             table[check.quantity] = check
     return {
-        name: {
-            "max_abs_difference": _finite(check.difference),
-            "tolerance": check.tolerance,
-            "passed": check.passed,
-        }
+        name: Quantity(_finite(check.difference), check.tolerance, check.passed)
         for name, check in table.items()
     }
 
@@ -144,7 +143,7 @@ def _name(asked: Reproduction) -> str:
     return f"{model}-{layer}-{settings.strengths[0].value:g}-{content_key(settings.plan())[:8]}"
 
 
-def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str, Any]:
+def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> Reproduced:
     """What the reproduction found, beside what was expected."""
     method = str(Label("cosmic", chose_layer=asked.chosen))
     result = next((found for found in outcome.results if found.method == method), None)
@@ -158,55 +157,53 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> dict[str
     assert controls.unsteered is not None, "the run has finished"
     assert controls.random_direction is not None, "the run has finished"
     n, rate = cell.rates.n_unique, cell.rates.coherent_refusal_rate
-    return {
-        "model_id": result.model_id,
-        "settings": {
-            "precision": result.quantization,
-            "judge": get_judge(asked.settings.judge).id,
-            "seed": asked.settings.seed,
-            "max_new_tokens": asked.settings.max_new_tokens,
-            "test_prompts": asked.settings.test.id,
-            "extraction_prompts": asked.settings.extraction["cosmic"].id,
-        },
-        "method": method,
-        "layer_idx": cell.layer,
-        "n_layers": result.n_layers,
-        "position": cell.steering.position,
-        "multiplier": cell.steering.multiplier,
-        "relative_strength": cell.steering.relative_strength,
-        "n_unique": n,
-        "coherent_refusal_rate": rate,
-        "coherent_refusal_ci": list(wilson(round(rate * n), n)),
-        "garbled_rate": cell.rates.garbled_rate,
-        "expected_at_least": asked.expect,
-        "passed": rate >= asked.expect,
-        "unsteered": controls.unsteered.rates.coherent_refusal_rate,
-        "random_direction": controls.random_direction.rates.coherent_refusal_rate,
-        "results_file": str(outcome.results_file.relative_to(out)),
-    }
+    return Reproduced(
+        model_id=result.model_id,
+        settings=RunSettings(
+            precision=result.quantization,
+            judge=get_judge(asked.settings.judge).id,
+            seed=asked.settings.seed,
+            max_new_tokens=asked.settings.max_new_tokens,
+            test_prompts=asked.settings.test.id,
+            extraction_prompts=asked.settings.extraction["cosmic"].id,
+        ),
+        method=method,
+        layer_idx=cell.layer,
+        n_layers=result.n_layers,
+        position=cell.steering.position,
+        multiplier=cell.steering.multiplier,
+        relative_strength=cell.steering.relative_strength,
+        n_unique=n,
+        coherent_refusal_rate=rate,
+        coherent_refusal_ci=wilson(round(rate * n), n),
+        garbled_rate=cell.rates.garbled_rate,
+        expected_at_least=asked.expect,
+        passed=rate >= asked.expect,
+        unsteered=controls.unsteered.rates.coherent_refusal_rate,
+        random_direction=controls.random_direction.rates.coherent_refusal_rate,
+        results_file=str(outcome.results_file.relative_to(out)),
+    )
 
 
-def _acceptance(fixtures_passed: bool, run: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The four criteria of phase 0 (docs/study-plan.md); `met` is null while open."""
-    return [
-        {
-            "criterion": "Every algorithmic step maps to the method's source",
-            "met": True,
-            "note": "to the official code's functions; sections of the paper could not be checked",
-        },
-        {
-            "criterion": "All differences are documented with justification, and the numbers agree",
-            "met": fixtures_passed,
-            "note": "compared with the official code's own output",
-        },
-        {
-            "criterion": "The reproduction run reaches the stated refusal rate",
-            "met": None if run is None else run["passed"],
-            "note": "not run: no model was given" if run is None else run["model_id"],
-        },
-        {
-            "criterion": "The lead signs off on this report",
-            "met": None,
-            "note": f"steersweep approve DIR {GATE} --by NAME",
-        },
-    ]
+def _acceptance(fixtures_passed: bool, run: Reproduced | None) -> tuple[Criterion, ...]:
+    """The four criteria of phase 0 (docs/study-plan.md)."""
+    return (
+        Criterion(
+            "Every algorithmic step maps to the method's source",
+            True,
+            "to the official code's functions; sections of the paper could not be checked",
+        ),
+        Criterion(
+            "All differences are documented with justification, and the numbers agree",
+            fixtures_passed,
+            "compared with the official code's own output",
+        ),
+        Criterion(
+            "The reproduction run reaches the stated refusal rate",
+            None if run is None else run.passed,
+            "not run: no model was given" if run is None else run.model_id,
+        ),
+        Criterion(
+            "The lead signs off on this report", None, f"steersweep approve DIR {GATE} --by NAME"
+        ),
+    )

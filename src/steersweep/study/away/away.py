@@ -9,10 +9,11 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from steersweep.core import provenance
+from steersweep.core import provenance, typed
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.printing import safe_name
@@ -21,10 +22,31 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.study.away.apps import study_app_name
 from steersweep.study.away.modal_run import ModalRun
-from steersweep.study.away.remote_run import RemoteRun
+from steersweep.study.away.remote_run import End, RemoteRun, ToldTracker
 from steersweep.study.plan import Plan
 
 _LOOK_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Away:
+    """Where a study runs, as `engine.json` holds it.
+
+    Attributes:
+        run: its name there.
+        study_app: the app that leads it.
+        began: when, in UTC.
+        call: id of the call that leads it.
+        tracker: whom `fetch` tells; None: nobody.
+        engine: what it runs on.
+    """
+
+    engine: Literal["modal"]
+    run: str
+    study_app: str
+    began: str
+    call: str
+    tracker: ToldTracker | None
 
 
 class EndedThere(SteersweepError):
@@ -41,16 +63,16 @@ def begin(
     options: Mapping[str, Any],
     remote: RemoteRun | None = None,
     *,
-    tracker: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Begin a study on Modal, or continue it; returns the content of `engine.json`.
+    tracker: ToldTracker | None = None,
+) -> Away:
+    """Begin a study on Modal, or continue it; returns where it runs.
 
     Args:
         plan: what to run.
         folder: the run folder here, new or of this very study.
         options: fields of `StudyOptions`.
         remote: the other side; None: Modal.
-        tracker: arguments of `open_tracker` for whom `fetch` is to tell; None: nobody.
+        tracker: whom `fetch` is to tell; None: nobody.
 
     Raises:
         InputError: Modal cannot be used, the folder holds another run, or a model lies only here.
@@ -72,9 +94,9 @@ def begin(
             f"{setting('out')} {folder}: holds other files; a study on Modal needs a new folder, "
             f"or its own"
         )
-    run = held["run"] if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
+    run = held.run if held else f"{safe_name(plan.name)}-{secrets.token_hex(4)}"
     remote = remote or ModalRun(run, study_app=study_app_name(plan))
-    if held and remote.outcome(held["call"]) is None:
+    if held and remote.outcome(held.call) is None:
         raise SteersweepError(
             f"{folder}: the study is still running; see steersweep status {folder}"
         )
@@ -84,16 +106,10 @@ def begin(
     if decided:
         remote.write(decided)
     call = remote.begin(plan, {**options, "new_run": False, "shown_as": str(folder)})
-    content = {
-        "engine": "modal",
-        "run": run,
-        "study_app": study_app_name(plan),
-        "began": held["began"] if held else provenance.utc_now(),
-        "call": call,
-        "tracker": None if tracker is None else dict(tracker),
-    }
-    RunFolder(folder).write_json(RunPaths(folder).engine, content)
-    return content
+    began = held.began if held else provenance.utc_now()
+    found = Away("modal", run, study_app_name(plan), began, call, tracker)
+    RunFolder(folder).write_json(RunPaths(folder).engine, typed.plain(found))
+    return found
 
 
 def follow(
@@ -102,7 +118,7 @@ def follow(
     remote: RemoteRun | None = None,
     *,
     every_s: float | None = None,
-) -> dict[str, Any]:
+) -> End:
     """Fetch again and again until the study ends there; returns its outcome.
 
     Args:
@@ -168,20 +184,19 @@ def fetch(folder: Path, remote: RemoteRun | None = None) -> int:
     return count
 
 
-def outcome(folder: Path, remote: RemoteRun | None = None) -> dict[str, Any] | None:
-    """How the study ended where it runs (see `RemoteRun.outcome`); None while it runs."""
-    return (remote or remote_of(folder)).outcome(_known(folder)["call"])
+def outcome(folder: Path, remote: RemoteRun | None = None) -> End | None:
+    """How the study ended where it runs; None while it runs."""
+    return (remote or remote_of(folder)).outcome(_known(folder).call)
 
 
-def tracker_of(folder: Path) -> dict[str, Any] | None:
-    """Arguments of `open_tracker` for whoever is told of the study; None: nobody is."""
-    held: dict[str, Any] | None = _known(folder).get("tracker")
-    return held
+def tracker_of(folder: Path) -> ToldTracker | None:
+    """Whoever is told of the study; None: nobody is."""
+    return _known(folder).tracker
 
 
 def billed(folder: Path, remote: RemoteRun | None = None) -> float | None:
     """USD the provider billed for the study so far, None where it does not say."""
-    return (remote or remote_of(folder)).billed(_known(folder)["began"])
+    return (remote or remote_of(folder)).billed(_known(folder).began)
 
 
 def remote_of(folder: Path) -> RemoteRun:
@@ -190,8 +205,8 @@ def remote_of(folder: Path) -> RemoteRun:
     Raises:
         InputError: it does not run elsewhere.
     """
-    content = _known(folder)
-    return ModalRun(content["run"], study_app=content["study_app"])
+    known = _known(folder)
+    return ModalRun(known.run, study_app=known.study_app)
 
 
 def _decided_here(paths: RunPaths) -> tuple[Path, ...]:
@@ -199,7 +214,7 @@ def _decided_here(paths: RunPaths) -> tuple[Path, ...]:
     return paths.gates, paths.reviews
 
 
-def _held(folder: Path) -> dict[str, Any] | None:
+def _held(folder: Path) -> Away | None:
     store = RunFolder(folder, repairs=False)
     path = store.paths.engine
     content = store.read_json(path)
@@ -208,10 +223,13 @@ def _held(folder: Path) -> dict[str, Any] | None:
             f"{path}: is damaged ({store.why_damaged(path)}), and nothing else "
             f"here says where the study runs"
         )
-    return content
+    try:
+        return None if content is None else typed.read(Away, content)
+    except typed.WrongField as error:
+        raise InputError(f"{path}: {error}; another version wrote it") from error
 
 
-def _known(folder: Path) -> dict[str, Any]:
+def _known(folder: Path) -> Away:
     held = _held(folder)
     if held is None:
         raise InputError(

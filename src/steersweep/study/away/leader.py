@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.errors import SteersweepError
 from steersweep.core.journal import append_text
 from steersweep.core.printing import safe_name
@@ -21,6 +22,7 @@ from steersweep.engines.modal.volume import VolumeShare
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import replace_result_file
 from steersweep.study.away.apps import function_of, remote_functions
+from steersweep.study.away.remote_run import End
 from steersweep.study.checking import check_models, must_pass
 from steersweep.study.jobs import Ended
 from steersweep.study.plan import Plan
@@ -31,7 +33,7 @@ from steersweep.work.job import Progress
 
 
 def study_there(plan_text: str, run: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The function of the study's app: lead a study to its end or next gate; returns the outcome.
+    """The function of the study's app: lead a study to its end or next gate; returns its `End`.
 
     Called again after its machine was taken away, it goes on with what the volume holds, and takes
     over the jobs that still run.
@@ -43,12 +45,10 @@ def study_there(plan_text: str, run: str, options: Mapping[str, Any]) -> dict[st
     volume = modal.Volume.from_name(remote.RUNS_VOLUME)
     share = VolumeShare(Path(remote.RUNS) / run, volume.commit, volume.reload)
     engine = ModalEngine(remote_functions(plan), function_of(plan), share, ModalCalls(run))
-    return lead(plan, share, engine, options)
+    return dict(typed.plain(lead(plan, share, engine, options)))  # as plain data, to travel
 
 
-def lead(
-    plan: Plan, share: VolumeShare, engine: Engine, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def lead(plan: Plan, share: VolumeShare, engine: Engine, options: Mapping[str, Any]) -> End:
     """Run a study on an engine in a copy of its folder; see `study_there`.
 
     Args:
@@ -73,11 +73,10 @@ def lead(
         except SteersweepError as error:
             message = str(error).replace(str(folder), shown_as)
             say(message)
-            phase = getattr(error, "phase", None)
-            return {"exit_code": error.exit_code, "message": message, "phase": phase}
+            return End(error.exit_code, message, getattr(error, "phase", None))
         finally:
             share.publish(folder)
-    return {"exit_code": 0, "message": message, "phase": None}
+    return End(0, message, None)
 
 
 def _lead(

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.modal.functions import import_modal
 from steersweep.engines.modal.remote import RUNS_VOLUME
 from steersweep.study.away.deploy import STUDY_FUNCTION, define_apps
-from steersweep.study.away.remote_run import RemoteFile
+from steersweep.study.away.remote_run import End, RemoteFile
 from steersweep.study.plan import Plan
 
 
@@ -52,20 +53,19 @@ class ModalRun:
         except self._modal.exception.Error as error:
             raise SteersweepError(f"{setting('engine')} modal: {error}") from error
 
-    def outcome(self, call: str) -> dict[str, Any] | None:
+    def outcome(self, call: str) -> End | None:
         """See `RemoteRun`."""
         errors = self._modal.exception
         try:
-            return dict(self._modal.FunctionCall.from_id(call).get(timeout=0))
+            return typed.read(End, self._modal.FunctionCall.from_id(call).get(timeout=0))
         except errors.OutputExpiredError:
-            return {"exit_code": 1, "message": "it ended long ago", "phase": None}
+            return End(1, "it ended long ago", None)
         except (TimeoutError, errors.TimeoutError):
             return None
         except (errors.AuthError, errors.ConnectionError, errors.ServiceError) as error:
             raise SteersweepError(f"Modal cannot be reached: {error}") from error
         except Exception as error:  # what ended the study came through here
-            message = f"{type(error).__name__}: {error}"
-            return {"exit_code": 1, "message": message, "phase": None}
+            return End(1, f"{type(error).__name__}: {error}", None)
 
     def files(self) -> dict[str, RemoteFile]:
         """See `RemoteRun`."""

@@ -10,6 +10,30 @@ from steersweep.study.plan import Plan
 
 
 @dataclass(frozen=True)
+class End:
+    """How a study ended where it ran.
+
+    Attributes:
+        exit_code: as here.
+        message: the last that it said.
+        phase: whose gate waits; None: none does.
+    """
+
+    exit_code: int
+    message: str
+    phase: str | None
+
+
+@dataclass(frozen=True)
+class ToldTracker:
+    """Who is told of a study when it comes home: arguments of `open_tracker`."""
+
+    name: str
+    online: bool
+    entity: str | None
+
+
+@dataclass(frozen=True)
 class RemoteFile:
     """A file of a run on the other side: size in bytes, and when it was written."""
 
@@ -23,8 +47,8 @@ class RemoteRun(Protocol):
     def begin(self, plan: Plan, options: Mapping[str, Any]) -> str:
         """Deploy what the plan needs and begin to lead the study; returns the call's id."""
 
-    def outcome(self, call: str) -> dict[str, Any] | None:
-        """`exit_code`, `message` and `phase` of a call that has ended; None while it runs."""
+    def outcome(self, call: str) -> End | None:
+        """Of a call that has ended; None while it runs."""
 
     def files(self) -> dict[str, RemoteFile]:
         """All files of the run by name."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import LayerChoice, Strength
@@ -151,28 +152,31 @@ class Verification(Phase):
             run=lambda job, store, _progress: study.jobs.run_apart(self.name, sweep, job, store),
         )
         return {
-            "passed": result["passed"],
+            "passed": result.passed,
             "results_file": study.store.paths.name_of(path),
-            "quantities": result["quantities"],
-            "reproduction": result["reproduction"],
+            "quantities": typed.plain(result.quantities),
+            "reproduction": typed.plain(result.reproduction),
         }
 
     def obstacle(self, study: Running, decision: Mapping[str, Any]) -> SteersweepError | None:
         """See `Phase.obstacle`. A lead may accept an expectation that was missed, not numbers."""
+        from steersweep.verification.outcome import Quantity, Reproduced
         from steersweep.verification.report import GATE
-        from steersweep.verification.signing import accepted, missed, numbers_agree
+        from steersweep.verification.signing import accepted, missed
 
         paths = study.store.paths
         if decision["passed"] or accepted(paths.root):
             return None
-        if not numbers_agree(decision):
+        quantities = typed.read(dict[str, Quantity], decision["quantities"])
+        if not all(quantity.passed for quantity in quantities.values()):
             return SteersweepError(
                 f"the COSMIC verification failed; see {paths.verification}. Phase 1 does not start "
                 f"without it"
             )
+        run = typed.read(Reproduced, decision["reproduction"])
         gate = self.gate if study.plan.questions(self.gate) else GATE
         return GateStop(
-            f"the COSMIC verification missed its expectation: {missed(decision['reproduction'])}; "
+            f"the COSMIC verification missed its expectation: {missed(run)}; "
             f"see {paths.verification}. Phase 1 does not start without it. A lead may accept it "
             f"with a written reason: steersweep approve {paths.root} {gate} --by NAME --note "
             f"REASON, and the same run command again",
