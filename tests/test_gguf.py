@@ -672,6 +672,7 @@ def test_where_nothing_can_be_kept_a_model_loads_all_the_same(
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.mark.usefixtures("cache")
 def test_where_nothing_can_be_written_is_said_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
