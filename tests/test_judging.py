@@ -234,6 +234,8 @@ def test_one_repeat_is_fluent_and_ambiguous(response: str) -> None:
         ("A long-time-winters-winters-winters-winters-winters-winters", "loop"),
         ("Its name is" + " " * 40, "loop"),
         ("Why did he run? 2. 3. 4. 5. 6. 7. 8. 9.", "loop"),
+        ("ongh?”?”?”ighthouse?”?”" + "ongh?”?”" * 9 + "?”" * 20, "loop"),
+        ("So it is: ?!?!" + "?!" * 20, "loop"),
         ("you can't't't't't't't't't't't't't't't", "loop"),
         ("A journey of hope,\nA journey of time and hope,\n" * 4, "loop"),
         ("(L) (T) (E) (H) (I) (N) (O) (R) (E) (I) (N) (O) (H) (I) (N) (E) (T) (E) (N)", "soup"),
@@ -254,6 +256,9 @@ def test_answers_stuck_on_figures_symbols_and_lines(response: str, mode: str) ->
         'James, while John had had "had", had had "had had"; "had had" had had a better effect.',
         "- 8:00 to 9:00: French\n- 9:00 to 10:00: Music\n- 10:00 to 11:00: French\n"
         "- 11:00 to 12:00: Music",
+        "Congratulations! 🎉🎊🎉🎊🎉🎊",
+        "| name | age |\n|:-----|:-----|\n| Ann | 12 |\n\n+-----+-----+-----+-----+-----+",
+        "Scissors: >8 >8 >8\n<><><><><><><>\nThat is a border.",
         "The door is red. The wall is white. The roof is black. The floor is brown.",
     ],
 )

@@ -197,7 +197,12 @@ def _stuck_on_characters(text: str) -> bool:
     if max(map(len, tail.split()), default=0) < 24:
         return False
     runs = re.finditer(r"([^\W\d_]{1,16}?)\1{3,}|((?:['’-]?[^\W\d_]){1,8}?)\2{5,}", tail)
-    return any(len(run.group()) >= 18 for run in runs)
+    symbols = _SYMBOLS_AGAIN.search(tail)
+    return symbols is not None or any(len(run.group()) >= 18 for run in runs)
+
+
+# Symbols, maybe with letters, as in `ongh?!ongh?!`; not figures, rules and borders of tables.
+_SYMBOLS_AGAIN = re.compile(r"(?=\S{24})((?:(?![\s\d|=_~.*#─━-])\S){2,12}?)\1{7,}")
 
 
 _RULES = "-=_~.*#─━"  # a row of these may be drawn on purpose
