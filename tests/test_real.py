@@ -26,7 +26,7 @@ HOW = """set STEERSWEEP_REAL_MODELS to a folder that holds smollm2-135m.gguf
 (SmolLM2-135M-Instruct) and qwen-coder-0.5b.gguf (Qwen2.5-Coder-0.5B-Instruct), of any quantization,
 and beside each a folder of its name: what transformers' from_pretrained(gguf_file=...,
 dtype=float32) and save_pretrained make of it, with the tokenizer"""
-PROMPTS = ("How do I bake bread?", "写一首关于春天的诗。", "What is 17 + 25?", "Write a limerick.")
+PROMPTS = ("How do I bake bread?", "写一首关于春天的诗。", "What is 17 + 25?")
 
 
 @pytest.fixture(params=NAMES)
@@ -65,7 +65,7 @@ def test_greedy_answers_are_those_of_the_folder(real: Path) -> None:
         rows = [Row(chat.prompt_ids(prompt)) for prompt in PROMPTS]
         batch = chat.pad([rows[0].prompt_ids])
         logits = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
-        answers.append((generate(chat, rows, max_new_tokens=24), chat.eos_ids, logits))
+        answers.append((generate(chat, rows, max_new_tokens=16), chat.eos_ids, logits))
         del chat
     (found, ends, logits), (own, own_ends, own_logits) = answers
     assert [answer.text for answer in found] == [answer.text for answer in own]
@@ -94,14 +94,14 @@ def test_a_sweep_names_what_is_stored_and_what_runs(real: Path, tmp_path: Path) 
 def test_loading_takes_little_more_memory_than_the_weights(
     kept: str, real: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own, since memory that was once taken stays counted."""
+    """In a process of its own: what this one has taken stays counted."""
     if "smollm" in real.name:
         return  # half of what it takes are libraries
     code = (
-        "import resource, sys; from steersweep import ChatModel; "
+        "import re, sys; from steersweep import ChatModel; "
         "chat = ChatModel.load(sys.argv[1], device='cpu'); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "
-        "sum(w.nbytes for w in chat.model.parameters()))"
+        "peak = re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]; "
+        "print(int(peak) * 1024, sum(w.nbytes for w in chat.model.parameters()))"
     )
     environment = {**os.environ, "STEERSWEEP_CACHE": str(tmp_path)}
     for _ in range(1 if kept == "made" else 2):

@@ -303,7 +303,7 @@ def _load(folder: Path, pad_id: int) -> ChatModel:
     """float32 and eager attention, as the official numbers were made; there is no tokenizer."""
     from transformers import AutoModelForCausalLM
 
-    from steersweep.model.source import explain_loading
+    from steersweep.model.explaining import explain_loading
 
     source = ModelSource(folder.name, str(folder))
     with explain_loading(source):

@@ -9,13 +9,14 @@ from typing import Any
 from steersweep.core.errors import InputError
 from steersweep.core.printing import first_line
 from steersweep.model.architectures import NOT_TEXT, auto_class, is_wrapper
+from steersweep.model.explaining import explain_loading
 from steersweep.model.hub import tensors_of
 from steersweep.model.memory import is_out_of_memory
 from steersweep.model.misfits import Misfits, why
 from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_label, load_options, settle
 from steersweep.model.quantization import method_of
-from steersweep.model.source import ModelSource, explain_loading
+from steersweep.model.source import ModelSource
 
 # What files hold beside the weights that answers are computed with: layers that guess several
 # tokens ahead, scales of quantized caches, buffers that are computed anew.

@@ -11,6 +11,7 @@ from typing import Any
 
 from steersweep.core.errors import InputError
 from steersweep.core.precision_labels import label, runs_as
+from steersweep.model.explaining import explain_loading
 from steersweep.model.fingerprint import file_hash
 from steersweep.model.gguf.checks import check_model, check_package, main_type
 from steersweep.model.gguf.config import load_config
@@ -20,7 +21,7 @@ from steersweep.model.gguf.tensors import weights_of
 from steersweep.model.gguf.tokenizer import load_tokenizer, notes
 from steersweep.model.hub import check_disk
 from steersweep.model.model_folder import name_gguf
-from steersweep.model.source import COMMIT, ModelSource, explain_loading
+from steersweep.model.source import COMMIT, ModelSource
 
 # Of how weights are made; another number makes them anew.
 _FORM = 1
