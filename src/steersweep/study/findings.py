@@ -12,7 +12,9 @@ from steersweep.core.digests import Damaged
 from steersweep.core.printing import markdown
 from steersweep.run.folder import RunFolder
 from steersweep.study import final, text
+from steersweep.study.decisions import NotRun
 from steersweep.study.phases.registry import phase_named, titles
+from steersweep.study.rows import rows_of
 
 _BEGINNING = "# Findings\n"
 
@@ -74,7 +76,7 @@ def decision_lines(decision: Mapping[str, Any]) -> list[str]:
 def _not_run(decision: Mapping[str, Any]) -> Iterator[str]:
     """What could not run, so that nothing is known of it."""
     if "not_run" in decision:
-        yield from map(text.not_run_line, decision["not_run"])
+        yield from map(text.not_run_line, rows_of(NotRun, decision, "not_run"))
     else:
         for name, why in decision.get("failures", {}).items():
             yield f"could not run: {name}: {why}"

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.precision_labels import runs_as
 from steersweep.core.printing import safe_name
-from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result
 from steersweep.run.result_files import write_result_file
 from steersweep.study import decisions
-from steersweep.study.choices import SizeChoice
-from steersweep.study.decisions import FamilyDecision, NotRun, Outcome
+from steersweep.study.decisions import NotRun, Outcome
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.sweeps import Cuts, Step, Sweep
 from steersweep.work.overflow import FROM, TO
 
 if TYPE_CHECKING:
     from steersweep.study.jobs import Jobs
-
-Stored = TypeVar("Stored", Outcome, FamilyDecision, SizeChoice)  # what decisions keep in files
 
 
 class GateStop(SteersweepError):
@@ -136,8 +132,3 @@ def grouped(results: Iterable[Result], key: Callable[[Result], str]) -> dict[str
 def plain(value: Any) -> dict[str, Any]:
     """A dataclass as plain JSON data."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(value).items()}
-
-
-def read_back(kind: type[Stored], entry: Mapping[str, Any]) -> Stored:
-    """What `plain` wrote."""
-    return kind(**{**entry, "strength": Strength(**entry["strength"])})

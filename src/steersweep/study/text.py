@@ -6,62 +6,62 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from steersweep.run.condition import REMOVED, Strength
+from steersweep.run.condition import REMOVED
 from steersweep.run.verdict import FLAG_NOTES, TOO_WEAK
-from steersweep.study.decisions import push_text
+from steersweep.study.decisions import NotRun, Outcome, push_text
 from steersweep.study.depths import row_text
 from steersweep.study.rows import CurveRow, DepthRow, PrecisionRow, TransferRow
 
 
-def outcome_table(outcomes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def outcome_table(outcomes: Iterable[Outcome]) -> Iterator[str]:
     """The best condition of each model and method, as a Markdown table."""
     rows = list(outcomes)
     columns = "model|precision|method|verdict|coherent [95 %]|layer|strength|garbled|prompts"
     yield "| " + columns.replace("|", " | ") + " |"
     yield "|" + "---|" * (columns.count("|") + 1)
     for row in rows:
-        low, high = row["interval"]
+        low, high = row.interval
         yield (
-            f"| {row['model']} | {row['precision']} | {row['method']} | {row['outcome']}"
-            f"{marks(row)} | {row['coherent']:.0%} "
-            f"[{low:.0%}, {high:.0%}] | {row['layer_idx']} of {row['n_layers']} | "
-            f"{push(row)} | {row['garbled']:.0%} | {row['n_unique']} |"
+            f"| {row.model} | {row.precision} | {row.method} | {row.outcome}"
+            f"{marks(row)} | {row.coherent:.0%} "
+            f"[{low:.0%}, {high:.0%}] | {row.layer_idx} of {row.n_layers} | "
+            f"{push(row)} | {row.garbled:.0%} | {row.n_unique} |"
         )
     yield ""
     yield from (f"{line}." for line in legend(rows))
     yield ""
 
 
-def marks(row: Mapping[str, Any]) -> str:
+def marks(row: Outcome) -> str:
     """What stands after a verdict, as `legend` explains it."""
-    provisional = "*" if row["provisional"] else ""
-    weak = " (too weak)" if TOO_WEAK in row["flags"] else ""
-    return f"{provisional}{'' if row['certainty'] == 'clear' else ' ?'}{weak}"
+    provisional = "*" if row.provisional else ""
+    weak = " (too weak)" if TOO_WEAK in row.flags else ""
+    return f"{provisional}{'' if row.certainty == 'clear' else ' ?'}{weak}"
 
 
-def legend(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def legend(rows: Iterable[Outcome]) -> Iterator[str]:
     """What marks and intervals of outcomes mean, line by line."""
     shown = list(rows)
-    names = "; ".join(dict.fromkeys(row["interval_name"] for row in shown if row["interval_name"]))
+    names = "; ".join(dict.fromkeys(row.interval_name for row in shown if row.interval_name))
     yield "*: provisional until a person has labelled samples"
     yield f"?: the interval shown crosses a threshold. Intervals: {names}"
-    if any(TOO_WEAK in row["flags"] for row in shown):
+    if any(TOO_WEAK in row.flags for row in shown):
         yield f"too weak: {FLAG_NOTES[TOO_WEAK]}"
 
 
-def push(row: Mapping[str, Any], *, short: bool = False) -> str:
+def push(row: Outcome, *, short: bool = False) -> str:
     """An outcome's strength in both units; `short`: as tables of a terminal have it."""
-    if short and row["strength"]["unit"] != REMOVED.unit:
-        return f"{row['relative_strength']:.2g} ({row['multiplier']:.3g}x)"
-    return push_text(Strength(**row["strength"]), row["multiplier"], row["relative_strength"])
+    if short and row.strength != REMOVED:
+        return f"{row.relative_strength:.2g} ({row.multiplier:.3g}x)"
+    return push_text(row.strength, row.multiplier, row.relative_strength)
 
 
-def not_run_line(row: Mapping[str, Any]) -> str:
+def not_run_line(row: NotRun) -> str:
     """A sweep that could not run, or not to its end, in one line."""
-    what = f"{row['model']} ({row['family']}), {row['step']}, {row['precision']}"
-    if row["finished_some"]:
-        return f"not run to its end: {what}: {row['reason']}"
-    return f"not run, so that nothing is known of it: {what}: {row['reason']}"
+    what = f"{row.model} ({row.family}), {row.step}, {row.precision}"
+    if row.finished_some:
+        return f"not run to its end: {what}: {row.reason}"
+    return f"not run, so that nothing is known of it: {what}: {row.reason}"
 
 
 def family_actions(families: Iterable[Mapping[str, Any]]) -> Iterator[str]:

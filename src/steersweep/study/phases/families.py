@@ -15,7 +15,7 @@ from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
 from steersweep.study.curves import triggers
-from steersweep.study.decisions import Action, FamilyDecision
+from steersweep.study.decisions import Action, FamilyDecision, Outcome
 from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.growing import Growing
@@ -322,8 +322,8 @@ class Families(Phase):
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.findings`."""
-        if decision["outcomes"]:
-            yield from text.outcome_table(decision["outcomes"])
+        if outcomes := rows_of(Outcome, decision, "outcomes"):
+            yield from text.outcome_table(outcomes)
         if decision["families"]:
             yield from text.family_actions(decision["families"])
         yield from text.depth_patterns(rows_of(DepthRow, decision, "depths"))

@@ -17,12 +17,13 @@ from steersweep.run.result import Result
 from steersweep.study import text
 from steersweep.study.choices import SizeChoice
 from steersweep.study.curves import triggers
+from steersweep.study.decisions import Outcome
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.rows import PrecisionRow, rows_of
-from steersweep.study.running import Running, by_model, plain, read_back
+from steersweep.study.running import Running, by_model, plain
 from steersweep.study.sweeps import Step, Sweep
 
 PRESERVED_FROM = 0.9
@@ -217,7 +218,7 @@ class Precisions(Phase):
         """The reference first, since the others borrow its directions; then every precision."""
         from steersweep.study import analysis
 
-        choices = [read_back(SizeChoice, entry) for entry in study.decision(SIZES.name)["phase3"]]
+        choices = rows_of(SizeChoice, study.decision(SIZES.name), "phase3")
         chosen = [choice for choice in choices if choice.model not in study.cuts.models]
         sweeps = self.sweeps(study.plan, chosen)
         first = [sweep for sweep in sweeps if sweep.precision == sweep.reference]
@@ -256,8 +257,8 @@ class Precisions(Phase):
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.findings`."""
-        if decision["outcomes"]:
-            yield from text.outcome_table(decision["outcomes"])
+        if outcomes := rows_of(Outcome, decision, "outcomes"):
+            yield from text.outcome_table(outcomes)
         if rows := rows_of(PrecisionRow, decision, "precisions"):
             yield from text.precision_list(rows)
 

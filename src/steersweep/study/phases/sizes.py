@@ -13,16 +13,16 @@ from typing import Any
 from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.study import text
-from steersweep.study.choices import choose_for_precision
+from steersweep.study.choices import SizeChoice, choose_for_precision
 from steersweep.study.curves import SizeCurve, triggers
-from steersweep.study.decisions import FamilyDecision
+from steersweep.study.decisions import FamilyDecision, Outcome
 from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.families import FAMILIES, FamilySweep, supposed
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
 from steersweep.study.rows import CurveRow, DepthRow, rows_of
-from steersweep.study.running import Running, plain, read_back
+from steersweep.study.running import Running, plain
 from steersweep.study.sweeps import Cuts, Step, Sweep
 
 TAKEN_BY = "precision_sweep"  # the phase that runs what this one chooses
@@ -208,11 +208,9 @@ class Sizes(Phase):
         from steersweep.study import analysis
 
         plan = study.plan
-        families = [
-            read_back(FamilyDecision, entry)
-            for entry in study.decision(FAMILIES.name)["families"]
-            if entry["action"] != "not-run"
-        ]
+        first = study.decision(FAMILIES.name)
+        tested = [entry for entry in first["families"] if entry["action"] != "not-run"]
+        families = rows_of(FamilyDecision, first | {"families": tested}, "families")
         checks = self.validations(plan, families, study.cuts)
         found = study.jobs.run(self.name, checks, all_may_fail=True)
         study.write_by_family(self.validation, found)
@@ -253,25 +251,25 @@ class Sizes(Phase):
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.findings`."""
-        if decision["outcomes"]:
-            yield from text.outcome_table(decision["outcomes"])
+        if outcomes := rows_of(Outcome, decision, "outcomes"):
+            yield from text.outcome_table(outcomes)
         if curves := rows_of(CurveRow, decision, "curves"):
             yield from text.size_curves(curves)
         yield from text.depth_patterns(rows_of(DepthRow, decision, "depths"))
-        if decision["phase3"]:
+        if choices := rows_of(SizeChoice, decision, "phase3"):
             yield "Chosen for phase 3:"
             yield ""
-            for choice in decision["phase3"]:
-                place = f"{choice['model']} ({choice['tier']}), layer {choice['layer_idx']}"
-                yield f"- {place}: {choice['reason']}"
+            for choice in choices:
+                place = f"{choice.model} ({choice.tier}), layer {choice.layer_idx}"
+                yield f"- {place}: {choice.reason}"
             yield ""
 
     def lines(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.lines`."""
         yield from map(text.curve_line, rows_of(CurveRow, decision, "curves"))
         yield from map(row_text, rows_of(DepthRow, decision, "depths"))
-        for choice in decision["phase3"]:
-            yield f"phase 3 takes {choice['model']} ({choice['tier']}): {choice['reason']}"
+        for choice in rows_of(SizeChoice, decision, "phase3"):
+            yield f"phase 3 takes {choice.model} ({choice.tier}): {choice.reason}"
 
 
 def going_on(decided: Iterable[FamilyDecision], cuts: Cuts) -> list[FamilyDecision]:

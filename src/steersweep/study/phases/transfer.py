@@ -19,7 +19,7 @@ from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, metho
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.rows import TransferRow, rows_of
-from steersweep.study.running import Running, by_model, plain, read_back
+from steersweep.study.running import Running, by_model, plain
 from steersweep.study.sweeps import Step, Sweep
 
 EARLIER = (FAMILIES.name, SIZES.name)  # phases that say where a model is steered best
@@ -157,11 +157,7 @@ class Transfer(Phase):
         from steersweep.study import analysis
 
         earlier = [study.decided(phase) or {} for phase in EARLIER]
-        held = [
-            read_back(Outcome, entry)
-            for decision in earlier
-            for entry in decision.get("outcomes", [])
-        ]
+        held = [row for decision in earlier for row in rows_of(Outcome, decision, "outcomes")]
         gone = _cut(study, earlier[0].get("families", []))
         own = self.sweeps(study.plan, held, gone)
         found = by_model(study.jobs.run(self.name, own, all_may_fail=True))
@@ -196,8 +192,8 @@ class Transfer(Phase):
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:
         """See `Phase.findings`."""
-        if decision["outcomes"]:
-            yield from text.outcome_table(decision["outcomes"])
+        if outcomes := rows_of(Outcome, decision, "outcomes"):
+            yield from text.outcome_table(outcomes)
         if rows := rows_of(TransferRow, decision, "transfers"):
             yield from (f"- {text.transfer_line(row)}" for row in rows)
             yield ""
