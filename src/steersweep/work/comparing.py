@@ -9,7 +9,6 @@ from dataclasses import replace
 from torch import Tensor
 
 from steersweep.judging.fluency import response_nll
-from steersweep.methods.dim import Dim
 from steersweep.model.rendering import extraction_rendered
 from steersweep.steer.activations import residuals
 from steersweep.work.bench import Bench
@@ -19,7 +18,8 @@ from steersweep.work.job import comparison_file
 def keep_comparison(bench: Bench) -> None:
     """Save in the run folder what a job's precision is compared with its reference by."""
     job, store, chat = bench.job, bench.store, bench.chat
-    prompts = job.extraction.get(Dim.name)
+    # Means of classes are compared, whatever the job's method makes of them.
+    prompts = next(iter(job.extraction.values()), None)
     activations = None
     if prompts is not None:
         rendered = extraction_rendered(chat.renderer, prompts)
