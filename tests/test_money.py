@@ -78,8 +78,8 @@ def paid(folder: Path, *events: tuple[Any, float]) -> list[float]:
     )
     scheduler.run("family_sweep", [Task(Work("work", job_of(), "local"), lambda _kind: 1.0)])
     jobs = Ledger(folder).jobs()
-    assert [job["usd"] for job in jobs] == [job["seconds"] for job in jobs]
-    return [job["seconds"] for job in jobs]
+    assert [job.usd for job in jobs] == [job.seconds for job in jobs]
+    return [job.seconds for job in jobs]
 
 
 def test_attempts_that_a_provider_begins_again_are_added_up(tmp_path: Path) -> None:

@@ -684,8 +684,8 @@ def test_damaged_checks_are_made_again_by_one_job_and_no_condition_is(
     run_study(small(), folder)
     after = Ledger(folder).jobs()
     assert len(after) == len(before) + 1
-    assert after[-1]["job"] in {job["job"] for job in before}
-    assert after[-1]["whole"]
+    assert after[-1].job in {job.job for job in before}
+    assert after[-1].whole
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "conditions").iterdir()} == conditions
     seen, again = (
         [(check["name"], check["passed"]) for check in held["checks"]]

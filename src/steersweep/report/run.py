@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steersweep.budget.ledger import Ledger
+from steersweep.budget.ledger import Ledger, PaidJob
+from steersweep.core.journal import Entry
 from steersweep.people import gates
 from steersweep.people.corrected import apply_reviews
 from steersweep.people.problems import problems
@@ -58,8 +59,8 @@ class Run:
     listed: list[Listed] = field(default_factory=list)
     status: Mapping[str, Any] | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
-    jobs: list[dict[str, Any]] = field(default_factory=list)
-    signatures: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[PaidJob] = field(default_factory=list)
+    signatures: list[Entry] = field(default_factory=list)
     n_reviews: int = 0
     problems: list[str] = field(default_factory=list)
 
