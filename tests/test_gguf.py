@@ -124,9 +124,15 @@ def test_a_file_runs_in_every_precision_that_its_folder_runs_in(
 def test_names_without_an_ending_and_in_other_folders_do(tmp_path: Path) -> None:
     """Ollama calls its files by their hash."""
     blob = write_gguf("qwen-7b", tmp_path / "sha256-0e58630f")
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "another model\'s"}')
+    others = {"chat_template": "another model's", "eos_token": "<other>", "bos_token": "<other>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(others))
+    (tmp_path / "added_tokens.json").write_text('{"cake": 3}')
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
     found = ChatModel.load(str(blob), device="cpu")
     assert found.prompt_ids(TEXTS[0]) == lab("qwen-7b").prompt_ids(TEXTS[0])
+    assert found.eos_ids == lab("qwen-7b").eos_ids
+    assert found.tokenizer.eos_token != "<other>"
 
 
 def test_the_fingerprint_is_of_every_byte_of_the_file_and_no_other(tmp_path: Path) -> None:
