@@ -18,7 +18,7 @@ from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.rows import rows_of
-from steersweep.study.status import decided, status
+from steersweep.study.status import Standing, decided, status
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Run:
     folder: Path
     plan: Mapping[str, Any]
     listed: list[Listed] = field(default_factory=list)
-    status: Mapping[str, Any] | None = None
+    status: Standing | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
     jobs: list[PaidJob] = field(default_factory=list)
     signatures: list[Entry] = field(default_factory=list)

@@ -16,7 +16,8 @@ from steersweep.lab.models import Card
 from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
-from steersweep.run.result import Best, Cell, Result
+from steersweep.run.cell import Cell
+from steersweep.run.result import Best, Result
 from steersweep.run.verdict import FLAG_NOTES
 from steersweep.verification.outcome import Verification
 from steersweep.verification.report import shown_difference
