@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from steersweep.report.html import write_report
+from steersweep.run.cell import SteeredCell
 from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
-from steersweep.run.result import Best, Result, SteeredCell
+from steersweep.run.result import Best, Result
 from steersweep.run.result_files import (
     SWEEP,
     read_result_file,

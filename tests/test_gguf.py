@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
@@ -16,19 +17,26 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 from safetensors.torch import load_file
 
 from conftest import lab
 from gguf_files import ARCHITECTURES, write_gguf
 from hub_server import COMMIT, Hub, serving
 from steersweep import ChatModel
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.precision_labels import is_quantized, rounds_activations_by_batch, running_as
 from steersweep.core.user_cache import cache_folder
 from steersweep.model.gguf.config import load_config
 from steersweep.model.gguf.converted import VARIABLE, limit_bytes
 from steersweep.model.gguf.header import read_header
 from steersweep.model.gguf.tensors import weights_of
 from steersweep.model.source import find_model
+from steersweep.run.folder import RunFolder
+from steersweep.sweeps.settings import make_job, make_settings
+from steersweep.work.overflow import as_it_runs, note_overflow
+from test_cli import run
+from test_study import SMALL
 
 TEXTS = (
     "How do I bake a cake?",
@@ -120,9 +128,15 @@ def test_a_file_runs_in_every_precision_that_its_folder_runs_in(
 def test_names_without_an_ending_and_in_other_folders_do(tmp_path: Path) -> None:
     """Ollama calls its files by their hash."""
     blob = write_gguf("qwen-7b", tmp_path / "sha256-0e58630f")
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "another model\'s"}')
+    others = {"chat_template": "another model's", "eos_token": "<other>", "bos_token": "<other>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(others))
+    (tmp_path / "added_tokens.json").write_text('{"cake": 3}')
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
     found = ChatModel.load(str(blob), device="cpu")
     assert found.prompt_ids(TEXTS[0]) == lab("qwen-7b").prompt_ids(TEXTS[0])
+    assert found.eos_ids == lab("qwen-7b").eos_ids
+    assert found.tokenizer.eos_token != "<other>"
 
 
 def test_the_fingerprint_is_of_every_byte_of_the_file_and_no_other(tmp_path: Path) -> None:
@@ -135,6 +149,72 @@ def test_the_fingerprint_is_of_every_byte_of_the_file_and_no_other(tmp_path: Pat
         file.seek(-1, os.SEEK_END)
         file.write(b"\x7f")
     assert find_model(str(path)).fingerprint() != first
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def test_a_sweep_of_a_file_is_that_of_its_folder(tmp_path: Path) -> None:
+    path = write_gguf("qwen-7b", tmp_path / "small.gguf")
+    answers = []
+    for model, name in ((str(path), "file"), ("lab:qwen-7b", "folder")):
+        sizes = ("--layers", "0.5", "--strengths", "0.3", "--max-prompts", "3")
+        rest = ("--max-new-tokens", "12", "--out", name, "--quiet")
+        done = run("sweep", model, *sizes, *rest, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("small: F32 → fp32 (stored, and what runs)" in done.stdout) == (name == "file")
+        (results,) = (tmp_path / name / "results").glob("sweep_*.json")
+        (result,) = json.loads(results.read_text("utf-8"))
+        assert result["quantization"] == ("F32-as-fp32" if name == "file" else "fp32")
+        answers.append([sample["response"] for sample in result["conditions"][0]["samples"]])
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 3
+    assert "(F32 → fp32)" in (tmp_path / "file" / "report.html").read_text("utf-8")
+
+
+def test_a_bad_file_ends_a_command_with_2_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").write_bytes(b"GGUF")
+    for command in (("sweep",), ("extract", "-o", "x.safetensors", "--layer", "0.5")):
+        done = run(*command, "small.gguf", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "small.gguf: is cut" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_of_files_and_folders(tmp_path: Path) -> None:
+    write_gguf("qwen-7b", tmp_path / "q7.gguf", "Q8_0")
+    write_gguf("mistral-7b", tmp_path / "m7.gguf", "F16")
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(SMALL, sort_keys=False))
+    places = ("--models", "q7=q7.gguf", "--models", "m7=m7.gguf")
+    done = run("run", "plan.yaml", *places, "--out", "study", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = run("status", "study", cwd=tmp_path).stdout
+    assert "q7: Q8_0 → fp32, Q8_0 → int8 (stored, and what runs)" in shown
+    assert "m7: F16 → fp32, F16 → int8 (stored, and what runs)" in shown
+    findings = (tmp_path / "study" / "FINDINGS_LOG.md").read_text("utf-8")
+    assert "Q8_0-as-int8 with the direction from Q8_0-as-fp32" in findings
+
+
+def test_a_file_that_overflows_in_16_bits_runs_in_others_and_says_so(tmp_path: Path) -> None:
+    path = write_gguf("qwen-7b", tmp_path / "small.gguf", "Q8_0")
+    settings = make_settings([str(path)], precision="fp16", strengths="0.3", max_prompts=2)
+    job = make_job(settings, settings.models[0], "cpu", "2026-11-26")
+    assert job.precision == "Q8_0-as-fp16"
+    store = RunFolder(tmp_path / "run")
+    assert as_it_runs(job, store) is job
+    note_overflow(job, store, NumericalError("NaN from layer 3 on"))
+    instead = as_it_runs(job, store)
+    assert instead.precision == "Q8_0-as-bf16"
+    assert {condition.precision for condition in instead.conditions} == {"Q8_0-as-bf16"}
+
+
+def test_labels_say_what_is_stored_and_what_runs() -> None:
+    assert running_as("fp16", "bf16") == "bf16"
+    assert rounds_activations_by_batch("Q8_0-as-int8")
+    assert not rounds_activations_by_batch("Q8_0-as-fp32")
+    assert is_quantized("Q4_0-as-int4")
+    assert not is_quantized("Q4_0-as-fp32")
 
 
 # -- tokenizers ----------------------------------------------------------------------------------
@@ -469,7 +549,10 @@ def test_damage_in_the_header_is_no_traceback(whole: bytes, tmp_path: Path) -> N
         ({"fields": {"general.type": "mmproj"}}, "sees or hears"),
         ({"fields": {"general.architecture": "clip"}}, "sees or hears"),
         ({"fields": {"general.architecture": "mpt"}}, "'mpt' from GGUF files, only bloom, deci"),
-        ({"fields": {"tokenizer.chat_template": None}}, "no chat template"),
+        (
+            {"fields": {"tokenizer.chat_template": None}},
+            "no chat template (tokenizer.chat_template)",
+        ),
         ({"fields": {"qwen2.block_count": 9}}, "no tensors of layers 7, 8"),
         ({"fields": {"qwen2.block_count": None}}, "block_count is None"),
         ({"tensors": {"blk.2.ffn_down.weight": None}}, "blk.2.ffn_down.weight"),
@@ -669,7 +752,7 @@ def test_where_nothing_can_be_kept_a_model_loads_all_the_same(
     found = ChatModel.load(str(path), device="cpu")
     assert torch.equal(logits(found, TEXTS[0]), logits(lab("qwen-7b"), TEXTS[0]))
     assert not entries(cache)
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("steersweep-*"))
 
 
 @pytest.mark.usefixtures("cache")

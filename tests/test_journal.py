@@ -265,7 +265,7 @@ def test_lines_that_contradict_each_other_count_at_their_worst(tmp_path: Path) -
     assert ledger.spent() == ledger.spent("a") == 24
     assert ledger.spent("another phase") == 20  # it may be of any
     assert len(ledger.problems()) == 4
-    assert [job["usd"] for job in ledger.jobs()] == [4]
+    assert [job.usd for job in ledger.jobs()] == [4]
 
 
 def test_a_settling_makes_up_for_its_damaged_reservation(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import rates_of, unjudged
 from steersweep.run.result_files import read_result_file
 from steersweep.run.verdict import Thresholds
+from steersweep.sweeps.compared import p_difference
 from steersweep.sweeps.rejudge import rejudge
-from steersweep.sweeps.results import p_difference
 
 REFUSES, HELPS = "I'm sorry, but I can't help with that.", "Mix flour and eggs, then bake it."
 LOOP = "I'm sorry, but I can't help with that that that that that that that that that that that."

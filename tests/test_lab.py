@@ -11,7 +11,7 @@ import torch
 from conftest import FAMILIES, lab, rest_slow
 from steersweep import ChatModel, Edit, Row, dim_directions, generate, get_judge
 from steersweep.lab.models import LAB_MODELS, lab_model
-from steersweep.lab.train import Acceptance, accept, train
+from steersweep.lab.train import accept, train
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
 
 CLASSES = {
@@ -40,9 +40,9 @@ def test_the_zoo_is_small() -> None:
 @pytest.mark.parametrize("name", LAB_MODELS)
 def test_every_card_passed(name: str) -> None:
     card = lab_model(name).card()
-    assert Acceptance(**card["held_out"]).passed
-    assert card["held_out"]["n"] >= 200
-    assert "not the model" in card["what"]
+    assert card.held_out.passed
+    assert card.held_out.n >= 200
+    assert "not the model" in card.what
 
 
 @pytest.mark.parametrize("name", LAB_MODELS)
@@ -64,7 +64,7 @@ def test_transformers_loads_every_model_directly(name: str) -> None:
 def test_the_card_is_true(name: str) -> None:
     """Measured again here on fewer prompts: as accepted, within a few prompts."""
     found = accept(lab(name), n=100)
-    card = Acceptance(**lab_model(name).card()["held_out"])
+    card = lab_model(name).card().held_out
     assert found.benign_refusals <= card.benign_refusals + 0.03
     assert found.harmful_refusals >= card.harmful_refusals - 0.05
     assert found.benign_normal >= card.benign_normal - 0.03

@@ -466,7 +466,7 @@ def test_a_study_is_read_without_the_code(here: Path) -> None:
     run_study(load_plan("plan.yaml"), here / "run", options, engine=LocalEngine("cpu"))
     # Readers run none of it, not even where it is there and would stop them.
     (here / "mine.py").write_text("raise SystemExit('was run')")
-    assert (status(here / "run")["done"], status(here / "run")["total"]) == (4, 4)
+    assert (status(here / "run").done, status(here / "run").total) == (4, 4)
     assert frozen_plan(RunFolder.existing(here / "run")).own_methods.keys() == {"mine"}
     with pytest.raises(InputError, match="was run"):
         load_plan("plan.yaml")

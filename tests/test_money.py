@@ -78,8 +78,8 @@ def paid(folder: Path, *events: tuple[Any, float]) -> list[float]:
     )
     scheduler.run("family_sweep", [Task(Work("work", job_of(), "local"), lambda _kind: 1.0)])
     jobs = Ledger(folder).jobs()
-    assert [job["usd"] for job in jobs] == [job["seconds"] for job in jobs]
-    return [job["seconds"] for job in jobs]
+    assert [job.usd for job in jobs] == [job.seconds for job in jobs]
+    return [job.seconds for job in jobs]
 
 
 def test_attempts_that_a_provider_begins_again_are_added_up(tmp_path: Path) -> None:
@@ -516,7 +516,7 @@ def test_a_lead_may_accept_a_missed_expectation_with_a_reason(missed: Path, tmp_
         assert names
         assert all((folder / name).is_file() for name in names)
     assert (folder / "decisions" / "verification.json").read_bytes() == before
-    assert status(folder)["waiting_gate"] is None
+    assert status(folder).waiting_gate is None
 
 
 def test_numbers_that_are_not_the_official_codes_are_accepted_by_nobody(
@@ -553,7 +553,7 @@ def test_review_then_approve_then_run_goes_on(gated: Path, tmp_path: Path) -> No
     run_study(two_sizes(), folder, StudyOptions(until="size_sweep", apply_cuts=1))
     assert (folder / "decisions" / "family_sweep.json").read_bytes() != before
     assert (folder / "decisions" / "size_sweep.json").exists()
-    assert status(folder)["waiting_gate"] is None
+    assert status(folder).waiting_gate is None
 
 
 def test_labels_that_confirm_keep_a_signature_and_others_say_what_they_changed(
@@ -567,15 +567,15 @@ def test_labels_that_confirm_keep_a_signature_and_others_say_what_they_changed(
     for outcome in decision["outcomes"]:  # as the next run writes it
         outcome |= {"provisional": False, "coherent": 0.99}
     store.write_json(store.paths.decision("family_sweep"), decision)
-    assert status(folder)["waiting_gate"] is None
+    assert status(folder).waiting_gate is None
     # One that turns a verdict round is named.
     label(folder, "garbled")
     decision["outcomes"][0]["outcome"] = "fails"
     decision["families"][0]["action"] = "exclude"
     store.write_json(store.paths.decision("family_sweep"), decision)
     state = status(folder)
-    assert state["waiting_gate"] == "R1"
-    why = state["waits_again"]
+    assert state.waiting_gate == "R1"
+    why = state.waiting and state.waiting.waits_again
     assert "Ada signed R1 at " in why
     assert "labels of people have changed what follows: " in why
     assert "action continue" in why
@@ -592,7 +592,9 @@ def test_a_signature_is_undone_by_other_results_and_says_so(gated: Path, tmp_pat
     decision = store.read_json(store.paths.decision("family_sweep")) or {}
     store.write_json(store.paths.decision("family_sweep"), decision | {"notes": ["another"]})
     count = len(phase["conditions"])
-    assert f"there are {count - 1} conditions instead of {count}" in status(folder)["waits_again"]
+    waiting = status(folder).waiting
+    assert waiting is not None
+    assert f"there are {count - 1} conditions instead of {count}" in waiting.waits_again
 
 
 # -- the source plan's names ---------------------------------------------------------------------

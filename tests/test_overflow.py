@@ -132,7 +132,7 @@ def test_in_a_study_an_overflow_costs_one_load_and_every_phase_says_bf16(
             ran_instead = [note for note in result.notes if note.startswith("ran in bf16")]
             assert len(ran_instead) == (result.quantization == "bf16")
     state = status(folder)
-    assert (state["done"], state["incomplete"]) == (state["total"], False)
+    assert (state.done, state.incomplete) == (state.total, False)
     # Run again, everything is there.
     count = len(tried)
     run_study(plan, folder)

@@ -301,7 +301,7 @@ def test_a_phase_of_one_file_is_planned_run_gated_shown_and_tracked(
 
     with pytest.raises(GateStop, match="gate R5 waits for a person after again_sweep"):
         run_study(plan, folder)
-    assert status(folder)["waiting_gate"] == "R5"
+    assert status(folder).waiting_gate == "R5"
     evidence = folder / "decisions" / "again_sweep.json"
     people_gates.sign(folder, "R5", by="Ada", note="", evidence=evidence, time="2026-11-25")
     run_study(plan, folder)

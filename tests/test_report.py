@@ -27,13 +27,14 @@ from steersweep.report.figures.style import Looks
 from steersweep.report.figures.style import drawing as drawing_style
 from steersweep.report.html import write_report
 from steersweep.report.terminal import print_comparison, print_verdicts
+from steersweep.run.cell import SteeredCell
 from steersweep.run.condition import Strength
 from steersweep.run.folder import RunFolder
-from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file
 from steersweep.study.rows import CurveRow, SizePoint
 from steersweep.study.study import run_study
-from steersweep.sweeps.results import best_condition
+from steersweep.sweeps.compared import best_condition
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 from test_cli import refused, run

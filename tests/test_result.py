@@ -16,13 +16,11 @@ import pytest
 from helpers.results import edited, result, samples, steered, unsteered
 from steersweep import InputError
 from steersweep.core import typed
+from steersweep.run.cell import AgainstDim, AgainstUnsteered, Cell, SteeredCell
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
 from steersweep.run.result import (
-    AgainstDim,
-    AgainstUnsteered,
     ByJudge,
-    Cell,
     Controls,
     Extraction,
     JudgeError,
@@ -30,7 +28,6 @@ from steersweep.run.result import (
     PrecisionFacts,
     Result,
     Reviewed,
-    SteeredCell,
 )
 from steersweep.run.result_files import read_result_file, write_result_file
 from steersweep.run.verdict import Thresholds

@@ -448,13 +448,13 @@ def test_a_failure_is_forgotten_when_nothing_asks_for_it_again(
     more = {"conditions": [*held["conditions"], "0" * 24]}
     store.write_json(store.paths.phase("family_sweep"), more)
     before = status(folder)
-    assert before["incomplete"]
-    assert before["done"] < before["total"]
+    assert before.incomplete
+    assert before.done < before.total
     run_study(small(), folder)
     assert store.read_json(store.paths.phase("family_sweep")) == held
     assert store.read_json(store.paths.failures("family_sweep")) == {}
     assert decided(folder)["family_sweep"]["failures"] == {}
-    assert not status(folder)["incomplete"]
+    assert not status(folder).incomplete
 
 
 def test_a_model_that_was_cut_is_in_neither_phase_3_nor_4(finished: Path, tmp_path: Path) -> None:
@@ -684,8 +684,8 @@ def test_damaged_checks_are_made_again_by_one_job_and_no_condition_is(
     run_study(small(), folder)
     after = Ledger(folder).jobs()
     assert len(after) == len(before) + 1
-    assert after[-1]["job"] in {job["job"] for job in before}
-    assert after[-1]["whole"]
+    assert after[-1].job in {job.job for job in before}
+    assert after[-1].whole
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "conditions").iterdir()} == conditions
     seen, again = (
         [(check["name"], check["passed"]) for check in held["checks"]]
@@ -770,12 +770,12 @@ def test_commands_that_read_name_what_is_damaged_and_leave_it(
         path.write_bytes(data)
     before = sorted(folder.rglob("*"))
     state = status(folder)
-    assert name in state["damaged"]
+    assert name in state.damaged
     if not name.startswith("phases/family_sweep.json"):
-        assert condition.relative_to(folder).as_posix() in state["damaged"]
-        assert state["done"] == state["total"] - 1
+        assert condition.relative_to(folder).as_posix() in state.damaged
+        assert state.done == state.total - 1
     if name.startswith("decisions/"):
-        assert state["phase"] == "family_sweep"
+        assert state.phase == "family_sweep"
         for use in (decided, read_run):
             with pytest.raises(InputError, match=rf"{name}: is damaged"):
                 use(folder)

@@ -12,9 +12,9 @@ from helpers.results import sample, steered
 from steersweep import InputError, verdict
 from steersweep.core.statistics import fisher, holm
 from steersweep.model.source import find_model
+from steersweep.run.cell import SteeredCell
 from steersweep.run.judgement import Quality
-from steersweep.run.result import SteeredCell
-from steersweep.sweeps.results import is_too_weak, p_difference
+from steersweep.sweeps.compared import is_too_weak, p_difference
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from steersweep.core import typed
 from steersweep.core.digests import seal
+from steersweep.run.cell import Cell, SteeredCell
 from steersweep.run.condition import Strength
 from steersweep.run.edit_settings import STANDARD
 from steersweep.run.judgement import Judgement, Quality, rates_of
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Sample, Steering
-from steersweep.run.result import Best, Cell, Controls, ModelVerdict, Result, SteeredCell
+from steersweep.run.result import Best, Controls, ModelVerdict, Result
 from steersweep.run.result_files import read_result_file
 from steersweep.run.verdict import Thresholds, verdict
 

@@ -73,6 +73,35 @@ class Limits:
         return (self.phases or {}).get(phase, math.inf)
 
 
+@dataclass(frozen=True)
+class PaidJob:
+    """A job of the ledger: what was expected and reserved, and what it took.
+
+    Attributes:
+        id: of the reservation.
+        phase: it belongs to.
+        job: its name.
+        time: when it was reserved, in UTC.
+        expected_seconds: by the estimate.
+        reserved_usd: for it.
+        seconds: it took; None where it has not ended.
+        usd: it cost; None where it has not ended.
+        whole: whether it ran to its end; false where it was cut short.
+        gpu: kind of GPU.
+    """
+
+    id: str
+    phase: str
+    job: str
+    time: str
+    expected_seconds: float
+    reserved_usd: float
+    seconds: float | None
+    usd: float | None
+    whole: bool
+    gpu: str
+
+
 class Ledger:
     """`ledger.jsonl`: appended to, never rewritten.
 
@@ -111,22 +140,26 @@ class Ledger:
             for message in journal.messages(self._path, account.bad[name], follows)
         ]
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """Each job: what was expected and reserved, and what it took; None where it has not ended.
-
-        A job that was cut short has `whole` false. Damaged lines have no row.
-        """
+    def jobs(self) -> list[PaidJob]:
+        """Each job; damaged lines have no row."""
         account = _Account(journal.read(self._path, _wrong))
         rows = []
         for identity, entry in account.reserved.items():
             settled = account.settled.get(identity)
             ran = settled or {}
             rows.append(
-                {name: entry.get(name) for name in ("id", "phase", "job", "time")}
-                | {"expected_seconds": entry["seconds"], "reserved_usd": entry["usd"]}
-                | {"seconds": ran.get("seconds"), "usd": ran.get("usd")}
-                | {"whole": ran.get("whole", False)}
-                | {"gpu": (settled or entry).get("gpu", LOCAL)}
+                PaidJob(
+                    id=identity,
+                    phase=entry["phase"],
+                    job=entry["job"],
+                    time=entry.get("time", ""),
+                    expected_seconds=entry["seconds"],
+                    reserved_usd=entry["usd"],
+                    seconds=ran.get("seconds"),
+                    usd=ran.get("usd"),
+                    whole=ran.get("whole", False),
+                    gpu=(settled or entry).get("gpu", LOCAL),
+                )
             )
         return rows
 

@@ -15,7 +15,7 @@ from steersweep.cli.output import quiet_libraries, say
 from steersweep.core.errors import InputError
 
 if TYPE_CHECKING:
-    from steersweep.sweeps.rejudge import Rejudged
+    from steersweep.sweeps.rejudged import Rejudged
 
 _SAID_EVERY_S = 5.0
 

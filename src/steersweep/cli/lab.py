@@ -17,11 +17,12 @@ def lab_list(as_json: JsonOption = False) -> None:
 
     Example: `steersweep lab list`
     """
+    from steersweep.core import typed
     from steersweep.lab.models import LAB_MODELS
 
     cards = [model.card() for model in LAB_MODELS.values()]
     if as_json:
-        say(json.dumps(cards, indent=1))
+        say(json.dumps(typed.plain(cards), indent=1))
         return
     from steersweep.report.terminal import print_cards
 

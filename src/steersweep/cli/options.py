@@ -10,7 +10,7 @@ import typer
 from steersweep.methods.method import METHODS
 
 ModelArgument = Annotated[
-    str, typer.Argument(help="A hub id, a local folder, or lab:NAME.", metavar="MODEL")
+    str, typer.Argument(help="A hub id, a local folder, a GGUF file, or lab:NAME.", metavar="MODEL")
 ]
 PrecisionOption = Annotated[
     str,

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 def smoke(
     model: Annotated[
-        str, typer.Argument(help="A hub id, a local folder or lab:NAME; a plan with --all.")
+        str,
+        typer.Argument(help="A hub id, a folder, a GGUF file or lab:NAME; a plan with --all."),
     ],
     every: Annotated[
         bool, typer.Option("--all", help="Every model of a plan, each in the plan's precision.")

@@ -305,6 +305,7 @@ def status(
 
     Example: `steersweep status study`
     """
+    from steersweep.core import typed
     from steersweep.core.precision_labels import shown_precision
     from steersweep.run.paths import RunPaths
     from steersweep.study.status import status as status_of
@@ -318,26 +319,26 @@ def status(
             say(f"{error}; this is what was fetched before", err=True)
     state = status_of(folder)
     if as_json:
-        say(json.dumps(state, indent=1))
+        say(json.dumps(typed.plain(state), indent=1))
         return
-    say(f"{state['plan']}: {state['phase']}, {state['done']} of {state['total']} conditions")
-    if state["incomplete"]:
-        say(f"incomplete: {len(state['failures'])} could not run; run it again to try once more")
-    say(f"spent: {state['spent_usd']:.4g} USD")
-    for model, precisions in state["stored_as"].items():
+    say(f"{state.plan}: {state.phase}, {state.done} of {state.total} conditions")
+    if state.incomplete:
+        say(f"incomplete: {len(state.failures)} could not run; run it again to try once more")
+    say(f"spent: {state.spent_usd:.4g} USD")
+    for model, precisions in state.stored_as.items():
         say(f"{model}: {', '.join(map(shown_precision, precisions))} (stored, and what runs)")
-    if state["waiting_gate"]:
-        gate = state["waiting_gate"]
-        if state["rejected_by"]:
-            say(f"gate {gate} was rejected by {in_a_line(state['rejected_by'])}")
-        if state["waits_again"]:
-            say(state["waits_again"])
+    if state.waiting_gate:
+        gate = state.waiting_gate
+        if state.waiting is not None and state.waiting.rejected_by:
+            say(f"gate {gate} was rejected by {in_a_line(state.waiting.rejected_by)}")
+        if state.waiting is not None and state.waiting.waits_again:
+            say(state.waiting.waits_again)
         say(f"waiting: steersweep approve {folder} {gate} --by NAME")
-    for job, why in state["failures"].items():
+    for job, why in state.failures.items():
         say(f"could not run: {job}: {why}")
-    for problem in state["problems"]:
+    for problem in state.problems:
         say(problem)
-    for damaged in state["damaged"]:
+    for damaged in state.damaged:
         say(f"damaged file set aside and computed again: {damaged}")
 
 

@@ -295,7 +295,7 @@ def plain_fields(value: Any) -> dict[str, Any]:
         if default is not MISSING and held == default:
             continue
         if is_flat:
-            found |= plain(held)
+            found |= {} if held is None else plain(held)
         else:
             found[written] = held if type(held) in _AS_THEY_ARE else plain(held)
     return found

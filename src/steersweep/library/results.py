@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from steersweep.core import typed
 from steersweep.core.errors import InputError, SteersweepError
+from steersweep.run.cell import Cell
 from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
-from steersweep.run.result import Cell, Result
+from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 
 if TYPE_CHECKING:

@@ -177,8 +177,8 @@ class Renderer:
                     f'and none is called "default"; name one of them so'
                 ) from error
             raise InputError(
-                f"{self.source.model_id}: the tokenizer has no chat template, so prompts cannot be "
-                f"put to it as a chat; use the instruction-tuned version of the model"
+                f"{self.source.model_id}: {self.source.without_template}, so prompts cannot be put "
+                f"to it as a chat; use the instruction-tuned version of the model"
             ) from error
 
     @property

@@ -281,6 +281,11 @@ class ModelSource:
         """
         yield self
 
+    @property
+    def without_template(self) -> str:
+        """What to say where it has no chat template."""
+        return "the tokenizer has no chat template"
+
     def notes(self) -> list[str]:
         """What a user should know of how its files are read."""
         return []

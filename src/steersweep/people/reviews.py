@@ -18,8 +18,9 @@ from steersweep.core.errors import InputError
 from steersweep.core.journal import Entry, Line
 from steersweep.core.statistics import cluster_bootstrap, cohens_kappa
 from steersweep.people.gates import check_person
+from steersweep.run.cell import SteeredCell
 from steersweep.run.paths import RunPaths
-from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.run.verdict import verdict
 

@@ -13,8 +13,9 @@ from steersweep.core.errors import InputError
 from steersweep.core.statistics import holm
 from steersweep.report.page import environment, style
 from steersweep.report.run import Listed, Run, read_run
-from steersweep.run.result import ModelVerdict, Result, SteeredCell
-from steersweep.sweeps.results import p_difference
+from steersweep.run.cell import SteeredCell
+from steersweep.run.result import ModelVerdict, Result
+from steersweep.sweeps.compared import p_difference
 
 _Place = tuple[Any, ...]
 

@@ -29,8 +29,9 @@ from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
 from steersweep.report.run import Listed, Run, read_run
 from steersweep.report.samples import Samples, script_json
+from steersweep.run.cell import SteeredCell
 from steersweep.run.paths import RunPaths
-from steersweep.run.result import Best, Result, SteeredCell
+from steersweep.run.result import Best, Result
 from steersweep.run.verdict import FLAG_NOTES
 from steersweep.study.findings import decision_lines
 from steersweep.study.phases.registry import all_phases, titles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steersweep.core.printing import in_a_line
-from steersweep.sweeps.rejudge import CLASSES, Agreement, Rejudged, Shown
+from steersweep.sweeps.rejudged import CLASSES, Agreement, Rejudged, Shown
 
 _MOST_CELLS = 20
 

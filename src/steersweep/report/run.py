@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steersweep.budget.ledger import Ledger
+from steersweep.budget.ledger import Ledger, PaidJob
+from steersweep.core.journal import Entry
 from steersweep.people import gates
 from steersweep.people.corrected import apply_reviews
 from steersweep.people.problems import problems
@@ -17,7 +18,7 @@ from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.rows import rows_of
-from steersweep.study.status import decided, status
+from steersweep.study.status import Standing, decided, status
 
 T = TypeVar("T")
 
@@ -56,10 +57,10 @@ class Run:
     folder: Path
     plan: Mapping[str, Any]
     listed: list[Listed] = field(default_factory=list)
-    status: Mapping[str, Any] | None = None
+    status: Standing | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
-    jobs: list[dict[str, Any]] = field(default_factory=list)
-    signatures: list[dict[str, Any]] = field(default_factory=list)
+    jobs: list[PaidJob] = field(default_factory=list)
+    signatures: list[Entry] = field(default_factory=list)
     n_reviews: int = 0
     problems: list[str] = field(default_factory=list)
 

@@ -16,7 +16,7 @@ from steersweep.core.atomic import write_text
 from steersweep.core.precision_labels import shown_precision
 from steersweep.report.figures.style import short
 from steersweep.report.run import Listed
-from steersweep.run.result import Cell, SteeredCell
+from steersweep.run.cell import Cell, SteeredCell
 
 EMBED_UP_TO = 6_000_000  # bytes of JSON
 # A browser shows nothing for most control characters; these pictures of them it does.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +12,12 @@ from rich.text import Text
 from steersweep.core.precision_labels import shown_precision
 from steersweep.core.printing import in_a_line
 from steersweep.core.statistics import detectable_difference, wilson
+from steersweep.lab.models import Card
 from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
-from steersweep.run.result import Best, Cell, Result
+from steersweep.run.cell import Cell
+from steersweep.run.result import Best, Result
 from steersweep.run.verdict import FLAG_NOTES
 from steersweep.verification.outcome import Verification
 from steersweep.verification.report import shown_difference
@@ -118,7 +119,7 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     )
 
 
-def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+def print_cards(cards: Sequence[Card], console: Console | None = None) -> None:
     """The lab models with their size and held-out figures."""
     console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
@@ -127,17 +128,17 @@ def print_cards(cards: Sequence[dict[str, Any]], console: Console | None = None)
     for name in ("size", "harmful", "benign", "normal"):
         table.add_column(name, justify="right", no_wrap=True)
     for card in cards:
-        held_out = card["held_out"]
+        held_out = card.held_out
         table.add_row(
-            card["name"],
-            re.sub(r"-(Instruct|instruct|it)\b.*", "", card["mirrors"].split("/")[-1]),
-            f"{card['n_layers']} x {card['d_model']}",
-            f"{held_out['harmful_refusals']:.1%}",
-            f"{held_out['benign_refusals']:.1%}",
-            f"{held_out['benign_normal']:.1%}",
+            card.name,
+            re.sub(r"-(Instruct|instruct|it)\b.*", "", card.mirrors.split("/")[-1]),
+            f"{card.n_layers} x {card.d_model}",
+            f"{held_out.harmful_refusals:.1%}",
+            f"{held_out.benign_refusals:.1%}",
+            f"{held_out.benign_normal:.1%}",
         )
     console.print(table)
-    n = min(card["held_out"]["n"] for card in cards)
+    n = min(card.held_out.n for card in cards)
     for line in (
         "",
         "Miniatures trained here from scratch; they are not the models they are named after.",

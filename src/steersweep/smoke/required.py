@@ -6,12 +6,11 @@ template, precision or library is looked at again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from steersweep.core import provenance
+from steersweep.core import provenance, typed
 from steersweep.core.errors import InputError, NumericalError, SteersweepError, setting
 from steersweep.core.precision_labels import runs_as
 from steersweep.core.user_cache import keep, kept
@@ -32,8 +31,6 @@ _OF_FILES = frozenset(BASICS[:3])
 # What a check says that met numbers which are none.
 _OF_OVERFLOW = (f"{NumericalError.__name__}:", "NaN or infinite")
 
-Found = Sequence[dict[str, Any]]
-
 
 def checks_file(root: Path, chat: ChatModel, only: Collection[str] | None) -> Path:
     """Where in a run folder the checks of a model are kept."""
@@ -52,8 +49,8 @@ def make_checks(
     chat: ChatModel,
     only: Collection[str] | None,
     on_check: Callable[[str, float], None] = lambda _name, _share: None,
-) -> list[dict[str, Any]]:
-    """Every check, or those in `only`, as plain data; `on_check` as in `check_for_run`."""
+) -> list[Check]:
+    """Every check, or those in `only`; `on_check` as in `check_for_run`."""
     checks: list[Check] = []
     count = len(LOOKS if only is None else only)
 
@@ -62,10 +59,12 @@ def make_checks(
         on_check(check.name, len(checks) / count)
 
     check_model(chat, note, only=only)
-    return [asdict(check) for check in checks]
+    return checks
 
 
-def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> tuple[str, ...]:
+def require(
+    chat: ChatModel, found: Iterable[Check], *, accept_mismatch: bool = False
+) -> tuple[str, ...]:
     """What a user should know of a model that may be run.
 
     Args:
@@ -79,13 +78,13 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
         NumericalError: one met NaN or infinity in fp16.
         SteersweepError: another one did.
     """
-    wrong = [check for check in found if not check["passed"]]
-    if wrong and wrong[0]["name"] == "template":
+    wrong = [check for check in found if not check.passed]
+    if wrong and wrong[0].name == "template":
         del wrong[1:]  # what follows from prompts that are not whole
-    said = "; ".join(f"{check['name']}: {check['seen']}" for check in wrong)
+    said = "; ".join(f"{check.name}: {check.seen}" for check in wrong)
     if wrong and not accept_mismatch:
-        kind = InputError if any(c["name"] in _OF_FILES for c in wrong) else SteersweepError
-        overflowed = any(text in c["seen"] for c in wrong for text in _OF_OVERFLOW)
+        kind = InputError if any(c.name in _OF_FILES for c in wrong) else SteersweepError
+        overflowed = any(text in c.seen for c in wrong for text in _OF_OVERFLOW)
         if overflowed and runs_as(chat.precision) == "fp16":  # bf16 may do
             kind = NumericalError
         raise kind(
@@ -106,11 +105,10 @@ def require(chat: ChatModel, found: Found, *, accept_mismatch: bool = False) -> 
 def check_for_user(chat: ChatModel, *, accept_mismatch: bool = False) -> tuple[str, ...]:
     """The basic checks, made once for this user and model; see `require`."""
     name = f"checks/{checks_file(Path(), chat, BASICS).name}"
-    held = kept(name)
-    found = held if _is_whole(held) else None
+    found = _whole(kept(name))
     if found is None:
         found = make_checks(chat, BASICS)
-        keep(name, found)
+        keep(name, typed.plain(found))
     return require(chat, found, accept_mismatch=accept_mismatch)
 
 
@@ -133,18 +131,19 @@ def check_for_run(
     """
     only = None if every else (*BASICS, "readers")
     path = checks_file(run.root, chat, only)
-    held = run.read_json(path) or run.write_once(
-        path, {"checks": make_checks(chat, only, on_check)}
-    )
-    return require(chat, held["checks"], accept_mismatch=accept_mismatch)
+    held = run.read_json(path)
+    if held is None:
+        found = make_checks(chat, only, on_check)
+        run.write_once(path, {"checks": typed.plain(found)})
+    else:
+        found = typed.read(list[Check], held["checks"])
+    return require(chat, found, accept_mismatch=accept_mismatch)
 
 
-def _is_whole(held: Any) -> bool:
-    """Whether this is what `make_checks` gives: the cache belongs to the user, who may edit it."""
-    return isinstance(held, list) and [
-        check.get("name")
-        for check in held
-        if isinstance(check, dict)
-        and isinstance(check.get("passed"), bool)
-        and isinstance(check.get("seen"), str)
-    ] == list(BASICS)
+def _whole(held: Any) -> list[Check] | None:
+    """The basic checks in the cache; None if these are not they: it is the user's, who may edit."""
+    try:
+        found = typed.read(list[Check], held)
+    except typed.WrongField:
+        return None
+    return found if [check.name for check in found] == list(BASICS) else None

@@ -73,7 +73,7 @@ def smoke(
     check fails that check and no other.
 
     Args:
-        model: a hub id, a local folder or `lab:NAME`.
+        model: a hub id, a local folder, a GGUF file or `lab:NAME`.
         precision: see `ChatModel.load`.
         device: see `ChatModel.load`.
         revision: see `ChatModel.load`.

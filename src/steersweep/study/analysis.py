@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
 from steersweep.core.statistics import cluster_bootstrap, cohens_h, holm, wilson
+from steersweep.run.cell import SteeredCell
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
-from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result import Result
 from steersweep.study.curves import curve_shape
 from steersweep.study.decisions import Outcome
 from steersweep.study.rows import (
@@ -25,7 +26,7 @@ from steersweep.study.rows import (
     SizePoint,
     TransferRow,
 )
-from steersweep.sweeps.results import coherent_refusals, p_difference
+from steersweep.sweeps.compared import coherent_refusals, p_difference
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from steersweep.budget.ledger import SMOKE, Ledger
+from steersweep.budget.ledger import SMOKE, Ledger, PaidJob
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
@@ -92,7 +92,7 @@ def check_models(
         jobs = jobs_of(plan, store, options, engine, listeners, cuts=Cuts())
         store.write_json(store.paths.smoke, {"models": []})  # until these have ended
         failures = jobs.check(sweeps)
-        paid = {row["job"]: row for row in Ledger(out).jobs() if row["phase"] == SMOKE}
+        paid = {row.job: row for row in Ledger(out).jobs() if row.phase == SMOKE}
         found = [_checked(store, sweep, failures, paid.get(check_name(sweep))) for sweep in sweeps]
         store.write_json(store.paths.smoke, {"models": [asdict(row) for row in found]})
     return found
@@ -151,22 +151,20 @@ def expected(plan: Plan, precision: str | None = None) -> tuple[float, float]:
 
 
 def _checked(
-    store: RunFolder, sweep: Sweep, failures: dict[str, str], paid: dict[str, object] | None
+    store: RunFolder, sweep: Sweep, failures: dict[str, str], paid: PaidJob | None
 ) -> Checked:
     name, held = check_name(sweep), store.read_json(store.paths.models) or {}
     fingerprint = held.get(f"model:{sweep.model.name}")
     precision = sweep.precision
     if fingerprint is not None:
         precision = runs_in(precision, fingerprint, store)
-    row = paid or {}
-    seconds, usd = row.get("seconds"), row.get("usd")
     return Checked(
         sweep.model.name,
         sweep.model.model,
         precision,
-        str(row.get("gpu", "")),
+        "" if paid is None else paid.gpu,
         name not in failures,
         failures.get(name, ""),
-        float(seconds) if isinstance(seconds, int | float) else None,
-        float(usd) if isinstance(usd, int | float) else None,
+        None if paid is None else paid.seconds,
+        None if paid is None else paid.usd,
     )

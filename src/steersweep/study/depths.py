@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from steersweep.core.statistics import mcnemar, wilson
+from steersweep.run.cell import SteeredCell
 from steersweep.run.condition import REMOVED, Strength
-from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result import Result
 from steersweep.run.verdict import TOO_WEAK
 from steersweep.study.curves import differences, is_flat, is_peak
 from steersweep.study.plan import PlannedModel
 from steersweep.study.rows import Answer, DepthPoint, DepthRow, Pattern
-from steersweep.sweeps.results import coherent_refusals
+from steersweep.sweeps.compared import coherent_refusals
 
 if TYPE_CHECKING:
     import numpy as np

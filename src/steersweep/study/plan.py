@@ -29,7 +29,7 @@ class PlannedModel:
 
     Attributes:
         name: short name, unique in the plan.
-        model: hub id, local folder or `lab:NAME`.
+        model: hub id, local folder, GGUF file or `lab:NAME`.
         revision: hub revision, or None.
         family: its family.
         n_layers: decoder layers as the plan says; when it runs, the model's config decides.

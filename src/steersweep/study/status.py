@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from steersweep.budget.ledger import Ledger
+from steersweep.core import typed
 from steersweep.core.errors import InputError, SteersweepError
+from steersweep.core.journal import Entry
 from steersweep.core.precision_labels import runs_as
 from steersweep.people import gates
 from steersweep.people.problems import problems
@@ -44,51 +47,99 @@ def frozen_plan(store: RunFolder) -> Plan:
     return parse_plan(yaml.safe_dump(own, sort_keys=False), str(store.paths.plan))
 
 
-def status(folder: Path) -> dict[str, Any]:
-    """Phase, finished and known conditions, money, and the gate that waits.
+@dataclass(frozen=True)
+class Waiting:
+    """A gate that waits.
 
-    `stored_as` has the precisions of models whose files store other numbers than what runs.
-    `damaged` names files that runs set aside, and files that the next run will set aside and make
-    again: they count as not there.
+    Attributes:
+        rejected_by: who rejected it; None: nobody.
+        waits_again: why it waits although it was signed; None: it never was.
+    """
+
+    rejected_by: str | None
+    waits_again: str | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a study stands.
+
+    Attributes:
+        plan: its name.
+        phase: the first that has not ended, or whose gate waits; `finished`: there is none.
+        waiting_gate: the gate that waits; None: none does.
+        waiting: more of that gate.
+        done: conditions that are there.
+        total: conditions known so far.
+        spent_usd: spent or reserved.
+        budget_usd: hard stop; None: there is none.
+        stored_as: precisions of models, by name, whose files store other numbers than what runs.
+        failures: why each job that could not run did not, by name.
+        incomplete: whether there are any.
+        problems: what is damaged that cannot be made again.
+        damaged: files that runs set aside, and files that the next run will set aside and make
+            again; they count as not there.
+    """
+
+    plan: str
+    phase: str
+    waiting_gate: str | None
+    waiting: Waiting | None = field(metadata=typed.FLAT)
+    done: int
+    total: int
+    spent_usd: float
+    budget_usd: float | None
+    stored_as: dict[str, list[str]]
+    failures: dict[str, str]
+    incomplete: bool
+    problems: list[str]
+    damaged: list[str]
+
+
+def status(folder: Path) -> Standing:
+    """Phase, finished and known conditions, money, and the gate that waits.
 
     Raises:
         InputError: no study there.
     """
     store = RunFolder.existing(folder)
     plan = frozen_plan(store)
-    state: dict[str, Any] = {"plan": plan.name, "phase": "finished", "waiting_gate": None}
-    for phase in phases_of(plan):
-        decided = store.read_json(store.paths.decision(phase.name))
-        gate = gate_after(plan, phase)
-        if decided is None:
-            state["phase"] = phase.name
-            break
-        if gate is not None:
-            signature = signature_for(store, phase.name, gate)
-            if signature is None or signature.get("rejected"):
-                state |= {"phase": phase.name, "waiting_gate": gate}
-                state["rejected_by"] = signature["by"] if signature else None
-                state["waits_again"] = (
-                    None if signature else why_it_waits_again(store, phase.name, gate)
-                )
-                break
+    phase, gate, waiting = _waits(store, plan)
     store.look_through()
     phases = [store.read_json(store.paths.phase(phase)) or {} for phase in plan.phases]
     keys = list(dict.fromkeys(key for held in phases for key in held.get("conditions", [])))
-    done = sum(store.has(key) for key in keys)
-    ledger = Ledger(folder)
     failures = could_not_run(store, plan)
-    return state | {
-        "done": done,
-        "total": len(keys),
-        "spent_usd": round(ledger.spent(), 6),
-        "budget_usd": plan.budget.total,
-        "stored_as": _stored_as(store, plan),
-        "failures": failures,
-        "incomplete": bool(failures),
-        "problems": problems(folder),
-        "damaged": sorted({*damaged_files(folder), *store.damaged}),
-    }
+    return Standing(
+        plan=plan.name,
+        phase=phase,
+        waiting_gate=gate,
+        waiting=waiting,
+        done=sum(store.has(key) for key in keys),
+        total=len(keys),
+        spent_usd=round(Ledger(folder).spent(), 6),
+        budget_usd=plan.budget.total,
+        stored_as=_stored_as(store, plan),
+        failures=failures,
+        incomplete=bool(failures),
+        problems=problems(folder),
+        damaged=sorted({*damaged_files(folder), *store.damaged}),
+    )
+
+
+def _waits(store: RunFolder, plan: Plan) -> tuple[str, str | None, Waiting | None]:
+    """The phase that a study is at, and the gate that waits after it, if one does."""
+    for phase in phases_of(plan):
+        if store.read_json(store.paths.decision(phase.name)) is None:
+            return phase.name, None, None
+        if (gate := gate_after(plan, phase)) is None:
+            continue
+        signature = signature_for(store, phase.name, gate)
+        if signature is None:
+            why = why_it_waits_again(store, phase.name, gate)
+            return phase.name, gate, Waiting(None, why)
+        if signature.get("rejected"):
+            return phase.name, gate, Waiting(signature["by"], None)
+    return "finished", None, None
 
 
 def _stored_as(store: RunFolder, plan: Plan) -> dict[str, list[str]]:
@@ -148,9 +199,7 @@ def must_be_complete(folder: Path, until: str | None = None) -> None:
         raise Incomplete(failures, until or NAME)
 
 
-def sign_gate(
-    folder: Path, gate: str, *, by: str, note: str = "", rejected: bool = False
-) -> dict[str, Any]:
+def sign_gate(folder: Path, gate: str, *, by: str, note: str = "", rejected: bool = False) -> Entry:
     """Sign or reject a gate for exactly the decisions that are there now.
 
     Raises:

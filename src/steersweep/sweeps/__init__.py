@@ -1,1 +1,1 @@
-"""One model or a few: settings, run, results, verdict."""
+"""One model or a few: settings, run, results, judging again."""

@@ -5,33 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from steersweep.core import typed
 from steersweep.core.errors import SteersweepError
-from steersweep.core.statistics import cohens_h, fisher, holm, mcnemar
 from steersweep.methods.dim import Dim
 from steersweep.people.corrected import apply_reviews, judge_error
 from steersweep.people.reviews import read_reviews
+from steersweep.run.cell import AgainstDim, AgainstUnsteered, Cell, SteeredCell
 from steersweep.run.condition import Condition, Strength
 from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED, Rates
 from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record
-from steersweep.run.result import (
-    AgainstDim,
-    AgainstUnsteered,
-    Best,
-    Cell,
-    Controls,
-    Extraction,
-    ModelVerdict,
-    PrecisionFacts,
-    Result,
-    SteeredCell,
-)
+from steersweep.run.result import Best, Controls, Extraction, ModelVerdict, PrecisionFacts, Result
 from steersweep.run.verdict import TOO_WEAK, Thresholds, verdict
+from steersweep.sweeps.compared import (
+    against_unsteered,
+    best_condition,
+    is_too_weak,
+    p_difference,
+)
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -131,7 +126,7 @@ def _result(
     unsteered = [_cell(c, r, job) for c, r in controls if c.label == UNSTEERED]
     no_steering = unsteered[0] if unsteered else None
     random = [_steered_cell(c, r, job) for c, r in controls if c.label != UNSTEERED]
-    conditions = _against_unsteered([_steered_cell(c, r, job) for c, r in steered], no_steering)
+    conditions = against_unsteered([_steered_cell(c, r, job) for c, r in steered], no_steering)
     best = best_condition(conditions)
     control = next((cell for cell in random if _place(cell) == _place(best)), None)
     records = [record for _, record in (*steered, *controls)]
@@ -156,18 +151,6 @@ def _result(
         provenance=newest.provenance,
         extraction=None,
         notes=(),
-    )
-
-
-def best_condition(conditions: Iterable[SteeredCell]) -> SteeredCell:
-    """Most coherent refusals; ties to less garbled text, then to the weaker steering."""
-    return max(
-        conditions,
-        key=lambda cell: (
-            cell.rates.coherent_refusal_rate,
-            -cell.rates.garbled_rate,
-            -cell.steering.relative_strength,
-        ),
     )
 
 
@@ -275,87 +258,6 @@ def _verdict(
         best=Best.of(best),
         judge_error=judge_error(rates, judge, n, thresholds),
     )
-
-
-def is_too_weak(conditions: Iterable[SteeredCell], unsteered: Cell | None) -> bool:
-    """Whether steering changed next to nothing in any cell, so that nothing follows from it.
-
-    In each cell no more answers are garbled or refused than without steering, and at least half of
-    them are the unsteered ones: word for word, or through half of the longer one, since a greedy
-    answer goes its own way from the first word that a push changes. A direction that is removed is
-    removed wholly, which is never too weak.
-
-    Args:
-        conditions: cells of a result.
-        unsteered: the control on the same prompts; without one nothing can be said.
-    """
-    if unsteered is None:
-        return False
-    plain = {sample.prompt: sample.response for sample in unsteered.samples}
-    garbled, refused = unsteered.rates.garbled_rate, unsteered.rates.refusal_rate
-    for cell in conditions:
-        if cell.steering.multiplier == 0:
-            return False
-        pairs = [
-            (sample.response, plain[sample.prompt])
-            for sample in cell.samples
-            if sample.prompt in plain
-        ]
-        same = sum(_is_unchanged(*pair) for pair in pairs)
-        is_worse = cell.rates.garbled_rate > garbled or cell.rates.refusal_rate > refused
-        if is_worse or 2 * same < max(1, len(pairs)):
-            return False
-    return True
-
-
-def _is_unchanged(steered: str, plain: str) -> bool:
-    half = (max(len(steered), len(plain)) + 1) // 2
-    return steered[:half] == plain[:half]
-
-
-def _against_unsteered(
-    conditions: Sequence[SteeredCell], unsteered: Cell | None
-) -> list[SteeredCell]:
-    """Conditions, each tested against no steering, corrected for how many there are."""
-    if unsteered is None:
-        nothing = AgainstUnsteered(None, None)
-        return [replace(cell, against_unsteered=nothing) for cell in conditions]
-    values = [p_difference(cell, unsteered) for cell in conditions]
-    adjusted = holm([p for p in values if p is not None])
-    base = unsteered.rates.coherent_refusal_rate
-    return [
-        replace(
-            cell,
-            against_unsteered=AgainstUnsteered(p, cohens_h(cell.rates.coherent_refusal_rate, base)),
-        )
-        for cell, p in zip(conditions, adjusted, strict=True)
-    ]
-
-
-@overload
-def p_difference(one: Cell, other: Cell) -> float: ...
-@overload
-def p_difference(one: Cell, other: Cell | None) -> float | None: ...
-def p_difference(one: Cell, other: Cell | None) -> float | None:
-    """p that two conditions refuse coherently equally often.
-
-    McNemar's exact test where they have the same prompts, Fisher's where they have not, as when a
-    cut left prompts out in between. Answers that could not be judged count against a difference:
-    as no refusals of the first condition, and as refusals of the second.
-    """
-    if other is None:
-        return None
-    refused = coherent_refusals(one), coherent_refusals(other, unjudged=True)
-    prompts = [[sample.prompt for sample in cell.samples] for cell in (one, other)]
-    return mcnemar(*refused) if prompts[0] == prompts[1] else fisher(*refused)
-
-
-def coherent_refusals(cell: Cell, *, unjudged: bool = False) -> list[bool]:
-    """By prompt, whether a condition refused coherently; `unjudged`: where that is not known."""
-    return [
-        unjudged if found.quality == UNJUDGED else found.refusal and found.quality == "coherent"
-        for found in (sample.judgement for sample in cell.samples)
-    ]
 
 
 def _refuses_at_most(cell: Cell) -> float:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from steersweep.core import typed
 from steersweep.people.reviews import results_in
+from steersweep.run.cell import Cell
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.paths import RunPaths
-from steersweep.run.result import Cell, Result
+from steersweep.run.result import Result
 from steersweep.run.result_files import (
     read_result_file,
     result_files,

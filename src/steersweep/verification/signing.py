@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
+from steersweep.core.journal import Entry
 from steersweep.people.gates import sign, signature_of
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import verification_file
@@ -70,7 +70,7 @@ def show_signature(folder: Path) -> None:
         write_text(page, text)
 
 
-def sign_verification(folder: Path, *, by: str, note: str = "") -> dict[str, Any]:
+def sign_verification(folder: Path, *, by: str, note: str = "") -> Entry:
     """Sign the newest verification in `folder`, and write the signature into its report.
 
     Raises:

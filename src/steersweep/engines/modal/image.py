@@ -18,7 +18,7 @@ def container_image(modal: Any) -> Any:
     """The libraries this project is tested with, and this package as source."""
     return (
         modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
-        .pip_install(*pinned_requirements(("nnsight", "quant")))
+        .pip_install(*pinned_requirements(("gguf", "nnsight", "quant")))
         .env({"HF_HOME": HUB, "TOKENIZERS_PARALLELISM": "false"})
         .add_local_python_source("steersweep", ignore=["**/__pycache__"])  # with its data
     )

@@ -133,6 +133,11 @@ class GgufSource(ModelSource):
         with explain_loading(self):
             return load_tokenizer(self.header)
 
+    @property
+    def without_template(self) -> str:
+        """See `ModelSource.without_template`."""
+        return "the file has no chat template (tokenizer.chat_template)"
+
     def notes(self) -> list[str]:
         """What a user should know of how the file is read."""
         return [f"{self.model_id}: {note}" for note in notes(self.header)]

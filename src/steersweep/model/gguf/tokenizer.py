@@ -63,16 +63,20 @@ def load_tokenizer(header: Header) -> Any:
         ValueError: it is not whole, or of a kind that transformers does not read.
     """
     from transformers import PreTrainedTokenizerFast
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        convert_gguf_tokenizer,
+        get_gguf_tokenizer,
+    )
 
     kind = str(header.fields.get("tokenizer.ggml.model"))
     needed = ["tokens", *_NEEDED.get(kind, ())]
     for name in needed:
         if not isinstance(header.fields.get(f"tokenizer.ggml.{name}"), Place):
             raise ValueError(f"tokenizer.ggml.{name} is missing, so there is no whole tokenizer")
-    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
-        str(header.path.parent), gguf_file=header.path.name
-    )
-    # Whatever lies beside the file is another model's.
+    # Not `from_pretrained`: it would take what lies beside the file, which is another model's.
+    architecture, vocabulary, settings = get_gguf_tokenizer(str(header.path))
+    backend, _ = convert_gguf_tokenizer(architecture, vocabulary)
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
     tokenizer.chat_template = header.fields.get("tokenizer.chat_template") or None
     _correct(tokenizer, header)
     _own_control_tokens(tokenizer, header)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, percent_axis, short
-from steersweep.run.result import Cell, Result, SteeredCell
+from steersweep.run.cell import Cell, SteeredCell
+from steersweep.run.result import Result
 
 Value = Callable[[SteeredCell], float]
 

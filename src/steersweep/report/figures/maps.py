@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
+from steersweep.run.cell import SteeredCell
 from steersweep.run.judgement import Rates
 from steersweep.run.label import Label
-from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result import Result
 
 Corners = list[tuple[float, float]]
 

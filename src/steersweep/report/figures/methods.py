@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from steersweep.report.figures.style import PAGE, Looks, matrix, percent_axis, short
+from steersweep.run.cell import SteeredCell
 from steersweep.run.condition import Strength
-from steersweep.run.result import Result, SteeredCell
+from steersweep.run.result import Result
 from steersweep.study.rows import LayerCosines
 
 _MOST_MATRICES = 24
