@@ -339,6 +339,7 @@ def test_a_method_that_was_imported_is_not_run_in_two_versions(here: Path) -> No
         ("mine.py:Mine", METHOD.replace('= "mine"', '= "Dim"'), "comes with steersweep"),
         ("mine.py:Mine", METHOD.replace('= "mine"', "= None"), "name is None; it must be a str"),
         ("mine.py:Mine", METHOD.replace("= False", '= "no"'), "must be a bool"),
+        ("mine.py:Mine", METHOD.replace("= False", "= False; stages = 3"), "must be a tuple of"),
         ("mine.py:Mine", METHOD.replace("layers, given)", "layers)"), "it must have find"),
         ("mine.py:Mine", METHOD.replace("def find", "def search"), "it must have find"),
         ("mine.py:Mine", METHOD.replace("extract-dim-5", "sets"), "prompt set sets: not one of"),

@@ -86,6 +86,9 @@ class Method(Protocol):
         name: what results call it.
         chooses_layer: whether it makes a choice of layer of its own.
         default_prompts: the extraction prompts it is used with where a user names none.
+
+    A method that computes for long may have `stages` too, a tuple of names of what it does one
+    after the other; see `Given.tell`.
     """
 
     name: str
@@ -118,6 +121,9 @@ def _name_of(method: Any) -> str:
         if not isinstance(value, kind):
             given = f"is {value!r}" if hasattr(method, attribute) else "is missing"
             raise InputError(f"its attribute {attribute} {given}; it must be a {kind.__name__}")
+    stages = getattr(method, "stages", (ACTIVATIONS,))
+    if not (isinstance(stages, tuple) and stages and all(isinstance(s, str) for s in stages)):
+        raise InputError(f"its attribute stages is {stages!r}; it must be a tuple of names")
     try:
         inspect.signature(method.find).bind(None, None, None, None)
     except (AttributeError, TypeError, ValueError) as error:
