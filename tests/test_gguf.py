@@ -24,13 +24,17 @@ from conftest import lab
 from gguf_files import ARCHITECTURES, write_gguf
 from hub_server import COMMIT, Hub, serving
 from steersweep import ChatModel
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, NumericalError
+from steersweep.core.precision_labels import is_quantized, rounds_activations_by_batch, running_as
 from steersweep.core.user_cache import cache_folder
 from steersweep.model.gguf.config import load_config
 from steersweep.model.gguf.converted import VARIABLE, limit_bytes
 from steersweep.model.gguf.header import read_header
 from steersweep.model.gguf.tensors import weights_of
 from steersweep.model.source import find_model
+from steersweep.run.folder import RunFolder
+from steersweep.sweeps.settings import make_job, make_settings
+from steersweep.work.overflow import as_it_runs, note_overflow
 from test_cli import run
 from test_study import SMALL
 
@@ -190,6 +194,27 @@ def test_a_study_of_files_and_folders(tmp_path: Path) -> None:
     assert "m7: F16 → fp32, F16 → int8 (stored, and what runs)" in shown
     findings = (tmp_path / "study" / "FINDINGS_LOG.md").read_text("utf-8")
     assert "Q8_0-as-int8 with the direction from Q8_0-as-fp32" in findings
+
+
+def test_a_file_that_overflows_in_16_bits_runs_in_others_and_says_so(tmp_path: Path) -> None:
+    path = write_gguf("qwen-7b", tmp_path / "small.gguf", "Q8_0")
+    settings = make_settings([str(path)], precision="fp16", strengths="0.3", max_prompts=2)
+    job = make_job(settings, settings.models[0], "cpu", "2026-11-26")
+    assert job.precision == "Q8_0-as-fp16"
+    store = RunFolder(tmp_path / "run")
+    assert as_it_runs(job, store) is job
+    note_overflow(job, store, NumericalError("NaN from layer 3 on"))
+    instead = as_it_runs(job, store)
+    assert instead.precision == "Q8_0-as-bf16"
+    assert {condition.precision for condition in instead.conditions} == {"Q8_0-as-bf16"}
+
+
+def test_labels_say_what_is_stored_and_what_runs() -> None:
+    assert running_as("fp16", "bf16") == "bf16"
+    assert rounds_activations_by_batch("Q8_0-as-int8")
+    assert not rounds_activations_by_batch("Q8_0-as-fp32")
+    assert is_quantized("Q4_0-as-int4")
+    assert not is_quantized("Q4_0-as-fp32")
 
 
 # -- tokenizers ----------------------------------------------------------------------------------

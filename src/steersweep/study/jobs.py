@@ -320,11 +320,11 @@ class Jobs:
         held = (self.store.read_json(path) or {"conditions": []})["conditions"]
         asked = self._conditions.setdefault(phase, set())
         asked.update(c.key for job in jobs for c in job.conditions)
-        before = [key for key in held if key in asked or self.store.has(key)]
-        keys = dict.fromkeys([*before, *(c.key for job in jobs for c in job.conditions)])
         out = {key for job in jobs for key in left_out(job, self.store)}
-        kept = [key for key in keys if key not in out and key not in without]
-        self.store.write_json(path, {"conditions": kept})
+        asked -= out | {*without}
+        keys = asked | {key for key in held if self.store.has(key)} - {*without}
+        # Sorted, since a run that goes on after a kill asks in another order.
+        self.store.write_json(path, {"conditions": sorted(keys)})
 
 
 def check_name(sweep: Sweep) -> str:
