@@ -357,6 +357,6 @@ def test_a_decision_that_another_version_wrote_is_named_by_its_field() -> None:
     (held,) = rows_of(LayerCosines, decision | {"layer_cosines": [row]}, "layer_cosines")
     assert typed.plain(held) == row
     assert rows_of(LayerCosines, {}, "layer_cosines") == []
-    said = r"decision of family_sweep: layer_cosines\.1\.layers\.1: must be a whole number\. If"
+    said = r"decisions/family_sweep\.json: layer_cosines\.1\.layers\.1: must be a whole number\. If"
     with pytest.raises(InputError, match=said):
         rows_of(LayerCosines, decision, "layer_cosines")

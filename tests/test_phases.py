@@ -32,7 +32,7 @@ from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
 from steersweep.study.plan_file import load_plan, parse_plan
-from steersweep.study.running import GateStop, Running, plain
+from steersweep.study.running import GateStop, Running
 from steersweep.study.settings import settings_of
 from steersweep.study.status import decided, status
 from steersweep.study.study import StudyOptions, run_study
@@ -236,7 +236,7 @@ class AgainPhase(Phase):
     def run(self, study: Running) -> dict[str, Any]:
         results = study.jobs.run(self.name, [self.sweep(study.plan)])
         study.write_results(self.step, results)
-        outcomes = [plain(outcome) for outcome in study.outcomes(results)]
+        outcomes = study.outcomes(results)
         return {"outcomes": outcomes, "notes": ["once more"]}
 
     def findings(self, decision: Mapping[str, Any]) -> Iterator[str]:

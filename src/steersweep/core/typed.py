@@ -286,13 +286,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def plain_fields(value: Any) -> dict[str, Any]:
-    """A dataclass by its fields, whatever `as_json` it has."""
+def plain_fields(value: Any, *, whole: bool = False) -> dict[str, Any]:
+    """A dataclass by its fields, whatever `as_json` it has; `whole`: with defaults too."""
     found: dict[str, Any] = {}
     kind: Any = type(value)
     for name, written, is_flat, default in _written(kind):
         held = getattr(value, name)
-        if default is not MISSING and held == default:
+        if default is not MISSING and held == default and not whole:
             continue
         if is_flat:
             found |= {} if held is None else plain(held)

@@ -11,8 +11,7 @@ import os
 import tempfile
 import uuid
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +26,12 @@ from steersweep.engines.engine import (
     carry_out,
     sparingly,
 )
-from steersweep.engines.ray_cluster import Pulse, cluster_may_go, set_up_token
+from steersweep.engines.ray_cluster import Node, Pulse, cluster_may_go, set_up_token
 from steersweep.engines.share import Mirror, SameFolder, Share, StorageAway
 from steersweep.engines.versions import differences, versions
 
 _LOOK_EVERY = 0.2  # seconds
 _ACCELERATOR = "accelerator_type:"
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine of the cluster, alive.
-
-    Attributes:
-        id: Ray's name of it.
-        address: its network address.
-        resources: how much it has of each, `CPU` and `GPU` among them.
-    """
-
-    id: str
-    address: str
-    resources: Mapping[str, float]
-
-    @property
-    def cpus(self) -> float:
-        """Its CPUs."""
-        return float(self.resources.get("CPU", 0))
 
 
 class RayEngine:

@@ -7,7 +7,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from steersweep.core.errors import SteersweepError
@@ -16,6 +17,26 @@ from steersweep.core.printing import first_line
 _CHECK_EVERY = 5.0  # seconds
 # Ray itself ends this process when the cluster's head has been silent for 60 s.
 _GONE_AFTER = 30.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, alive.
+
+    Attributes:
+        id: Ray's name of it.
+        address: its network address.
+        resources: how much it has of each, `CPU` and `GPU` among them.
+    """
+
+    id: str
+    address: str
+    resources: Mapping[str, float]
+
+    @property
+    def cpus(self) -> float:
+        """Its CPUs."""
+        return float(self.resources.get("CPU", 0))
 
 
 class ClusterLost(SteersweepError):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from steersweep.core import typed
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.result import Result
 from steersweep.run.verdict import TOO_WEAK
@@ -64,6 +65,10 @@ class Outcome:
     relative_range: tuple[float, float] = (0.0, 0.0)
     interval_name: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, every field."""
+        return typed.plain_fields(self, whole=True)
+
 
 @dataclass(frozen=True)
 class NotRun:
@@ -86,6 +91,10 @@ class NotRun:
     reason: str
     finished_some: bool = False
     outcome: Literal["not-run"] = "not-run"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, every field."""
+        return typed.plain_fields(self, whole=True)
 
 
 def outcomes_of(results: Iterable[Result], names: Mapping[str, str]) -> list[Outcome]:

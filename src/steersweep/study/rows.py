@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from steersweep.core import typed
 from steersweep.core.errors import InputError
 from steersweep.run.condition import Strength
+from steersweep.run.paths import RunPaths
 from steersweep.study.curves import Shape
 
 Pattern = Literal["peak", "gradual", "flat", "none", "undecided"]
@@ -20,17 +22,17 @@ def rows_of(kind: type[T], decision: Mapping[str, Any], name: str) -> list[T]:
     """Rows under a name of a decision; none where it has none.
 
     Raises:
-        InputError: they are not of this kind; the message names the row and field.
+        InputError: they are not of this kind; the message names the file, the row and the field.
     """
     found = []
     for index, row in enumerate(decision.get(name, ())):
         try:
             found.append(typed.read(kind, row))
         except typed.WrongField as error:
+            file = RunPaths(Path()).decision(str(decision.get("phase", "PHASE")))
             raise InputError(
-                f"decision of {decision.get('phase', 'a phase')}: "
-                f"{error.within(index).within(name)}. If another version wrote it, run the same "
-                f"study again"
+                f"{file}: {error.within(index).within(name)}. If another version wrote it, run "
+                f"the same study again"
             ) from error
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from steersweep.core.errors import SteersweepError
@@ -127,8 +127,3 @@ def grouped(results: Iterable[Result], key: Callable[[Result], str]) -> dict[str
     for result in results:
         found.setdefault(key(result), []).append(result)
     return found
-
-
-def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON data."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(value).items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.budget.ledger import Limits
-from steersweep.core import provenance
+from steersweep.core import provenance, typed
 from steersweep.core.errors import InputError, setting
 from steersweep.core.printing import in_a_line
 from steersweep.engines.engine import Engine
@@ -242,7 +242,7 @@ def _decide(study: Running, phase: Phase, n_cuts: int) -> dict[str, Any]:
         SteersweepError: the study must not go on after it.
     """
     earlier = study.decided(phase.name)
-    decision = {"phase": phase.name, **phase.run(study)}
+    decision: dict[str, Any] = typed.plain({"phase": phase.name, **phase.run(study)})
     n_cuts = n_cuts if earlier is None else earlier.get("cuts", 0)
     if n_cuts:
         decision["cuts"] = n_cuts

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steersweep.core import typed
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.result_files import FAMILY_SWEEP
 from steersweep.study import decisions, text
@@ -22,7 +21,7 @@ from steersweep.study.phases.growing import Growing
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
 from steersweep.study.rows import DepthRow, rows_of
-from steersweep.study.running import Running, plain
+from steersweep.study.running import Running
 from steersweep.study.sweeps import Step, Sweep
 
 SHOWN_DEPTH = 0.6  # where a layer depends on results, a plan is shown at this share of the depth
@@ -255,7 +254,7 @@ class Families(Phase):
             )
         ]
 
-    def run(self, study: Running) -> dict[str, Any]:
+    def run(self, study: Running) -> Mapping[str, Any]:
         """The sweeps, then the follow-up of what is partial, then the fallback if none goes on."""
         from steersweep.study import analysis
 
@@ -283,17 +282,15 @@ class Families(Phase):
         best = {d.family: d.coherent for d in decided if d.coherent is not None}
         return {
             "families": [
-                *map(plain, decided),
-                *(plain(d) for d in known if d.family not in best),
+                *decided,
+                *(d for d in known if d.family not in best),
                 *decisions.untested_families(decided, known, gone),
             ],
-            "outcomes": [plain(outcome) for outcome in sweeps.outcomes()],
-            "not_run": [plain(found) for found in gone],
-            "methods": typed.plain(analysis.compare_methods(sweeps.results, study.store)),
-            "depths": typed.plain(
-                depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed)
-            ),
-            "layer_cosines": typed.plain(analysis.layer_cosines(sweeps.results, study.store)),
+            "outcomes": sweeps.outcomes(),
+            "not_run": gone,
+            "methods": analysis.compare_methods(sweeps.results, study.store),
+            "depths": depth_rows(sweeps.results, study.models, plan.flat_within, seed=plan.seed),
+            "layer_cosines": analysis.layer_cosines(sweeps.results, study.store),
             "followed_up": followed,
             "notes": [
                 *fallback_notes,

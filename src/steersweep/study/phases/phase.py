@@ -116,8 +116,8 @@ class Phase(Protocol):
         """What it runs at most; sweeps that depend on nothing are what it runs at least."""
         ...
 
-    def run(self, study: Running) -> dict[str, Any]:
-        """Run its sweeps and decide; returns the decision as plain JSON data.
+    def run(self, study: Running) -> Mapping[str, Any]:
+        """Run its sweeps and decide; returns the decision: plain data, and dataclasses as rows.
 
         Raises:
             SteersweepError: nothing of it could run, or a hard stop was reached.

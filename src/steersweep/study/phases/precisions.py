@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.budget.ledger import Ledger
-from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.run.result import Result
 from steersweep.study import text
@@ -23,7 +22,7 @@ from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, metho
 from steersweep.study.phases.sizes import SIZES, TAKEN_BY
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.rows import PrecisionRow, rows_of
-from steersweep.study.running import Running, by_model, plain
+from steersweep.study.running import Running, by_model
 from steersweep.study.sweeps import Step, Sweep
 
 PRESERVED_FROM = 0.9
@@ -214,7 +213,7 @@ class Precisions(Phase):
             for precision in dict.fromkeys(precisions)
         ]
 
-    def run(self, study: Running) -> dict[str, Any]:
+    def run(self, study: Running) -> Mapping[str, Any]:
         """The reference first, since the others borrow its directions; then every precision."""
         from steersweep.study import analysis
 
@@ -238,9 +237,9 @@ class Precisions(Phase):
         total = study.plan.budget.total
         left = None if total is None else max(0.0, total - Ledger(study.store.root).spent())
         return {
-            "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
-            "not_run": [plain(gone) for gone in study.not_run(self.name, sweeps, results)],
-            "precisions": typed.plain(rows),
+            "outcomes": study.outcomes(results),
+            "not_run": study.not_run(self.name, sweeps, results),
+            "precisions": rows,
             "notes": [
                 *(f"{choice.model} was cut" for choice in choices if choice not in chosen),
                 *triggers(study.plan.dropped, self.name, sensitive=sensitive(rows), left_usd=left),

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.study import text
 from steersweep.study.choices import SizeChoice, choose_for_precision
@@ -22,7 +21,7 @@ from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
 from steersweep.study.plan import Plan, PlannedModel, layer_choice
 from steersweep.study.rows import CurveRow, DepthRow, rows_of
-from steersweep.study.running import Running, plain
+from steersweep.study.running import Running
 from steersweep.study.sweeps import Cuts, Step, Sweep
 
 TAKEN_BY = "precision_sweep"  # the phase that runs what this one chooses
@@ -203,7 +202,7 @@ class Sizes(Phase):
             if model.name not in cuts.models
         ]
 
-    def run(self, study: Running) -> dict[str, Any]:
+    def run(self, study: Running) -> Mapping[str, Any]:
         """Layer validation, then every size at one layer."""
         from steersweep.study import analysis
 
@@ -236,14 +235,12 @@ class Sizes(Phase):
         gone = study.not_run(self.name, [*checks, *sweeps], [*found, *results])
         return {
             "validated_layers": {name: choice.text for name, choice in validated.items()},
-            "outcomes": [plain(outcome) for outcome in outcomes],
-            "not_run": [plain(entry) for entry in gone],
-            "curves": typed.plain(curves),
-            "methods": typed.plain(analysis.compare_methods(results, study.store)),
-            "depths": typed.plain(
-                depth_rows(found, study.models, plan.flat_within, seed=plan.seed)
-            ),
-            "phase3": [plain(choice) for choice in choices],
+            "outcomes": outcomes,
+            "not_run": gone,
+            "curves": curves,
+            "methods": analysis.compare_methods(results, study.store),
+            "depths": depth_rows(found, study.models, plan.flat_within, seed=plan.seed),
+            "phase3": choices,
             "notes": notes + triggers(plan.dropped, self.name, curves=best_curves(curves)),
         }
 

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steersweep.core import typed
 from steersweep.run.condition import LayerChoice
 from steersweep.study import text
 from steersweep.study.decisions import Outcome
@@ -19,7 +18,7 @@ from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, metho
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.rows import TransferRow, rows_of
-from steersweep.study.running import Running, by_model, plain
+from steersweep.study.running import Running, by_model
 from steersweep.study.sweeps import Step, Sweep
 
 EARLIER = (FAMILIES.name, SIZES.name)  # phases that say where a model is steered best
@@ -152,7 +151,7 @@ class Transfer(Phase):
             if name in best and name not in without
         ]
 
-    def run(self, study: Running) -> dict[str, Any]:
+    def run(self, study: Running) -> Mapping[str, Any]:
         """Each model with its own directions, then with those of others of its width."""
         from steersweep.study import analysis
 
@@ -180,8 +179,8 @@ class Transfer(Phase):
         alone = [sweep.model.name for sweep in sweeps if not sweep.borrowed]
         among = study.plan.section(TransferSweep).among
         return {
-            "outcomes": [plain(outcome) for outcome in study.outcomes(results)],
-            "transfers": typed.plain(analysis.transfers(results, study.names, study.store)),
+            "outcomes": study.outcomes(results),
+            "transfers": analysis.transfers(results, study.names, study.store),
             "notes": [
                 *(f"{name}: no other model here has its width" for name in alone),
                 *(f"{name} was cut" for name in among if name in gone),

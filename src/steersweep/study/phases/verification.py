@@ -110,7 +110,7 @@ class Verification(Phase):
             plan.models[section.model].precision,
         )
 
-    def run(self, study: Running) -> dict[str, Any]:
+    def run(self, study: Running) -> Mapping[str, Any]:
         """Verify, unless that has been done, and passed or was accepted by a person."""
         from steersweep.verification.signing import accepted, show_signature
 
