@@ -79,7 +79,9 @@ def test_rows_of_a_batch_follow_the_time_that_a_pass_took() -> None:
     rows = rows_in_time(job, shape, "cpu", tokens=740, seconds=4.9)
     assert 40 <= rows <= 120
     assert rows_in_time(job, shape, "cpu", tokens=740, seconds=9.8) <= rows // 2 + 1
-    assert rows_in_time(job, shape, "cpu", tokens=740, seconds=4000) == 1
+    few = rows_in_time(job, shape, "cpu", tokens=740, seconds=4000)
+    assert few == rows_in_time(job, shape, "cpu", tokens=740, seconds=9000)
+    assert 5 <= few <= 20
     assert rows_in_time(job, shape, "cuda", tokens=740, seconds=0.3) > 256
 
 
