@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from steersweep.core.journal import Entry
@@ -24,23 +24,29 @@ _FOLLOWS = ("action", "outcome", "shape", "pattern", "preserved", "tier", "layer
 _SHOWN = 5  # changes, in a message
 
 
-def basis(store: RunFolder, phase: str) -> dict[str, Any]:
+def basis(store: RunFolder, phase: str, keys: Collection[str] = ()) -> dict[str, Any]:
     """What a signature for a phase's decision rests on.
 
-    `results` is a hash of every response of the phase and of what could not run, `conditions` their
-    number, `labels` a hash of people's labels of them, `follows` what was decided, in short texts.
+    `results` has a hash of the responses of each condition of the phase, null where its file is
+    damaged or gone; `failures` is what could not run, `labels` a hash of people's labels of the
+    responses, `follows` what was decided, in short texts.
+
+    Args:
+        store: the run folder.
+        phase: name of the phase.
+        keys: of its conditions, where the file that says so is damaged.
     """
-    held = store.read_json(store.paths.phase(phase)) or {}
+    held = store.read_json(store.paths.phase(phase)) or {"conditions": keys}
     decision = store.read_json(store.paths.decision(phase)) or {}
-    keys = list(held.get("conditions", []))
+    keys = list(held["conditions"])
     labels = [
         (review.id, review.reviewer, review.label)
         for review in read_reviews(store.root)
         if review.id.split(":")[0] in {*keys}
     ]
     return {
-        "results": _hash([[_responses(store, key) for key in keys], sorted(_failures(decision))]),
-        "conditions": len(keys),
+        "results": {key: _responses(store, key) for key in keys},
+        "failures": sorted(_failures(decision)),
         "labels": _hash(sorted(labels)),
         "follows": what_follows(decision),
     }
@@ -63,15 +69,17 @@ def what_follows(decision: Mapping[str, Any]) -> dict[str, str]:
 
 def signature_for(store: RunFolder, phase: str, gate: str) -> Entry | None:
     """The newest signature of a gate that holds for a phase's decision as it is now, or None."""
-    now = basis(store, phase)
 
     def holds(entry: Entry) -> bool:
         then = entry.get("basis")
-        if not isinstance(then, dict) or not now["conditions"]:
+        if not isinstance(then, dict) or not isinstance(then.get("results"), dict):
+            return False
+        now = basis(store, phase, then["results"])
+        if not now["results"]:
             return False
         same = {name for name, value in now.items() if then.get(name) == value}
         labelled = "labels" in same and now["labels"] != _hash([])
-        return "results" in same and (labelled or "follows" in same)
+        return _same_results(then, now) and (labelled or "follows" in same)
 
     return gates.signature_of(store.root, gate, store.paths.decision(phase), holds)
 
@@ -87,16 +95,17 @@ def why_it_waits_again(store: RunFolder, phase: str, gate: str) -> str | None:
         return None
     last = signed[-1]
     who = f"{in_a_line(last['by'])} signed {gate} at {in_a_line(last['time'])}, but since then"
-    then, now = last.get("basis"), basis(store, phase)
+    then = last.get("basis")
     if not isinstance(then, dict) or not isinstance(then.get("follows"), dict):
         return f"{who} the evidence has changed"
+    now = basis(store, phase)
     changed = _changes(then["follows"], now["follows"])
-    if then.get("results") == now["results"]:
+    if _same_results(then, now):
         labelled = then.get("labels") != now["labels"]
         by_labels = "labels of people have changed what follows"
         what = by_labels if labelled else "the decision has changed"
-    elif then.get("conditions") != now["conditions"]:
-        what = f"there are {now['conditions']} conditions instead of {then.get('conditions')}"
+    elif (before := _count(then)) != _count(now):
+        what = f"there are {_count(now)} conditions instead of {before}"
     else:
         what = "results have changed"
     return f"{who} {what}{': ' if changed else ''}{changed}"
@@ -117,10 +126,30 @@ def _failures(decision: Mapping[str, Any]) -> list[str]:
     return list(decision.get("failures", {}))
 
 
-def _responses(store: RunFolder, key: str) -> list[Any]:
+def _same_results(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether responses are what they were, as far as they can be read.
+
+    A damaged file is made again with the same content, and undoes no signature meanwhile.
+    """
+    before, after = then.get("results"), now["results"]
+    if not isinstance(before, dict) or then.get("failures") != now["failures"]:
+        return False
+    return before.keys() == after.keys() and all(
+        found is None or found == before[key] for key, found in after.items()
+    )
+
+
+def _count(held: Mapping[str, Any]) -> int:
+    results = held.get("results")
+    return len(results) if isinstance(results, dict) else 0
+
+
+def _responses(store: RunFolder, key: str) -> str | None:
     record = store.get(key)
-    samples = [] if record is None else record.samples
-    return [key, [(s.response, s.judgement.quality, s.judgement.refusal) for s in samples]]
+    if record is None:
+        return None
+    samples = record.samples
+    return _hash([(s.response, s.judgement.quality, s.judgement.refusal) for s in samples])[:16]
 
 
 def _hash(value: object) -> str:
