@@ -364,7 +364,10 @@ class _Table(Scorer):
         n_positions, n_layers = self._whole.comply.shape
         return [(p, layer) for p in range(n_positions) for layer in range(n_layers)]
 
-    def refuse(self, places: Sequence[Place]) -> list[float]:
+    def parts(self, n_places: int) -> int:
+        return 2
+
+    def refuse(self, places: Sequence[Place], _on_share: Any = None) -> list[float]:
         return [float(self._whole.refuse[place]) for place in places]
 
     def comply(self, places: Sequence[Place]) -> list[float]:
@@ -389,11 +392,21 @@ def test_the_search_chooses_what_selection_from_all_scores_does(
         refuse=blank.clone(),
         kl=blank.clone(),
     )
-    search = _Search(_Table(whole), found, rules)
+    saved: list[int] = []
+    told: list[tuple[str, float]] = []
+
+    def tell(stage: str, share: float) -> None:
+        told.append((stage, share))
+
+    search = _Search(
+        _Table(whole), found, rules, tell, lambda scores: saved.append(int(scores.scored.sum()))
+    )
     search.measure_refuse()
     for layer in range(0, whole.comply.shape[1], 3):
         search.find_best_at(layer)
     search.find_choice()
+    assert saved == sorted(saved)
+    assert all(0 <= share <= 1 for _, share in told)
     assert _place(found, rules) == _place(whole, rules)
     for layer in range(0, whole.comply.shape[1], 3):
         try:

@@ -42,7 +42,7 @@ from steersweep.study.plan_file import parse_plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.settings import make_job, make_settings
-from steersweep.work import bench, worker
+from steersweep.work import answering, worker
 from steersweep.work.job import Job, Progress
 from steersweep.work.worker import run_job
 from test_study import SMALL, comparable, small
@@ -528,7 +528,7 @@ def test_a_timeout_ends_a_job_in_another_process(tmp_path: Path) -> None:
 
 def out_of_memory_above(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Generation that runs out of memory with more than `most` rows; says what was tried."""
-    generate, tried = bench.generate, []
+    generate, tried = answering.generate, []
 
     def limited(*arguments: Any, max_rows: int, **options: Any) -> Any:
         tried.append(max_rows)
@@ -536,7 +536,7 @@ def out_of_memory_above(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return generate(*arguments, max_rows=max_rows, **options)
 
-    monkeypatch.setattr(bench, "generate", limited)
+    monkeypatch.setattr(answering, "generate", limited)
     return tried
 
 
@@ -626,7 +626,7 @@ def test_other_errors_are_not_taken_for_memory(
         calls.append(1)
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(bench, "generate", broken)
+    monkeypatch.setattr(answering, "generate", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         run_job(job_of(), RunFolder(tmp_path))
     assert calls == [1]

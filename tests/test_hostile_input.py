@@ -30,8 +30,8 @@ from steersweep.sweeps.settings import make_settings
 PLAN = yaml.safe_dump(dict(load_plan("v3").written), sort_keys=False)
 ROW = '{"prompt": "a", "response": "b"}\n'
 SWEEP = "sweep lab:qwen-7b --out run"
-# Options of git and of ray, and of a whole command (steersweep approve) that messages spell out.
-OPTIONS_NAMED = ("--error-unmatch", "--porcelain", "--resources", "--by", "--note")
+# Options of git, of ray, of llama.cpp's programs, and of a whole command that messages spell out.
+OPTIONS_NAMED = ("--error-unmatch", "--porcelain", "--resources", "--by", "--note", "--merge")
 NEVER = "0123456789" * 2  # a seed of 20 digits
 
 Ended = tuple[int, str, str]
@@ -158,7 +158,7 @@ HOSTILE = [
     ("plan bomb.yaml", "bomb.yaml: line 5: e: more than 10,000 values"),
     ("plan merges.yaml", "merges.yaml: line 5: e.<<: more than 10,000 values"),
     ("plan rows.yaml", "rows.yaml: line 11: decoding.rows: 10.0 is not a whole number; write 10"),
-    ("plan escaped.yaml", "escaped.yaml: line 41: families.../../../../escaped"),
+    ("plan escaped.yaml", "escaped.yaml: line 39: families.../../../../escaped"),
     ("plan v3 --prices pipe.yaml", "pipe.yaml: is a pipe"),
     ("run rows.yaml --out run", "rows.yaml: line 11: decoding.rows"),
     ("run v3-lab --out run --budget inf", "--budget inf"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.results import result, samples, steered
 from steersweep import InputError
 from steersweep.report.figures.maps import line_of
 from steersweep.run.label import RANDOM, UNSTEERED, Label
@@ -113,15 +115,15 @@ TEXTS = (
 
 
 def test_a_borrowed_direction_is_no_choice_of_its_own_whatever_its_model_is_called() -> None:
-    entry = {"direction_file": "directions/k.safetensors", "extraction_prompts": "p"}
-    found = {"method": "dim", "conditions": [entry]}
+    found = result([steered(samples("coherent"))])
     sweep = FAMILIES.sweeps(load_plan("v3-lab"))[0]
     (borrowed,) = sweep.borrowing({"autocoder-7b": [found]}).borrowed
     assert borrowed.label == Label("dim", source="autocoder-7b")
     assert TRANSFER.step.run_name("m", "fp16", str(borrowed.label)) == "m-dim-transfer"
-    row = {"method": str(borrowed.label), "layer_idx": 3}
-    assert line_of(row) == ("", 3)
-    assert line_of({**row, "method": "random@cosmic@auto"}) == ("cosmic@auto", 3)
+    cell = steered(samples("coherent"), label=borrowed.label, layer=3)
+    assert line_of(cell) == ("", 3)
+    auto = replace(cell, label=Label.parse("random@cosmic@auto"))
+    assert line_of(auto) == ("cosmic@auto", 3)
 
 
 def test_no_model_of_a_plan_is_called_auto() -> None:
