@@ -107,6 +107,7 @@ def test_processes_give_the_results_of_one(alone: Path, tmp_path: Path) -> None:
     assert results(tmp_path / "run") == results(alone)
 
 
+@pytest.mark.slow
 def test_ray_gives_the_results_of_one(alone: Path, tmp_path: Path, cluster: Any) -> None:
     run_study(small(), tmp_path / "run", PHASE_1, engine=RayEngine(cpus=THREADS))
     assert results(tmp_path / "run") == results(alone)
@@ -196,7 +197,7 @@ def kill_when_something_is_saved(
     return done
 
 
-@pytest.mark.parametrize("kind", rest_slow(["processes", "ray", "the queue of ray"]))
+@pytest.mark.parametrize("kind", rest_slow(["processes", "ray", "the queue of ray"], fast=0))
 def test_a_worker_killed_in_the_middle_changes_nothing(
     kind: str, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -284,6 +284,7 @@ def tick_labels(axis: Any) -> list[Any]:
     return [label for label in labels if label.get_text()]
 
 
+@pytest.mark.slow
 def test_nothing_in_a_figure_is_cut_or_overlaps(
     swept: Path, studied: Path, kept_figures: list[tuple[str, Any]]
 ) -> None:
