@@ -2,8 +2,9 @@
 
     python benchmarks/limits.py [--model lab:qwen-7b] [--shape qwen2.5-0.5b] [--runs 5]
 
-- decoding: a step of 1 to 256 rows, as a share of the measured matrix product rate and of the rate
-  at which memory is read, whichever binds;
+- decoding: a step of 1 to 256 rows, on a GPU to 2048, as a share of the measured matrix product
+  rate and of the rate at which memory is read, beside what `estimate` says of it; and the memory
+  of the largest beside what the memory model says;
 - interventions: a step of 256 rows under 1 to 256 different interventions, against as many rows
   that are not steered;
 - extraction: every layer's activations against one plain forward pass of the same prompts;
@@ -27,15 +28,20 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import torch
+
 from decoding import pushes, step_seconds
 from machine import matmul_rate, named, read_rate, sync
 from shapes import SHAPES, make
 from steersweep import ChatModel, Edit, Row, load_test_set, residuals
+from steersweep.budget.timing import CPU, Machine, gpu
+from steersweep.catalog.gpus import gpu_catalog, kind_of
 from steersweep.model.memory import model_shape
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+GPU_ROWS = (1, 8, 64, 256, 512, 1024, 2048)
 K = TypeVar("K")
 Prompts = Sequence[Sequence[int]]
 
@@ -77,27 +83,53 @@ def main() -> None:
 def decoding(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
     """A step by rows: operations of the matrix products and bytes of the weights per second."""
     shape = model_shape(chat.model.config, chat.model)
-    sizes = {(rows, shape.d_model, shape.mlp_width) for rows in (64, 128, 256, 512)}
+    on_gpu = chat.device.type == "cuda"
+    sizes = {(rows, shape.d_model, shape.mlp_width) for rows in (64, 128, 256, 512, 2048)}
     most = max(matmul_rate(chat.device, chat.dtype, *size) for size in sizes)
     read = read_rate(chat.device)
     print(f"\nmatrix products {most / 1e9:.0f} GF/s, memory {read / 1e9:.1f} GB/s")
     looked_up = shape.embeddings if not chat.model.config.tie_word_embeddings else 0
     used = shape.parameters - looked_up // 2  # of the input embedding only rows are read
     push = pushes(chat, 1)[0]
-    seconds: dict[int, list[float]] = {n: [] for n in ROWS}
+    seconds: dict[int, list[float]] = {n: [] for n in (GPU_ROWS if on_gpu else ROWS)}
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     for _run in range(runs):
-        for n in ROWS:
+        for n, found in seconds.items():
             rows = [Row(prompts[i % len(prompts)], push) for i in range(n)]
-            seconds[n].append(step_seconds(chat, rows, tokens))
-    print("\n| rows | ms a step | tokens a second | of the matrix rate | of the memory rate |")
-    print("|---|---|---|---|---|")
+            found.append(step_seconds(chat, rows, tokens))
+    machine, context = rates_of(chat.device), max(map(len, prompts)) + tokens / 2
+    print(
+        "\n| rows | ms a step | tokens a second | of the matrix rate | of the memory rate ", end=""
+    )
+    print("| by the estimate |\n|---|---|---|---|---|---|")
     for n, found in seconds.items():
         step = median(found)
         products = 2 * used * n / step / most
         reading = used * chat.dtype.itemsize / step / read
+        expected = machine.step(shape, chat.precision, n, context)
         print(
-            f"| {n} | {1000 * step:.2f} | {n / step:.0f} | {products:.0%} | {min(1, reading):.0%} |"
+            f"| {n} | {1000 * step:.2f} | {n / step:.0f} | {products:.0%} | {min(1, reading):.0%} "
+            f"| {1000 * expected:.2f} ({expected / step - 1:+.0%}) |"
         )
+    if on_gpu:
+        said = shape.weights(chat.precision) + max(seconds) * shape.row(
+            chat.precision, max(map(len, prompts)), tokens
+        )
+        held = torch.cuda.max_memory_allocated()
+        print(
+            f"\nmemory of {max(seconds)} rows: {held / 1e9:.2f} GB, by the memory model "
+            f"{said / 1e9:.2f} GB ({said / held - 1:+.0%})"
+        )
+
+
+def rates_of(device: torch.device) -> Machine:
+    """What estimates rest on for a device."""
+    if device.type != "cuda":
+        return CPU
+    facts = torch.cuda.get_device_properties(device)
+    kind = kind_of(facts.name, facts.total_memory / 1e9)
+    return gpu(gpu_catalog()[kind or "H100"])
 
 
 def interventions(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:

@@ -59,7 +59,8 @@ def save(config: PretrainedConfig, folder: Path, dtype: torch.dtype = torch.floa
     config.dtype = dtype
     config.bos_token_id, config.eos_token_id = tokens.bos_token_id, tokens.eos_token_id
     config.pad_token_id = tokens.pad_token_id
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a GPU draws faster
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.generation_config = tokens
     model.save_pretrained(folder)
     return folder

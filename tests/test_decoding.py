@@ -157,14 +157,3 @@ def test_running_out_of_memory_while_recording_is_told(
     stand_in.fault = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         generate(chat, mixed_rows(chat), max_new_tokens=40)
-
-
-@pytest.mark.gpu
-def test_recorded_steps_on_a_gpu_equal_steps_that_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = ChatModel.load("lab:qwen-7b", device="cuda", precision="fp32")
-    rows = mixed_rows(chat)
-    recorded = generate(chat, rows, max_new_tokens=40)
-    assert chat.has_recorded
-    assert chat.records_steps
-    monkeypatch.setattr("steersweep.steer.decoding.prefers_fixed", lambda _chat: False)
-    assert generate(chat, rows, max_new_tokens=40) == recorded

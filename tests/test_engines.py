@@ -653,18 +653,6 @@ def test_the_memory_model_is_exact_where_it_can_be(family: ChatModel) -> None:
     assert model.rows_that_fit("fp32", 16, 4, free=-1) == 0
 
 
-@pytest.mark.gpu
-def test_the_memory_model_covers_what_a_gpu_allocates(tmp_path: Path) -> None:
-    job = replace(job_of("lab:qwen-32b", prompts=40, tokens=100), device="cuda")
-    torch.cuda.reset_peak_memory_stats()
-    run_job(job, RunFolder(tmp_path))
-    chat = ChatModel.load("lab:qwen-32b", device="cpu")
-    model = model_shape(chat.model.config)
-    longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
-    needed = model.weights("fp32") + 64 * model.row("fp32", longest, 100)
-    assert torch.cuda.max_memory_allocated() <= 1.5 * needed + 2e9
-
-
 # -- errors --------------------------------------------------------------------------------------
 
 
