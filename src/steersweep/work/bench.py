@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from steersweep.budget.estimate import JUDGING
@@ -34,8 +33,9 @@ from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation
 from steersweep.work.answering import Answered, Answering
-from steersweep.work.expected import PROMPTS, rows_in_time, stage_name, stages_of_method
+from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
 from steersweep.work.job import Job
+from steersweep.work.pace import Clock, rows_in_time, step_seconds
 from steersweep.work.preparation import WORTH_KEEPING, Preparation
 from steersweep.work.references import References
 from steersweep.work.stages import Stages
@@ -109,7 +109,7 @@ class Bench:
         self._begin(PROMPTS)
         held = self.prepared.facts("test prompts", rests_on)
         if held is None:
-            clock = _Clock(chat.device.type)
+            clock = Clock(chat.device.type)
             states = self.rows.run(  # [prompt, layer, d_model]
                 lambda rows: residuals(
                     chat,
@@ -120,8 +120,7 @@ class Bench:
                 )[:, 0]
             )
             seconds = clock.seconds()
-            tokens = sum(map(len, self.prompt_ids))
-            rows = rows_in_time(job, self.shape, chat.device.type, tokens=tokens, seconds=seconds)
+            rows = self._rows_in_time(seconds)
             held = {
                 "norms": states.double().norm(dim=-1).mean(0).tolist(),
                 "rows": min(rows, job.max_rows),
@@ -130,6 +129,21 @@ class Bench:
                 self.prepared.keep_facts("test prompts", rests_on, held)
         self._stages.end()
         return held["norms"], held["rows"]
+
+    def _rows_in_time(self, seconds: float) -> int:
+        """Rows of a batch in a minute, by the time that the test prompts took."""
+        find = partial(
+            rows_in_time,
+            self.job,
+            self.shape,
+            self.chat.device.type,
+            tokens=sum(map(len, self.prompt_ids)),
+            seconds=seconds,
+        )
+        rows = find()
+        if rows >= self.job.max_rows:
+            return rows
+        return find(steps=step_seconds(self.chat, self.prompt_ids))  # it matters: look closer
 
     def _begin(self, stage: str) -> None:
         self._stages.begin(stage)
@@ -380,25 +394,6 @@ class Bench:
             direction_file=self._direction_file(condition, direction),
             reference=None if reference is None else float(reference @ direction.vector),
         )
-
-
-class _Clock:
-    """How long work takes here, as far as it can be told from a busy moment.
-
-    Rows of a batch are settled once for a run, so what others do to the machine meanwhile may not
-    make much of a difference: at most twice the time that processors spent.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._on_cpu = device == "cpu"
-        self._wall, self._spent = time.monotonic(), time.process_time()
-
-    def seconds(self) -> float:
-        """Since the clock was made."""
-        wall = time.monotonic() - self._wall
-        if not self._on_cpu:
-            return wall
-        return min(wall, 2 * (time.process_time() - self._spent) / torch.get_num_threads())
 
 
 def _sample(

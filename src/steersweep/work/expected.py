@@ -21,10 +21,7 @@ CHECKS, PROMPTS, COMPARISON = "checks", "test prompts", "comparison of precision
 # Their pace says nothing of that of the others.
 APART = frozenset((LOADING, CHECKS, JUDGING))
 _CHECKED_TOKENS = 2500  # of passes that the checks make, most of them short
-_PROMPT_TOKENS = 40
-_SECONDS = 45.0  # of a batch: what a kill can cost
-_WORTH_WAITING = 1.5  # times what a single row takes
-_WARMING_UP = 0.3  # seconds of a first pass
+PROMPT_TOKENS = 40
 _ANY_GPU = "A100-80GB"
 
 
@@ -57,17 +54,17 @@ def expected_seconds(job: Job, shape: ModelShape, device: str) -> dict[str, floa
         searches=0,
     )
     of_work = stage_seconds(work, machine)
-    tokens: dict[str, float] = {CHECKS: _CHECKED_TOKENS, PROMPTS: n_prompts * _PROMPT_TOKENS}
+    tokens: dict[str, float] = {CHECKS: _CHECKED_TOKENS, PROMPTS: n_prompts * PROMPT_TOKENS}
     for method, prompts in job.extraction.items():
         first, *rest = stages_of_method(method)
         n_read = len(prompts.harmful) + len(prompts.harmless)
-        tokens[stage_name(method, first)] = n_read * _PROMPT_TOKENS
+        tokens[stage_name(method, first)] = n_read * PROMPT_TOKENS
         _, scoring = search_tokens(shape.n_layers)
         for stage in rest:
             tokens[stage_name(method, stage)] = scoring / len(rest)
     if job.reference is not None:
         tokens[COMPARISON] = sum(
-            (len(prompts.harmful) + len(prompts.harmless)) * _PROMPT_TOKENS
+            (len(prompts.harmful) + len(prompts.harmless)) * PROMPT_TOKENS
             for prompts in job.extraction.values()
         )
     compared = tokens.pop(COMPARISON, None)
@@ -77,30 +74,3 @@ def expected_seconds(job: Job, shape: ModelShape, device: str) -> dict[str, floa
     if compared is not None:
         found[COMPARISON] = machine.tokens(shape, compared)
     return found
-
-
-def rows_in_time(job: Job, shape: ModelShape, device: str, *, tokens: int, seconds: float) -> int:
-    """Rows that are answered and judged in less than a minute together.
-
-    Where a single row takes about as long, they are as many as take half as long again.
-
-    Args:
-        job: the job.
-        shape: of its model.
-        device: where it runs.
-        tokens: of a pass that was timed.
-        seconds: that pass took.
-    """
-    machine = machine_of(device)
-    slower = seconds / (machine.tokens(shape, tokens) + _WARMING_UP)
-    new_tokens = max(condition.max_new_tokens for condition in job.conditions)
-    context = _PROMPT_TOKENS + new_tokens / 2
-
-    def takes(rows: int) -> float:
-        step = machine.step(shape, job.precision, rows, context)
-        return slower * (new_tokens * step + machine.scored(shape, rows * new_tokens))
-
-    one, two = takes(1), takes(2)
-    # A step reads all weights, whatever the rows: fewer than these would save hardly any time.
-    within = max(_SECONDS, _WORTH_WAITING * one)
-    return 1 + int((within - one) / (two - one))

@@ -1,0 +1,104 @@
+"""How many rows a batch may have, so that something is saved every minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from steersweep.budget.shapes import ModelShape
+from steersweep.model.chat_model import ChatModel
+from steersweep.steer.steering import Row, StepInfo, generate
+from steersweep.work.expected import PROMPT_TOKENS, machine_of
+from steersweep.work.job import Job
+
+_SECONDS = 45.0  # of a batch: what a kill can cost
+_WORTH_WAITING = 1.5  # times what a single row takes
+_WARMING_UP = 0.3  # seconds of a first pass
+MANY = 16  # rows of a step that is timed beside one of a single row
+_STEPS = 4
+
+
+def rows_in_time(
+    job: Job,
+    shape: ModelShape,
+    device: str,
+    *,
+    tokens: int,
+    seconds: float,
+    steps: tuple[float, float] | None = None,
+) -> int:
+    """Rows that are answered and judged in less than a minute together.
+
+    Where a single row takes about as long, they are as many as take half as long again.
+
+    Args:
+        job: the job.
+        shape: of its model.
+        device: where it runs.
+        tokens: of a pass that was timed.
+        seconds: that pass took.
+        steps: seconds of a decoding step of one row and of `MANY`; None: from what estimates say of
+            the machine, as much slower as the pass was.
+    """
+    machine = machine_of(device)
+    slower = seconds / (machine.tokens(shape, tokens) + _WARMING_UP)
+    new_tokens = max(condition.max_new_tokens for condition in job.conditions)
+    context = PROMPT_TOKENS + new_tokens / 2
+    one, many = steps or (
+        slower * machine.step(shape, job.precision, 1, context),
+        slower * machine.step(shape, job.precision, MANY, context),
+    )
+    of_row = new_tokens * max(0.0, many - one) / (MANY - 1)
+    of_row += slower * machine.scored(shape, new_tokens)
+    first = new_tokens * one + slower * machine.scored(shape, new_tokens)
+    # A step reads all weights, whatever the rows: fewer than these would save hardly any time.
+    within = max(_SECONDS, _WORTH_WAITING * first)
+    return 1 + int((within - first) / of_row)
+
+
+def step_seconds(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> tuple[float, float] | None:
+    """Seconds of a decoding step of one row and of `MANY`, the quickest of a few.
+
+    None where answers end before anything can be timed.
+
+    Args:
+        chat: the model.
+        prompts: token ids of prompts to answer.
+    """
+    found = []
+    for n in (1, MANY):
+        marks: list[float] = []
+
+        def mark(step: StepInfo, marks: list[float] = marks, n: int = n) -> None:
+            if step.rows == n:
+                marks.append(time.monotonic())
+
+        rows = [Row(prompts[index % len(prompts)]) for index in range(n)]
+        generate(chat, rows, max_new_tokens=_STEPS + 1, max_rows=n, on_step=mark)
+        if len(marks) < 2:
+            return None
+        found.append(min(after - before for before, after in pairwise(marks)))
+    one, many = found
+    return one, many
+
+
+class Clock:
+    """How long work takes here, as far as it can be told from a busy moment.
+
+    Rows of a batch are settled once for a run, so what others do to the machine meanwhile may not
+    make much of a difference: at most twice the time that processors spent.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._on_cpu = device == "cpu"
+        self._wall, self._spent = time.monotonic(), time.process_time()
+
+    def seconds(self) -> float:
+        """Since the clock was made."""
+        wall = time.monotonic() - self._wall
+        if not self._on_cpu:
+            return wall
+        return min(wall, 2 * (time.process_time() - self._spent) / torch.get_num_threads())
