@@ -112,6 +112,8 @@ def decoding(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
             f"| {n} | {1000 * step:.2f} | {n / step:.0f} | {products:.0%} | {min(1, reading):.0%} "
             f"| {1000 * expected:.2f} ({expected / step - 1:+.0%}) |"
         )
+    if chat.not_recorded:
+        print(f"\nsteps are not recorded: {chat.not_recorded}")
     if on_gpu:
         said = shape.weights(chat.precision) + max(seconds) * shape.row(
             chat.precision, max(map(len, prompts)), tokens

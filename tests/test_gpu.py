@@ -47,7 +47,7 @@ def test_recorded_steps_equal_steps_that_are_not(
     rows = mixed_rows(chat)
     recorded = generate(chat, rows, max_new_tokens=40)
     assert chat.has_recorded
-    assert chat.records_steps
+    assert not chat.not_recorded
     monkeypatch.setattr("steersweep.steer.decoding.prefers_fixed", lambda _chat: False)
     assert generate(chat, rows, max_new_tokens=40) == recorded
 
@@ -67,7 +67,9 @@ def test_answers_are_those_of_a_cpu(name: str) -> None:
         response_nll(here, ids, [e.token_ids for e in expected[-40:]]),
         strict=True,
     ):
-        assert a == pytest.approx(b, abs=1e-4)
+        assert a is not None
+        assert b is not None
+        assert (a.mean, a.worst) == pytest.approx((b.mean, b.worst), abs=1e-4)
 
 
 def outcomes(folder: Path) -> list[dict[str, Any]]:
@@ -117,7 +119,7 @@ def test_a_sweep_in_each_precision(precision: str, tmp_path: Path) -> None:
     run_sweep(settings, tmp_path / "run", device="cuda")
     (found,) = outcomes(tmp_path / "run")
     assert found["quantization"] == precision
-    assert found["verdict"]["outcome"] == "works"
+    assert found["verdict"]["best"]["coherent_refusal_rate"] > 0.4
 
 
 @pytest.mark.usefixtures("memory_again")

@@ -34,6 +34,7 @@ class ChatModel(Network):
     Attributes:
         records_steps: whether decoding steps may be recorded as CUDA graphs; see `decoding`.
         has_recorded: whether one was, and gave the step's own numbers.
+        not_recorded: why they are not; empty if nothing is known against it.
         renderer: what makes token ids of prompts.
         regime: how rows may share a batch, or why they cannot; see `regime_of`.
         ablation_sites: where a direction is ablated everywhere, or why it cannot; see
@@ -58,6 +59,7 @@ class ChatModel(Network):
         )
         self.records_steps = torch.device(model.device).type == "cuda"
         self.has_recorded = False
+        self.not_recorded = ""
         self.regime: Any = None
         self.ablation_sites: Any = None
 

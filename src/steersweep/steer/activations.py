@@ -62,11 +62,12 @@ def residuals(
     done = 0
     for some in regime_of(chat).groups([len(ids) for ids in prompts], max_rows):
         chunk = [prompts[number] for number in some]
-        part = torch.empty((len(some), *result.shape[1:]))
+        # On a GPU it goes to the CPU once and not at every layer: that would wait for each.
+        part = torch.empty((len(some), *result.shape[1:]), device=chat.device)
 
         def read(layer: int, hidden: Tensor, part: Tensor = part) -> None:
             # Left padding puts every prompt's last token at the end of the batch.
-            part[:, :, layer] = hidden[:, index % hidden.shape[1]].float().cpu()
+            part[:, :, layer] = hidden[:, index % hidden.shape[1]].float()
 
         if backend == "nnsight":
             sites = read_with_nnsight(chat, chunk)
@@ -83,6 +84,7 @@ def residuals(
                 chat.head_input(lambda hidden: hidden[:1, :1]),
             ):
                 chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width)
+        part = part.cpu()
         _check_finite(chat, part)
         result[some] = part
         done += len(some)

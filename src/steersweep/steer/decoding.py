@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from steersweep.core.precision_labels import is_quantized
+from steersweep.core.printing import first_line
 from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import can_be_filled, keep_rows, write_at
 from steersweep.model.memory import is_out_of_memory
+from steersweep.steer.regime import chat_tolerance
 from steersweep.steer.row_edits import RowEdits
 
 # A recording takes about as long as this many steps, so fewer are not worth one.
@@ -94,6 +96,8 @@ class FixedDecoder(Decoder):
         self._hidden.masked_fill_(hidden, torch.finfo(chat.dtype).min)
         self._tokens = torch.zeros((rows, 1), dtype=torch.long, device=chat.device)
         self._pool: Any = None
+        self._graph: Any = None
+        self._former: Any = None
         self._forget()
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -119,7 +123,8 @@ class FixedDecoder(Decoder):
 
     def _forget(self) -> None:
         """What was recorded is of other rows."""
-        self._graph: Any = None
+        # Kept until the next one is there: a pool of memory ends with its last recording.
+        self._former, self._graph = self._graph or self._former, None
         self._recorded = torch.empty(0)
         self._warm = False
 
@@ -148,21 +153,27 @@ class FixedDecoder(Decoder):
             with torch.cuda.graph(graph, pool=self._pool):
                 self._recorded = self._forward()
             graph.replay()
-            works = expected is None or torch.allclose(
-                self._recorded, expected, rtol=1e-2, atol=1e-2
-            )
+            fault = "" if expected is None else self._difference(expected)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
             # Something in this model asks the GPU for a number in the middle of a step.
-            works = False
-        if not works:
-            self._chat.records_steps = False
+            fault = first_line(error)
+        if fault:
+            self._chat.records_steps, self._chat.not_recorded = False, fault
             self._forget()
             return False
         self._chat.has_recorded = True
-        self._graph = graph
+        self._graph, self._former = graph, None
         return True
+
+    def _difference(self, expected: Tensor) -> str:
+        """What is wrong with what a recording gave; empty if nothing is."""
+        largest = float(expected.abs().max())
+        apart = float((self._recorded - expected).abs().max()) / largest
+        if apart <= chat_tolerance(self._chat):
+            return ""
+        return f"a recorded step gives logits that differ by {apart:.1%}"
 
 
 def decoder(chat: ChatModel, prompts: Batch, cache: Any, edits: RowEdits, n_steps: int) -> Decoder:
