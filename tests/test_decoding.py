@@ -12,6 +12,7 @@ import torch
 from conftest import bloom, lab
 from steersweep import ChatModel, generate
 from steersweep.steer.decoding import Decoder, FixedDecoder
+from steersweep.steer.regime import regime_of
 from test_steering import mixed_rows, plain_greedy
 
 FIXED = ("qwen-7b", "llama-8b", "phi-mini")  # the others' attention reaches back 64 tokens
@@ -37,6 +38,8 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> list[FixedDecoder]:
 def test_fixed_steps_equal_one_row_at_a_time(name: str, fixed: list[FixedDecoder]) -> None:
     chat = lab(name)
     rows = mixed_rows(chat)
+    regime_of(chat)  # its own look at the model makes steps too
+    fixed.clear()
     answers = generate(chat, rows, max_new_tokens=40, max_rows=17)
     assert [list(answer.token_ids) for answer in answers] == [
         plain_greedy(chat, row, 40) for row in rows
@@ -65,6 +68,8 @@ def test_models_that_cannot_have_fixed_steps_do_without(
 ) -> None:
     chat = bloom() if name == "bloom" else lab(name)
     rows = mixed_rows(chat)[:8]
+    regime_of(chat)
+    fixed.clear()
     answers = generate(chat, rows, max_new_tokens=50)
     assert [list(answer.token_ids) for answer in answers] == [
         plain_greedy(chat, row, 50) for row in rows

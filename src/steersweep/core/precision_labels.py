@@ -31,6 +31,14 @@ def runs_as(precision: str) -> str:
     return precision.rsplit(_AS, maxsplit=1)[-1]
 
 
+def logit_tolerance(precision: str) -> float:
+    """Largest difference of logits, as a share of the largest, of two ways to compute the same.
+
+    Sixteen and fewer bits round by the batch's shape.
+    """
+    return 1e-3 if runs_as(precision) == "fp32" else 0.1
+
+
 def shown_precision(precision: str) -> str:
     """A label for people: `Q4_1 → fp32` for `Q4_1-as-fp32`."""
     return precision.replace(_AS, " → ")

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steersweep.core.precision_labels import is_quantized
+from steersweep.core.precision_labels import is_quantized, logit_tolerance
 from steersweep.core.printing import first_line
 from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import can_be_filled, keep_rows, write_at
 from steersweep.model.memory import is_out_of_memory
-from steersweep.steer.regime import chat_tolerance
 from steersweep.steer.row_edits import RowEdits
 
 # A recording takes about as long as this many steps, so fewer are not worth one.
@@ -171,7 +170,7 @@ class FixedDecoder(Decoder):
         """What is wrong with what a recording gave; empty if nothing is."""
         largest = float(expected.abs().max())
         apart = float((self._recorded - expected).abs().max()) / largest
-        if apart <= chat_tolerance(self._chat):
+        if apart <= logit_tolerance(self._chat.precision):
             return ""
         return f"a recorded step gives logits that differ by {apart:.1%}"
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steersweep.core.errors import InputError, NumericalError, SteersweepError
-from steersweep.core.precision_labels import runs_as
+from steersweep.core.precision_labels import logit_tolerance, runs_as
 from steersweep.core.printing import first_line
 from steersweep.model.batch import Batch, at_positions
 from steersweep.model.chat_model import ChatModel, not_finite
@@ -34,9 +34,6 @@ _SHORTEST = 3
 _LONGEST = 40  # longer than the windows of models made for tests
 _STEPS = 2  # tokens after the prompts
 _STRENGTH = 0.5  # of the residual stream's length
-# Largest relative difference of logits. Sixteen and fewer bits round by the batch's shape, and a
-# token may then go to other experts, so the middle one of the differences counts there.
-_TOLERANCE, _ROUGH = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def _looked(chat: ChatModel) -> Regime | InputError:
                 raise
             reason = reason or first_line(error)
             continue
-        if difference <= chat_tolerance(chat):
+        if difference <= logit_tolerance(chat.precision):
             return probe.with_passes(regime)
         reason = f"their logits differ from one prompt's alone by {difference:.1%}"
     return InputError(refused + reason)
@@ -165,11 +162,6 @@ def ordinary_tokens(chat: ChatModel, count: int) -> tuple[int, ...]:
     step = max(1, len(usable) // (count + 1))
     # Back and forth, so that neighbours are not alike.
     return tuple(usable[(index * 7 % count) * step % len(usable)] for index in range(count))
-
-
-def chat_tolerance(chat: ChatModel) -> float:
-    """Largest relative difference of logits that two ways to compute the same may have."""
-    return _TOLERANCE if runs_as(chat.precision) == "fp32" else _ROUGH
 
 
 @dataclass(frozen=True)
@@ -290,6 +282,7 @@ class _Probe:
         return self._summary(differences)
 
     def _summary(self, differences: Sequence[float]) -> float:
+        # With few bits a token may go to other experts, so the middle one counts there.
         ordered = sorted(differences)
         return (
             ordered[-1] if runs_as(self._chat.precision) == "fp32" else ordered[len(ordered) // 2]
@@ -349,7 +342,7 @@ class _Probe:
 
     def _works(self, look: Any, regime: Regime) -> bool:
         try:
-            return self._summary(look(regime)) <= chat_tolerance(self._chat)
+            return self._summary(look(regime)) <= logit_tolerance(self._chat.precision)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
