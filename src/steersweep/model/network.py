@@ -315,19 +315,25 @@ class Network:
         count = max(len(others), int(ROW_PER_WIDTH * self.d_model))
         branch = (others * (count // len(others) + 1))[:count]
         alone = torch.tensor([[first, token]], device=self.device)
-        seen = torch.ones((count + 2, count + 2), device=self.device, dtype=self.dtype).tril()
-        seen[-1, 1:-1] = 0
-        mask = (1 - seen) * torch.finfo(self.dtype).min
         tokens = torch.tensor([[first, *branch, token]], device=self.device)
         positions = torch.tensor([[*range(count + 1), 1]], device=self.device)
-        expected = self.logits(alone, torch.ones_like(alone), positions[:, :2])[0, 0]
+        expected = self.logits(alone, torch.ones_like(alone), positions[:, :2])[0, 0].float()
+
+        def error(seen: Tensor) -> float:
+            mask = (1 - seen) * torch.finfo(self.dtype).min
+            found = self.logits(tokens, mask[None, None], positions)[0, 0].float()
+            return float((found - expected).norm() / expected.norm())
+
+        all_before = torch.ones((count + 2, count + 2), device=self.device, dtype=self.dtype).tril()
+        seen = all_before.clone()
+        seen[-1, 1:-1] = 0
         try:
-            found = self.logits(tokens, mask[None, None], positions)[0, 0]
+            apart = error(seen)
+            # Sixteen bits round by the batch, in a deep model by more than a few percent: less by
+            # far than what a mask that is not heeded changes.
+            return apart < 0.02 or apart < error(all_before) / 4
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
-        # A rough comparison: eight bits round by the batch, a mask not heeded changes everything.
-        error = (found - expected).float().norm() / expected.float().norm()
-        return bool(error < 0.02)
 
     @cached_property
     @torch.inference_mode()
