@@ -30,6 +30,7 @@ _REPEAT = 10  # words that are said again
 _FEWEST_AGAIN = 5  # phrases of four words
 _FEWEST_TOKENS = 4  # of a clause that is looked at
 _THIRD_TIME = 3
+_SAME_LINES = 6  # one after the other
 
 
 def is_loop(text: Text) -> bool:
@@ -94,8 +95,11 @@ def _times_said(text: Text) -> tuple[int, ...]:
 
 
 def _lines_come_again(text: Text) -> bool:
-    """Whether hardly a line of verse or of a list is new."""
+    """Whether one line comes again and again, or hardly one of verse or of a list is new."""
     lines = [line.strip().lower() for line in text.shown.split("\n") if line.strip()]
+    same = max((len([*group]) for line, group in groupby(lines) if line[0].isalnum()), default=0)
+    if same >= _SAME_LINES:
+        return True
     if len(lines) < 5 or len(set(lines)) > 0.7 * len(lines):
         return False
     said = [line for line in lines if len(units_of(line)) >= _FEWEST_TOKENS]
@@ -235,10 +239,26 @@ def _stuck_on_figures(text: str) -> bool:
         and not _POWER.fullmatch(number.group().strip())
     ):
         return True
+    if _ends_in_figures(text):
+        return True
     return len(_NUMBER_END.findall(text)) >= 6 and bool(_BARE_NUMBERS.search(text))
 
 
-_POWER = re.compile(r"\d0+")  # of ten
+def _ends_in_figures(text: str) -> bool:
+    """Ends in a few figures again and again, such as `1 1 1 1` or `:1111111111:1111111111`."""
+    tail = " ".join(text.split())[-120:]
+    for period in range(1, 13):
+        needed = max(28, 4 * period)
+        end = tail[-needed:]
+        unit = end[:period]
+        if len(end) < needed or end[period:] != end[:-period] or not _DIGIT.search(unit):
+            continue
+        return unit != "0" or not _POWER_ENDS.search(tail)
+    return False
+
+
+_POWER = re.compile(r"[1-9]0+")  # of ten
+_POWER_ENDS = re.compile(r"[1-9]0+$")
 
 
 def _stutters(words: Sequence[str]) -> bool:
