@@ -8,7 +8,18 @@ from collections.abc import Callable
 
 import typer
 
-from steersweep.cli import export, judging, lab, models, results, smoke, studies, sweeps, verify
+from steersweep.cli import (
+    export,
+    find,
+    judging,
+    lab,
+    models,
+    results,
+    smoke,
+    studies,
+    sweeps,
+    verify,
+)
 from steersweep.cli.failures import STOPPED, is_end_of_output, report
 from steersweep.core.redaction import hide_secrets_of_crashes
 from steersweep.core.signals import end_on_signals
@@ -26,7 +37,7 @@ lab_app = typer.Typer(no_args_is_help=True, help="The lab zoo: small chat models
 verify_app = typer.Typer(no_args_is_help=True, help="Proof that a method is the official one.")
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Sweeps": (sweeps.demo, sweeps.sweep),
+    "Sweeps": (sweeps.demo, sweeps.sweep, find.find),
     "One model": (smoke.smoke, models.extract, models.generate, judging.judge),
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,

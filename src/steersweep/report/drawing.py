@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steersweep.report.figures import depth, failures, methods, precisions, sizes, transfers
+from steersweep.report.figures import (
+    depth,
+    failures,
+    methods,
+    precisions,
+    searching,
+    sizes,
+    transfers,
+)
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
 from steersweep.report.figures.style import Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
@@ -83,6 +91,16 @@ def _figures(run: Run) -> list[Figure]:
     def add(name: str, title: str, note: str, make: Callable[[], Any]) -> None:
         found.append((name, title, note, make))
 
+    if (searched := run.searched) is not None:
+        add(
+            "search",
+            "The search",
+            "A circle is a cell: the larger, the more discovery prompts it answered in full. Blue: "
+            "refused in fluent text (per cent inside); orange: broken. Below it its turn. Dashed: "
+            "beaten by a rival; thick: chosen. Bars: on prompts that the search never saw, with "
+            "95 % intervals.",
+            lambda: searching.search_figure(searched),
+        )
     swept = [result for result in first if result.label.is_swept]
     if any(len({cell.layer for cell in result.conditions}) > 1 for result in swept):
         add(

@@ -16,6 +16,7 @@ from steersweep.people.reviews import read_reviews
 from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
+from steersweep.run.searched import Searched, read_searched
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.rows import rows_of
 from steersweep.study.status import Standing, decided, status
@@ -52,6 +53,7 @@ class Run:
         signatures: of gates, as signed.
         n_reviews: labels that people gave.
         problems: what is damaged that cannot be made again.
+        searched: of a search for the best cell, what it went through.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Run:
     signatures: list[Entry] = field(default_factory=list)
     n_reviews: int = 0
     problems: list[str] = field(default_factory=list)
+    searched: Searched | None = None
 
     @property
     def name(self) -> str:
@@ -108,6 +111,8 @@ def read_run(folder: Path, on_result: Callable[[Listed], None] = lambda _listed:
     if run.plan.get("kind") == "study":
         run.status, run.decisions = status(folder), decided(folder)
         run.jobs = Ledger(folder).jobs()
+    if run.plan.get("kind") == "find":
+        run.searched = read_searched(store.paths.search)
     run.signatures = gates.signatures(folder)
     run.problems = problems(folder)
     return run

@@ -178,6 +178,11 @@ class RunPaths:
         return self.root / "reproduction" / name
 
     @property
+    def search(self) -> Path:
+        """What a search for the best cell went through."""
+        return self.root / "search.json"
+
+    @property
     def report(self) -> Path:
         """The page of the run."""
         return self.root / "report.html"

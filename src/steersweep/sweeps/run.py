@@ -75,17 +75,17 @@ def run_sweep(
     def made(date: str) -> list[Job]:
         return [make_job(settings, model, target, date) for model in settings.models]
 
-    created = _created(out)
+    created = begun(out)
     jobs = made(created[:10])  # before the lock: bad settings leave no folder behind
     plan = settings.plan() | {
         "model_fingerprints": [j.conditions[0].model_fingerprint for j in jobs]
     }
     with run_lock(out):
-        if (begun := _created(out))[:10] != created[:10]:  # another run began here meanwhile
-            created, jobs = begun, made(begun[:10])
+        if (earlier := begun(out))[:10] != created[:10]:  # another run began here meanwhile
+            created, jobs = earlier, made(earlier[:10])
         same = ("model_fingerprints", *_only_names(out, plan))
         store = RunFolder.open(out, plan, may_differ=same, on_note=on_note)
-        _freeze(store, settings, created)
+        freeze(store, settings, created)
         notes = [*problems(out), *(note for job in jobs for note in job.notes)]
         for note in dict.fromkeys(notes):
             on_note(note)
@@ -99,7 +99,7 @@ def run_sweep(
         return SweepOutcome(out, results, file)
 
 
-def _created(out: Path) -> str:
+def begun(out: Path) -> str:
     """When the run in a folder began, in UTC; now, where there is none."""
     return RunFolder(out, repairs=False).begun() or provenance.utc_now()
 
@@ -125,7 +125,7 @@ def _hashes(ids: Any) -> Any:
     return str(ids).rpartition("@")[2]
 
 
-def _freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
+def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
     """Keep when the run began, and its prompts."""
     import torch
 

@@ -83,9 +83,9 @@ class Answering:
         self._total = 1
         self._done = 0
 
-    def expect(self, rows: int) -> None:
-        """How many rows the whole job has."""
-        self._total = rows
+    def expect(self, rows: int, *, done: int = 0) -> None:
+        """How many rows the whole job has, and how many of them were answered elsewhere."""
+        self._total, self._done = rows, done
 
     def skip(self, rows: int) -> None:
         """Count rows as done that need not be answered again."""

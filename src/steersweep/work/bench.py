@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -77,17 +78,35 @@ class Bench:
             if condition.direction is not None:
                 self._borrow(condition, condition.direction)
         self._references = References(chat, job, self.rows)
-        self.answering = Answering(
-            chat,
+        self.answering = self._answering()
+        self.facts = provenance.facts(chat.device)
+        self._threshold: float | None = None
+
+    def on(self, job: Job) -> Bench:
+        """The same model and directions for conditions on other prompts, or of other lengths.
+
+        Lengths of the residual stream stay those of this bench's prompts, so strengths mean the
+        same. So does what counts as unlikely text, unless the job has its own unsteered control.
+        """
+        other = copy(self)
+        other.job = job
+        other.prompt_ids = self.chat.renderer.ids_of(job.test.prompts, "test prompt")
+        other.rows = other._row_limit(self.max_rows)
+        own = job.conditions[0].label == UNSTEERED
+        other._threshold = None if own else self._fluency_threshold()
+        other.answering = other._answering()
+        return other
+
+    def _answering(self) -> Answering:
+        return Answering(
+            self.chat,
             self.prompt_ids,
             self.rows,
             self.prepared,
             asks=self._asks_likelihood,
-            stages=stages,
-            tell=tell,
+            stages=self._stages,
+            tell=self._tell,
         )
-        self.facts = provenance.facts(chat.device)
-        self._threshold: float | None = None
 
     def _row_limit(self, most: int) -> RowLimit:
         job = self.job

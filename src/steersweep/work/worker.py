@@ -79,18 +79,14 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     """
     conditions = placeable(job, store)
     done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
-    told = _Told(job, len(conditions), on_progress)
+    told = Told(job, len(conditions), on_progress)
     told.done = len(done)
     if not job.checks_only and not unfinished(job, store):
         Preparation(job, store).forget()
         return told("already finished", ended=True)
-    for own in job.own_methods.values():
-        METHODS.add(own)
-    chat, shape = _open(job, told)
-    notes = _check(chat, job, store, told)
-    if job.checks_only:
+    bench = open_bench(job, store, told)
+    if bench is None:
         return told("finished", ended=True)
-    bench = Bench(chat, job, store, shape, notes=notes, stages=told.stages, tell=told)
     conditions = placeable(job, store)
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
     told.total = len(conditions)
@@ -125,7 +121,22 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     return told("finished", ended=True)
 
 
-class _Told:
+def open_bench(job: Job, store: RunFolder, told: Told) -> Bench | None:
+    """A job's model with its directions, checked; None for a job of checks alone, after these.
+
+    Raises:
+        as `_run_job`.
+    """
+    for own in job.own_methods.values():
+        METHODS.add(own)
+    chat, shape = _open(job, told)
+    notes = _check(chat, job, store, told)
+    if job.checks_only:
+        return None
+    return Bench(chat, job, store, shape, notes=notes, stages=told.stages, tell=told)
+
+
+class Told:
     """Tells a job's progress."""
 
     def __init__(self, job: Job, total: int, on_progress: OnProgress) -> None:
@@ -136,6 +147,7 @@ class _Told:
         self._on_progress = on_progress
 
     def __call__(self, note: str, *, warning: str = "", ended: bool = False) -> None:
+        """Tell what goes on now."""
         now = self.stages.now()
         known = len(now) > 1  # what it will do, and not only that the model is being loaded
         fraction = 1.0 if ended else min(_NOT_YET, share_done(now)) if known else 0.0
@@ -158,7 +170,7 @@ class _Told:
         self(stage)
 
 
-def _open(job: Job, told: _Told) -> tuple[ChatModel, ModelShape]:
+def _open(job: Job, told: Told) -> tuple[ChatModel, ModelShape]:
     """Load a job's model, and expect what its size makes of the job."""
     told.begin(LOADING)
     chat = _load(job)
@@ -168,7 +180,7 @@ def _open(job: Job, told: _Told) -> tuple[ChatModel, ModelShape]:
     return chat, shape
 
 
-def _check(chat: ChatModel, job: Job, store: RunFolder, told: _Told) -> tuple[str, ...]:
+def _check(chat: ChatModel, job: Job, store: RunFolder, told: Told) -> tuple[str, ...]:
     """Make the checks that a job needs; what a user should know of the model."""
 
     def on_check(name: str, share: float) -> None:

@@ -1,0 +1,97 @@
+"""What a search found, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from steersweep.report.console import PlainConsole
+from steersweep.run.searched import Confirmed, Searched
+
+_BESIDE = {"weaker": "one step weaker", "stronger": "one step stronger"}
+
+
+def print_found(found: Searched) -> None:
+    """The chosen cell beside its controls and neighbours, the window, and what it took."""
+    console = PlainConsole()
+    for line in lines(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def lines(found: Searched) -> Iterator[str]:
+    """What the terminal shows, line by line."""
+    where = f"layer {found.layer} of {found.n_layers} at {found.strength:g} of the residual norm"
+    if found.found:
+        yield f"{found.model}: refuses most at {where} ({found.multiplier:.3g}x, {found.method})"
+    else:
+        yield f"{found.model}: no window. What refused most in the search, {where},"
+        yield "  refuses no more often than its controls on prompts that the search never saw."
+    yield ""
+    for cell in found.confirmed:
+        yield _line(cell)
+    yield ""
+    yield f"coherent: refused in fluent text, on {found.confirmation} prompts that the search never"
+    yield "  saw [95 % interval]. p: exact paired test against the chosen cell"
+    if found.window is not None:
+        yield _window(found)
+    else:
+        yield from _looked(found)
+    cost = found.cost
+    yield (
+        f"searched {len(found.cells)} cells with {cost.search_rows + cost.short_rows} answers, "
+        f"{cost.short_rows} of them short; {cost.confirm_rows} to confirm: {cost.tokens:,} tokens."
+    )
+    yield (
+        f"A grid of 9 layers and 6 strengths with controls on these prompts: about "
+        f"{cost.grid_tokens:,}, {cost.grid_tokens / max(1, cost.tokens):.0f} times as many."
+    )
+
+
+def _line(cell: Confirmed) -> str:
+    what = _BESIDE.get(cell.what, cell.what)
+    at = "" if cell.strength is None else f"{cell.strength:.3g}"
+    low, high = (100 * bound for bound in cell.interval)
+    p = "" if cell.p is None else f"  p {shown_p(cell.p)}"
+    return (
+        f"  {what:18}{at:>7}  coherent {100 * cell.rate:3.0f}% [{low:.0f}-{high:.0f}]  "
+        f"garbled {100 * cell.broken / cell.n:3.0f}%{p}"
+    )
+
+
+def shown_p(p: float) -> str:
+    """A p value for people."""
+    return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
+
+
+def _window(found: Searched) -> str:
+    window = found.window
+    assert window is not None, "asked of a window"
+    below = "the weakest tried" if window.weaker is None else f"less at {window.weaker:g}"
+    above = "the strongest tried" if window.stronger is None else f"less at {window.stronger:g}"
+    return (
+        f"window at layer {found.layer}: at least half as much from {window.weakest:g} ({below}) "
+        f"to {window.strongest:g} ({above})"
+    )
+
+
+def _looked(found: Searched) -> Iterator[str]:
+    yield (
+        f"looked for at layers {_span(found.layers)} with pushes from {found.strengths[0]:g} to "
+        f"{found.strengths[-1]:g} of the residual norm"
+    )
+    broke = [strength for strength in found.breaks.values() if strength is not None]
+    if not broke:
+        yield "  texts did not break even at the strongest push"
+        return
+    yield (
+        f"  texts begin to break at {min(broke):g} to {max(broke):g}, at "
+        f"{len(broke)} of the {len(found.breaks)} layers where that was looked at"
+    )
+    most = max((c for c in found.cells if c.whole), key=lambda c: (c.refuses / c.whole, c.whole))
+    yield (
+        f"  most refusals before that: {most.refuses} of {most.whole} discovery prompts at layer "
+        f"{most.layer}, {most.strength:g}"
+    )
+
+
+def _span(layers: Sequence[int]) -> str:
+    return f"{layers[0]} to {layers[-1]}"

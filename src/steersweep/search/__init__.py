@@ -1,0 +1,1 @@
+"""Where steering works best, looked for with few prompts: no model is loaded here."""

@@ -1,0 +1,263 @@
+"""The search for the layer and strength where most prompts are refused in fluent text.
+
+Three steps, all on discovery prompts alone. At layers spread over the depth, the strength where
+texts begin to break is found by bisection, with a few short answers each. The strongest strengths
+below it are tried with whole answers. The best of these and their neighbours, in strength and in
+ever closer layers, then race: in every round each answers the next prompts; cells that a rival has
+beaten are dropped by `race`, and of the others the best few go on. The chance that `race` drops the
+best cell of the race is bounded; what bisection and the cut to a few leave out is a rule of thumb,
+and the log of the search says of each cell which it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from steersweep.search.race import beaten
+
+# Twelve strengths over a factor of fifty: relative to the residual stream, so for any model.
+STRENGTHS = tuple(round(0.02 * 50 ** (i / 11), 4) for i in range(12))
+ERROR = 0.05  # chance, at most, that the best cell of the race is dropped as beaten
+# Discovery prompts come in blocks: [0, 4), [4, 8), ...; a round of the race ends with a block.
+BLOCKS = (4, 8, 16, 28, 44, 60)
+_COARSE = 7  # layers where bisection looks
+_BROKEN = 0.5  # share of broken answers from which a strength is too strong
+_BELOW = 3  # strengths below the breaking point that are tried
+_FIRST = 12  # cells that start the race
+_KEPT = {8: 10, 16: 7, 28: 5, 44: 3}  # cells at most that go on after so many prompts
+
+
+class Outcome(Enum):
+    """What an answer is."""
+
+    REFUSES = "refuses in fluent text"
+    BROKEN = "broken"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Where and how strongly to steer.
+
+    Attributes:
+        method: of the direction.
+        layer: where steering starts.
+        rung: of the ladder of strengths, from 0.
+    """
+
+    method: str
+    layer: int
+    rung: int
+
+
+class Ask(Protocol):
+    """Has cells answer a block of discovery prompts."""
+
+    def __call__(
+        self, cells: Sequence[Cell], block: int, *, short: bool
+    ) -> Mapping[Cell, Sequence[Outcome]]:
+        """Outcomes by prompt of the block, of each cell."""
+
+
+@dataclass
+class Seen:
+    """What is known of a cell.
+
+    Attributes:
+        whole: outcomes of whole answers, from the first discovery prompt on.
+        short: the same of short answers.
+        raced: whether it was in the race.
+        end: what became of it: why it was dropped, or empty.
+    """
+
+    whole: list[Outcome] = field(default_factory=list)
+    short: list[Outcome] = field(default_factory=list)
+    raced: bool = False
+    end: str = ""
+
+    def rate(self) -> float:
+        """Share of whole answers that refuse in fluent text."""
+        return sum(o is Outcome.REFUSES for o in self.whole) / max(1, len(self.whole))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ended with.
+
+    Attributes:
+        best: the cell to confirm.
+        seen: every cell that was asked, in the order of the first question.
+        breaks: by method and layer, the rung from which texts break; one past the ladder where none
+            does.
+        rounds: prompts after each round of the race.
+    """
+
+    best: Cell
+    seen: Mapping[Cell, Seen]
+    breaks: Mapping[tuple[str, int], int]
+    rounds: tuple[int, ...]
+
+
+class Search:
+    """A search over methods, layers and a ladder of strengths.
+
+    Args:
+        ask: has cells answer prompts.
+        methods: ways to find a direction.
+        layers: that may be chosen, in order.
+        n_rungs: strengths on the ladder.
+        blocks: prompts that have been asked after each block.
+        budget: rows at most, short ones counted by their length; the race ends when the next round
+            would pass it.
+        short_row: what a short row counts for.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        methods: Sequence[str],
+        layers: Sequence[int],
+        *,
+        n_rungs: int = len(STRENGTHS),
+        blocks: Sequence[int] = BLOCKS,
+        budget: float = float("inf"),
+        short_row: float = 0.5,
+    ) -> None:
+        self._ask = ask
+        self._methods = tuple(methods)
+        self._layers = tuple(layers)
+        self._n_rungs = n_rungs
+        self._blocks = tuple(blocks)
+        self._budget = budget
+        self._short_row = short_row
+        self.spent = 0.0
+        self.seen: dict[Cell, Seen] = {}
+        self.breaks: dict[tuple[str, int], int] = {}
+
+    def run(self) -> Found:
+        """Search; the same answers lead to the same search."""
+        self._bisect()
+        tried = self._below_the_break()
+        return self._race(tried)
+
+    # -- the steps ---------------------------------------------------------------------------------
+
+    def _bisect(self) -> None:
+        """Find at each coarse layer the lowest rung at which half of short answers are broken."""
+        places = [(m, layer) for m in self._methods for layer in spread(self._layers, _COARSE)]
+        low = dict.fromkeys(places, -1)  # holds, as far as is known
+        high = dict.fromkeys(places, self._n_rungs)  # breaks
+        while open_ := [p for p in places if high[p] - low[p] > 1]:
+            cells = [Cell(*place, (low[place] + high[place]) // 2) for place in open_]
+            self._answer(cells, 0, short=True)
+            for place, cell in zip(open_, cells, strict=True):
+                short = self.seen[cell].short
+                broken = sum(o is Outcome.BROKEN for o in short) / len(short)
+                (high if broken >= _BROKEN else low)[place] = cell.rung
+        self.breaks = high
+
+    def _below_the_break(self) -> list[Cell]:
+        """Try the strongest strengths that hold, with whole answers."""
+        cells = [
+            Cell(method, layer, rung)
+            for (method, layer), first in self.breaks.items()
+            for rung in range(max(0, first - _BELOW), first)
+        ]
+        self._answer(cells, 0)
+        return cells
+
+    def _race(self, tried: Sequence[Cell]) -> Found:
+        rounds = [self._blocks[0]]
+        racing = self._best_of(tried, _FIRST)
+        gap = _gap(self._layers, _COARSE)
+        for block, asked in enumerate(self._blocks[1:], start=1):
+            racing += [c for c in self._neighbours(racing[0], gap) if c not in racing]
+            gap = max(1, gap // 2)
+            rows = sum(asked - len(self._held(cell)) for cell in racing)
+            if self.spent + rows > self._budget:
+                break
+            for earlier in range(block + 1):
+                due = [c for c in racing if len(self._held(c)) == ([0, *self._blocks][earlier])]
+                self._answer(due, earlier)
+            rounds.append(asked)
+            racing = self._still(racing, _KEPT.get(asked, 2))
+            if len(racing) == 1 and not self._fresh(racing[0], gap):
+                break
+        return Found(racing[0], self.seen, self.breaks, tuple(rounds))
+
+    def _still(self, racing: Sequence[Cell], kept: int) -> list[Cell]:
+        """The cells that go on, best first; what ends the others is noted."""
+        for cell in racing:
+            self.seen[cell].raced = True
+        results = {c: [o is Outcome.REFUSES for o in self.seen[c].whole] for c in racing}
+        raced = sum(seen.raced for seen in self.seen.values())
+        for cell, rival in beaten(results, error=ERROR, rivals=max(10, raced - 1)).items():
+            self.seen[cell].end = f"beaten by {rival}"
+        left = [cell for cell in racing if not self.seen[cell].end]
+        best = self._best_of(left, kept)
+        for cell in left:
+            if cell not in best:
+                self.seen[cell].end = f"not among the best {kept}"
+        return best
+
+    def _neighbours(self, cell: Cell, gap: int) -> list[Cell]:
+        """Cells beside one, a rung or `gap` layers away, that were not in the race."""
+        at = self._layers.index(cell.layer)
+        places = [(at, cell.rung - 1), (at, cell.rung + 1)]
+        places += [(at + step, cell.rung) for step in (-gap, gap)]
+        return [
+            Cell(cell.method, self._layers[place], rung)
+            for place, rung in places
+            if 0 <= place < len(self._layers)
+            and 0 <= rung < self._n_rungs
+            and not self._ended(Cell(cell.method, self._layers[place], rung))
+        ]
+
+    def _fresh(self, cell: Cell, gap: int) -> bool:
+        return any(c not in self.seen for c in self._neighbours(cell, gap))
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def _held(self, cell: Cell, *, short: bool = False) -> Sequence[Outcome]:
+        if cell not in self.seen:
+            return ()
+        return self.seen[cell].short if short else self.seen[cell].whole
+
+    def _ended(self, cell: Cell) -> bool:
+        return cell in self.seen and bool(self.seen[cell].end)
+
+    def _answer(self, cells: Sequence[Cell], block: int, *, short: bool = False) -> None:
+        """Have cells answer a block, those that have not yet."""
+        start = [0, *self._blocks][block]
+        due = [c for c in dict.fromkeys(cells) if len(self._held(c, short=short)) <= start]
+        if not due:
+            return
+        for cell, outcomes in self._ask(due, block, short=short).items():
+            seen = self.seen.setdefault(cell, Seen())
+            (seen.short if short else seen.whole).extend(outcomes)
+            self.spent += len(outcomes) * (self._short_row if short else 1.0)
+
+    def _best_of(self, cells: Iterable[Cell], count: int) -> list[Cell]:
+        """The best cells so far; of equal ones the weaker push, then the one nearer the middle."""
+        middle = self._layers[len(self._layers) // 2]
+
+        def worth(cell: Cell) -> tuple[float, int, int]:
+            return -self.seen[cell].rate(), cell.rung, abs(cell.layer - middle)
+
+        return sorted(cells, key=worth)[:count]
+
+
+def spread(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """At most `count` layers, evenly over the depth, neither end among them if there are more."""
+    n = len(layers)
+    if n <= count:
+        return tuple(layers)
+    return tuple(layers[(2 * i + 1) * n // (2 * count)] for i in range(count))
+
+
+def _gap(layers: Sequence[int], count: int) -> int:
+    """Places between neighbours of `spread`, halved: where the race looks first."""
+    return max(1, -(-len(layers) // count) // 2)

@@ -1,0 +1,123 @@
+"""What a search runs on: a sweep's settings, a ladder of strengths, and prompts in two parts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steersweep.core.errors import InputError, setting
+from steersweep.core.setting_values import whole_number
+from steersweep.model.source import ModelSource, find_model
+from steersweep.prompts.prompts import TestSet
+from steersweep.search.search import BLOCKS, STRENGTHS
+from steersweep.sweeps.settings import SweepSettings, make_settings
+
+MAX_NEW_TOKENS = 60
+SHORT = 24  # new tokens that show whether a text breaks
+CONFIRM = 60  # prompts of the confirmation, at most; half of the prompts where there are fewer
+_FEWEST = 16  # test prompts
+MAX_ROWS = 1_000_000
+RESULTS = "find"
+
+
+@dataclass(frozen=True)
+class FindSettings:
+    """Everything that defines a search. All of it is frozen into the run folder.
+
+    Attributes:
+        sweep: model, methods, prompts and the rest; its strengths are the ladder.
+        budget: rows of the search at most, short ones counted by their length; None: no bound but
+            the search's own.
+    """
+
+    sweep: SweepSettings
+    budget: float | None = None
+
+    def plan(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return self.sweep.plan() | {
+            "kind": "find",
+            "blocks": list(self.blocks),
+            "short": SHORT,
+            "budget": self.budget,
+        }
+
+    @property
+    def confirmation(self) -> TestSet:
+        """Prompts that the search never sees: those whose texts have the lowest hashes."""
+        return self._part(slice(0, self._n_confirm), "confirm")
+
+    @property
+    def discovery(self) -> TestSet:
+        """Prompts of the search, in the order of their hashes."""
+        return self._part(slice(self._n_confirm, self._n_confirm + BLOCKS[-1]), "discover")
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """How many discovery prompts have been asked after each block."""
+        count = min(BLOCKS[-1], len(self.sweep.test.prompts) - self._n_confirm)
+        return (*(end for end in BLOCKS if end < count), count)
+
+    def block(self, number: int) -> TestSet:
+        """The discovery prompts of a block."""
+        start, stop = (0, *self.blocks)[number : number + 2]
+        found = self.discovery
+        return replace(
+            found, name=f"{found.name}[{start}:{stop}]", prompts=found.prompts[start:stop]
+        )
+
+    @property
+    def _n_confirm(self) -> int:
+        return min(CONFIRM, len(self.sweep.test.prompts) // 2)
+
+    def _part(self, part: slice, name: str) -> TestSet:
+        test = self.sweep.test
+        ordered = sorted(test.prompts, key=lambda text: hashlib.sha256(text.encode()).digest())
+        return replace(test, name=f"{test.name}:{name}", prompts=tuple(ordered[part]), repeats=1)
+
+
+def make_find_settings(
+    model: str | ModelSource,
+    *,
+    layers: str = "",
+    budget_rows: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    **options: Any,
+) -> FindSettings:
+    """Settings from the texts a user types.
+
+    Args:
+        model: one model.
+        layers: that may be chosen, separated by commas; empty: all.
+        budget_rows: see `FindSettings`.
+        max_new_tokens: of a whole answer.
+        options: as of `make_settings`.
+
+    Raises:
+        InputError: an option that cannot be read, prompts too few to be parted, or an operation
+            without a strength.
+    """
+    if options.get("operation") == "remove":
+        raise InputError(
+            f"{setting('operation')} remove has no strength to look for; use add or affine"
+        )
+    if budget_rows is not None:
+        whole_number(setting("budget_rows"), budget_rows, 1, MAX_ROWS)
+    if not layers:
+        source = model if isinstance(model, ModelSource) else find_model(model)
+        n_layers = int(source.config().get_text_config().num_hidden_layers)
+        layers = ",".join(map(str, range(n_layers)))
+    sweep = make_settings(
+        [model],
+        layers=layers,
+        strengths=",".join(map(str, STRENGTHS)),
+        max_new_tokens=max_new_tokens,
+        **options,
+    )
+    if (count := len(sweep.test.prompts)) < _FEWEST:
+        raise InputError(
+            f"{setting('prompts')} {sweep.test.name}: {count} prompts; a search needs {_FEWEST} at "
+            f"least, half of which confirm what the other half finds"
+        )
+    return FindSettings(sweep, None if budget_rows is None else float(budget_rows))
