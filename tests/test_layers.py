@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src/steersweep"
 # From the bottom up. Folders on one line do not import one another.
 LAYERS = [
     ["core"],
-    ["run", "prompts", "catalog", "plans", "lab/models.py"],
+    ["run", "prompts", "catalog", "plans", "search", "lab/models.py"],
     ["budget"],
     ["model"],
     ["steer"],

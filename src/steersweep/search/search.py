@@ -160,14 +160,31 @@ class Search:
         self.breaks = high
 
     def _below_the_break(self) -> list[Cell]:
-        """Try the strongest strengths that hold, with whole answers."""
-        cells = [
-            Cell(method, layer, rung)
-            for (method, layer), first in self.breaks.items()
-            for rung in range(max(0, first - _BELOW), first)
-        ]
-        self._answer(cells, 0)
-        return cells
+        """Try the strongest strengths that hold, with whole answers.
+
+        Where these break after all, since short answers of a text that is far gone may look whole,
+        the next weaker ones.
+        """
+        tried: list[Cell] = []
+        places = [*self.breaks]
+        while places:
+            cells = [
+                Cell(*place, rung)
+                for place in places
+                for rung in range(max(0, self.breaks[place] - _BELOW), max(1, self.breaks[place]))
+            ]
+            self._answer(cells, 0)
+            tried += cells
+            held = {(c.method, c.layer) for c in cells if self._broken(c) < _BROKEN}
+            places = [p for p in places if p not in held and self.breaks[p] > _BELOW]
+            for place in places:
+                self.breaks[place] -= _BELOW
+        return tried
+
+    def _broken(self, cell: Cell) -> float:
+        """Share of broken ones among whole answers."""
+        whole = self.seen[cell].whole
+        return sum(o is Outcome.BROKEN for o in whole) / len(whole)
 
     def _race(self, tried: Sequence[Cell]) -> Found:
         rounds = [self._blocks[0]]

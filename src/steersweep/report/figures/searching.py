@@ -8,7 +8,7 @@ from typing import Any
 from steersweep.report.figures.style import COLOURS, PAGE, TEXT, percent_axis
 from steersweep.run.searched import Confirmed, Searched, SearchedCell
 
-_SMALLEST, _A_PROMPT = 28.0, 7.0  # areas in points squared
+_SMALLEST, _A_PROMPT = 26.0, 4.5  # areas in points squared
 _NAMES = {
     "chosen": "chosen",
     "weaker": "a step weaker",
@@ -26,7 +26,7 @@ def search_figure(found: Searched) -> Any:
     figure, axes = plt.subplots(
         1,
         len(methods) + 1,
-        figsize=(PAGE, max(2.6, min(7.0, 1.2 + 0.24 * len(found.layers)))),
+        figsize=(PAGE, max(2.6, min(7.0, 1.4 + 0.3 * len(found.layers)))),
         width_ratios=[*[2.6] * len(methods), 1.0],
         squeeze=False,
         layout="constrained",

@@ -1,0 +1,209 @@
+"""The search for the best cell: its race, the search on full grids, and its confirmation."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.testing
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+
+from steersweep import InputError
+from steersweep.cli.app import app
+from steersweep.report.found import lines
+from steersweep.run.searched import read_searched
+from steersweep.search.race import beaten, log_evidence
+from steersweep.search.search import BLOCKS, STRENGTHS, Cell, Outcome, Search, spread
+from steersweep.sweeps.find import run_find
+from steersweep.sweeps.find_settings import make_find_settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import find as replay  # the benchmark's grids
+
+R, B, N = Outcome.REFUSES, Outcome.BROKEN, Outcome.OTHER
+
+
+# -- the race --------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_evidence_is_the_mean_over_all_probabilities_above_one_half(won: int, lost: int) -> None:
+    value, _ = quad(lambda p: 2 * (2 * p) ** won * (2 * (1 - p)) ** lost, 0.5, 1)
+    assert math.exp(log_evidence(won, lost)) == pytest.approx(value, rel=1e-5)
+
+
+def test_equals_are_rarely_called_beaten_however_often_one_looks() -> None:
+    generator = np.random.default_rng(0)
+    false = 0
+    for _ in range(300):
+        answers = generator.random((5, 120)) < 0.5
+        looks = [
+            beaten({i: [*answers[i, :n]] for i in range(5)}, error=0.1) for n in range(4, 121, 4)
+        ]
+        false += any(0 in found for found in looks)
+    assert false <= 30
+
+
+def test_a_cell_that_loses_ten_prompts_to_none_is_beaten() -> None:
+    results = {"good": [True] * 12, "bad": [False] * 12, "new": [True] * 3}
+    assert beaten(results, error=0.05) == {"bad": "good"}
+    assert beaten({"good": [True] * 4, "bad": [False] * 4}, error=0.05) == {}
+
+
+# -- the search ------------------------------------------------------------------------------------
+
+
+def landscape(cell: Cell) -> tuple[float, int]:
+    """Share refused and the rung from which texts break: a peak at layer 5, rung 6."""
+    breaks = 4 + cell.layer // 2 + 1
+    rate = 0.9 * math.exp(-(((cell.rung - 6) / 1.5) ** 2) - ((cell.layer - 5) / 2.5) ** 2)
+    return rate, breaks
+
+
+def asking(seed: int, log: list[tuple[int, int, bool]] | None = None) -> replay.Any:
+    thresholds = np.random.default_rng(seed).random(BLOCKS[-1])
+    bounds = [0, *BLOCKS]
+
+    def ask(cells: Sequence[Cell], block: int, *, short: bool) -> Mapping[Cell, Sequence[Outcome]]:
+        found = {}
+        for cell in cells:
+            rate, breaks = landscape(cell)
+            some = thresholds[bounds[block] : bounds[block + 1]]
+            found[cell] = [B if cell.rung >= breaks else R if rate > t else N for t in some]
+            if log is not None:
+                log.append((block, len(some), short))
+        return found
+
+    return ask
+
+
+def test_the_peak_is_found_and_what_breaks_is_known() -> None:
+    found = Search(asking(1), ["dim"], range(10)).run()
+    assert (found.best.layer, found.best.rung) == (5, 6)
+    for (_, layer), first in found.breaks.items():
+        assert first == landscape(Cell("dim", layer, 0))[1]
+
+
+def test_the_same_answers_lead_to_the_same_search() -> None:
+    one, other = (Search(asking(3), ["dim", "cosmic"], range(12)).run() for _ in range(2))
+    assert one == other
+    assert [*one.seen] == [*other.seen]
+
+
+@pytest.mark.parametrize("budget", [120.0, 200.0, 300.0])
+def test_a_budget_is_kept_and_prompts_are_asked_in_order(budget: float) -> None:
+    log: list[tuple[int, int, bool]] = []
+    search = Search(asking(2, log), ["dim"], range(24), budget=budget)
+    found = search.run()
+    first = sum(n * (0.5 if short else 1.0) for block, n, short in log if block == 0)
+    assert search.spent <= max(budget, first)
+    for seen in found.seen.values():
+        assert len(seen.whole) in (0, *BLOCKS)
+
+
+def test_layers_are_spread_evenly() -> None:
+    assert spread(range(24), 7) == (1, 5, 8, 12, 15, 18, 22)
+    assert spread(range(5), 7) == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("name", ["phi-mini", "qwen-coder-0.5b", "mistral-7b"])
+def test_on_a_full_grid_the_choice_is_within_five_points_of_the_best(name: str) -> None:
+    grid = replay.Grid.load(name)
+    lost, ratio = replay.regrets(grid, 30)
+    assert (lost <= 0.05 + 1e-9).mean() >= 0.9
+    assert np.median(ratio) >= 15
+
+
+def test_the_interval_of_the_confirmed_cell_holds_as_often_as_it_says() -> None:
+    confirmed, _ = replay.coverage(replay.Grid.load("qwen-coder-0.5b"), 200)
+    assert 0.91 <= confirmed <= 0.99
+    # Where nothing works, the best of many cells was lucky.
+    confirmed, naive = replay.coverage(replay.Grid.load("smollm2-135m"), 200)
+    assert naive < 0.9 < confirmed
+
+
+# -- a model ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("find") / "run"
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250)
+    run_find(settings, folder, device="cpu")
+    return folder
+
+
+def test_a_model_is_searched_and_confirmed_on_other_prompts(found_folder: Path) -> None:
+    found = read_searched(found_folder / "search.json")
+    assert found is not None
+    assert found.found
+    assert found.discovery == found.confirmation == 60
+    chosen, unsteered = found.of("chosen"), found.of("unsteered")
+    assert chosen is not None
+    assert unsteered is not None
+    assert chosen.rate > 0.5 > unsteered.rate
+    settings = make_find_settings("lab:qwen-3b")
+    assert not {*settings.discovery.prompts} & {*settings.confirmation.prompts}
+    for file in (found_folder / "conditions").glob("*.json"):
+        record = json.loads(file.read_text())
+        prompts = {sample["prompt"] for sample in record["samples"]}
+        confirms = prompts <= {*settings.confirmation.prompts}
+        assert confirms or prompts <= {*settings.discovery.prompts}
+        if confirms:
+            assert len(prompts) == 60
+    text = "\n".join(lines(found))
+    assert f"layer {found.layer} of {found.n_layers}" in text
+    assert "prompts that the search never" in text
+
+
+def test_a_continued_search_asks_nothing_again(
+    found_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (found_folder / "search.json").read_bytes()
+    files = {file: file.stat().st_mtime_ns for file in (found_folder / "conditions").iterdir()}
+    monkeypatch.setattr(
+        "steersweep.work.answering.generate", lambda *_args, **_options: pytest.fail("asked again")
+    )
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250)
+    run_find(settings, found_folder, device="cpu")
+    assert (found_folder / "search.json").read_bytes() == before
+    assert {f: f.stat().st_mtime_ns for f in (found_folder / "conditions").iterdir()} == files
+
+
+def test_where_nothing_is_found_it_says_where_it_looked(tmp_path: Path) -> None:
+    """The last layer, with pushes that hardly reach anything."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"What is {i} plus {i + 3}?" for i in range(24)))
+    command = "find lab:phi-mini --layers 0 --max-new-tokens 12 --quiet --device cpu".split()
+    command += ["--prompts", str(prompts), "--out", str(tmp_path / "run")]
+    result = typer.testing.CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    found = read_searched(tmp_path / "run" / "search.json")
+    assert found is not None
+    if not found.found:
+        assert "no window" in result.output
+        assert "looked for at layers 0 to 0" in result.output
+    assert found.confirmation == found.discovery == 12
+    assert (tmp_path / "run" / "figures" / "search.png").exists()
+
+
+def test_what_cannot_be_searched_is_refused() -> None:
+    with pytest.raises(InputError, match="remove has no strength"):
+        make_find_settings("lab:qwen-3b", operation="remove")
+    with pytest.raises(InputError, match="a search needs 16"):
+        make_find_settings("lab:qwen-3b", max_prompts=10)
+
+
+def test_the_ladder_reaches_from_a_nudge_to_destruction() -> None:
+    ratios = [b / a for a, b in pairwise(STRENGTHS)]
+    assert STRENGTHS[0] == 0.02
+    assert STRENGTHS[-1] == 1.0
+    assert max(ratios) / min(ratios) < 1.01
