@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersweep.core.statistics import wilson
-from steersweep.search.search import BLOCKS, Cell, Found, Outcome, Search, spread
+from steersweep.search.search import ROUNDS, Cell, Choice, Outcome, Search, spread
 
 GRIDS = Path(__file__).parent / "grids"
 SHORT = 24
@@ -66,16 +66,15 @@ class Grid:
         found: NDArray[np.float64] = (self.cells[:, :, 0] == 1).mean(-1)
         return found
 
-    def search(self, prompts: Ints) -> tuple[Found, int]:
+    def search(self, prompts: Ints) -> tuple[Choice, int]:
         """A search on some prompts, and the tokens it took."""
-        bounds = [0, *BLOCKS]
         tokens = 0
 
         def ask(
-            cells: Sequence[Cell], block: int, *, short: bool
+            cells: Sequence[Cell], start: int, stop: int, *, short: bool
         ) -> Mapping[Cell, Sequence[Outcome]]:
             nonlocal tokens
-            some = prompts[bounds[block] : bounds[block + 1]]
+            some = prompts[start:stop]
             found = {}
             for cell in cells:
                 whole, lengths, brief = self.cells[cell.layer, cell.rung][:, some]
@@ -106,16 +105,16 @@ def regrets(grid: Grid, runs: int) -> tuple[NDArray[np.float64], NDArray[np.floa
     lost, ratio = [], []
     for seed in range(runs):
         order = np.random.default_rng(seed).permutation(n)
-        found, tokens = grid.search(order[: BLOCKS[-1]])
+        found, tokens = grid.search(order[: ROUNDS[-1]])
         lost.append(grid.rates.max() - grid.rates[found.best.layer, found.best.rung])
-        tokens += int(grid.unsteered[1, order[: BLOCKS[-1]]].sum())
-        ratio.append(grid.whole() / (tokens + grid.confirming(found.best, order[BLOCKS[-1] :])))
+        tokens += int(grid.unsteered[1, order[:28]].sum())
+        ratio.append(grid.whole() / (tokens + grid.confirming(found.best, order[ROUNDS[-1] :])))
     return np.array(lost), np.array(ratio)
 
 
 def coverage(grid: Grid, runs: int) -> tuple[float, float]:
     """How often 95 % intervals hold: of a confirmed cell, and naively of a grid's best."""
-    n, half = grid.cells.shape[-1], BLOCKS[-1]
+    n, half = grid.cells.shape[-1], ROUNDS[-1]
     held = naive = 0
     for seed in range(runs):
         generator = np.random.default_rng(seed)

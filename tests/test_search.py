@@ -21,7 +21,7 @@ from steersweep.cli.app import app
 from steersweep.report.found import lines
 from steersweep.run.searched import read_searched
 from steersweep.search.race import beaten, log_evidence
-from steersweep.search.search import BLOCKS, STRENGTHS, Cell, Outcome, Search, spread
+from steersweep.search.search import ROUNDS, STRENGTHS, Cell, Outcome, Search, spread
 from steersweep.sweeps.find import run_find
 from steersweep.sweeps.find_settings import make_find_settings
 
@@ -69,17 +69,18 @@ def landscape(cell: Cell) -> tuple[float, int]:
 
 
 def asking(seed: int, log: list[tuple[int, int, bool]] | None = None) -> replay.Any:
-    thresholds = np.random.default_rng(seed).random(BLOCKS[-1])
-    bounds = [0, *BLOCKS]
+    thresholds = np.random.default_rng(seed).random(ROUNDS[-1])
 
-    def ask(cells: Sequence[Cell], block: int, *, short: bool) -> Mapping[Cell, Sequence[Outcome]]:
+    def ask(
+        cells: Sequence[Cell], start: int, stop: int, *, short: bool
+    ) -> Mapping[Cell, Sequence[Outcome]]:
         found = {}
         for cell in cells:
             rate, breaks = landscape(cell)
-            some = thresholds[bounds[block] : bounds[block + 1]]
+            some = thresholds[start:stop]
             found[cell] = [B if cell.rung >= breaks else R if rate > t else N for t in some]
             if log is not None:
-                log.append((block, len(some), short))
+                log.append((start, stop - start, short))
         return found
 
     return ask
@@ -103,10 +104,10 @@ def test_a_budget_is_kept_and_prompts_are_asked_in_order(budget: float) -> None:
     log: list[tuple[int, int, bool]] = []
     search = Search(asking(2, log), ["dim"], range(24), budget=budget)
     found = search.run()
-    first = sum(n * (0.5 if short else 1.0) for block, n, short in log if block == 0)
+    first = sum(n * (0.5 if short else 1.0) for start, n, short in log if (start, n) == (0, 4))
     assert search.spent <= max(budget, first)
     for seen in found.seen.values():
-        assert len(seen.whole) in (0, *BLOCKS)
+        assert len(seen.whole) in (0, *ROUNDS)
 
 
 def test_layers_are_spread_evenly() -> None:
@@ -146,9 +147,7 @@ def test_a_model_is_searched_and_confirmed_on_other_prompts(found_folder: Path) 
     assert found is not None
     assert found.found
     assert found.discovery == found.confirmation == 60
-    chosen, unsteered = found.of("chosen"), found.of("unsteered")
-    assert chosen is not None
-    assert unsteered is not None
+    chosen, unsteered = found.confirmed_as("chosen"), found.confirmed_as("unsteered")
     assert chosen.rate > 0.5 > unsteered.rate
     settings = make_find_settings("lab:qwen-3b")
     assert not {*settings.discovery.prompts} & {*settings.confirmation.prompts}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import get_judge
+    from steersweep.library.finding import FindResults, find
     from steersweep.library.judging import classify_output_quality, is_refusal
     from steersweep.library.results import SweepResults
     from steersweep.library.sweeping import sweep
@@ -35,6 +36,8 @@ _HOMES = {
     "get_judge": "judging.judge",
     "classify_output_quality": "library.judging",
     "is_refusal": "library.judging",
+    "FindResults": "library.finding",
+    "find": "library.finding",
     "SweepResults": "library.results",
     "sweep": "library.sweeping",
     "dim_directions": "methods.dim",
@@ -60,6 +63,7 @@ __all__ = [
     "ChatModel",
     "Direction",
     "Edit",
+    "FindResults",
     "Found",
     "Generation",
     "Given",
@@ -74,6 +78,7 @@ __all__ = [
     "classify_output_quality",
     "dim_directions",
     "extract_directions",
+    "find",
     "generate",
     "get_judge",
     "is_refusal",

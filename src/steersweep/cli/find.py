@@ -53,6 +53,9 @@ def find(
     budget_rows: Annotated[
         int | None, typer.Option(help="Answers of the search at most [default: about 500].")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for all of it, by the pace of the first answers.")
+    ] = None,
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 60,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
@@ -74,9 +77,8 @@ def find(
 
     Example: `steersweep find lab:qwen-7b`
     """
-    from steersweep.core import typed
     from steersweep.model.source import find_model
-    from steersweep.report.found import print_found
+    from steersweep.report.found import in_short, print_found
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view
     from steersweep.sweeps.find import run_find
@@ -94,6 +96,7 @@ def find(
         prompts=prompts,
         extraction=extraction,
         budget_rows=budget_rows,
+        minutes=minutes,
         precision=precision,
         max_new_tokens=max_new_tokens,
         judge=judge,
@@ -117,7 +120,7 @@ def find(
         )
     report = write_report(folder)
     if as_json:
-        say(json.dumps(typed.plain(outcome.searched), indent=1))
+        say(json.dumps(in_short(outcome.searched) | {"file": str(outcome.results_file)}, indent=1))
         return
     print_found(outcome.searched)
     say(f"\nResults: {outcome.results_file}, {folder / 'search.json'}")

@@ -77,12 +77,12 @@ def sweep(
         SteersweepError: the run could not finish; what did finish is in `out`.
     """
     models = [model] if isinstance(model, str | Path | ModelSource | ChatModel) else [*model]
-    pushes = _listed("multipliers", multipliers)
+    pushes = listed("multipliers", multipliers)
     settings = make_settings(
-        [_source(one) for one in models],
-        methods=_listed("methods", methods),
-        layers=_listed("layers", layers),
-        strengths=_listed("strengths", strengths) or defaults.strengths_beside(pushes, operation),
+        [source_of(one) for one in models],
+        methods=listed("methods", methods),
+        layers=listed("layers", layers),
+        strengths=listed("strengths", strengths) or defaults.strengths_beside(pushes, operation),
         multipliers=pushes,
         operation=operation,
         site=site,
@@ -112,13 +112,14 @@ def sweep(
     return SweepResults(outcome.folder, outcome.results)
 
 
-def _source(model: Model) -> ModelSource:
+def source_of(model: Model) -> ModelSource:
+    """Where a model comes from."""
     if isinstance(model, ChatModel):
         return model.source
     return model if isinstance(model, ModelSource) else find_model(str(model))
 
 
-def _listed(setting: str, values: str | Sequence[float | int | str]) -> str:
+def listed(setting: str, values: str | Sequence[float | int | str]) -> str:
     """As a user types a list."""
     items = [values] if isinstance(values, str) else [*values]
     for item in items:

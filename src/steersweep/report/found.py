@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from steersweep.report.console import PlainConsole
 from steersweep.run.searched import Confirmed, Searched
@@ -44,6 +45,29 @@ def lines(found: Searched) -> Iterator[str]:
         f"A grid of 9 layers and 6 strengths with controls on these prompts: about "
         f"{cost.grid_tokens:,}, {cost.grid_tokens / max(1, cost.tokens):.0f} times as many."
     )
+
+
+def in_short(found: Searched) -> dict[str, Any]:
+    """The finding for programs, as `find --json` prints it; `search.json` holds all of it."""
+    chosen, window = found.confirmed_as("chosen"), found.window
+    return {
+        "model": found.model,
+        "method": found.method,
+        "found": found.found,
+        "layer_idx": found.layer,
+        "layer_pct": round(found.layer / found.n_layers, 4),
+        "relative_strength": found.strength,
+        "multiplier": found.multiplier,
+        "coherent_refusal_rate": chosen.rate,
+        "coherent_refusal_ci": list(chosen.interval),
+        "garbled_rate": chosen.broken / chosen.n,
+        "n_confirm": chosen.n,
+        "random": {"coherent_refusal_rate": found.confirmed_as("random direction").rate},
+        "unsteered": {"coherent_refusal_rate": found.confirmed_as("unsteered").rate},
+        "window": None if window is None else [window.weakest, window.strongest],
+        "generated_tokens": found.cost.tokens,
+        "grid_tokens": found.cost.grid_tokens,
+    }
 
 
 def _line(cell: Confirmed) -> str:

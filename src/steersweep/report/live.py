@@ -102,6 +102,13 @@ class View:
         """Show what is new about a job."""
 
 
+def _conditions(progress: Progress) -> str:
+    """How many are done, of how many where that is known."""
+    if progress.total:
+        return f"{progress.done}/{progress.total} conditions"
+    return f"{progress.done} conditions"
+
+
 class Lines(View):
     """Now and then a whole line, for logs and pipes."""
 
@@ -128,7 +135,7 @@ class Lines(View):
         progress = pace.progress
         where = name if self.models is None else f"{name} ({self.models[0] + 1}/{self.models[1]})"
         self.on_line(
-            f"{progress.fraction:4.0%}  {where}: {progress.done}/{progress.total} conditions, "
+            f"{progress.fraction:4.0%}  {where}: {_conditions(progress)}, "
             f"{_doing(pace)}{_speed(pace)}{_left(pace, pace.seen)}"
         )
 

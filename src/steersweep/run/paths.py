@@ -183,6 +183,11 @@ class RunPaths:
         return self.root / "search.json"
 
     @property
+    def search_pace(self) -> Path:
+        """How fast a search with a bound in minutes was when it began."""
+        return self.root / "search_pace.json"
+
+    @property
     def report(self) -> Path:
         """The page of the run."""
         return self.root / "report.html"

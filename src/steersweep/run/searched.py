@@ -152,9 +152,9 @@ class Searched:
     cells: Sequence[SearchedCell]
     cost: Cost
 
-    def of(self, what: str) -> Confirmed | None:
-        """What was confirmed under that name."""
-        return next((c for c in self.confirmed if c.what == what), None)
+    def confirmed_as(self, what: str) -> Confirmed:
+        """What was confirmed under that name; all are there but a neighbour off the ladder."""
+        return next(cell for cell in self.confirmed if cell.what == what)
 
 
 def write_searched(path: Path, searched: Searched) -> None:

@@ -21,8 +21,7 @@ from steersweep.search.race import beaten
 # Twelve strengths over a factor of fifty: relative to the residual stream, so for any model.
 STRENGTHS = tuple(round(0.02 * 50 ** (i / 11), 4) for i in range(12))
 ERROR = 0.05  # chance, at most, that the best cell of the race is dropped as beaten
-# Discovery prompts come in blocks: [0, 4), [4, 8), ...; a round of the race ends with a block.
-BLOCKS = (4, 8, 16, 28, 44, 60)
+ROUNDS = (4, 8, 16, 28, 44, 60)  # discovery prompts answered after each round of the race
 _COARSE = 7  # layers where bisection looks
 _BROKEN = 0.5  # share of broken answers from which a strength is too strong
 _BELOW = 3  # strengths below the breaking point that are tried
@@ -54,12 +53,12 @@ class Cell:
 
 
 class Ask(Protocol):
-    """Has cells answer a block of discovery prompts."""
+    """Has cells answer discovery prompts."""
 
     def __call__(
-        self, cells: Sequence[Cell], block: int, *, short: bool
+        self, cells: Sequence[Cell], start: int, stop: int, *, short: bool
     ) -> Mapping[Cell, Sequence[Outcome]]:
-        """Outcomes by prompt of the block, of each cell."""
+        """Outcomes of each cell, by prompt from `start` to before `stop`."""
 
 
 @dataclass
@@ -84,7 +83,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Found:
+class Choice:
     """What a search ended with.
 
     Attributes:
@@ -109,7 +108,8 @@ class Search:
         methods: ways to find a direction.
         layers: that may be chosen, in order.
         n_rungs: strengths on the ladder.
-        blocks: prompts that have been asked after each block.
+        rounds: prompts that have been answered after each round of the race; the first so many show
+            what takes part.
         budget: rows at most, short ones counted by their length; the race ends when the next round
             would pass it.
         short_row: what a short row counts for.
@@ -122,7 +122,7 @@ class Search:
         layers: Sequence[int],
         *,
         n_rungs: int = len(STRENGTHS),
-        blocks: Sequence[int] = BLOCKS,
+        rounds: Sequence[int] = ROUNDS,
         budget: float = float("inf"),
         short_row: float = 0.5,
     ) -> None:
@@ -130,14 +130,14 @@ class Search:
         self._methods = tuple(methods)
         self._layers = tuple(layers)
         self._n_rungs = n_rungs
-        self._blocks = tuple(blocks)
+        self._rounds = tuple(rounds)
         self._budget = budget
         self._short_row = short_row
         self.spent = 0.0
         self.seen: dict[Cell, Seen] = {}
         self.breaks: dict[tuple[str, int], int] = {}
 
-    def run(self) -> Found:
+    def run(self) -> Choice:
         """Search; the same answers lead to the same search."""
         self._bisect()
         tried = self._below_the_break()
@@ -152,7 +152,7 @@ class Search:
         high = dict.fromkeys(places, self._n_rungs)  # breaks
         while open_ := [p for p in places if high[p] - low[p] > 1]:
             cells = [Cell(*place, (low[place] + high[place]) // 2) for place in open_]
-            self._answer(cells, 0, short=True)
+            self._answer(cells, self._rounds[0], short=True)
             for place, cell in zip(open_, cells, strict=True):
                 short = self.seen[cell].short
                 broken = sum(o is Outcome.BROKEN for o in short) / len(short)
@@ -173,7 +173,7 @@ class Search:
                 for place in places
                 for rung in range(max(0, self.breaks[place] - _BELOW), max(1, self.breaks[place]))
             ]
-            self._answer(cells, 0)
+            self._answer(cells, self._rounds[0])
             tried += cells
             held = {(c.method, c.layer) for c in cells if self._broken(c) < _BROKEN}
             places = [p for p in places if p not in held and self.breaks[p] > _BELOW]
@@ -186,24 +186,22 @@ class Search:
         whole = self.seen[cell].whole
         return sum(o is Outcome.BROKEN for o in whole) / len(whole)
 
-    def _race(self, tried: Sequence[Cell]) -> Found:
-        rounds = [self._blocks[0]]
+    def _race(self, tried: Sequence[Cell]) -> Choice:
+        rounds = [self._rounds[0]]
         racing = self._best_of(tried, _FIRST)
         gap = _gap(self._layers, _COARSE)
-        for block, asked in enumerate(self._blocks[1:], start=1):
+        for asked in self._rounds[1:]:
             racing += [c for c in self._neighbours(racing[0], gap) if c not in racing]
             gap = max(1, gap // 2)
             rows = sum(asked - len(self._held(cell)) for cell in racing)
             if self.spent + rows > self._budget:
                 break
-            for earlier in range(block + 1):
-                due = [c for c in racing if len(self._held(c)) == ([0, *self._blocks][earlier])]
-                self._answer(due, earlier)
+            self._answer(racing, asked)
             rounds.append(asked)
             racing = self._still(racing, _KEPT.get(asked, 2))
             if len(racing) == 1 and not self._fresh(racing[0], gap):
                 break
-        return Found(racing[0], self.seen, self.breaks, tuple(rounds))
+        return Choice(racing[0], self.seen, self.breaks, tuple(rounds))
 
     def _still(self, racing: Sequence[Cell], kept: int) -> list[Cell]:
         """The cells that go on, best first; what ends the others is noted."""
@@ -246,16 +244,17 @@ class Search:
     def _ended(self, cell: Cell) -> bool:
         return cell in self.seen and bool(self.seen[cell].end)
 
-    def _answer(self, cells: Sequence[Cell], block: int, *, short: bool = False) -> None:
-        """Have cells answer a block, those that have not yet."""
-        start = [0, *self._blocks][block]
-        due = [c for c in dict.fromkeys(cells) if len(self._held(c, short=short)) <= start]
-        if not due:
-            return
-        for cell, outcomes in self._ask(due, block, short=short).items():
-            seen = self.seen.setdefault(cell, Seen())
-            (seen.short if short else seen.whole).extend(outcomes)
-            self.spent += len(outcomes) * (self._short_row if short else 1.0)
+    def _answer(self, cells: Sequence[Cell], stop: int, *, short: bool = False) -> None:
+        """Have cells answer the prompts up to one that they have not answered."""
+        groups: dict[int, list[Cell]] = {}
+        for cell in dict.fromkeys(cells):
+            if (have := len(self._held(cell, short=short))) < stop:
+                groups.setdefault(have, []).append(cell)
+        for start, due in groups.items():
+            for cell, outcomes in self._ask(due, start, stop, short=short).items():
+                seen = self.seen.setdefault(cell, Seen())
+                (seen.short if short else seen.whole).extend(outcomes)
+                self.spent += len(outcomes) * (self._short_row if short else 1.0)
 
     def _best_of(self, cells: Iterable[Cell], count: int) -> list[Cell]:
         """The best cells so far; of equal ones the weaker push, then the one nearer the middle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -30,7 +31,7 @@ from steersweep.run.searched import (
     write_searched,
 )
 from steersweep.run.verdict import Thresholds
-from steersweep.search.search import STRENGTHS, Cell, Found, Outcome, Search
+from steersweep.search.search import STRENGTHS, Cell, Choice, Outcome, Search
 from steersweep.sweeps.find_settings import RESULTS, SHORT, FindSettings
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import begun, freeze
@@ -75,8 +76,8 @@ def run_find(
 ) -> FindOutcome:
     """Search, confirm, and write what came out; the same call again continues.
 
-    Every cell that is asked is an ordinary condition on its block of prompts, saved batch by batch,
-    so a continued search asks the same again and finds the answers there.
+    Every cell that is asked is an ordinary condition on the prompts of a round, saved batch by
+    batch, so a continued search asks the same again and finds the answers there.
 
     Args:
         settings: what to search on.
@@ -94,7 +95,7 @@ def run_find(
     created = begun(out)
     (source,) = settings.sweep.models
     job = make_job(
-        replace(settings.sweep, test=settings.discovery, strengths=settings.sweep.strengths[:1]),
+        replace(settings.sweep, test=settings.unsteered, strengths=settings.sweep.strengths[:1]),
         source,
         resolve_device(device),
         created[:10],
@@ -124,8 +125,10 @@ class _Finding:
         self._settings = settings
         self._job = job
         self._store = store
+        self._expected = _USUAL_ROWS + len(settings.unsteered.prompts)
+        self._expected += 5 * len(settings.confirmation.prompts)
         self._told = Told(job, 0, on_progress)
-        bench = open_bench(job, store, self._told)
+        bench = open_bench(job, store, self._told, rows=self._expected)
         assert bench is not None, "a search makes more than checks"
         self._bench: Bench = bench
         self._renderer = bench.chat.renderer
@@ -133,18 +136,18 @@ class _Finding:
         self._cost = {"whole": 0, "short": 0, "confirm": 0}
         self._tokens = 0
         self._lengths: list[int] = []  # of whole answers
-        self._expected = _USUAL_ROWS + len(settings.discovery.prompts)
-        self._expected += 5 * len(settings.confirmation.prompts)
 
     def run(self) -> FindOutcome:
-        self._answers("whole", [self._job.conditions[0]], self._settings.discovery)
+        started = time.monotonic()
+        self._answers("whole", [self._job.conditions[0]], self._settings.unsteered)
+        budget = self._budget(time.monotonic() - started)
         layers = sorted({layer for _, layer in self._bench.directions if layer is not None})
         search = Search(
             self._ask,
             self._settings.sweep.methods,
             layers,
-            blocks=self._settings.blocks,
-            budget=float("inf") if self._settings.budget is None else self._settings.budget,
+            rounds=self._settings.rounds,
+            budget=budget,
             short_row=SHORT / self._settings.sweep.max_new_tokens,
         )
         found = search.run()
@@ -157,12 +160,25 @@ class _Finding:
         self._told("finished", ended=True)
         return FindOutcome(self._store.root, searched, result, file)
 
+    def _budget(self, seconds: float) -> float:
+        """Rows of the search at most, by what the unsteered answers took; kept for a later call."""
+        asked = float("inf") if self._settings.budget is None else self._settings.budget
+        if self._settings.minutes is None:
+            return asked
+        rows = len(self._settings.unsteered.prompts)
+        path = self._store.paths.search_pace
+        pace = float(
+            self._store.write_once(path, {"rows_per_second": rows / seconds})["rows_per_second"]
+        )
+        confirm = 5 * len(self._settings.confirmation.prompts)
+        return min(asked, max(0.0, 60 * self._settings.minutes * pace - rows - confirm))
+
     # -- answers -----------------------------------------------------------------------------------
 
     def _ask(
-        self, cells: Sequence[Cell], block: int, *, short: bool
+        self, cells: Sequence[Cell], start: int, stop: int, *, short: bool
     ) -> Mapping[Cell, Sequence[Outcome]]:
-        test = self._settings.block(block)
+        test = self._settings.asked(start, stop)
         new = self._settings.sweep.max_new_tokens
         conditions = [
             self._condition(cell, test, min(SHORT, new) if short else new) for cell in cells
@@ -245,7 +261,7 @@ class _Finding:
         return job, {what: records[condition.key] for what, condition in asked.items()}
 
     def _searched(
-        self, found: Found, layers: Sequence[int], records: Mapping[What, Record]
+        self, found: Choice, layers: Sequence[int], records: Mapping[What, Record]
     ) -> Searched:
         best = found.best
         steering = records["chosen"].steering
@@ -307,7 +323,7 @@ def _confirmed(what: What, record: Record, chosen: Record) -> Confirmed:
     )
 
 
-def _cell(cell: Cell, found: Found) -> SearchedCell:
+def _cell(cell: Cell, found: Choice) -> SearchedCell:
     seen = found.seen[cell]
     return SearchedCell(
         method=cell.method,
@@ -323,7 +339,7 @@ def _cell(cell: Cell, found: Found) -> SearchedCell:
     )
 
 
-def _window(found: Found, confirmed: Mapping[str, Confirmed]) -> Window:
+def _window(found: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
     """How far the window reaches, by what was answered in full at the chosen layer."""
     best = found.best
     rates = {

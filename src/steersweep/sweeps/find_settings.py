@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steersweep.core.errors import InputError, setting
-from steersweep.core.setting_values import whole_number
+from steersweep.core.setting_values import positive_number, whole_number
 from steersweep.model.source import ModelSource, find_model
 from steersweep.prompts.prompts import TestSet
-from steersweep.search.search import BLOCKS, STRENGTHS
+from steersweep.search.search import ROUNDS, STRENGTHS
 from steersweep.sweeps.settings import SweepSettings, make_settings
 
 MAX_NEW_TOKENS = 60
 SHORT = 24  # new tokens that show whether a text breaks
 CONFIRM = 60  # prompts of the confirmation, at most; half of the prompts where there are fewer
 _FEWEST = 16  # test prompts
+_UNSTEERED = 28
 MAX_ROWS = 1_000_000
+_MAX_MINUTES = 60 * 24 * 30
 RESULTS = "find"
 
 
@@ -29,18 +31,22 @@ class FindSettings:
         sweep: model, methods, prompts and the rest; its strengths are the ladder.
         budget: rows of the search at most, short ones counted by their length; None: no bound but
             the search's own.
+        minutes: what searching and confirming may take together, by the pace of the first answers;
+            None: no bound.
     """
 
     sweep: SweepSettings
     budget: float | None = None
+    minutes: float | None = None
 
     def plan(self) -> dict[str, Any]:
         """The settings as plain data."""
         return self.sweep.plan() | {
             "kind": "find",
-            "blocks": list(self.blocks),
+            "rounds": list(self.rounds),
             "short": SHORT,
             "budget": self.budget,
+            "minutes": self.minutes,
         }
 
     @property
@@ -51,21 +57,24 @@ class FindSettings:
     @property
     def discovery(self) -> TestSet:
         """Prompts of the search, in the order of their hashes."""
-        return self._part(slice(self._n_confirm, self._n_confirm + BLOCKS[-1]), "discover")
+        return self._part(slice(self._n_confirm, self._n_confirm + ROUNDS[-1]), "discover")
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """How many discovery prompts have been asked after each block."""
-        count = min(BLOCKS[-1], len(self.sweep.test.prompts) - self._n_confirm)
-        return (*(end for end in BLOCKS if end < count), count)
+    def rounds(self) -> tuple[int, ...]:
+        """How many discovery prompts have been answered after each round of the race."""
+        count = len(self.discovery.prompts)
+        return (*(end for end in ROUNDS if end < count), count)
 
-    def block(self, number: int) -> TestSet:
-        """The discovery prompts of a block."""
-        start, stop = (0, *self.blocks)[number : number + 2]
+    def asked(self, start: int, stop: int) -> TestSet:
+        """Some of the discovery prompts."""
         found = self.discovery
-        return replace(
-            found, name=f"{found.name}[{start}:{stop}]", prompts=found.prompts[start:stop]
-        )
+        name = f"{found.name}[{start}:{stop}]"
+        return replace(found, name=name, prompts=found.prompts[start:stop])
+
+    @property
+    def unsteered(self) -> TestSet:
+        """Discovery prompts that are answered without steering too: what fluent text looks like."""
+        return self.asked(0, min(_UNSTEERED, len(self.discovery.prompts)))
 
     @property
     def _n_confirm(self) -> int:
@@ -82,6 +91,7 @@ def make_find_settings(
     *,
     layers: str = "",
     budget_rows: int | None = None,
+    minutes: float | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     **options: Any,
 ) -> FindSettings:
@@ -91,6 +101,7 @@ def make_find_settings(
         model: one model.
         layers: that may be chosen, separated by commas; empty: all.
         budget_rows: see `FindSettings`.
+        minutes: the same.
         max_new_tokens: of a whole answer.
         options: as of `make_settings`.
 
@@ -104,6 +115,8 @@ def make_find_settings(
         )
     if budget_rows is not None:
         whole_number(setting("budget_rows"), budget_rows, 1, MAX_ROWS)
+    if minutes is not None:
+        positive_number(setting("minutes"), str(minutes), _MAX_MINUTES)
     if not layers:
         source = model if isinstance(model, ModelSource) else find_model(model)
         n_layers = int(source.config().get_text_config().num_hidden_layers)
@@ -120,4 +133,4 @@ def make_find_settings(
             f"{setting('prompts')} {sweep.test.name}: {count} prompts; a search needs {_FEWEST} at "
             f"least, half of which confirm what the other half finds"
         )
-    return FindSettings(sweep, None if budget_rows is None else float(budget_rows))
+    return FindSettings(sweep, None if budget_rows is None else float(budget_rows), minutes)

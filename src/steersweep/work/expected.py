@@ -40,14 +40,24 @@ def stage_name(method: str, stage: str) -> str:
     return f"{method}: {stage}"
 
 
-def expected_seconds(job: Job, shape: ModelShape, device: str) -> dict[str, float]:
-    """Seconds of each stage of a job, in order, as if nothing of it were done."""
+def expected_seconds(
+    job: Job, shape: ModelShape, device: str, *, rows: int | None = None
+) -> dict[str, float]:
+    """Seconds of each stage of a job, in order, as if nothing of it were done.
+
+    Args:
+        job: the job.
+        shape: of its model.
+        device: where it runs.
+        rows: answers, where they are not those of all its conditions to all its prompts.
+    """
     machine = machine_of(device)
     n_prompts = len(job.test.prompts)
+    n_conditions = len(job.conditions) if rows is None else -(-rows // n_prompts)
     work = Workload(
         shape=shape,
         precision=job.precision,
-        n_conditions=len(job.conditions),
+        n_conditions=n_conditions,
         n_prompts=n_prompts,
         new_tokens=max(condition.max_new_tokens for condition in job.conditions),
         rows=job.max_rows,

@@ -121,15 +121,22 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     return told("finished", ended=True)
 
 
-def open_bench(job: Job, store: RunFolder, told: Told) -> Bench | None:
+def open_bench(job: Job, store: RunFolder, told: Told, *, rows: int | None = None) -> Bench | None:
     """A job's model with its directions, checked; None for a job of checks alone, after these.
+
+    Args:
+        job: the job.
+        store: its run folder.
+        told: tells what goes on.
+        rows: answers that are expected; None: of all conditions to all prompts.
 
     Raises:
         as `_run_job`.
     """
     for own in job.own_methods.values():
         METHODS.add(own)
-    chat, shape = _open(job, told)
+    told.rows = rows
+    chat, shape = _open(job, told, rows)
     notes = _check(chat, job, store, told)
     if job.checks_only:
         return None
@@ -143,6 +150,7 @@ class Told:
         self.stages = Stages({LOADING: _LOADING_S}, apart=APART)
         self.total = total
         self.done = 0
+        self.rows: int | None = None  # where they are not those of all conditions
         self._job = job
         self._on_progress = on_progress
 
@@ -158,7 +166,7 @@ class Told:
                 self.total,
                 fraction,
                 note,
-                self.total * len(self._job.test.prompts),
+                self.total * len(self._job.test.prompts) if self.rows is None else self.rows,
                 warning=warning,
                 stages=now,
             )
@@ -170,13 +178,13 @@ class Told:
         self(stage)
 
 
-def _open(job: Job, told: Told) -> tuple[ChatModel, ModelShape]:
+def _open(job: Job, told: Told, rows: int | None) -> tuple[ChatModel, ModelShape]:
     """Load a job's model, and expect what its size makes of the job."""
     told.begin(LOADING)
     chat = _load(job)
     shape = model_shape(chat.model.config, chat.model)
     told.stages.end()
-    told.stages.expect(expected_seconds(job, shape, chat.device.type))
+    told.stages.expect(expected_seconds(job, shape, chat.device.type, rows=rows))
     return chat, shape
 
 
