@@ -19,11 +19,16 @@ from scipy.integrate import quad
 from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.report.found import lines
+from steersweep.run.result_files import read_result_file, result_files
 from steersweep.run.searched import read_searched
 from steersweep.search.race import beaten, log_evidence
 from steersweep.search.search import ROUNDS, STRENGTHS, Cell, Outcome, Search, spread
+from steersweep.search.window import window_strengths
+from steersweep.study.status import status
+from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.find import run_find
 from steersweep.sweeps.find_settings import make_find_settings
+from test_study import small
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import find as replay  # the benchmark's grids
@@ -206,3 +211,66 @@ def test_the_ladder_reaches_from_a_nudge_to_destruction() -> None:
     assert STRENGTHS[0] == 0.02
     assert STRENGTHS[-1] == 1.0
     assert max(ratios) / min(ratios) < 1.01
+
+
+# -- windows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("breaks", "rungs"),
+    [
+        ((6, 8, 7), (3, 4, 5, 6, 7)),
+        ((7, 12), (4, 6, 8, 9, 11)),
+        ((12,), (9, 10, 11)),
+        ((0, 1), (0,)),
+        ((2,), (0, 1)),
+    ],
+)
+def test_a_window_reaches_from_three_below_the_first_break_to_below_the_last(
+    breaks: tuple[int, ...], rungs: tuple[int, ...]
+) -> None:
+    assert window_strengths(breaks) == tuple(STRENGTHS[rung] for rung in rungs)
+
+
+def tried(folder: Path) -> set[float]:
+    """Relative strengths of the conditions in a run's results."""
+    found = [r for file in result_files(folder) for r in read_result_file(file)]
+    return {round(c.steering.relative_strength, 4) for r in found for c in r.conditions}
+
+
+def test_a_sweep_without_strengths_tries_those_of_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["sweep", "lab:qwen-3b", "--layers", "0.4,0.6", "--max-prompts", "8", "--quiet"]
+    command += ["--max-new-tokens", "20", "--device", "cpu", "--out", str(tmp_path / "run")]
+    done = typer.testing.CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "texts begin to break at" in done.output
+    (held,) = (tmp_path / "run" / "extraction").glob("window-*.json")
+    breaks = json.loads(held.read_text())["breaks"]
+    assert len(breaks) == 2
+    assert tried(tmp_path / "run") == {*window_strengths(breaks.values())}
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("run/conditions/*")}
+    monkeypatch.setattr(
+        "steersweep.work.answering.generate", lambda *_args, **_options: pytest.fail("asked again")
+    )
+    again = typer.testing.CliRunner().invoke(app, command)
+    assert again.exit_code == 0, again.output
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+@pytest.mark.parametrize("where", ["strength", "follow_up"])
+def test_a_study_may_look_for_strengths(where: str, tmp_path: Path) -> None:
+    changes: dict[str, replay.Any] = {"strength": "find"}
+    if where == "follow_up":  # whatever comes out of phase 1, it is partial
+        changes = {
+            "follow_up": {"layers": [0.5], "strengths": "find"},
+            "thresholds": {"works": 0.99, "partial": 0.0},
+        }
+    plan = small(**changes)
+    run_study(plan, tmp_path / "run", StudyOptions(until="family_sweep"))
+    assert len(tried(tmp_path / "run")) >= 2
+    windows = [*(tmp_path / "run" / "extraction").glob("window-*.json")]
+    assert len(windows) == 2
+    standing = status(tmp_path / "run")
+    assert standing.done == standing.total

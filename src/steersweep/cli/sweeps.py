@@ -122,8 +122,8 @@ def sweep(
 ) -> None:
     """Sweep layers and strengths on one model. The same command again continues a killed run.
 
-    Without --strengths or --multipliers: strengths 0.05, 0.1, 0.2 and 0.4; with --operation remove,
-    none.
+    Without --strengths or --multipliers: up to five strengths of the model's own window, from some
+    short answers that show where texts break (--strengths find); with --operation remove, none.
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
@@ -168,12 +168,14 @@ def _run_and_show(
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view
     from steersweep.report.terminal import power_line, print_verdicts
+    from steersweep.search.window import MOST
     from steersweep.sweeps.run import run_sweep
 
     quiet_libraries()
     show_notes(settings.notes)
     if not quiet:
-        cells = len(settings.methods) * len(settings.layers) * len(settings.strengths)
+        strengths = MOST if settings.window else len(settings.strengths)
+        cells = len(settings.methods) * len(settings.layers) * strengths
         say(power_line(len(settings.test.prompts), cells), err=True)
     with live_view(quiet=quiet) as view:
         outcome = run_sweep(

@@ -52,8 +52,8 @@ def sweep(
         out: the run folder: new, or of a sweep with these settings.
         methods: how directions are found, such as `dim`, `cosmic`.
         layers: where steering starts: a share of the depth (0.6, below 1) or an index (25).
-        strengths: lengths of the addition over the mean residual norm at the layer; 0.05, 0.1, 0.2
-            and 0.4 where neither these nor `multipliers` are given.
+        strengths: lengths of the addition over the mean residual norm at the layer; at most
+            five of each model's own window where neither these nor `multipliers` are given.
         multipliers: lengths of the addition in units of the residual stream.
         operation: `add` directions; `remove` the component along them, without a strength; or
             `affine`: set it to that of harmless prompts, then add.

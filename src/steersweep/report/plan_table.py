@@ -13,6 +13,7 @@ from steersweep.catalog.gpus import LOCAL, prices_as_of
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
 from steersweep.run.condition import Strength
+from steersweep.search.window import MOST
 from steersweep.study.ahead import look_ahead
 from steersweep.study.costs import cheapest, estimate
 from steersweep.study.cuts import Begun, savings
@@ -52,6 +53,7 @@ class PlannedSweep:
         precision: what it runs in.
         layers: by what the plan calls a layer, its index.
         strengths: how strongly to steer.
+        window: of those of the ladder only the ones in the model's window, five at most.
         n_conditions: with controls and methods' own choices.
         n_unique: test prompts.
         gpu: kind of GPU.
@@ -74,6 +76,7 @@ class PlannedSweep:
     precision: str
     layers: dict[str, int]
     strengths: tuple[Strength, ...]
+    window: bool
     n_conditions: int
     n_unique: int
     gpu: str
@@ -114,6 +117,7 @@ def _row(plan: Plan, ahead: Expected, n_prompts: int) -> PlannedSweep:
         precision=sweep.precision,
         layers={choice.text: choice.index(sweep.model.n_layers) for choice in sweep.layers},
         strengths=sweep.strengths,
+        window=sweep.window,
         n_conditions=sweep.n_conditions,
         n_unique=n_prompts,
         gpu=sweep.model.gpu,
@@ -232,7 +236,10 @@ def _power(rows: Sequence[PlannedSweep]) -> list[str]:
     first = [row for row in rows if row.step == "family"]
     if not first:
         return []
-    cells = max(len(row.layers) * len(row.strengths) for row in first)
+    cells = max(
+        len(row.layers) * (min(MOST, len(row.strengths)) if row.window else len(row.strengths))
+        for row in first
+    )
     return [f"{power_line(first[0].n_unique, cells)}."]
 
 

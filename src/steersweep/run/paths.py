@@ -177,6 +177,10 @@ class RunPaths:
         """The run folder, inside this one, of a verification's reproduction run."""
         return self.root / "reproduction" / name
 
+    def window(self, key: str) -> Path:
+        """Where texts of a model begin to break, for a sweep without strengths of its own."""
+        return self.root / "extraction" / f"window-{key}.json"
+
     @property
     def search(self) -> Path:
         """What a search for the best cell went through."""

@@ -139,15 +139,18 @@ class Search:
 
     def run(self) -> Choice:
         """Search; the same answers lead to the same search."""
-        self._bisect()
+        self.bisect(spread(self._layers, _COARSE))
         tried = self._below_the_break()
         return self._race(tried)
 
     # -- the steps ---------------------------------------------------------------------------------
 
-    def _bisect(self) -> None:
-        """Find at each coarse layer the lowest rung at which half of short answers are broken."""
-        places = [(m, layer) for m in self._methods for layer in spread(self._layers, _COARSE)]
+    def bisect(self, layers: Sequence[int]) -> None:
+        """Find at some layers the lowest rung at which half of short answers are broken.
+
+        What is found stands in `breaks`, by method and layer; one past the ladder where none is.
+        """
+        places = [(method, layer) for method in self._methods for layer in layers]
         low = dict.fromkeys(places, -1)  # holds, as far as is known
         high = dict.fromkeys(places, self._n_rungs)  # breaks
         while open_ := [p for p in places if high[p] - low[p] > 1]:

@@ -16,6 +16,7 @@ from steersweep.model.template_options import TemplateOptions
 from steersweep.run.condition import REMOVED, LayerChoice, Strength
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.verdict import Thresholds
+from steersweep.search.search import STRENGTHS
 from steersweep.sweeps import defaults
 
 Section = TypeVar("Section")
@@ -167,7 +168,9 @@ class Plan:
         models: all models by name, in the plan's order: families, then sizes from small to large.
         prompts: what models are asked.
         precision: what models run in where a phase says nothing else.
-        strength: how strongly to steer where a phase says nothing else.
+        strength: how strongly to steer where a phase says nothing else; with `window`, one that
+            stands for those that are not known yet.
+        window: whether the strengths of phase 1 are those of each model's window.
         edit: what is done with directions, and where.
         thresholds: what decides who goes on.
         flat_within: half the width of what counts as a flat size curve, as a rate.
@@ -196,6 +199,7 @@ class Plan:
     prompts: Prompts
     precision: str
     strength: Strength
+    window: bool
     edit: EditSettings
     thresholds: Thresholds
     flat_within: float
@@ -281,13 +285,21 @@ class Plan:
         return self.fallback_gpus.get(gpu)
 
 
+FIND = "find"  # strengths of each model's window
+
+
 def layer_choice(value: float) -> LayerChoice:
     """A layer as a plan gives it: a share below 1, or an index."""
     return LayerChoice(str(value) if isinstance(value, int) else format(Decimal(repr(value)), "f"))
 
 
 def strength_of(entry: Mapping[str, float] | str) -> Strength:
-    """A strength as a plan gives it: `{multiplier: 15}`, `{relative: 0.3}` or `removed`."""
+    """A strength as a plan gives it: `{multiplier: 15}`, `{relative: 0.3}`, `removed` or `find`.
+
+    For `find`, one in the middle of those that are tried.
+    """
+    if entry == FIND:
+        return Strength("relative", STRENGTHS[len(STRENGTHS) // 2])
     if isinstance(entry, str):
         return REMOVED
     ((unit, value),) = entry.items()

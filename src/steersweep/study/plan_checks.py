@@ -18,7 +18,7 @@ from steersweep.run.condition import MAX_CONDITIONS, REMOVED
 from steersweep.study.curves import PRECISION_MATTERS
 from steersweep.study.phases.phase import FieldPath, Mention, Phase
 from steersweep.study.phases.registry import all_phases
-from steersweep.study.plan import Plan
+from steersweep.study.plan import FIND, Plan
 
 MAX_ERRORS = 50  # looked at, to name the one that matters
 
@@ -173,7 +173,7 @@ def _of(mentions: list[Mention], kind: str) -> Iterator[Mention]:
 
 def _mentioned(plan: Plan) -> Iterator[Mention]:
     """What the plan names outside its phases."""
-    yield Mention("strength", ["strength"], str(plan.strength))
+    yield Mention("strength", ["strength"], FIND if plan.window else str(plan.strength))
     for name in plan.prompts.extraction:
         yield Mention("method", ["prompts", "extraction", name], name)
     for i, row in enumerate(plan.dropped):

@@ -23,6 +23,7 @@ from steersweep.run.verdict import Thresholds
 from steersweep.study.own_methods import AtPlace, with_names
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import (
+    FIND,
     Budget,
     Cut,
     Decoding,
@@ -179,6 +180,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         ),
         precision=data["precision"],
         strength=strength_of(data["strength"]),
+        window=data["strength"] == FIND,
         edit=EditSettings.read(data.get("edit", {})),
         thresholds=Thresholds(float(rates["works"]), float(rates["partial"])),
         flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),

@@ -84,4 +84,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         template_options=sweep.model.template_options,
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
+        window=sweep.window,
     )

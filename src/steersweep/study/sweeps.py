@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from steersweep.run.condition import Borrowed, LayerChoice, Strength
 from steersweep.run.label import Label
 from steersweep.run.result import Result
+from steersweep.search.window import MOST
 from steersweep.study.plan import Plan, PlannedModel
 
 
@@ -59,6 +60,7 @@ class Sweep:
         methods: ways to find a direction.
         layers: where steering starts.
         strengths: how strongly to steer.
+        window: of the strengths of the ladder only those of the model's window; see `Job`.
         precision: what the model runs in.
         timeout_s: the plan's limit for the job, or None.
         reference: with which precision this one is compared; see `SweepSettings`.
@@ -74,16 +76,25 @@ class Sweep:
     timeout_s: int | None = None
     reference: str | None = None
     borrowed: tuple[Borrowed, ...] = ()
+    window: bool = False
 
     @property
     def n_conditions(self) -> int:
-        """Conditions it expands to, controls and methods' own choices included."""
+        """Conditions it expands to, controls and methods' own choices included; at most."""
         from steersweep.sweeps.expansion import expand
 
-        cells = expand(
-            self.methods, self.layers, self.strengths, self.borrowed, self.model.n_layers
-        )
+        cells = expand(self.methods, self.layers, self.at_most, self.borrowed, self.model.n_layers)
         return sum(1 for _ in cells)
+
+    @property
+    def at_most(self) -> tuple[Strength, ...]:
+        """As many strengths as it may try."""
+        from steersweep.sweeps.expansion import LADDER
+
+        if not self.window:
+            return self.strengths
+        others = tuple(strength for strength in self.strengths if strength not in LADDER)
+        return (*others, *LADDER[:MOST])
 
     @property
     def run_names(self) -> tuple[str, ...]:

@@ -8,9 +8,7 @@ from steersweep.run.edit_settings import STANDARD
 
 METHODS = "dim"
 LAYERS = ("0.2", "0.4", "0.5", "0.6", "0.8")  # shares of the depth
-# Relative to the residual norm, doubled each time. Real models of 0.5 and 1.5 billion parameters
-# are steered at 0.05 to 0.15 and broken above, the lab's miniatures at 0.2 to 0.5. A plan has none.
-STRENGTHS = (0.05, 0.1, 0.2, 0.4)
+FIND = "find"  # strengths of the model's own window
 PROMPTS = "benign-120"
 PRECISION = "auto"
 DEVICE = "auto"
@@ -30,4 +28,4 @@ def listed(values: tuple[str | float, ...]) -> str:
 
 def strengths_beside(multipliers: str, operation: str) -> str:
     """What stands in for strengths where none is given; none beside multipliers or to remove."""
-    return "" if multipliers or operation == "remove" else listed(STRENGTHS)
+    return "" if multipliers or operation == "remove" else FIND

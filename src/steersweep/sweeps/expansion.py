@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import Borrowed, LayerChoice, Strength
 from steersweep.run.label import RANDOM, UNSTEERED, Label
+from steersweep.search.search import STRENGTHS
+
+LADDER = tuple(Strength("relative", value) for value in STRENGTHS)  # of which a window is a part
 
 
 @dataclass(frozen=True)

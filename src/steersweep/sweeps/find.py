@@ -9,13 +9,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
-from steersweep.core.errors import NumericalError, SteersweepError
+from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
+from steersweep.core.errors import NumericalError
 from steersweep.core.precision_labels import runs_as
 from steersweep.core.statistics import mcnemar, wilson
-from steersweep.model.rendering import test_rendered
 from steersweep.people.problems import problems
-from steersweep.prompts.prompts import TestSet
-from steersweep.run.condition import Condition, Strength, in_batches
+from steersweep.run.condition import Condition
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import RANDOM
 from steersweep.run.lock import run_lock
@@ -32,11 +31,11 @@ from steersweep.run.searched import (
 )
 from steersweep.run.verdict import Thresholds
 from steersweep.search.search import STRENGTHS, Cell, Choice, Outcome, Search
-from steersweep.sweeps.find_settings import RESULTS, SHORT, FindSettings
+from steersweep.sweeps.find_settings import RESULTS, FindSettings
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import begun, freeze
 from steersweep.sweeps.settings import make_job
-from steersweep.work.bench import Bench
+from steersweep.work.asking import SHORT, Asking, outcomes
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.worker import Told, open_bench
@@ -44,7 +43,6 @@ from steersweep.work.worker import Told, open_bench
 LEVEL = 0.05  # of the tests against both controls
 _GRID = 2 * 9 * 6 + 1  # conditions: 9 layers, 6 strengths, random controls, unsteered
 _USUAL_ROWS = 520  # of a search, for the time left
-_OUTCOMES = {"coherent": Outcome.REFUSES, "garbled": Outcome.BROKEN}
 
 What = Literal["chosen", "weaker", "stronger", "random direction", "unsteered"]
 
@@ -125,111 +123,50 @@ class _Finding:
         self._settings = settings
         self._job = job
         self._store = store
-        self._expected = _USUAL_ROWS + len(settings.unsteered.prompts)
-        self._expected += 5 * len(settings.confirmation.prompts)
+        started = time.monotonic()
+        rows = _USUAL_ROWS + len(settings.unsteered.prompts)
+        rows += 5 * len(settings.confirmation.prompts)
         self._told = Told(job, 0, on_progress)
-        bench = open_bench(job, store, self._told, rows=self._expected)
+        bench = open_bench(job, store, self._told, rows=rows)
         assert bench is not None, "a search makes more than checks"
-        self._bench: Bench = bench
-        self._renderer = bench.chat.renderer
-        self._likes = {(c.label.method, c.layer): c for c in job.conditions if c.label.is_swept}
-        self._cost = {"whole": 0, "short": 0, "confirm": 0}
-        self._tokens = 0
-        self._lengths: list[int] = []  # of whole answers
+        self._bench = bench
+        self._asking = Asking(bench, job, store, self._told.count, rows)
+        self._budget = self._rows_at_most(time.monotonic() - started)
 
     def run(self) -> FindOutcome:
-        started = time.monotonic()
-        self._answers("whole", [self._job.conditions[0]], self._settings.unsteered)
-        budget = self._budget(time.monotonic() - started)
-        layers = sorted({layer for _, layer in self._bench.directions if layer is not None})
+        layers = self._asking.layers
         search = Search(
-            self._ask,
+            lambda cells, start, stop, *, short: self._asking.ask(
+                cells, self._settings.asked(start, stop), short=short
+            ),
             self._settings.sweep.methods,
             layers,
             rounds=self._settings.rounds,
-            budget=budget,
+            budget=self._budget,
             short_row=SHORT / self._settings.sweep.max_new_tokens,
         )
-        found = search.run()
-        job, records = self._confirm(found.best)
+        choice = search.run()
+        job, records = self._confirm(choice.best)
         (result,) = sweep_results(self._store, [job], Thresholds())
-        searched = self._searched(found, layers, records)
+        searched = self._searched(choice, layers, records)
         write_searched(self._store.paths.search, searched)
         file = write_result_file(self._store.root, RESULTS, [result])
         self._bench.prepared.forget()
+        self._told.stages.finish(GENERATION, LIKELIHOODS, JUDGING)
         self._told("finished", ended=True)
         return FindOutcome(self._store.root, searched, result, file)
 
-    def _budget(self, seconds: float) -> float:
-        """Rows of the search at most, by what the unsteered answers took; kept for a later call."""
+    def _rows_at_most(self, seconds: float) -> float:
+        """Rows of the search, by the time until the unsteered answers; kept for a later call."""
         asked = float("inf") if self._settings.budget is None else self._settings.budget
         if self._settings.minutes is None:
             return asked
         rows = len(self._settings.unsteered.prompts)
         path = self._store.paths.search_pace
-        pace = float(
-            self._store.write_once(path, {"rows_per_second": rows / seconds})["rows_per_second"]
-        )
+        held = self._store.write_once(path, {"rows": rows, "seconds": seconds})
+        left = 60 * self._settings.minutes - float(held["seconds"])
         confirm = 5 * len(self._settings.confirmation.prompts)
-        return min(asked, max(0.0, 60 * self._settings.minutes * pace - rows - confirm))
-
-    # -- answers -----------------------------------------------------------------------------------
-
-    def _ask(
-        self, cells: Sequence[Cell], start: int, stop: int, *, short: bool
-    ) -> Mapping[Cell, Sequence[Outcome]]:
-        test = self._settings.asked(start, stop)
-        new = self._settings.sweep.max_new_tokens
-        conditions = [
-            self._condition(cell, test, min(SHORT, new) if short else new) for cell in cells
-        ]
-        records = self._answers("short" if short else "whole", conditions, test)
-        return {
-            cell: [
-                _OUTCOMES.get(sample.judgement.quality, Outcome.OTHER)
-                for sample in records[condition.key].samples
-            ]
-            for cell, condition in zip(cells, conditions, strict=True)
-        }
-
-    def _condition(self, cell: Cell, test: TestSet, max_new_tokens: int) -> Condition:
-        return replace(
-            self._likes[cell.method, cell.layer],
-            strength=Strength("relative", STRENGTHS[cell.rung]),
-            test_prompts=test.id,
-            test_rendered=test_rendered(self._renderer, test),
-            max_new_tokens=max_new_tokens,
-        )
-
-    def _answers(
-        self, kind: str, conditions: Sequence[Condition], test: TestSet
-    ) -> dict[str, Record]:
-        """Records of conditions on some prompts, by key: those that are there, others made now."""
-        job = replace(self._job, conditions=tuple(conditions), test=test)
-        bench = self._bench if test == self._job.test else self._bench.on(job)
-        n_prompts = len(test.prompts)
-        bench.answering.expect(self._expected, done=sum(self._cost.values()))
-        found: dict[str, Record] = {}
-        for batch in in_batches(conditions, n_prompts, bench.max_rows):
-            held = [self._store.get(c.key, test.prompts) for c in batch.conditions]
-            if None in held:
-                for made in bench.run(batch):
-                    self._store.put(made)
-                self._told.done += len(batch.conditions)
-            records = [self._store.get(c.key, test.prompts) for c in batch.conditions]
-            for condition, record in zip(batch.conditions, records, strict=True):
-                if record is None:
-                    raise SteersweepError(
-                        f"{self._store.paths.condition(condition.key)}: was damaged while the "
-                        f"search went on; run the same command again"
-                    )
-                found[condition.key] = record
-                lengths = [sample.n_tokens for sample in record.samples]
-                self._tokens += sum(lengths)
-                if kind != "short":
-                    self._lengths += lengths
-            self._cost[kind] += len(batch.conditions) * n_prompts
-        return found
+        return min(asked, max(0.0, left * rows / float(held["seconds"]) - confirm))
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -237,7 +174,7 @@ class _Finding:
         """The chosen cell, its neighbours and its controls on the confirmation prompts."""
         test = self._settings.confirmation
         new = self._settings.sweep.max_new_tokens
-        chosen = self._condition(best, test, new)
+        chosen = self._asking.condition(best, test, new)
         unsteered = replace(
             self._job.conditions[0], test_prompts=test.id, test_rendered=chosen.test_rendered
         )
@@ -255,15 +192,15 @@ class _Finding:
         for what, step in beside:
             if 0 <= best.rung + step < len(STRENGTHS):
                 cell = replace(best, rung=best.rung + step)
-                asked[what] = self._condition(cell, test, new)
-        records = self._answers("confirm", [*asked.values()], test)
+                asked[what] = self._asking.condition(cell, test, new)
+        records = self._asking.answers("confirm", [*asked.values()], test)
         job = replace(self._job, conditions=(unsteered, chosen, random), test=test)
         return job, {what: records[condition.key] for what, condition in asked.items()}
 
     def _searched(
-        self, found: Choice, layers: Sequence[int], records: Mapping[What, Record]
+        self, choice: Choice, layers: Sequence[int], records: Mapping[What, Record]
     ) -> Searched:
-        best = found.best
+        best = choice.best
         steering = records["chosen"].steering
         assert steering is not None, "the chosen cell steers"
         confirmed = [
@@ -275,7 +212,7 @@ class _Finding:
             for what in ("unsteered", "random direction")
         )
         prompts = len(self._settings.discovery.prompts) + len(self._settings.confirmation.prompts)
-        mean = sum(self._lengths) / len(self._lengths)
+        mean = sum(self._asking.lengths) / len(self._asking.lengths)
         return Searched(
             model=self._job.source.name,
             method=best.method,
@@ -285,29 +222,29 @@ class _Finding:
             multiplier=steering.multiplier,
             found=works,
             confirmed=confirmed,
-            window=_window(found, by_name) if works else None,
+            window=_window(choice, by_name) if works else None,
             discovery=len(self._settings.discovery.prompts),
             confirmation=len(self._settings.confirmation.prompts),
             layers=layers,
             strengths=STRENGTHS,
             breaks={
                 f"{method} {layer}": STRENGTHS[rung] if rung < len(STRENGTHS) else None
-                for (method, layer), rung in found.breaks.items()
+                for (method, layer), rung in choice.breaks.items()
             },
-            rounds=found.rounds,
-            cells=[_cell(cell, found) for cell in found.seen],
+            rounds=choice.rounds,
+            cells=[_cell(cell, choice) for cell in choice.seen],
             cost=Cost(
-                search_rows=self._cost["whole"],
-                short_rows=self._cost["short"],
-                confirm_rows=self._cost["confirm"],
-                tokens=self._tokens,
+                search_rows=self._asking.rows["whole"],
+                short_rows=self._asking.rows["short"],
+                confirm_rows=self._asking.rows["confirm"],
+                tokens=self._asking.tokens,
                 grid_tokens=round(_GRID * prompts * mean),
             ),
         )
 
 
 def _refuses(record: Record) -> list[bool]:
-    return [_OUTCOMES.get(sample.judgement.quality) is Outcome.REFUSES for sample in record.samples]
+    return [outcome is Outcome.REFUSES for outcome in outcomes(record)]
 
 
 def _confirmed(what: What, record: Record, chosen: Record) -> Confirmed:
@@ -323,8 +260,8 @@ def _confirmed(what: What, record: Record, chosen: Record) -> Confirmed:
     )
 
 
-def _cell(cell: Cell, found: Choice) -> SearchedCell:
-    seen = found.seen[cell]
+def _cell(cell: Cell, choice: Choice) -> SearchedCell:
+    seen = choice.seen[cell]
     return SearchedCell(
         method=cell.method,
         layer=cell.layer,
@@ -339,12 +276,12 @@ def _cell(cell: Cell, found: Choice) -> SearchedCell:
     )
 
 
-def _window(found: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
+def _window(choice: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
     """How far the window reaches, by what was answered in full at the chosen layer."""
-    best = found.best
+    best = choice.best
     rates = {
         cell.rung: seen.rate()
-        for cell, seen in found.seen.items()
+        for cell, seen in choice.seen.items()
         if (cell.method, cell.layer) == (best.method, best.layer) and seen.whole
     }
     for what, step in (("weaker", -1), ("chosen", 0), ("stronger", 1)):
@@ -361,7 +298,7 @@ def _window(found: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
     weakest, weaker = reach(range(best.rung, -1, -1))
     strongest, stronger = reach(range(best.rung, len(STRENGTHS)))
     if stronger is None:
-        breaks = found.breaks.get((best.method, best.layer))
+        breaks = choice.breaks.get((best.method, best.layer))
         stronger = breaks if breaks is not None and breaks < len(STRENGTHS) else None
     return Window(
         weakest=STRENGTHS[weakest],

@@ -12,9 +12,9 @@ from steersweep.model.source import ModelSource, find_model
 from steersweep.prompts.prompts import TestSet
 from steersweep.search.search import ROUNDS, STRENGTHS
 from steersweep.sweeps.settings import SweepSettings, make_settings
+from steersweep.work.asking import SHORT
 
 MAX_NEW_TOKENS = 60
-SHORT = 24  # new tokens that show whether a text breaks
 CONFIRM = 60  # prompts of the confirmation, at most; half of the prompts where there are fewer
 _FEWEST = 16  # test prompts
 _UNSTEERED = 28

@@ -48,7 +48,7 @@ from steersweep.run.condition import (
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
 from steersweep.sweeps import defaults
-from steersweep.sweeps.expansion import expand
+from steersweep.sweeps.expansion import LADDER, expand
 from steersweep.work.job import Job
 
 
@@ -78,6 +78,7 @@ class SweepSettings:
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
+        window: of the strengths only those of each model's window; see `Job`.
     """
 
     models: tuple[ModelSource, ...]
@@ -100,6 +101,7 @@ class SweepSettings:
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
+    window: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,6 +132,7 @@ class SweepSettings:
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
+            **({"window": True} if self.window else {}),
             **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
@@ -209,6 +212,7 @@ def make_settings(
         template_options=parse_template_options(template_options, "template options"),
         own_methods=METHODS.own_of(chosen),
         edit=edit,
+        window=strengths == defaults.FIND,
     )
 
 
@@ -222,6 +226,8 @@ def _strengths(edit: EditSettings, multipliers: str, strengths: str) -> list[Str
                     f"affine"
                 )
         return [REMOVED]
+    if strengths == defaults.FIND and not multipliers:
+        return [*LADDER]
     found = [
         Strength("multiplier", x)
         for x in _numbers(setting("multipliers"), multipliers, MAX_MULTIPLIER)
@@ -232,7 +238,7 @@ def _strengths(edit: EditSettings, multipliers: str, strengths: str) -> list[Str
     if not found:
         raise InputError(
             f"no strength given: use {setting('strengths')} 0.5 or {setting('multipliers')} 15, or "
-            f"both"
+            f"both; or {setting('strengths')} {defaults.FIND}"
         )
     return found
 
@@ -292,6 +298,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         template_options=settings.template_options,
         own_methods=settings.own_methods,
         edit=settings.edit,
+        window=settings.window,
     )
 
 

@@ -12,13 +12,13 @@ from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
 from steersweep.model.thinking import thinking_note
 from steersweep.prompts.prompts import ExtractionSet, TestSet
-from steersweep.run.condition import (
-    Condition,
-)
+from steersweep.run.condition import Condition, Strength, content_key
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.run.records import Record
+from steersweep.search.search import STRENGTHS
+from steersweep.search.window import window_strengths
 from steersweep.work.stages import StageNow
 
 
@@ -49,6 +49,8 @@ class Job:
         instead_of: why it does not run in the precision that was asked for; empty where it does.
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
+        window: only those strengths of its conditions that lie in the model's window are run; where
+            that is, is found out first.
     """
 
     source: ModelSource
@@ -73,6 +75,7 @@ class Job:
     instead_of: str = ""
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
+    window: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def unfinished(job: Job, store: RunFolder) -> int:
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
     lost += bool(store.paths.lost_checks(first.model_fingerprint, first.precision))
+    lost += job.window and breaks_of(job, store) is None
     return missing + lost + (not _compared(job, store))
 
 
@@ -143,10 +147,11 @@ def _compared(job: Job, store: RunFolder) -> bool:
 
 
 def left_out(job: Job, store: RunFolder) -> set[str]:
-    """Keys of the conditions of a job that have no direction, as far as extraction has told.
+    """Keys of the conditions of a job that are not run, as far as a run has told.
 
-    The method should choose the layer and its rules dropped them all, or the classes differ by no
-    more than rounding there. A random direction is left out where no method has one to compare.
+    Their strength lies outside the window that the job asks for, or they have no direction: the
+    method should choose the layer and its rules dropped them all, or the classes differ by no more
+    than rounding there. A random direction is left out where no method has one to compare.
     """
     found = {
         method: store.read_json(path) for method, path in extraction_files(job, store.paths).items()
@@ -165,7 +170,31 @@ def left_out(job: Job, store: RunFolder) -> set[str]:
         of_method = nowhere if condition.is_control else missing.get(method, set())
         return condition.direction is None and condition.layer in of_method
 
-    return {condition.key for condition in job.conditions if without(condition)}
+    found_out = {condition.key for condition in job.conditions if without(condition)}
+    return found_out | _outside_window(job, store)
+
+
+def breaks_of(job: Job, store: RunFolder) -> dict[str, int] | None:
+    """By method and layer, the rung from which texts of a job break; None if that is not known."""
+    held = store.read_json(window_file(job, store.paths))
+    return None if held is None else held["breaks"]
+
+
+def window_file(job: Job, paths: RunPaths) -> Path:
+    """Where the run folder keeps where a job's texts begin to break."""
+    places = sorted(
+        {(str(c.label), c.layer or 0, c.extraction_rendered or "") for c in job.conditions}
+    )
+    first = job.conditions[0]
+    return paths.window(content_key([first.key, places, first.edit.as_json()]))
+
+
+def _outside_window(job: Job, store: RunFolder) -> set[str]:
+    if not job.window or not (breaks := breaks_of(job, store)):
+        return set()
+    tried = {Strength("relative", value) for value in STRENGTHS}
+    tried -= {Strength("relative", value) for value in window_strengths(breaks.values())}
+    return {condition.key for condition in job.conditions if condition.strength in tried}
 
 
 def missing_notes(job: Job, store: RunFolder) -> list[str]:

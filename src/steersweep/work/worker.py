@@ -16,6 +16,7 @@ from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
+from steersweep.search.window import window_note
 from steersweep.smoke.required import check_for_run
 from steersweep.work.bench import Bench
 from steersweep.work.comparing import keep_comparison
@@ -24,6 +25,7 @@ from steersweep.work.job import (
     Job,
     OnProgress,
     Progress,
+    breaks_of,
     found_by,
     missing_notes,
     placeable,
@@ -33,6 +35,7 @@ from steersweep.work.job import (
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.preparation import Preparation
 from steersweep.work.stages import Stages, share_done
+from steersweep.work.window import find_window
 
 _LOADING_S = 5.0  # until a model's size is known
 _NOT_YET = 0.999
@@ -87,9 +90,17 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     bench = open_bench(job, store, told)
     if bench is None:
         return told("finished", ended=True)
+    if job.window and breaks_of(job, store) is None:
+        find_window(bench, job, store)
     conditions = placeable(job, store)
+    done = {c.key for c in conditions if store.has(c.key)} if job.window else done
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
     told.total = len(conditions)
+    if job.window:
+        told(
+            "window",
+            warning=f"{job.source.name}: {window_note((breaks_of(job, store) or {}).values())}",
+        )
     missing_layers = missing_notes(job, store)
     for note in missing_layers:
         told("directions", warning=note)
@@ -171,6 +182,10 @@ class Told:
                 stages=now,
             )
         )
+
+    def count(self, conditions: int) -> None:
+        """Conditions were finished."""
+        self.done += conditions
 
     def begin(self, stage: str) -> None:
         """A stage begins, or goes on."""

@@ -26,7 +26,7 @@ def search_figure(found: Searched) -> Any:
     figure, axes = plt.subplots(
         1,
         len(methods) + 1,
-        figsize=(PAGE, max(2.6, min(7.0, 1.4 + 0.3 * len(found.layers)))),
+        figsize=(PAGE, max(2.8, min(5.2, 1.4 + 0.3 * len(found.layers)))),
         width_ratios=[*[2.6] * len(methods), 1.0],
         squeeze=False,
         layout="constrained",

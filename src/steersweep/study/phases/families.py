@@ -12,6 +12,7 @@ from typing import Any
 
 from steersweep.run.condition import LayerChoice, Strength
 from steersweep.run.result_files import FAMILY_SWEEP
+from steersweep.search.window import MOST
 from steersweep.study import decisions, text
 from steersweep.study.curves import triggers
 from steersweep.study.decisions import Action, FamilyDecision, Outcome
@@ -19,7 +20,7 @@ from steersweep.study.depths import depth_rows, row_text
 from steersweep.study.phases.fields import defined, listing, mapping
 from steersweep.study.phases.growing import Growing
 from steersweep.study.phases.phase import Ahead, Expected, Mention, Phase, methods_mentioned
-from steersweep.study.plan import Plan, PlannedModel, layer_choice, strength_of
+from steersweep.study.plan import FIND, Plan, PlannedModel, layer_choice, strength_of
 from steersweep.study.rows import DepthRow, rows_of
 from steersweep.study.running import Running
 from steersweep.study.sweeps import Step, Sweep
@@ -46,7 +47,7 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class FollowUp:
-    """What partial families get beside what they had."""
+    """What partial families get beside what they had; no strengths: those of the window."""
 
     layers: tuple[LayerChoice, ...]
     strengths: tuple[Strength, ...]
@@ -54,7 +55,7 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Fallback:
-    """What one model gets where no family that was tested goes on."""
+    """What one model gets where no family that was tested goes on; no strengths: the window's."""
 
     model: str
     layers: tuple[LayerChoice, ...]
@@ -166,13 +167,14 @@ class Families(Phase):
         count = methods * sum(len(row.layers) for row in section.models)
         yield Mention("conditions", [self.name], number=count)
         if (more := section.follow_up) is not None:
-            count = methods * len(section.models) * len(more.layers) * len(more.strengths)
+            tried = len(more.strengths) or MOST
+            count = methods * len(section.models) * len(more.layers) * tried
             yield Mention("conditions", ["follow_up"], number=count)
             yield from _strengths_mentioned("follow_up", more.strengths)
         if (last := section.fallback) is not None:
             yield Mention("model", ["fallback", "model"], last.model)
             yield from _indices(["fallback", "layers"], last.model, last.layers)
-            count = methods * len(last.layers) * len(last.strengths)
+            count = methods * len(last.layers) * (len(last.strengths) or MOST)
             yield Mention("conditions", ["fallback"], number=count)
             yield from _strengths_mentioned("fallback", last.strengths)
 
@@ -209,9 +211,10 @@ class Families(Phase):
                 plan.models[row.model],
                 section.methods,
                 row.layers,
-                (plan.strength,),
+                _of_window() if plan.window else (plan.strength,),
                 plan.models[row.model].precision,
                 row.timeout_s,
+                window=plan.window,
             )
             for row in section.models
         ]
@@ -231,8 +234,9 @@ class Families(Phase):
                 distinct_layers(
                     [LayerChoice(str(decision.layer_idx)), *more.layers], decision.n_layers
                 ),
-                tuple(dict.fromkeys((plan.strength, *more.strengths))),
+                _beside(plan, more.strengths),
                 plan.models[decision.model].precision,
+                window=plan.window or not more.strengths,
             )
             for decision in decided
             if decision.action == "follow-up"
@@ -249,8 +253,9 @@ class Families(Phase):
                 plan.models[model],
                 section.methods,
                 last.layers,
-                last.strengths,
+                last.strengths or _of_window(),
                 plan.models[model].precision,
+                window=not last.strengths,
             )
         ]
 
@@ -391,12 +396,28 @@ def _layers(section: Mapping[str, Any]) -> tuple[LayerChoice, ...]:
 
 
 def _strengths_mentioned(section: str, strengths: Sequence[Strength]) -> Iterator[Mention]:
+    if not strengths:
+        yield Mention("strength", [section, "strengths"], FIND)
     for index, strength in enumerate(strengths):
         yield Mention("strength", [section, "strengths", index], str(strength))
 
 
 def _strengths(section: Mapping[str, Any]) -> tuple[Strength, ...]:
+    if section["strengths"] == FIND:
+        return ()
     return tuple(strength_of(entry) for entry in section["strengths"])
+
+
+def _of_window() -> tuple[Strength, ...]:
+    from steersweep.sweeps.expansion import LADDER
+
+    return LADDER
+
+
+def _beside(plan: Plan, strengths: tuple[Strength, ...]) -> tuple[Strength, ...]:
+    """What phase 1 had, and what a follow-up adds."""
+    had = _of_window() if plan.window else (plan.strength,)
+    return tuple(dict.fromkeys((*had, *(strengths or _of_window()))))
 
 
 FAMILIES = Families()
