@@ -20,6 +20,7 @@ from steersweep.run.result_files import SWEEP
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan_checks import plan_schema
 from steersweep.study.plan_file import parse_plan
+from steersweep.sweeps.find_settings import RESULTS
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 
@@ -122,10 +123,11 @@ def files_of_a_run() -> set[str]:
         paths.scores("dim", "r", "m", "fp32"),
         paths.checks("m", "fp32", 0),
         paths.overflow("m"),
+        paths.window("k"),
         paths.comparison(0),
         paths.activations(0),
         paths.traceback("q7 family"),
-        *(paths.result(f"{kind}_20260101T000000Z") for kind in (SWEEP, *steps)),
+        *(paths.result(f"{kind}_20260101T000000Z") for kind in (SWEEP, RESULTS, *steps)),
         paths.phase("family_sweep"),
         paths.failures("family_sweep"),
         paths.decision("final"),

@@ -339,14 +339,24 @@ def test_v3_120_is_v3_with_other_prompts_and_names() -> None:
         if V3.written.get(field) != more.written.get(field)
     }
     assert changed == {
-        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking", "verification"
+        "name", "description", "prompts", "timeouts", "cuts", "modal", "tracking", "verification",
+        "follow_up", "fallback",
     }  # fmt: skip
     assert more.models == V3.models
     expect = more.section(Reproduced).expect
     assert expect == pytest.approx(wilson(10, 10)[0], abs=0.005)
+    # Where v3 has fixed multipliers, strengths are looked for.
+    families = V3.section(FamilySweep)
+    assert families.follow_up is not None
+    assert families.fallback is not None
     assert {**more.sections} == {
         **V3.sections,
         "verification": replace(V3.section(Reproduced), expect=expect),
+        "family_sweep": replace(
+            families,
+            follow_up=replace(families.follow_up, strengths=()),
+            fallback=replace(families.fallback, strengths=()),
+        ),
     }
     assert len(planned_prompts(more, Cuts()).prompts) == 120
     # Nothing of it gets in the way of v3.

@@ -33,6 +33,7 @@ def lines(found: Searched) -> Iterator[str]:
     yield f"coherent: refused in fluent text, on {found.confirmation} prompts that the search never"
     yield "  saw [95 % interval]. p: exact paired test against the chosen cell"
     if found.window is not None:
+        yield from _gentler(found)
         yield _window(found)
     else:
         yield from _looked(found)
@@ -84,6 +85,17 @@ def _line(cell: Confirmed) -> str:
 def shown_p(p: float) -> str:
     """A p value for people."""
     return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
+
+
+def _gentler(found: Searched) -> Iterator[str]:
+    """Says so where the weaker neighbour may refuse as often and breaks less."""
+    chosen = found.confirmed_as("chosen")
+    for cell in found.confirmed:
+        if cell.what == "weaker" and (cell.p or 0.0) >= 0.05 and cell.broken < chosen.broken:
+            yield (
+                f"one step weaker may refuse as often, and breaks less: garbled "
+                f"{100 * cell.broken / cell.n:.0f}% against {100 * chosen.broken / chosen.n:.0f}%"
+            )
 
 
 def _window(found: Searched) -> str:

@@ -9,6 +9,7 @@ from steersweep.report.figures.style import COLOURS, PAGE, TEXT, percent_axis
 from steersweep.run.searched import Confirmed, Searched, SearchedCell
 
 _SMALLEST, _A_PROMPT = 26.0, 4.5  # areas in points squared
+_ROOMY = 10  # layers that leave room for them
 _NAMES = {
     "chosen": "chosen",
     "weaker": "a step weaker",
@@ -40,6 +41,7 @@ def search_figure(found: Searched) -> Any:
 def _cells(axis: Any, found: Searched, method: str) -> None:
     order = {id(cell): number for number, cell in enumerate(found.cells, 1)}
     cells = [cell for cell in found.cells if cell.method == method]
+    scale = min(1.0, _ROOMY / len(found.layers))
     for cell in cells:
         chosen = (cell.method, cell.layer, cell.strength) == (
             found.method,
@@ -49,21 +51,27 @@ def _cells(axis: Any, found: Searched, method: str) -> None:
         place = cell.strength, cell.layer
         axis.scatter(
             *place,
-            s=_SMALLEST + _A_PROMPT * cell.whole,
+            s=_SMALLEST + scale * _A_PROMPT * cell.whole,
             color=[_fill(cell)],
             edgecolors=TEXT if chosen else "#999999",
             linewidths=1.8 if chosen else 0.6,
             linestyle="--" if cell.end.startswith("beaten") else "-",
-            zorder=2,
+            zorder=4 if chosen else 2,
         )
         shown = f"{100 * cell.refuses / cell.whole:.0f}" if cell.whole else ""
         axis.annotate(
-            shown, place, ha="center", va="center", fontsize=5.5, color=_ink(cell), zorder=3
+            shown,
+            place,
+            ha="center",
+            va="center",
+            fontsize=5.5,
+            color=_ink(cell),
+            zorder=5 if chosen else 3,
         )
         axis.annotate(
             str(order[id(cell)]),
             place,
-            xytext=(0, -7.5 - 0.06 * cell.whole),
+            xytext=(0, -7.5 - 0.06 * scale * cell.whole),
             textcoords="offset points",
             ha="center",
             va="center",
