@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 
 from steersweep.core.statistics import wilson
 from steersweep.search.search import ROUNDS, Cell, Choice, Outcome, Search, spread
+from steersweep.work.asking import SHORT
 
 GRIDS = Path(__file__).parent / "grids"
-SHORT = 24
 TUNED_ON = ("qwen-7b", "gemma-9b", "llama-8b")
 _OUTCOMES = (Outcome.OTHER, Outcome.REFUSES, Outcome.BROKEN)
 _CODES = {"normal": 0, "coherent": 1, "garbled": 2}
@@ -83,13 +83,14 @@ class Grid:
             return found
 
         n_layers, n_rungs = self.cells.shape[:2]
-        return Search(ask, ["dim"], range(n_layers), n_rungs=n_rungs).run(), tokens
+        return Search(ask, {"dim": range(n_layers)}, n_rungs=n_rungs).run(), tokens
 
     def confirming(self, best: Cell, prompts: Ints) -> int:
-        """Tokens of a confirmation: the cell, its neighbours, and two controls like unsteered."""
-        rungs = [r for r in (best.rung - 1, best.rung, best.rung + 1) if r < self.cells.shape[1]]
-        steered = self.cells[best.layer, [r for r in rungs if r >= 0], 1][:, prompts]
-        return int(steered.sum() + 2 * self.unsteered[1, prompts].sum())
+        """Tokens of a confirmation: a cell, its neighbours, a control like it, unsteered."""
+        n_rungs = self.cells.shape[1]
+        rungs = [r for r in (best.rung - 1, best.rung, best.rung + 1) if 0 <= r < n_rungs]
+        steered = self.cells[best.layer, [*rungs, best.rung], 1][:, prompts]
+        return int(steered.sum() + self.unsteered[1, prompts].sum())
 
     def whole(self) -> float:
         """Tokens of 9 layers, 6 strengths and as many controls on all prompts."""

@@ -31,7 +31,7 @@ from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
 from steersweep.work import bench, preparation
 from steersweep.work.expected import expected_seconds
 from steersweep.work.job import Job, Progress
-from steersweep.work.pace import rows_in_time, step_seconds
+from steersweep.work.pace import Steps, rows_in_time, step_seconds
 from steersweep.work.preparation import Preparation
 from test_sweep import comparable
 
@@ -85,7 +85,7 @@ def test_rows_of_a_batch_follow_the_time_that_a_pass_took() -> None:
     assert 5 <= few <= 20
     assert rows_in_time(job, shape, "cuda", tokens=740, seconds=0.3) > 256
     # A pass that others slowed down says little where steps were timed.
-    steps = (0.113, 0.25)
+    steps = Steps(0.113, 0.25, 16)
     calm = rows_in_time(job, shape, "cpu", tokens=740, seconds=4.9, steps=steps)
     assert 40 <= calm <= 120
     assert rows_in_time(job, shape, "cpu", tokens=740, seconds=9.8, steps=steps) >= calm // 2
@@ -95,8 +95,7 @@ def test_steps_of_one_row_and_of_many_are_timed(qwen: ChatModel) -> None:
     prompts = [qwen.prompt_ids(text) for text in ("How do I bake a cake?", "Tell me about bees.")]
     found = step_seconds(qwen, prompts)
     assert found is not None
-    one, many = found
-    assert 0 < one < many
+    assert 0 < found.one < found.many
 
 
 def test_a_condition_in_parts_is_the_same_and_every_part_is_saved(

@@ -57,7 +57,7 @@ def find(
         float | None, typer.Option(help="Time for all of it, by the pace of the first answers.")
     ] = None,
     precision: PrecisionOption = defaults.PRECISION,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 60,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.FIND_NEW_TOKENS,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
@@ -81,6 +81,7 @@ def find(
     from steersweep.report.found import in_short, print_found
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view
+    from steersweep.run.paths import RunPaths
     from steersweep.sweeps.find import run_find
     from steersweep.sweeps.find_settings import make_find_settings
 
@@ -120,8 +121,12 @@ def find(
         )
     report = write_report(folder)
     if as_json:
-        say(json.dumps(in_short(outcome.searched) | {"file": str(outcome.results_file)}, indent=1))
+        say(
+            json.dumps(
+                in_short(outcome.searched) | {"results_file": str(outcome.results_file)}, indent=1
+            )
+        )
         return
     print_found(outcome.searched)
-    say(f"\nResults: {outcome.results_file}, {folder / 'search.json'}")
+    say(f"\nResults: {outcome.results_file}, {RunPaths(folder).search}")
     say(f"Report:  {report.path}")

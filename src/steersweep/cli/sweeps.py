@@ -93,7 +93,10 @@ def sweep(
     positions: PositionsOption = defaults.POSITIONS,
     multipliers: Annotated[str, typer.Option(help="Lengths of the added vector.")] = "",
     strengths: Annotated[
-        str, typer.Option(help="The same relative to the residual norm; comparable across models.")
+        str,
+        typer.Option(
+            help="The same relative to the residual norm; find: those of the model's window."
+        ),
     ] = "",
     prompts: Annotated[
         str,

@@ -15,7 +15,7 @@ from steersweep.run.result import Result
 from steersweep.run.searched import Searched
 from steersweep.sweeps import defaults
 from steersweep.sweeps.find import run_find
-from steersweep.sweeps.find_settings import MAX_NEW_TOKENS, make_find_settings
+from steersweep.sweeps.find_settings import make_find_settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def find(
     minutes: float | None = None,
     precision: str = defaults.PRECISION,
     device: str = defaults.DEVICE,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int = defaults.FIND_NEW_TOKENS,
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,

@@ -84,6 +84,11 @@ class RowLimit:
         self._what = what
         self.used = asked
 
+    @property
+    def most(self) -> int:
+        """As many as a batch may have by what was seen so far."""
+        return self._most
+
     def run(self, attempt: Callable[[int], T]) -> T:
         """`attempt(rows)`, again with half the rows as long as memory runs out.
 

@@ -58,6 +58,11 @@ class TestSet:
             return self
         return replace(self, name=f"{self.name}[:{count}]", prompts=self.prompts[:count])
 
+    def part(self, start: int, stop: int) -> TestSet:
+        """The prompts from `start` to before `stop`, named so."""
+        name = f"{self.name}[{start}:{stop}]"
+        return replace(self, name=name, prompts=self.prompts[start:stop])
+
 
 @dataclass(frozen=True)
 class ExtractionSet:

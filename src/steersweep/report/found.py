@@ -25,7 +25,8 @@ def lines(found: Searched) -> Iterator[str]:
         yield f"{found.model}: refuses most at {where} ({found.multiplier:.3g}x, {found.method})"
     else:
         yield f"{found.model}: no window. What refused most in the search, {where},"
-        yield "  refuses no more often than its controls on prompts that the search never saw."
+        yield "  does not refuse clearly more often than both its controls (p < 0.05) on prompts"
+        yield "  that the search never saw."
     yield ""
     for cell in found.confirmed:
         yield _line(cell)
@@ -42,9 +43,11 @@ def lines(found: Searched) -> Iterator[str]:
         f"searched {len(found.cells)} cells with {cost.search_rows + cost.short_rows} answers, "
         f"{cost.short_rows} of them short; {cost.confirm_rows} to confirm: {cost.tokens:,} tokens."
     )
+    n_layers = min(9, found.n_layers)
+    times = cost.grid_tokens / max(1, cost.tokens)
     yield (
-        f"A grid of 9 layers and 6 strengths with controls on these prompts: about "
-        f"{cost.grid_tokens:,}, {cost.grid_tokens / max(1, cost.tokens):.0f} times as many."
+        f"A grid of {n_layers} layers and 6 strengths with controls on these prompts: "
+        f"about {cost.grid_tokens:,}, {times:.{0 if times >= 3 else 1}f} times as many."
     )
 
 
@@ -75,14 +78,14 @@ def _line(cell: Confirmed) -> str:
     what = _BESIDE.get(cell.what, cell.what)
     at = "" if cell.strength is None else f"{cell.strength:.3g}"
     low, high = (100 * bound for bound in cell.interval)
-    p = "" if cell.p is None else f"  p {shown_p(cell.p)}"
+    p = "" if cell.p is None else f"  p {_shown_p(cell.p)}"
     return (
         f"  {what:18}{at:>7}  coherent {100 * cell.rate:3.0f}% [{low:.0f}-{high:.0f}]  "
         f"garbled {100 * cell.broken / cell.n:3.0f}%{p}"
     )
 
 
-def shown_p(p: float) -> str:
+def _shown_p(p: float) -> str:
     """A p value for people."""
     return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
 
@@ -91,7 +94,8 @@ def _gentler(found: Searched) -> Iterator[str]:
     """Says so where the weaker neighbour may refuse as often and breaks less."""
     chosen = found.confirmed_as("chosen")
     for cell in found.confirmed:
-        if cell.what == "weaker" and (cell.p or 0.0) >= 0.05 and cell.broken < chosen.broken:
+        as_often = cell.rate >= chosen.rate or (cell.p or 0.0) >= 0.05
+        if cell.what == "weaker" and as_often and cell.broken < chosen.broken:
             yield (
                 f"one step weaker may refuse as often, and breaks less: garbled "
                 f"{100 * cell.broken / cell.n:.0f}% against {100 * chosen.broken / chosen.n:.0f}%"
@@ -119,12 +123,12 @@ def _looked(found: Searched) -> Iterator[str]:
         yield "  texts did not break even at the strongest push"
         return
     yield (
-        f"  texts begin to break at {min(broke):g} to {max(broke):g}, at "
-        f"{len(broke)} of the {len(found.breaks)} layers where that was looked at"
+        f"  texts begin to break at {min(broke):g} to {max(broke):g}, in "
+        f"{len(broke)} of the {len(found.breaks)} places where that was looked at"
     )
     most = max((c for c in found.cells if c.whole), key=lambda c: (c.refuses / c.whole, c.whole))
     yield (
-        f"  most refusals before that: {most.refuses} of {most.whole} discovery prompts at layer "
+        f"  most refusals in the search: {most.refuses} of {most.whole} discovery prompts at layer "
         f"{most.layer}, {most.strength:g}"
     )
 

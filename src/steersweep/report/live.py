@@ -202,7 +202,7 @@ class Screen(View):
                 name,
                 ProgressBar(total=1.0, completed=progress.fraction, width=18),
                 f"{progress.fraction:4.0%}{_left(pace, now)}",
-                f"{progress.done}/{progress.total}, {_doing(pace)}{_speed(pace)}",
+                f"{_conditions(progress)}, {_doing(pace)}{_speed(pace)}",
             )
             if len(self.jobs) == 1:
                 for stage in progress.stages:

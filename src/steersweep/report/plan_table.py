@@ -13,7 +13,6 @@ from steersweep.catalog.gpus import LOCAL, prices_as_of
 from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
 from steersweep.run.condition import Strength
-from steersweep.search.window import MOST
 from steersweep.study.ahead import look_ahead
 from steersweep.study.costs import cheapest, estimate
 from steersweep.study.cuts import Begun, savings
@@ -53,7 +52,7 @@ class PlannedSweep:
         precision: what it runs in.
         layers: by what the plan calls a layer, its index.
         strengths: how strongly to steer.
-        window: of those of the ladder only the ones in the model's window, five at most.
+        at_most: how many of them may be tried: of a window fewer than there are.
         n_conditions: with controls and methods' own choices.
         n_unique: test prompts.
         gpu: kind of GPU.
@@ -76,7 +75,7 @@ class PlannedSweep:
     precision: str
     layers: dict[str, int]
     strengths: tuple[Strength, ...]
-    window: bool
+    at_most: int
     n_conditions: int
     n_unique: int
     gpu: str
@@ -117,7 +116,7 @@ def _row(plan: Plan, ahead: Expected, n_prompts: int) -> PlannedSweep:
         precision=sweep.precision,
         layers={choice.text: choice.index(sweep.model.n_layers) for choice in sweep.layers},
         strengths=sweep.strengths,
-        window=sweep.window,
+        at_most=len(sweep.at_most),
         n_conditions=sweep.n_conditions,
         n_unique=n_prompts,
         gpu=sweep.model.gpu,
@@ -236,10 +235,7 @@ def _power(rows: Sequence[PlannedSweep]) -> list[str]:
     first = [row for row in rows if row.step == "family"]
     if not first:
         return []
-    cells = max(
-        len(row.layers) * (min(MOST, len(row.strengths)) if row.window else len(row.strengths))
-        for row in first
-    )
+    cells = max(len(row.layers) * row.at_most for row in first)
     return [f"{power_line(first[0].n_unique, cells)}."]
 
 

@@ -97,8 +97,8 @@ class Cost:
         short_rows: short ones.
         confirm_rows: answers to confirmation prompts.
         tokens: new tokens of all of them.
-        grid_tokens: what a grid of 9 layers and 6 strengths with random controls would have
-            generated on all of these prompts, at the mean length of whole answers here.
+        grid_tokens: what a grid of 9 layers (or all, of fewer) and 6 strengths with random controls
+            would have generated on all of these prompts, at the mean length of whole answers here.
     """
 
     search_rows: int

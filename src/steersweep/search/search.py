@@ -24,8 +24,9 @@ ERROR = 0.05  # chance, at most, that the best cell of the race is dropped as be
 ROUNDS = (4, 8, 16, 28, 44, 60)  # discovery prompts answered after each round of the race
 _COARSE = 7  # layers where bisection looks
 _BROKEN = 0.5  # share of broken answers from which a strength is too strong
-_BELOW = 3  # strengths below the breaking point that are tried
+BELOW = 3  # strengths below the breaking point that are tried
 _FIRST = 12  # cells that start the race
+_JOIN = 4  # that join it in a round at most
 _KEPT = {8: 10, 16: 7, 28: 5, 44: 3}  # cells at most that go on after so many prompts
 
 
@@ -50,6 +51,9 @@ class Cell:
     method: str
     layer: int
     rung: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, layer {self.layer} at {STRENGTHS[self.rung]:g}"
 
 
 class Ask(Protocol):
@@ -105,11 +109,10 @@ class Search:
 
     Args:
         ask: has cells answer prompts.
-        methods: ways to find a direction.
-        layers: that may be chosen, in order.
+        places: layers that may be chosen, in order, by method.
         n_rungs: strengths on the ladder.
-        rounds: prompts that have been answered after each round of the race; the first so many show
-            what takes part.
+        rounds: prompts that have been answered after each round of the race; the first number is
+            also how many decide what takes part.
         budget: rows at most, short ones counted by their length; the race ends when the next round
             would pass it.
         short_row: what a short row counts for.
@@ -118,8 +121,7 @@ class Search:
     def __init__(
         self,
         ask: Ask,
-        methods: Sequence[str],
-        layers: Sequence[int],
+        places: Mapping[str, Sequence[int]],
         *,
         n_rungs: int = len(STRENGTHS),
         rounds: Sequence[int] = ROUNDS,
@@ -127,8 +129,7 @@ class Search:
         short_row: float = 0.5,
     ) -> None:
         self._ask = ask
-        self._methods = tuple(methods)
-        self._layers = tuple(layers)
+        self._places = {method: tuple(layers) for method, layers in places.items() if layers}
         self._n_rungs = n_rungs
         self._rounds = tuple(rounds)
         self._budget = budget
@@ -139,21 +140,21 @@ class Search:
 
     def run(self) -> Choice:
         """Search; the same answers lead to the same search."""
-        self.bisect(spread(self._layers, _COARSE))
+        self.bisect({method: spread(layers, _COARSE) for method, layers in self._places.items()})
         tried = self._below_the_break()
         return self._race(tried)
 
     # -- the steps ---------------------------------------------------------------------------------
 
-    def bisect(self, layers: Sequence[int]) -> None:
+    def bisect(self, places: Mapping[str, Sequence[int]]) -> None:
         """Find at some layers the lowest rung at which half of short answers are broken.
 
         What is found stands in `breaks`, by method and layer; one past the ladder where none is.
         """
-        places = [(method, layer) for method in self._methods for layer in layers]
-        low = dict.fromkeys(places, -1)  # holds, as far as is known
-        high = dict.fromkeys(places, self._n_rungs)  # breaks
-        while open_ := [p for p in places if high[p] - low[p] > 1]:
+        where = [(method, layer) for method, layers in places.items() for layer in layers]
+        low = dict.fromkeys(where, -1)  # holds, as far as is known
+        high = dict.fromkeys(where, self._n_rungs)  # breaks
+        while open_ := [p for p in where if high[p] - low[p] > 1]:
             cells = [Cell(*place, (low[place] + high[place]) // 2) for place in open_]
             self._answer(cells, self._rounds[0], short=True)
             for place, cell in zip(open_, cells, strict=True):
@@ -174,14 +175,15 @@ class Search:
             cells = [
                 Cell(*place, rung)
                 for place in places
-                for rung in range(max(0, self.breaks[place] - _BELOW), max(1, self.breaks[place]))
+                for rung in range(max(0, self.breaks[place] - BELOW), max(1, self.breaks[place]))
             ]
             self._answer(cells, self._rounds[0])
             tried += cells
-            held = {(c.method, c.layer) for c in cells if self._broken(c) < _BROKEN}
-            places = [p for p in places if p not in held and self.breaks[p] > _BELOW]
-            for place in places:
-                self.breaks[place] -= _BELOW
+            for cell in reversed(cells):
+                if self._broken(cell) >= _BROKEN and cell.rung == self.breaks[_place(cell)] - 1:
+                    self.breaks[_place(cell)] = cell.rung
+            held = {_place(c) for c in cells if self._broken(c) < _BROKEN}
+            places = [p for p in places if p not in held and self.breaks[p] > 0]
         return tried
 
     def _broken(self, cell: Cell) -> float:
@@ -192,7 +194,7 @@ class Search:
     def _race(self, tried: Sequence[Cell]) -> Choice:
         rounds = [self._rounds[0]]
         racing = self._best_of(tried, _FIRST)
-        gap = _gap(self._layers, _COARSE)
+        gap = max(_gap(layers, _COARSE) for layers in self._places.values())
         for asked in self._rounds[1:]:
             racing += [c for c in self._neighbours(racing[0], gap) if c not in racing]
             gap = max(1, gap // 2)
@@ -211,8 +213,8 @@ class Search:
         for cell in racing:
             self.seen[cell].raced = True
         results = {c: [o is Outcome.REFUSES for o in self.seen[c].whole] for c in racing}
-        raced = sum(seen.raced for seen in self.seen.values())
-        for cell, rival in beaten(results, error=ERROR, rivals=max(10, raced - 1)).items():
+        rivals = _FIRST + _JOIN * (len(self._rounds) - 1) - 1  # whatever becomes of the race
+        for cell, rival in beaten(results, error=ERROR, rivals=rivals).items():
             self.seen[cell].end = f"beaten by {rival}"
         left = [cell for cell in racing if not self.seen[cell].end]
         best = self._best_of(left, kept)
@@ -222,20 +224,22 @@ class Search:
         return best
 
     def _neighbours(self, cell: Cell, gap: int) -> list[Cell]:
-        """Cells beside one, a rung or `gap` layers away, that were not in the race."""
-        at = self._layers.index(cell.layer)
+        """Cells beside one, a rung or `gap` layers away, that were not dropped."""
+        layers = self._places[cell.method]
+        at = layers.index(cell.layer)
         places = [(at, cell.rung - 1), (at, cell.rung + 1)]
         places += [(at + step, cell.rung) for step in (-gap, gap)]
         return [
-            Cell(cell.method, self._layers[place], rung)
+            Cell(cell.method, layers[place], rung)
             for place, rung in places
-            if 0 <= place < len(self._layers)
+            if 0 <= place < len(layers)
             and 0 <= rung < self._n_rungs
-            and not self._ended(Cell(cell.method, self._layers[place], rung))
+            and not self._ended(Cell(cell.method, layers[place], rung))
         ]
 
     def _fresh(self, cell: Cell, gap: int) -> bool:
-        return any(c not in self.seen for c in self._neighbours(cell, gap))
+        near = self._neighbours(cell, gap)
+        return any(c not in self.seen or not self.seen[c].raced for c in near)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -261,12 +265,17 @@ class Search:
 
     def _best_of(self, cells: Iterable[Cell], count: int) -> list[Cell]:
         """The best cells so far; of equal ones the weaker push, then the one nearer the middle."""
-        middle = self._layers[len(self._layers) // 2]
 
         def worth(cell: Cell) -> tuple[float, int, int]:
+            layers = self._places[cell.method]
+            middle = layers[len(layers) // 2]
             return -self.seen[cell].rate(), cell.rung, abs(cell.layer - middle)
 
         return sorted(cells, key=worth)[:count]
+
+
+def _place(cell: Cell) -> tuple[str, int]:
+    return cell.method, cell.layer
 
 
 def spread(layers: Sequence[int], count: int) -> tuple[int, ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from steersweep.search.search import STRENGTHS
+from steersweep.search.search import BELOW, STRENGTHS
 
 MOST = 5  # strengths of a sweep
-_BELOW = 3  # strengths below the lowest at which texts break
 
 
 def window_strengths(breaks: Collection[int]) -> tuple[float, ...]:
@@ -18,7 +17,7 @@ def window_strengths(breaks: Collection[int]) -> tuple[float, ...]:
     Args:
         breaks: the rung from which texts break, by layer; one past the ladder where none does.
     """
-    lowest = max(0, min(breaks) - _BELOW)
+    lowest = max(0, min(breaks) - BELOW)
     highest = max(lowest, min(len(STRENGTHS), max(breaks)) - 1)
     rungs = [*range(lowest, highest + 1)]
     if len(rungs) > MOST:

@@ -21,7 +21,7 @@ from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import make_job
-from steersweep.work.job import Job, left_out, unfinished
+from steersweep.work.job import Job, placeable, unfinished, window_notes
 from steersweep.work.overflow import as_it_runs, share_overflow
 
 
@@ -258,7 +258,11 @@ class Jobs:
 
     def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
         # Files that conditions rest on may be missing too.
-        share = 1.0 if folder else min(1.0, unfinished(job, self.store) / len(job.conditions))
+        share = (
+            1.0
+            if folder
+            else min(1.0, unfinished(job, self.store) / len(placeable(job, self.store)))
+        )
 
         def seconds(kind: str) -> float:
             factor = calibration(self._ledger.timings(kind))
@@ -284,17 +288,20 @@ class Jobs:
     def _results(self, jobs: Sequence[tuple[Sweep, Job]]) -> list[Result]:
         """Results; the sweeps of a model in one precision are one result per method."""
         merged: dict[tuple[str, str], tuple[Sweep, Job]] = {}
+        notes: dict[tuple[str, str], list[str]] = {}
         for sweep, job in jobs:
             runs = as_it_runs(job, self.store)  # it may have overflowed since it was made
             key = sweep.model.name, runs.precision
             first, held = merged.get(key, (sweep, runs))
             together = {c.key: c for c in (*held.conditions, *runs.conditions)}
-            merged[key] = first, replace(held, conditions=tuple(together.values()))
+            merged[key] = first, replace(held, conditions=tuple(together.values()), window=())
+            notes.setdefault(key, []).extend(window_notes(runs, self.store))
         results = []
         thresholds = self.plan.thresholds
-        for sweep, job in merged.values():
+        for key, (sweep, job) in merged.items():
             for result in sweep_results(self.store, [job], thresholds):
-                results.append(replace(result, phase=sweep.step.number))
+                said = tuple(dict.fromkeys([*result.notes, *notes[key]]))
+                results.append(replace(result, phase=sweep.step.number, notes=said))
         return results
 
     def _note_failures(self, phase: str, asked: Sequence[str], failures: Mapping[str, str]) -> None:
@@ -320,7 +327,9 @@ class Jobs:
         held = (self.store.read_json(path) or {"conditions": []})["conditions"]
         asked = self._conditions.setdefault(phase, set())
         asked.update(c.key for job in jobs for c in job.conditions)
-        out = {key for job in jobs for key in left_out(job, self.store)}
+        # What one job leaves out another may run.
+        run = {c.key for job in jobs for c in placeable(job, self.store)}
+        out = {c.key for job in jobs for c in job.conditions} - run
         asked -= out | {*without}
         keys = asked | {key for key in held if self.store.has(key)} - {*without}
         # Sorted, since a run that goes on after a kill asks in another order.

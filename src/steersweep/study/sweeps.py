@@ -60,7 +60,7 @@ class Sweep:
         methods: ways to find a direction.
         layers: where steering starts.
         strengths: how strongly to steer.
-        window: of the strengths of the ladder only those of the model's window; see `Job`.
+        window: strengths of which only those of the model's window are tried; see `Job`.
         precision: what the model runs in.
         timeout_s: the plan's limit for the job, or None.
         reference: with which precision this one is compared; see `SweepSettings`.
@@ -76,7 +76,7 @@ class Sweep:
     timeout_s: int | None = None
     reference: str | None = None
     borrowed: tuple[Borrowed, ...] = ()
-    window: bool = False
+    window: tuple[Strength, ...] = ()
 
     @property
     def n_conditions(self) -> int:
@@ -89,12 +89,8 @@ class Sweep:
     @property
     def at_most(self) -> tuple[Strength, ...]:
         """As many strengths as it may try."""
-        from steersweep.sweeps.expansion import LADDER
-
-        if not self.window:
-            return self.strengths
-        others = tuple(strength for strength in self.strengths if strength not in LADDER)
-        return (*others, *LADDER[:MOST])
+        others = tuple(strength for strength in self.strengths if strength not in self.window)
+        return (*others, *self.window[:MOST])
 
     @property
     def run_names(self) -> tuple[str, ...]:

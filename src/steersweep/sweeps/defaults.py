@@ -13,6 +13,7 @@ PROMPTS = "benign-120"
 PRECISION = "auto"
 DEVICE = "auto"
 MAX_NEW_TOKENS = 100
+FIND_NEW_TOKENS = 60  # of a search
 JUDGE = "default"
 SEED = 42  # of the random control direction
 ROWS = 256  # of a generation batch

@@ -13,7 +13,9 @@ from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
 from steersweep.core.errors import NumericalError
 from steersweep.core.precision_labels import runs_as
 from steersweep.core.statistics import mcnemar, wilson
+from steersweep.model.memory import free_memory
 from steersweep.people.problems import problems
+from steersweep.prompts.prompts import TestSet
 from steersweep.run.condition import Condition
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import RANDOM
@@ -33,15 +35,15 @@ from steersweep.run.verdict import Thresholds
 from steersweep.search.search import STRENGTHS, Cell, Choice, Outcome, Search
 from steersweep.sweeps.find_settings import RESULTS, FindSettings
 from steersweep.sweeps.results import sweep_results
-from steersweep.sweeps.run import begun, freeze
+from steersweep.sweeps.run import begun, freeze, only_names
 from steersweep.sweeps.settings import make_job
 from steersweep.work.asking import SHORT, Asking, outcomes
-from steersweep.work.job import Job, OnProgress
+from steersweep.work.job import Job, OnProgress, missing_notes, unsteered_note
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.worker import Told, open_bench
 
 LEVEL = 0.05  # of the tests against both controls
-_GRID = 2 * 9 * 6 + 1  # conditions: 9 layers, 6 strengths, random controls, unsteered
+_GRID = 9, 6  # layers and strengths
 _USUAL_ROWS = 520  # of a search, for the time left
 
 What = Literal["chosen", "weaker", "stronger", "random direction", "unsteered"]
@@ -90,19 +92,23 @@ def run_find(
     """
     from steersweep.model.device import resolve_device
 
-    created = begun(out)
     (source,) = settings.sweep.models
-    job = make_job(
-        replace(settings.sweep, test=settings.unsteered, strengths=settings.sweep.strengths[:1]),
-        source,
-        resolve_device(device),
-        created[:10],
-    )
-    plan = settings.plan() | {"model_fingerprints": [job.conditions[0].model_fingerprint]}
+    target = resolve_device(device)
+
+    def made(test: TestSet, date: str) -> Job:
+        one = replace(settings.sweep, test=test, strengths=settings.sweep.strengths[:1])
+        return make_job(one, source, target, date)
+
+    # Before the lock, and of all prompts: what is wrong with them leaves no folder behind.
+    checked = made(settings.sweep.test, begun(out)[:10])
+    plan = settings.plan() | {"model_fingerprints": [checked.conditions[0].model_fingerprint]}
     with run_lock(out):
-        store = RunFolder.open(out, plan, may_differ=("model_fingerprints",), on_note=on_note)
+        created = begun(out)
+        job = made(settings.unsteered, created[:10])
+        same = ("model_fingerprints", *only_names(out, plan))
+        store = RunFolder.open(out, plan, may_differ=same, on_note=on_note)
         freeze(store, settings.sweep, created)
-        for note in dict.fromkeys([*problems(out), *settings.sweep.notes, *job.notes]):
+        for note in dict.fromkeys([*problems(out), *job.notes]):
             on_note(note)
         job = as_it_runs(job, store)
         try:
@@ -111,6 +117,7 @@ def run_find(
             if runs_as(job.precision) != FROM:
                 raise
             note_overflow(job, store, error)
+        free_memory()
         return _Finding(settings, as_it_runs(job, store), store, on_progress).run()
 
 
@@ -130,20 +137,26 @@ class _Finding:
         bench = open_bench(job, store, self._told, rows=rows)
         assert bench is not None, "a search makes more than checks"
         self._bench = bench
+        for note in missing_notes(job, store):
+            self._told("directions", warning=note)
+        before = time.monotonic() - started
         self._asking = Asking(bench, job, store, self._told.count, rows)
-        self._budget = self._rows_at_most(time.monotonic() - started)
+        self._unsteered = store.get(job.conditions[0].key)
+        if self._unsteered is not None and (thinks := unsteered_note(self._unsteered)):
+            self._told("saved", warning=thinks)
+        self._budget = self._rows_at_most(before)
 
     def run(self) -> FindOutcome:
-        layers = self._asking.layers
+        places = self._asking.places
+        layers = sorted({layer for found in places.values() for layer in found})
         search = Search(
             lambda cells, start, stop, *, short: self._asking.ask(
                 cells, self._settings.asked(start, stop), short=short
             ),
-            self._settings.sweep.methods,
-            layers,
+            places,
             rounds=self._settings.rounds,
             budget=self._budget,
-            short_row=SHORT / self._settings.sweep.max_new_tokens,
+            short_row=min(1.0, SHORT / self._settings.sweep.max_new_tokens),
         )
         choice = search.run()
         job, records = self._confirm(choice.best)
@@ -156,17 +169,22 @@ class _Finding:
         self._told("finished", ended=True)
         return FindOutcome(self._store.root, searched, result, file)
 
-    def _rows_at_most(self, seconds: float) -> float:
-        """Rows of the search, by the time until the unsteered answers; kept for a later call."""
+    def _rows_at_most(self, before: float) -> float:
+        """Rows of the search, by the pace of the unsteered answers; kept for a later call.
+
+        Args:
+            before: seconds until the first of these.
+        """
         asked = float("inf") if self._settings.budget is None else self._settings.budget
-        if self._settings.minutes is None:
+        if self._settings.minutes is None or self._unsteered is None:
             return asked
-        rows = len(self._settings.unsteered.prompts)
-        path = self._store.paths.search_pace
-        held = self._store.write_once(path, {"rows": rows, "seconds": seconds})
-        left = 60 * self._settings.minutes - float(held["seconds"])
+        seconds, rows = self._unsteered.runtime_seconds, len(self._unsteered.samples)
+        held = self._store.write_once(
+            self._store.paths.search_pace, {"before": before, "rows_a_second": rows / seconds}
+        )
+        left = 60 * self._settings.minutes - float(held["before"]) - seconds
         confirm = 5 * len(self._settings.confirmation.prompts)
-        return min(asked, max(0.0, left * rows / float(held["seconds"]) - confirm))
+        return min(asked, max(0.0, left * float(held["rows_a_second"]) - confirm))
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -212,6 +230,7 @@ class _Finding:
             for what in ("unsteered", "random direction")
         )
         prompts = len(self._settings.discovery.prompts) + len(self._settings.confirmation.prompts)
+        grid = min(_GRID[0], self._job.n_layers) * _GRID[1]
         mean = sum(self._asking.lengths) / len(self._asking.lengths)
         return Searched(
             model=self._job.source.name,
@@ -238,7 +257,7 @@ class _Finding:
                 short_rows=self._asking.rows["short"],
                 confirm_rows=self._asking.rows["confirm"],
                 tokens=self._asking.tokens,
-                grid_tokens=round(_GRID * prompts * mean),
+                grid_tokens=round((2 * grid + 1) * prompts * mean),
             ),
         )
 
@@ -251,7 +270,7 @@ def _confirmed(what: What, record: Record, chosen: Record) -> Confirmed:
     refused = _refuses(record)
     return Confirmed(
         what=what,
-        strength=None if record.steering is None else record.steering.relative_strength,
+        strength=None if record.steering is None else round(record.steering.relative_strength, 4),
         n=len(refused),
         refuses=sum(refused),
         broken=sum(sample.judgement.quality == "garbled" for sample in record.samples),
@@ -292,14 +311,14 @@ def _window(choice: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
     def reach(rungs: Sequence[int]) -> tuple[int, int | None]:
         inside = [*takewhile(lambda rung: rates.get(rung, -1.0) >= half, rungs)]
         end = inside[-1] if inside else best.rung
-        beyond = next((r for r in rungs if r not in inside and r in rates), None)
-        return end, beyond
+        beyond = (rung for rung in rungs if rung not in inside)
+        return end, next((rung for rung in beyond if rates.get(rung, half) < half), None)
 
     weakest, weaker = reach(range(best.rung, -1, -1))
     strongest, stronger = reach(range(best.rung, len(STRENGTHS)))
-    if stronger is None:
-        breaks = choice.breaks.get((best.method, best.layer))
-        stronger = breaks if breaks is not None and breaks < len(STRENGTHS) else None
+    breaks = choice.breaks.get((best.method, best.layer), len(STRENGTHS))
+    if stronger is None and strongest < breaks < len(STRENGTHS):
+        stronger = breaks
     return Window(
         weakest=STRENGTHS[weakest],
         strongest=STRENGTHS[strongest],

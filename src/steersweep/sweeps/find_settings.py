@@ -11,10 +11,10 @@ from steersweep.core.setting_values import positive_number, whole_number
 from steersweep.model.source import ModelSource, find_model
 from steersweep.prompts.prompts import TestSet
 from steersweep.search.search import ROUNDS, STRENGTHS
+from steersweep.sweeps import defaults
 from steersweep.sweeps.settings import SweepSettings, make_settings
 from steersweep.work.asking import SHORT
 
-MAX_NEW_TOKENS = 60
 CONFIRM = 60  # prompts of the confirmation, at most; half of the prompts where there are fewer
 _FEWEST = 16  # test prompts
 _UNSTEERED = 28
@@ -67,9 +67,7 @@ class FindSettings:
 
     def asked(self, start: int, stop: int) -> TestSet:
         """Some of the discovery prompts."""
-        found = self.discovery
-        name = f"{found.name}[{start}:{stop}]"
-        return replace(found, name=name, prompts=found.prompts[start:stop])
+        return self.discovery.part(start, stop)
 
     @property
     def unsteered(self) -> TestSet:
@@ -92,7 +90,7 @@ def make_find_settings(
     layers: str = "",
     budget_rows: int | None = None,
     minutes: float | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int = defaults.FIND_NEW_TOKENS,
     **options: Any,
 ) -> FindSettings:
     """Settings from the texts a user types.

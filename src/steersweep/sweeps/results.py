@@ -21,7 +21,6 @@ from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record
 from steersweep.run.result import Best, Controls, Extraction, ModelVerdict, PrecisionFacts, Result
 from steersweep.run.verdict import TOO_WEAK, Thresholds, verdict
-from steersweep.search.window import window_note
 from steersweep.sweeps.compared import (
     against_unsteered,
     best_condition,
@@ -30,11 +29,11 @@ from steersweep.sweeps.compared import (
 )
 from steersweep.work.job import (
     Job,
-    breaks_of,
     comparison_file,
     missing_notes,
     scores_file,
     unsteered_note,
+    window_notes,
 )
 
 if TYPE_CHECKING:
@@ -96,8 +95,7 @@ def _notes(
     """What a reader of a model's results should know: about the model, and layers left out."""
     notes = [note for _, record in records for note in record.provenance.get("notes", [])]
     notes += missing_notes(job, store)
-    if job.window and (breaks := breaks_of(job, store)):
-        notes.append(window_note(breaks.values()))
+    notes += window_notes(job, store)
     for condition, record in records:
         if condition.label == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)

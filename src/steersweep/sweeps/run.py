@@ -83,7 +83,7 @@ def run_sweep(
     with run_lock(out):
         if (earlier := begun(out))[:10] != created[:10]:  # another run began here meanwhile
             created, jobs = earlier, made(earlier[:10])
-        same = ("model_fingerprints", *_only_names(out, plan))
+        same = ("model_fingerprints", *only_names(out, plan))
         store = RunFolder.open(out, plan, may_differ=same, on_note=on_note)
         freeze(store, settings, created)
         notes = [*problems(out), *(note for job in jobs for note in job.notes)]
@@ -104,7 +104,7 @@ def begun(out: Path) -> str:
     return RunFolder(out, repairs=False).begun() or provenance.utc_now()
 
 
-def _only_names(out: Path, asked: Mapping[str, Any]) -> list[str]:
+def only_names(out: Path, asked: Mapping[str, Any]) -> list[str]:
     """Settings of the run in a folder that call by other names what is the same by content."""
     held = RunFolder(out, repairs=False).get_plan()
     if held is None:

@@ -78,7 +78,7 @@ class SweepSettings:
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
-        window: of the strengths only those of each model's window; see `Job`.
+        window: strengths of which only those of each model's window are tried; see `Job`.
     """
 
     models: tuple[ModelSource, ...]
@@ -101,7 +101,7 @@ class SweepSettings:
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
-    window: bool = False
+    window: tuple[Strength, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class SweepSettings:
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
-            **({"window": True} if self.window else {}),
+            **({"window": [s.value for s in self.window]} if self.window else {}),
             **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
 
@@ -212,7 +212,7 @@ def make_settings(
         template_options=parse_template_options(template_options, "template options"),
         own_methods=METHODS.own_of(chosen),
         edit=edit,
-        window=strengths == defaults.FIND,
+        window=LADDER if strengths == defaults.FIND else (),
     )
 
 
@@ -226,7 +226,12 @@ def _strengths(edit: EditSettings, multipliers: str, strengths: str) -> list[Str
                     f"affine"
                 )
         return [REMOVED]
-    if strengths == defaults.FIND and not multipliers:
+    if strengths == defaults.FIND:
+        if multipliers:
+            raise InputError(
+                f"{setting('strengths')} {defaults.FIND}: looks for strengths by itself; leave "
+                f"{setting('multipliers')} out"
+            )
         return [*LADDER]
     found = [
         Strength("multiplier", x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from steersweep.core.errors import SteersweepError
+from steersweep.core.errors import InputError, SteersweepError
 from steersweep.model.rendering import test_rendered
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.condition import Condition, Strength, in_batches
@@ -13,7 +13,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.records import Record
 from steersweep.search.search import STRENGTHS, Cell, Outcome
 from steersweep.work.bench import Bench
-from steersweep.work.job import Job
+from steersweep.work.job import Job, missing_notes
 
 SHORT = 24  # new tokens that show whether a text breaks
 OUTCOMES = {"coherent": Outcome.REFUSES, "garbled": Outcome.BROKEN}  # any other quality: OTHER
@@ -56,9 +56,23 @@ class Asking:
         self.answers("whole", [job.conditions[0]], job.test)
 
     @property
-    def layers(self) -> list[int]:
-        """Those that have a direction."""
-        return sorted({layer for _, layer in self._bench.directions if layer is not None})
+    def places(self) -> dict[str, list[int]]:
+        """Layers that have a direction, by method.
+
+        Raises:
+            InputError: none has.
+        """
+        found: dict[str, list[int]] = {method: [] for method in self._job.extraction}
+        for label, layer in sorted(self._bench.directions, key=lambda key: key[1] or 0):
+            if layer is not None and label.is_swept and (label.method, layer) in self._likes:
+                found[str(label.method)].append(layer)
+        if not any(found.values()):
+            why = "; ".join(missing_notes(self._job, self._store))
+            raise InputError(
+                f"{self._job.source.model_id}: nothing to sweep: {why}; choose other layers or "
+                f"extraction prompts"
+            )
+        return found
 
     def ask(
         self, cells: Sequence[Cell], test: TestSet, *, short: bool
@@ -97,10 +111,11 @@ class Asking:
         bench.answering.expect(self._expected, done=sum(self.rows.values()))
         found: dict[str, Record] = {}
         for batch in in_batches(conditions, n_prompts, bench.max_rows):
-            if None in [self._store.get(c.key, test.prompts) for c in batch.conditions]:
+            if all(self._has(bench, c, test) for c in batch.conditions):
+                bench.answering.skip(len(batch.conditions) * n_prompts)
+            else:
                 for made in bench.run(batch):
                     self._store.put(made)
-                self._told(len(batch.conditions))
             for condition in batch.conditions:
                 record = self._store.get(condition.key, test.prompts)
                 if record is None:
@@ -109,9 +124,14 @@ class Asking:
                         f"search went on; run the same command again"
                     )
                 found[condition.key] = record
+                self._told(1)
                 lengths = [sample.n_tokens for sample in record.samples]
                 self.tokens += sum(lengths)
                 if kind != "short":
                     self.lengths += lengths
             self.rows[kind] = self.rows.get(kind, 0) + len(batch.conditions) * n_prompts
         return found
+
+    def _has(self, bench: Bench, condition: Condition, test: TestSet) -> bool:
+        held = self._store.get(condition.key, test.prompts) is not None
+        return held and bench.has_direction(condition)

@@ -36,7 +36,7 @@ from steersweep.steer.steering import Generation
 from steersweep.work.answering import Answered, Answering
 from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
 from steersweep.work.job import Job
-from steersweep.work.pace import Clock, rows_in_time, step_seconds
+from steersweep.work.pace import MANY, Clock, rows_in_time, step_seconds
 from steersweep.work.preparation import WORTH_KEEPING, Preparation
 from steersweep.work.references import References
 from steersweep.work.stages import Stages
@@ -91,7 +91,7 @@ class Bench:
         other = copy(self)
         other.job = job
         other.prompt_ids = self.chat.renderer.ids_of(job.test.prompts, "test prompt")
-        other.rows = other._row_limit(self.max_rows)
+        other.rows = other._row_limit(self.rows.most)
         own = job.conditions[0].label == UNSTEERED
         other._threshold = None if own else self._fluency_threshold()
         other.answering = other._answering()
@@ -162,7 +162,11 @@ class Bench:
         rows = find()
         if rows >= self.job.max_rows:
             return rows
-        return find(steps=step_seconds(self.chat, self.prompt_ids))  # it matters: look closer
+        # It matters: look closer.
+        steps = self.rows.run(
+            lambda most: step_seconds(self.chat, self.prompt_ids, min(most, MANY))
+        )
+        return rows if steps is None else find(steps=steps)
 
     def _begin(self, stage: str) -> None:
         self._stages.begin(stage)
@@ -259,7 +263,10 @@ class Bench:
         conditions = batch.conditions
         steering = [self._edit(condition) for condition in conditions]
         found = self.answering.answered(batch, [edit for _, edit in steering])
-        if conditions[0].label == UNSTEERED:
+        earlier = self.store.get(conditions[0].key, self.job.test.prompts)
+        if conditions[0].label == UNSTEERED and earlier is not None:
+            self._threshold = None  # that of the record, whatever batch it was made in
+        elif conditions[0].label == UNSTEERED:
             self._threshold = self.rows.run(
                 lambda most: fluency_threshold(
                     self.chat,
@@ -285,8 +292,11 @@ class Bench:
 
     def _compared(self, condition: Condition) -> Direction:
         """The direction that a random one is compared with."""
-        method = condition.label.method or next(iter(self.job.extraction))
-        like = Label(method, chose_layer=condition.label.chose_layer)
+        asked = condition.label.method
+        methods = [*self.job.extraction] if asked is None else [asked]
+        likes = [Label(method, chose_layer=condition.label.chose_layer) for method in methods]
+        # Methods may have no direction at a layer where another has one.
+        like = next((x for x in likes if (x, condition.layer) in self.directions), likes[0])
         return self.directions[like, condition.layer]
 
     def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:

@@ -17,8 +17,7 @@ from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.run.records import Record
-from steersweep.search.search import STRENGTHS
-from steersweep.search.window import window_strengths
+from steersweep.search.window import window_note, window_strengths
 from steersweep.work.stages import StageNow
 
 
@@ -49,8 +48,8 @@ class Job:
         instead_of: why it does not run in the precision that was asked for; empty where it does.
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
-        window: only those strengths of its conditions that lie in the model's window are run; where
-            that is, is found out first.
+        window: strengths of which only those are run that lie in the model's window, which is found
+            first; none: all are run.
     """
 
     source: ModelSource
@@ -75,7 +74,7 @@ class Job:
     instead_of: str = ""
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
-    window: bool = False
+    window: tuple[Strength, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def unfinished(job: Job, store: RunFolder) -> int:
     # Checks of this model are made again too where their file was damaged; nothing else names it.
     first = job.conditions[0]
     lost += bool(store.paths.lost_checks(first.model_fingerprint, first.precision))
-    lost += job.window and breaks_of(job, store) is None
+    lost += bool(job.window) and breaks_of(job, store) is None
     return missing + lost + (not _compared(job, store))
 
 
@@ -185,16 +184,21 @@ def window_file(job: Job, paths: RunPaths) -> Path:
     places = sorted(
         {(str(c.label), c.layer or 0, c.extraction_rendered or "") for c in job.conditions}
     )
-    first = job.conditions[0]
-    return paths.window(content_key([first.key, places, first.edit.as_json()]))
+    return paths.window(content_key([job.conditions[0].key, places, job.edit.as_json()]))
 
 
 def _outside_window(job: Job, store: RunFolder) -> set[str]:
     if not job.window or not (breaks := breaks_of(job, store)):
         return set()
-    tried = {Strength("relative", value) for value in STRENGTHS}
-    tried -= {Strength("relative", value) for value in window_strengths(breaks.values())}
-    return {condition.key for condition in job.conditions if condition.strength in tried}
+    inside = {Strength("relative", value) for value in window_strengths(breaks.values())}
+    outside = {*job.window} - inside
+    return {condition.key for condition in job.conditions if condition.strength in outside}
+
+
+def window_notes(job: Job, store: RunFolder) -> list[str]:
+    """Where texts of a job's model begin to break, and which strengths follow, if it asks."""
+    breaks = breaks_of(job, store) if job.window else None
+    return [window_note(breaks.values())] if breaks else []
 
 
 def missing_notes(job: Job, store: RunFolder) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,6 +22,15 @@ MANY = 16  # rows of a step that is timed beside one of a single row
 _STEPS = 4
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Seconds of a decoding step of one row, and of `many`, of so many `rows`."""
+
+    one: float
+    many: float
+    rows: int
+
+
 def rows_in_time(
     job: Job,
     shape: ModelShape,
@@ -28,7 +38,7 @@ def rows_in_time(
     *,
     tokens: int,
     seconds: float,
-    steps: tuple[float, float] | None = None,
+    steps: Steps | None = None,
 ) -> int:
     """Rows that are answered and judged in less than a minute together.
 
@@ -40,18 +50,20 @@ def rows_in_time(
         device: where it runs.
         tokens: of a pass that was timed.
         seconds: that pass took.
-        steps: seconds of a decoding step of one row and of `MANY`; None: from what estimates say of
-            the machine, as much slower as the pass was.
+        steps: timed ones; None: from what estimates say of the machine, as much slower as the pass
+            was.
     """
     machine = machine_of(device)
     slower = seconds / (machine.tokens(shape, tokens) + _WARMING_UP)
     new_tokens = max(condition.max_new_tokens for condition in job.conditions)
     context = PROMPT_TOKENS + new_tokens / 2
-    one, many = steps or (
+    timed = steps or Steps(
         slower * machine.step(shape, job.precision, 1, context),
         slower * machine.step(shape, job.precision, MANY, context),
+        MANY,
     )
-    of_row = new_tokens * max(0.0, many - one) / (MANY - 1)
+    one = timed.one
+    of_row = new_tokens * max(0.0, timed.many - one) / (timed.rows - 1)
     of_row += slower * machine.scored(shape, new_tokens)
     first = new_tokens * one + slower * machine.scored(shape, new_tokens)
     # A step reads all weights, whatever the rows: fewer than these would save hardly any time.
@@ -59,17 +71,23 @@ def rows_in_time(
     return 1 + int((within - first) / of_row)
 
 
-def step_seconds(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> tuple[float, float] | None:
-    """Seconds of a decoding step of one row and of `MANY`, the quickest of a few.
+def step_seconds(
+    chat: ChatModel, prompts: Sequence[Sequence[int]], many: int = MANY
+) -> Steps | None:
+    """Seconds of decoding steps on a CPU, the quickest of a few.
 
-    None where answers end before anything can be timed.
+    None where answers end before anything can be timed, where there is a single row, and on a GPU,
+    whose first steps are not those that follow.
 
     Args:
         chat: the model.
         prompts: token ids of prompts to answer.
+        many: rows of the larger batch.
     """
+    if many < 2 or chat.device.type != "cpu":
+        return None
     found = []
-    for n in (1, MANY):
+    for n in (1, many):
         marks: list[float] = []
 
         def mark(step: StepInfo, marks: list[float] = marks, n: int = n) -> None:
@@ -81,8 +99,8 @@ def step_seconds(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> tuple[flo
         if len(marks) < 2:
             return None
         found.append(min(after - before for before, after in pairwise(marks)))
-    one, many = found
-    return one, many
+    one, several = found
+    return Steps(one, several, many)
 
 
 class Clock:

@@ -16,7 +16,8 @@ from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
-from steersweep.search.window import window_note
+from steersweep.search.search import STRENGTHS
+from steersweep.search.window import MOST
 from steersweep.smoke.required import check_for_run
 from steersweep.work.bench import Bench
 from steersweep.work.comparing import keep_comparison
@@ -31,6 +32,7 @@ from steersweep.work.job import (
     placeable,
     unfinished,
     unsteered_note,
+    window_notes,
 )
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.preparation import Preparation
@@ -87,20 +89,23 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     if not job.checks_only and not unfinished(job, store):
         Preparation(job, store).forget()
         return told("already finished", ended=True)
-    bench = open_bench(job, store, told)
+    n_prompts = len(job.test.prompts)
+    # Of a window's twelve strengths five are run.
+    likely = len(conditions) * MOST // len(STRENGTHS) * n_prompts if job.window else None
+    bench = open_bench(job, store, told, rows=likely)
     if bench is None:
         return told("finished", ended=True)
+    asked = 0
     if job.window and breaks_of(job, store) is None:
-        find_window(bench, job, store)
+        asked = find_window(bench, job, store, likely or 0)
     conditions = placeable(job, store)
-    done = {c.key for c in conditions if store.has(c.key)} if job.window else done
+    if asked:  # the unsteered answers are there now
+        done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
     told.total = len(conditions)
-    if job.window:
-        told(
-            "window",
-            warning=f"{job.source.name}: {window_note((breaks_of(job, store) or {}).values())}",
-        )
+    told.rows = None
+    for note in window_notes(job, store):
+        told("window", warning=f"{job.source.name}: {note}")
     missing_layers = missing_notes(job, store)
     for note in missing_layers:
         told("directions", warning=note)
@@ -109,8 +114,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
             f"{job.source.model_id}: nothing to sweep: {'; '.join(missing_layers)}; choose other "
             f"layers or extraction prompts"
         )
-    n_prompts = len(job.test.prompts)
-    bench.answering.expect(len(conditions) * n_prompts)
+    bench.answering.expect(len(conditions) * n_prompts + asked, done=asked)
     for batch in in_batches(conditions, n_prompts, bench.max_rows):
         missing = {condition.key for condition in batch.conditions} - done
         if not missing:

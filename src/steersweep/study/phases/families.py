@@ -214,7 +214,7 @@ class Families(Phase):
                 _of_window() if plan.window else (plan.strength,),
                 plan.models[row.model].precision,
                 row.timeout_s,
-                window=plan.window,
+                window=_of_window() if plan.window else (),
             )
             for row in section.models
         ]
@@ -236,7 +236,7 @@ class Families(Phase):
                 ),
                 _beside(plan, more.strengths),
                 plan.models[decision.model].precision,
-                window=plan.window or not more.strengths,
+                window=_narrowed(plan, more.strengths),
             )
             for decision in decided
             if decision.action == "follow-up"
@@ -255,7 +255,7 @@ class Families(Phase):
                 last.layers,
                 last.strengths or _of_window(),
                 plan.models[model].precision,
-                window=not last.strengths,
+                window=() if last.strengths else _of_window(),
             )
         ]
 
@@ -418,6 +418,14 @@ def _beside(plan: Plan, strengths: tuple[Strength, ...]) -> tuple[Strength, ...]
     """What phase 1 had, and what a follow-up adds."""
     had = _of_window() if plan.window else (plan.strength,)
     return tuple(dict.fromkeys((*had, *(strengths or _of_window()))))
+
+
+def _narrowed(plan: Plan, strengths: tuple[Strength, ...]) -> tuple[Strength, ...]:
+    """Of a follow-up's strengths those that are tried only within the window."""
+    if not plan.window and strengths:
+        return ()
+    asked = strengths if plan.window else (plan.strength,)
+    return tuple(strength for strength in _of_window() if strength not in asked)
 
 
 FAMILIES = Families()
