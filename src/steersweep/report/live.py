@@ -102,11 +102,9 @@ class View:
         """Show what is new about a job."""
 
 
-def _conditions(progress: Progress) -> str:
-    """How many are done, of how many where that is known."""
-    if progress.total:
-        return f"{progress.done}/{progress.total} conditions"
-    return f"{progress.done} conditions"
+def _count(progress: Progress) -> str:
+    """How many conditions are done, of how many where that is known."""
+    return f"{progress.done}/{progress.total}" if progress.total else str(progress.done)
 
 
 class Lines(View):
@@ -135,7 +133,7 @@ class Lines(View):
         progress = pace.progress
         where = name if self.models is None else f"{name} ({self.models[0] + 1}/{self.models[1]})"
         self.on_line(
-            f"{progress.fraction:4.0%}  {where}: {_conditions(progress)}, "
+            f"{progress.fraction:4.0%}  {where}: {_count(progress)} conditions, "
             f"{_doing(pace)}{_speed(pace)}{_left(pace, pace.seen)}"
         )
 
@@ -202,7 +200,7 @@ class Screen(View):
                 name,
                 ProgressBar(total=1.0, completed=progress.fraction, width=18),
                 f"{progress.fraction:4.0%}{_left(pace, now)}",
-                f"{_conditions(progress)}, {_doing(pace)}{_speed(pace)}",
+                f"{_count(progress)}, {_doing(pace)}{_speed(pace)}",
             )
             if len(self.jobs) == 1:
                 for stage in progress.stages:
