@@ -20,6 +20,7 @@ from modal import _serialization
 from modal.mount import _Mount
 from modal_proto import api_pb2
 
+from conftest import rest_slow
 from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
@@ -244,7 +245,7 @@ def _function(request: Any) -> Any:
     return ranked[0].function if ranked else request.function
 
 
-@pytest.mark.parametrize("status", ["INTERNAL_FAILURE", "TERMINATED", "TIMEOUT"])
+@pytest.mark.parametrize("status", rest_slow(["INTERNAL_FAILURE", "TERMINATED", "TIMEOUT"]))
 def test_a_container_that_is_lost_is_called_again(
     status: str, alone: Path, tmp_path: Path, server: ModalServer
 ) -> None:
