@@ -21,6 +21,7 @@ from conftest import rest_slow
 from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.report.found import in_short, lines
+from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.run.searched import read_searched
 from steersweep.search.race import beaten, log_evidence
@@ -195,6 +196,28 @@ def test_where_nothing_is_found_it_says_where_it_looked(found_folder: Path) -> N
     assert "looked for at layers 0 to 8 with pushes from 0.02 to 1 of the residual norm" in text
     assert "texts begin to break at" in text
     assert in_short(nothing)["window"] is None
+
+
+def test_a_killed_search_goes_on_to_the_same_end(
+    found_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250)
+    put, left = RunFolder.put, [25]
+
+    def killed(self: RunFolder, record: replay.Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        put(self, record)
+
+    with monkeypatch.context() as until:
+        until.setattr(RunFolder, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_find(settings, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "search.json").exists()
+    run_find(settings, tmp_path / "run", device="cpu")
+    ends = [(folder / "search.json").read_bytes() for folder in (tmp_path / "run", found_folder)]
+    assert ends[0] == ends[1]
 
 
 def test_one_layer_few_prompts_and_short_answers_are_searched_too(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from steersweep.work.asking import SHORT
 
 CONFIRM = 60  # prompts of the confirmation, at most; half of the prompts where there are fewer
 _FEWEST = 16  # test prompts
-_UNSTEERED = 28
-MAX_ROWS = 1_000_000
+_UNSTEERED = 28  # prompts, also for the length of the residual stream
+_MAX_ROWS = 1_000_000
 _MAX_MINUTES = 60 * 24 * 30
 RESULTS = "find"
 
@@ -112,7 +112,7 @@ def make_find_settings(
             f"{setting('operation')} remove has no strength to look for; use add or affine"
         )
     if budget_rows is not None:
-        whole_number(setting("budget_rows"), budget_rows, 1, MAX_ROWS)
+        whole_number(setting("budget_rows"), budget_rows, 1, _MAX_ROWS)
     if minutes is not None:
         positive_number(setting("minutes"), str(minutes), _MAX_MINUTES)
     if not layers:
