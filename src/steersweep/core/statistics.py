@@ -86,7 +86,7 @@ def _phi(both: int, only_first: int, only_second: int, n: int) -> float:
     margins *= (neither + only_second) * (neither + only_first)
     if not margins:
         return 0.0
-    excess = both * neither - only_first * only_second
+    excess: float = both * neither - only_first * only_second
     if excess > 0:
         excess = max(0.0, excess - n / 2)
     return float(excess / math.sqrt(margins))
