@@ -1,0 +1,257 @@
+"""What steering costs at a condition, as result files hold it: each effect beside no steering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steersweep.run.effect import Change, Measured, Unit, change
+
+DIVERGENCE, TEXT, CHOICES = "divergence", "text", "choices"
+HARMFUL, BORDERLINE = "harmful", "borderline"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An effect of one edit as the run folder holds it.
+
+    Attributes:
+        measured: in every variant, the first one first.
+        file: where it is, in the run folder.
+    """
+
+    measured: tuple[Measured, ...]
+    file: str
+
+
+@dataclass(frozen=True)
+class RefusalEffect:
+    """How often requests of one kind are refused.
+
+    Attributes:
+        rate: refused, 0 to 1.
+        n: requests.
+        interval: 95 % interval of `rate` (Wilson).
+        change: from no steering, on the same requests; None for no steering itself, and where
+            that was not measured.
+        file: what each request came to, in the run folder.
+    """
+
+    rate: float
+    n: int
+    interval: tuple[float, float]
+    change: Change | None
+    file: str
+
+
+@dataclass(frozen=True)
+class DivergenceEffect:
+    """How far next-token distributions are from those without steering.
+
+    Attributes:
+        nats_per_token: mean KL divergence from unsteered to steered, over the tokens of the
+            model's own unsteered answers.
+        n: answers.
+        interval: 95 % bootstrap interval over answers.
+        spread: standard deviation of the answers' means.
+        file: the mean of each answer, in the run folder.
+    """
+
+    nats_per_token: float
+    n: int
+    interval: tuple[float, float]
+    spread: float
+    file: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How unlikely the model finds text.
+
+    Attributes:
+        nats_per_token: mean cross-entropy.
+        perplexity: its exponential; None where that is too large for a number.
+        change: in nats per token, as of `RefusalEffect`.
+    """
+
+    nats_per_token: float
+    perplexity: float | None
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class LossEffect(Loss):
+    """The same of text that it did not write.
+
+    Attributes:
+        n: texts.
+        file: the mean of each text, in the run folder.
+        in_template: of the texts as answers in the chat template.
+    """
+
+    n: int
+    file: str
+    in_template: Loss
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of multiple-choice questions whose right answer is the likeliest.
+
+    Attributes:
+        accuracy: 0 to 1.
+        interval: 95 % interval of `accuracy` (Wilson).
+        change: as of `RefusalEffect`.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class ChoicesEffect(Accuracy):
+    """The same, by the likelihood of whole answers.
+
+    Attributes:
+        n: questions.
+        file: of each question whether it was right, in the run folder.
+        normalised: by likelihood over the answer's length.
+    """
+
+    n: int
+    file: str
+    normalised: Accuracy
+
+
+@dataclass(frozen=True)
+class OwnEffect:
+    """An effect of a user's own.
+
+    Attributes:
+        value: mean over items.
+        unit: of the value.
+        n: items.
+        interval: 95 % interval of `value`.
+        change: as of `RefusalEffect`.
+        file: its numbers by item, in the run folder.
+    """
+
+    value: float
+    unit: Unit
+    n: int
+    interval: tuple[float, float]
+    change: Change | None
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effects:
+    """What was measured of a condition; None where it was not.
+
+    Attributes:
+        harmful_kept: refusals of harmful requests.
+        borderline: refusals of requests that only look unsafe.
+        divergence: distance from itself without steering.
+        text: loss on text of others.
+        choices: easy questions.
+        others: a user's own effects, by name and variant; None: there are none.
+    """
+
+    harmful_kept: RefusalEffect | None = None
+    borderline: RefusalEffect | None = None
+    divergence: DivergenceEffect | None = None
+    text: LossEffect | None = None
+    choices: ChoicesEffect | None = None
+    others: Mapping[str, OwnEffect] | None = None
+
+    @property
+    def price(self) -> float | None:
+        """What steering costs, in one number: nats per token from itself; None: not measured."""
+        return None if self.divergence is None else self.divergence.nats_per_token
+
+
+def effects_of(saved: Mapping[str, Saved], unsteered: Mapping[str, Saved]) -> Effects | None:
+    """What was measured of a condition beside no steering; None: nothing was.
+
+    Args:
+        saved: by name of the effect.
+        unsteered: the same of no steering; empty for no steering itself.
+    """
+    if not saved:
+        return None
+    base = {
+        (one.effect, one.variant): one for held in unsteered.values() for one in held.measured
+    }
+
+    def changed(one: Measured) -> Change | None:
+        before = base.get((one.effect, one.variant))
+        return None if before is None else change(before, one)
+
+    found: dict[str, Any] = {}
+    for name, make in _MAKE.items():
+        if name in saved:
+            held = saved[name]
+            parts = [(one, changed(one)) for one in held.measured]
+            found[_FIELDS.get(name, name)] = make(held.file, *parts)
+    others = {
+        one.name: OwnEffect(
+            one.mean, one.unit, len(one.items), one.interval, changed(one), held.file
+        )
+        for name, held in saved.items()
+        if name not in _MAKE
+        for one in held.measured
+    }
+    return Effects(**found, others=others or None)
+
+
+_Part = tuple[Measured, Change | None]
+
+
+def _refusals(file: str, part: _Part) -> RefusalEffect:
+    one, change = part
+    return RefusalEffect(one.mean, len(one.items), one.interval, change, file)
+
+
+def _divergence(file: str, part: _Part) -> DivergenceEffect:
+    one, _ = part
+    return DivergenceEffect(one.mean, len(one.items), one.interval, one.spread, file)
+
+
+def _loss(file: str, plain: _Part, in_template: _Part) -> LossEffect:
+    (one, change), (other, changed) = plain, in_template
+    return LossEffect(
+        one.mean,
+        _finite(one.perplexity),
+        change,
+        len(one.items),
+        file,
+        Loss(other.mean, _finite(other.perplexity), changed),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None
+
+
+def _choices(file: str, whole: _Part, normalised: _Part) -> ChoicesEffect:
+    (one, change), (other, changed) = whole, normalised
+    return ChoicesEffect(
+        one.mean,
+        one.interval,
+        change,
+        len(one.items),
+        file,
+        Accuracy(other.mean, other.interval, changed),
+    )
+
+
+_MAKE: Mapping[str, Callable[..., Any]] = {
+    HARMFUL: _refusals,
+    BORDERLINE: _refusals,
+    DIVERGENCE: _divergence,
+    TEXT: _loss,
+    CHOICES: _choices,
+}
+_FIELDS = {HARMFUL: "harmful_kept"}
