@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 
 from steersweep.cli import (
+    effects,
     export,
     find,
     judging,
@@ -42,7 +43,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
     ),
-    "Results": (results.report, results.review, results.track, export.export),
+    "Results": (effects.effects, results.report, results.review, results.track, export.export),
 }  # fmt: skip
 for panel, commands in _PANELS.items():
     for command in commands:

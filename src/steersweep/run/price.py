@@ -7,22 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from steersweep.run.effect import Change, Measured, Unit, change
+from steersweep.run.effect_files import Saved
 
 DIVERGENCE, TEXT, CHOICES = "divergence", "text", "choices"
 HARMFUL, BORDERLINE = "harmful", "borderline"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """An effect of one edit as the run folder holds it.
-
-    Attributes:
-        measured: in every variant, the first one first.
-        file: where it is, in the run folder.
-    """
-
-    measured: tuple[Measured, ...]
-    file: str
 
 
 @dataclass(frozen=True)
@@ -179,16 +167,15 @@ def effects_of(saved: Mapping[str, Saved], unsteered: Mapping[str, Saved]) -> Ef
         saved: by name of the effect.
         unsteered: the same of no steering; empty for no steering itself.
     """
-    if not saved:
-        return None
-    base = {
-        (one.effect, one.variant): one for held in unsteered.values() for one in held.measured
-    }
+    base = {(one.effect, one.variant): one for held in unsteered.values() for one in held.measured}
+    saved = {name: held for name, held in saved.items() if held.measured}
 
     def changed(one: Measured) -> Change | None:
         before = base.get((one.effect, one.variant))
         return None if before is None else change(before, one)
 
+    if not saved:
+        return None
     found: dict[str, Any] = {}
     for name, make in _MAKE.items():
         if name in saved:

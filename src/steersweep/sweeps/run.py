@@ -17,6 +17,7 @@ from steersweep.run.result_files import write_result_file
 from steersweep.run.verdict import Thresholds
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import SweepSettings, make_job
+from steersweep.work.asked_effects import note_asked
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.overflow import as_it_runs
 from steersweep.work.worker import run_job
@@ -86,6 +87,9 @@ def run_sweep(
         same = ("model_fingerprints", *only_names(out, plan))
         store = RunFolder.open(out, plan, may_differ=same, on_note=on_note)
         freeze(store, settings, created)
+        if settings.effects:
+            judge = jobs[0].conditions[0].judge
+            note_asked(store, settings.effects, judge, settings.special_tokens)
         notes = [*problems(out), *(note for job in jobs for note in job.notes)]
         for note in dict.fromkeys(notes):
             on_note(note)

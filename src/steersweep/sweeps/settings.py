@@ -48,7 +48,9 @@ from steersweep.run.condition import (
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
 from steersweep.sweeps import defaults
+from steersweep.sweeps.effect_settings import left_out_notes
 from steersweep.sweeps.expansion import LADDER, expand
+from steersweep.work.asked_effects import NO_EFFECTS, AskedEffects
 from steersweep.work.job import Job
 
 
@@ -79,6 +81,7 @@ class SweepSettings:
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
         window: strengths of which only those of each model's window are tried; see `Job`.
+        effects: what is measured of every condition besides; changes no condition.
     """
 
     models: tuple[ModelSource, ...]
@@ -102,16 +105,21 @@ class SweepSettings:
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
     window: tuple[Strength, ...] = ()
+    effects: AskedEffects = NO_EFFECTS
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the prompt files, each once."""
         found = [*self.test.notes]
         found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        found += left_out_notes(self.effects)
         return tuple(dict.fromkeys(found))
 
     def plan(self) -> dict[str, Any]:
-        """The settings as plain data, with prompt sets by name and content hash."""
+        """The settings as plain data, with prompt sets by name and content hash.
+
+        Effects are none of them: they may be added to a run, which keeps them apart.
+        """
         return {
             "kind": "sweep",
             "models": [
@@ -159,6 +167,7 @@ def make_settings(
     site: str = defaults.SITE,
     span: str = defaults.SPAN,
     positions: str = defaults.POSITIONS,
+    effects: AskedEffects = NO_EFFECTS,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
@@ -213,6 +222,7 @@ def make_settings(
         own_methods=METHODS.own_of(chosen),
         edit=edit,
         window=LADDER if strengths == defaults.FIND else (),
+        effects=effects,
     )
 
 
@@ -304,6 +314,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         own_methods=settings.own_methods,
         edit=settings.edit,
         window=settings.window,
+        effects=settings.effects,
     )
 
 
