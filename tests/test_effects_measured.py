@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import lab, random_model, rest_slow
 from torch import Tensor
 
+from conftest import lab, random_model, rest_slow
 from steersweep import ChatModel
 from steersweep.core.errors import InputError
 from steersweep.steer import continuations
