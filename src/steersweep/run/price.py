@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,10 @@ HARMFUL, BORDERLINE = "harmful", "borderline"
 
 @dataclass(frozen=True)
 class RefusalEffect:
-    """How often requests of one kind are refused.
+    """How often requests of one kind are refused in fluent text.
 
     Attributes:
-        rate: refused, 0 to 1.
+        rate: refused, 0 to 1; words of refusal in broken text do not count.
         n: requests.
         interval: 95 % interval of `rate` (Wilson).
         change: from no steering, on the same requests; None for no steering itself, and where
@@ -75,12 +76,12 @@ class LossEffect(Loss):
     Attributes:
         n: texts.
         file: the mean of each text, in the run folder.
-        in_template: of the texts as answers in the chat template.
+        in_template: of texts as answers in the chat template; None where that was not measured.
     """
 
     n: int
     file: str
-    in_template: Loss
+    in_template: Loss | None = None
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,14 @@ class ChoicesEffect(Accuracy):
     Attributes:
         n: questions.
         file: of each question whether it was right, in the run folder.
-        normalised: by likelihood over the answer's length.
+        by_length: by likelihood over the answer's length in characters.
+        in_template: with questions in the chat template; None where that was not measured.
     """
 
     n: int
     file: str
-    normalised: Accuracy
+    by_length: Accuracy
+    in_template: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def effects_of(saved: Mapping[str, Saved], unsteered: Mapping[str, Saved]) -> Ef
         if name in saved:
             held = saved[name]
             parts = [(one, changed(one)) for one in held.measured]
-            found[_FIELDS.get(name, name)] = make(held.file, *parts)
+            found[_FIELDS.get(name, name)] = make(held.file, parts)
     others = {
         one.name: OwnEffect(
             one.mean, one.unit, len(one.items), one.interval, changed(one), held.file
@@ -196,45 +199,47 @@ def effects_of(saved: Mapping[str, Saved], unsteered: Mapping[str, Saved]) -> Ef
 _Part = tuple[Measured, Change | None]
 
 
-def _refusals(file: str, part: _Part) -> RefusalEffect:
-    one, change = part
+def _refusals(file: str, parts: Sequence[_Part]) -> RefusalEffect:
+    one, change = parts[0]
     return RefusalEffect(one.mean, len(one.items), one.interval, change, file)
 
 
-def _divergence(file: str, part: _Part) -> DivergenceEffect:
-    one, _ = part
+def _divergence(file: str, parts: Sequence[_Part]) -> DivergenceEffect:
+    one, _ = parts[0]
     return DivergenceEffect(one.mean, len(one.items), one.interval, one.spread, file)
 
 
-def _loss(file: str, plain: _Part, in_template: _Part) -> LossEffect:
-    (one, change), (other, changed) = plain, in_template
+def _loss(file: str, parts: Sequence[_Part]) -> LossEffect:
+    plain, *others = [
+        Loss(one.mean, one.perplexity if one.perplexity < math.inf else None, change)
+        for one, change in parts
+    ]
     return LossEffect(
-        one.mean,
-        _finite(one.perplexity),
-        change,
-        len(one.items),
+        plain.nats_per_token,
+        plain.perplexity,
+        plain.change,
+        len(parts[0][0].items),
         file,
-        Loss(other.mean, _finite(other.perplexity), changed),
+        others[0] if others else None,
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
-
-
-def _choices(file: str, whole: _Part, normalised: _Part) -> ChoicesEffect:
-    (one, change), (other, changed) = whole, normalised
+def _choices(file: str, parts: Sequence[_Part]) -> ChoicesEffect:
+    plain, by_length, *others = [
+        Accuracy(one.mean, one.interval, change) for one, change in parts
+    ]
     return ChoicesEffect(
-        one.mean,
-        one.interval,
-        change,
-        len(one.items),
+        plain.accuracy,
+        plain.interval,
+        plain.change,
+        len(parts[0][0].items),
         file,
-        Accuracy(other.mean, other.interval, changed),
+        by_length,
+        others[0] if others else None,
     )
 
 
-_MAKE: Mapping[str, Callable[..., Any]] = {
+_MAKE: Mapping[str, Callable[[str, Sequence[_Part]], Any]] = {
     HARMFUL: _refusals,
     BORDERLINE: _refusals,
     DIVERGENCE: _divergence,

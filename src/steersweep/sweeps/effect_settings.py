@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 from steersweep.effects.effect import EFFECTS
-from steersweep.effects.files import load_questions, load_texts
+from steersweep.effects.question_files import load_questions
+from steersweep.effects.sample_files import load_texts
 from steersweep.prompts.prompts import load_test_set
 from steersweep.run.effect import Sizes
 from steersweep.run.price import CHOICES, TEXT
@@ -26,8 +27,10 @@ WHOLE = Sizes(
     own_answers=_WHOLE,
     own_answer_tokens=100,
     texts=_WHOLE,
+    chat_texts=_WHOLE,
     text_tokens=512,
     questions=_WHOLE,
+    chat_questions=_WHOLE,
 )
 
 

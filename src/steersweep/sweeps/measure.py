@@ -186,7 +186,11 @@ class _Measuring:
         self._stages.end()
         shape = model_shape(chat.model.config, chat.model)
         machine = machine_of(chat.device.type)
-        seconds = machine.scored(shape, effects.tokens * self._total)
+        tokens = sum(
+            effects.tokens(len(group.target.unsteered.samples)) * len(group.target.records)
+            for group in self._groups
+        )
+        seconds = machine.scored(shape, tokens)
         self._stages.expect({LOADING: _LOADING_S, EFFECTS: seconds})
         self._stages.begin(EFFECTS)
         for group in self._groups:

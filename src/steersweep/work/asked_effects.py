@@ -51,20 +51,25 @@ class AskedEffects:
         """Whether anything is asked for."""
         return bool(self.names)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of one condition that are read or answered."""
-        return sum(self.tokens_of(name) for name in self.names)
+    def tokens(self, n_prompts: int) -> int:
+        """Tokens of one condition that are read or answered, where the run has so many prompts."""
+        return sum(self.tokens_of(name, n_prompts) for name in self.names)
 
-    def tokens_of(self, name: str) -> int:
+    def tokens_of(self, name: str, n_prompts: int) -> int:
         """The same for one effect; of a user's own as many as for the longest of the others."""
         sizes, answer = self.sizes, PROMPT_TOKENS + self.sizes.answer_tokens
+
+        def some(there: int, *asked: int) -> int:
+            return sum(min(there, most) for most in asked)
+
         tokens = {
-            DIVERGENCE: sizes.own_answers * (PROMPT_TOKENS + sizes.own_answer_tokens),
-            TEXT: 2 * min(sizes.texts, len(self.texts.texts)) * sizes.text_tokens,
-            CHOICES: min(sizes.questions, len(self.questions.questions)) * _QUESTION_TOKENS,
-            HARMFUL: min(sizes.harmful, len(self.harmful.prompts)) * answer,
-            BORDERLINE: min(sizes.borderline, len(self.borderline.prompts)) * answer,
+            DIVERGENCE: some(n_prompts, sizes.own_answers)
+            * (PROMPT_TOKENS + sizes.own_answer_tokens),
+            TEXT: some(len(self.texts.texts), sizes.texts, sizes.chat_texts) * sizes.text_tokens,
+            CHOICES: _QUESTION_TOKENS
+            * some(len(self.questions.questions), sizes.questions, sizes.chat_questions),
+            HARMFUL: some(len(self.harmful.prompts), sizes.harmful) * answer,
+            BORDERLINE: some(len(self.borderline.prompts), sizes.borderline) * answer,
         }
         return max(1, tokens.get(name, max(tokens.values())))
 
@@ -99,10 +104,14 @@ class AskedEffects:
         used: dict[str, dict[str, Any]] = {
             DIVERGENCE: {"answers": sizes.own_answers, "tokens": sizes.own_answer_tokens},
             TEXT: {
-                "texts": _content(self.texts.first(sizes.texts)),
+                "plain": _content(self.texts.first(sizes.texts)),
+                "chat": _content(self.texts.first(sizes.chat_texts)),
                 "tokens": sizes.text_tokens,
             },
-            CHOICES: {"questions": _content(self.questions.first(sizes.questions))},
+            CHOICES: {
+                "plain": _content(self.questions.first(sizes.questions)),
+                "chat": _content(self.questions.first(sizes.chat_questions)),
+            },
             HARMFUL: {
                 "prompts": _content(self.harmful.first(sizes.harmful)),
                 "tokens": sizes.answer_tokens,

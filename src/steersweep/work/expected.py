@@ -63,7 +63,7 @@ def expected_seconds(
         new_tokens=max(condition.max_new_tokens for condition in job.conditions),
         rows=job.max_rows,
         searches=0,
-        effect_tokens=job.effects.tokens,
+        effect_tokens=job.effects.tokens(n_prompts),
     )
     of_work = stage_seconds(work, machine)
     tokens: dict[str, float] = {CHECKS: _CHECKED_TOKENS, PROMPTS: n_prompts * PROMPT_TOKENS}

@@ -88,7 +88,8 @@ class _Measuring:
         names = self._asked.names
         for index, name in enumerate(names):
             edits = [*wanted(self._asked, name, self._target)]
-            size = _edits_at_once(self._asked.tokens_of(name), self._target.unsteered)
+            tokens = self._asked.tokens_of(name, len(self._target.unsteered.samples))
+            size = _edits_at_once(tokens, self._target.unsteered)
             for first in range(0, len(edits), size):
                 batch = edits[first : first + size]
                 begin = (index + first / len(edits)) / len(names)
