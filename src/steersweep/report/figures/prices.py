@@ -73,7 +73,7 @@ def front_figure(models: Models) -> Any:
         Line2D([], [], color=_RANDOM, marker=".", label="random direction", **styles),
         Line2D([], [], color=COLOURS["garbled"], marker="x", label="breaks the model", **styles),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(2 * columns, len(handles)))
     return figure
 
 
@@ -94,21 +94,23 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
                 zorder=2,
             )
     for result in results:
-        cells = [cell for cell in result.conditions if cell.price is not None]
-        axis.scatter(
-            [_x(cell) for cell in cells],
-            [cell.rates.coherent_refusal_rate for cell in cells],
-            s=20,
-            marker=looks.marker(result.method),
-            facecolors=[
-                "none" if cell.rates.output_quality == "garbled" else looks.colour(result.method)
-                for cell in cells
-            ],
-            edgecolors=looks.colour(result.method),
-            linewidths=0.8,
-            alpha=0.85,
-            zorder=3,
-        )
+        colour = looks.colour(result.method)
+        for garbled in (False, True):
+            cells = [
+                cell
+                for cell in result.conditions
+                if cell.price is not None and (cell.rates.output_quality == "garbled") == garbled
+            ]
+            axis.scatter(
+                [_x(cell) for cell in cells],
+                [cell.rates.coherent_refusal_rate for cell in cells],
+                s=20,
+                marker=looks.marker(result.method),
+                facecolors="none" if garbled else colour,
+                edgecolors=colour,
+                linewidths=0.8,
+                zorder=3,
+            )
     best = front(cell for result in results for cell in result.conditions)
     axis.step(
         [_x(cell) for cell in best],
@@ -123,8 +125,19 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
     if breaks:
         axis.axvline(min(breaks), color=COLOURS["garbled"], linewidth=0.8, linestyle=":", zorder=0)
     axis.set_xscale("log")
+    _plain_ticks(axis.xaxis)
     percent_axis(axis)
     axis.set_title(short(results[0].model))
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Numbers as they are, not as powers, along a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _x(cell: SteeredCell) -> float:
@@ -168,7 +181,10 @@ def price_map_figure(models: Models) -> Any:
             axis.set_visible(False)
         row[0].set_ylabel("start layer (depth)" if len(lines_of(results)) > 2 else "")
     axes[-1][0].set_xlabel(x_label(shown[0][0]), loc="left")
-    figure.colorbar(image, ax=axes, label="nats per token from unsteered", shrink=0.8, aspect=25)
+    bar = figure.colorbar(
+        image, ax=axes, label="nats per token from unsteered", shrink=0.9, aspect=25
+    )
+    _plain_ticks(bar.ax.yaxis)
     return figure
 
 
@@ -217,6 +233,7 @@ def _draw_prices(
             va="center",
             fontsize=6.5,
             color="white" if dark else "black",
+            zorder=4,
         )
         if cell.key in equal:
             cheapest = cell.key == equal[0]
@@ -228,6 +245,7 @@ def _draw_prices(
                     fill=False,
                     edgecolor=COLOURS["garbled"],
                     linewidth=2.2 if cheapest else 0.9,
+                    zorder=3,
                 )
             )
     image = axis.pcolormesh(
