@@ -91,9 +91,7 @@ def effects_in(result: Result) -> list[dict[str, Any]]:
             "method": cell.method,
             "key": cell.key,
             "layer_idx": None if cell.steering is None else cell.steering.layer_idx,
-            "relative_strength": None
-            if cell.steering is None
-            else cell.steering.relative_strength,
+            "relative_strength": None if cell.steering is None else cell.steering.relative_strength,
             "coherent_refusal_rate": cell.rates.coherent_refusal_rate,
             "refuses_as_often": bool(result.priced and cell.key in result.priced.equal),
             "effects": typed.plain(cell.effects),

@@ -40,15 +40,19 @@ def _cheapest(result: Result) -> Iterator[str]:
         return
     if cell.key == result.best.key:
         others = len(priced.equal) - 1
-        what = f"of the {others + 1} that refuse as often" if others else "no other refuses as often"
+        what = (
+            f"of the {others + 1} that refuse as often" if others else "no other refuses as often"
+        )
         yield f"    that is the cheapest cell: {what}"
     else:
         yield f"    cheapest of {len(priced.equal)} that refuse as often: {cell_line(cell)}"
     if priced.breaks_from is not None:
-        far = [c for c in result.conditions if c.price is not None and c.price >= priced.breaks_from]
+        far = [
+            c for c in result.conditions if c.price is not None and c.price >= priced.breaks_from
+        ]
         yield (
-            f"    a random direction breaks the model from {nats(priced.breaks_from)} on; "
-            f"{len(far)} of {len(result.conditions)} cells are as far from it"
+            f"    a random direction breaks the model from {nats(priced.breaks_from)} on; as far "
+            f"from itself or farther: {len(far)} of {len(result.conditions)} cells"
         )
 
 
@@ -121,7 +125,9 @@ def _points(change: Change) -> str:
 
 
 def _own(own: OwnEffect) -> str:
-    return f"{own.value:.3g}" if own.change is None else f"{own.value:.3g} ({own.change.value:+.2g})"
+    return (
+        f"{own.value:.3g}" if own.change is None else f"{own.value:.3g} ({own.change.value:+.2g})"
+    )
 
 
 def shown_p(p: float) -> str:
@@ -160,4 +166,3 @@ def method_line(result: Result) -> str:
 def _where(cell: SteeredCell) -> str:
     push = f", {cell.steering.relative_strength:.2g}" if cell.steering.multiplier else ""
     return f"layer {cell.layer}{push} ({cell.rates.coherent_refusal_rate:.0%})"
-

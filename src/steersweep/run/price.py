@@ -14,7 +14,7 @@ DIVERGENCE, TEXT, CHOICES = "divergence", "text", "choices"
 HARMFUL, BORDERLINE = "harmful", "borderline"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RefusalEffect:
     """How often requests of one kind are refused in fluent text.
 
@@ -30,11 +30,11 @@ class RefusalEffect:
     rate: float
     n: int
     interval: tuple[float, float]
-    change: Change | None
+    change: Change | None = None
     file: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DivergenceEffect:
     """How far next-token distributions are from those without steering.
 
@@ -54,7 +54,7 @@ class DivergenceEffect:
     file: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     """How unlikely the model finds text.
 
@@ -66,10 +66,10 @@ class Loss:
 
     nats_per_token: float
     perplexity: float | None
-    change: Change | None
+    change: Change | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossEffect(Loss):
     """The same of text that it did not write.
 
@@ -84,7 +84,7 @@ class LossEffect(Loss):
     in_template: Loss | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """A share of multiple-choice questions whose right answer is the likeliest.
 
@@ -96,10 +96,10 @@ class Accuracy:
 
     accuracy: float
     interval: tuple[float, float]
-    change: Change | None
+    change: Change | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChoicesEffect(Accuracy):
     """The same, by the likelihood of whole answers.
 
@@ -116,7 +116,7 @@ class ChoicesEffect(Accuracy):
     in_template: Accuracy | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OwnEffect:
     """An effect of a user's own.
 
@@ -133,7 +133,7 @@ class OwnEffect:
     unit: Unit
     n: int
     interval: tuple[float, float]
-    change: Change | None
+    change: Change | None = None
     file: str
 
 
@@ -187,7 +187,12 @@ def effects_of(saved: Mapping[str, Saved], unsteered: Mapping[str, Saved]) -> Ef
             found[_FIELDS.get(name, name)] = make(held.file, parts)
     others = {
         one.name: OwnEffect(
-            one.mean, one.unit, len(one.items), one.interval, changed(one), held.file
+            value=one.mean,
+            unit=one.unit,
+            n=len(one.items),
+            interval=one.interval,
+            change=changed(one),
+            file=held.file,
         )
         for name, held in saved.items()
         if name not in _MAKE
@@ -201,41 +206,47 @@ _Part = tuple[Measured, Change | None]
 
 def _refusals(file: str, parts: Sequence[_Part]) -> RefusalEffect:
     one, change = parts[0]
-    return RefusalEffect(one.mean, len(one.items), one.interval, change, file)
+    return RefusalEffect(
+        rate=one.mean, n=len(one.items), interval=one.interval, change=change, file=file
+    )
 
 
 def _divergence(file: str, parts: Sequence[_Part]) -> DivergenceEffect:
     one, _ = parts[0]
-    return DivergenceEffect(one.mean, len(one.items), one.interval, one.spread, file)
-
-
-def _loss(file: str, parts: Sequence[_Part]) -> LossEffect:
-    plain, *others = [
-        Loss(one.mean, one.perplexity if one.perplexity < math.inf else None, change)
-        for one, change in parts
-    ]
-    return LossEffect(
-        plain.nats_per_token,
-        plain.perplexity,
-        plain.change,
-        len(parts[0][0].items),
-        file,
-        others[0] if others else None,
+    return DivergenceEffect(
+        nats_per_token=one.mean,
+        n=len(one.items),
+        interval=one.interval,
+        spread=one.spread,
+        file=file,
     )
 
 
-def _choices(file: str, parts: Sequence[_Part]) -> ChoicesEffect:
-    plain, by_length, *others = [
-        Accuracy(one.mean, one.interval, change) for one, change in parts
+def _loss(file: str, parts: Sequence[_Part]) -> LossEffect:
+    found: list[dict[str, Any]] = [
+        {
+            "nats_per_token": one.mean,
+            "perplexity": one.perplexity if one.perplexity < math.inf else None,
+            "change": change,
+        }
+        for one, change in parts
     ]
+    plain, *others = found
+    in_template = Loss(**others[0]) if others else None
+    return LossEffect(**plain, n=len(parts[0][0].items), file=file, in_template=in_template)
+
+
+def _choices(file: str, parts: Sequence[_Part]) -> ChoicesEffect:
+    found: list[dict[str, Any]] = [
+        {"accuracy": one.mean, "interval": one.interval, "change": change} for one, change in parts
+    ]
+    plain, by_length, *others = found
     return ChoicesEffect(
-        plain.accuracy,
-        plain.interval,
-        plain.change,
-        len(parts[0][0].items),
-        file,
-        by_length,
-        others[0] if others else None,
+        **plain,
+        n=len(parts[0][0].items),
+        file=file,
+        by_length=Accuracy(**by_length),
+        in_template=Accuracy(**others[0]) if others else None,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 from steersweep.effects.effect import EFFECTS

@@ -157,7 +157,11 @@ def price_map_figure(models: Models) -> Any:
     n_lines = [len(lines_of(results)) for results in shown]
     n_strengths = max(len(strengths_of(results)) for results in shown)
     prices = [
-        cell.price for row in rows for _, cells, _ in row for cell in cells if cell.price is not None
+        cell.price
+        for row in rows
+        for _, cells, _ in row
+        for cell in cells
+        if cell.price is not None
     ]
     norm = LogNorm(max(_LOWEST, min(prices)), max(2 * _LOWEST, *prices), clip=True)
     columns = max(map(len, rows))
