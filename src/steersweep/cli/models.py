@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -30,13 +30,6 @@ from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.methods.method import METHODS, Given
 from steersweep.sweeps import defaults
-
-if TYPE_CHECKING:
-    from steersweep.model.chat_model import ChatModel
-    from steersweep.prompts.prompts import ExtractionSet
-    from steersweep.run.direction import Direction
-    from steersweep.run.edit_settings import EditSettings
-    from steersweep.steer.edit import Edit
 
 
 def extract(
@@ -164,6 +157,7 @@ def generate(
     --prompt "How do I bake a cake?"`
     """
     from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
+    from steersweep.library.steering import SteeringSettings
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
@@ -175,19 +169,19 @@ def generate(
     from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
-    settings = EditSettings.read(
-        {"operation": operation, "site": site, "span": span, "positions": positions}
+    edit = {"operation": operation, "site": site, "span": span, "positions": positions}
+    steering = SteeringSettings(
+        edit=EditSettings.read(edit),
+        multiplier=multiplier,
+        strength=strength,
+        layer=None if layer is None else LayerChoice(layer),
+        extraction=extraction,
     )
-    _check_length(operation, multiplier, strength)
-    if extraction is not None and operation != "affine":
-        raise InputError("--extraction: only --operation affine puts harmless prompts' mean back")
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
-    wanted = None if layer is None else LayerChoice(layer)
     options = parse_template_options(template_options, "--template-options")
     found = Direction.load(direction)
-    reference = _prompts_of(found, extraction, direction) if operation == "affine" else None
-    length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
+    reference = steering.reference_prompts(found, str(direction))
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -199,12 +193,10 @@ def generate(
         template_options=options,
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
-    start = found.layer if wanted is None else wanted.index(chat.n_layers)
-    _check_fits(chat, found, start, direction)
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
+    push = steering.edit_of(chat, found, str(direction), reference)
     if found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
-    push = _edit_of(chat, settings, found, start, length, reference)
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]
@@ -223,74 +215,3 @@ def generate(
             say("")
     if not quiet:
         show_notes(notes)
-
-
-def _check_length(operation: str, multiplier: float | None, strength: float | None) -> None:
-    from steersweep.core.setting_values import MAX_MULTIPLIER, MAX_STRENGTH
-
-    if operation == "remove":
-        if multiplier is not None or strength is not None:
-            raise InputError(
-                "--operation remove takes a direction out as a whole and has no strength; leave "
-                "--multiplier and --strength out"
-            )
-    elif (multiplier is None) == (strength is None):
-        raise InputError("give either --multiplier or --strength")
-    for setting, number, highest in (
-        ("--multiplier", multiplier, MAX_MULTIPLIER),
-        ("--strength", strength, MAX_STRENGTH),
-    ):
-        if number is not None and not abs(number) <= highest:
-            raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
-
-
-def _edit_of(
-    chat: ChatModel,
-    settings: EditSettings,
-    found: Direction,
-    start: int,
-    length: float,
-    prompts: ExtractionSet | None,
-) -> Edit:
-    """`prompts`: whose harmless ones an affine edit refers to."""
-    from steersweep.steer.activations import harmless_mean
-    from steersweep.steer.edit import Edit
-
-    reference = None
-    if prompts is not None:
-        position, site = found.position, settings.site
-        means = harmless_mean(chat, prompts.harmless, position=position, site=site)
-        reference = means[start].float()
-    return Edit.of(settings, found.vector, start, multiplier=length, reference=reference)
-
-
-def _prompts_of(found: Direction, extraction: str | None, path: Path) -> ExtractionSet:
-    """The prompts whose harmless ones an affine edit refers to."""
-    from steersweep.prompts.prompts import load_extraction_set
-
-    if extraction is not None:
-        return load_extraction_set(extraction)
-    name = found.prompts.partition("@")[0]
-    advice = f"{path}: was extracted from {name}; give that set or file as --extraction"
-    try:
-        prompts = load_extraction_set(name)
-    except InputError as error:
-        raise InputError(f"{advice} ({error})") from error
-    if prompts.id != found.prompts:
-        raise InputError(f"{advice}; {name} holds other prompts now")
-    return prompts
-
-
-def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> None:
-    """Refuse a direction of a model of another shape, by the file's name."""
-    of = f"{path}: a direction of {found.model_id}"
-    if found.vector.shape != (chat.d_model,):
-        raise InputError(
-            f"{of}, {found.vector.numel()} wide; the residual stream of {chat.source.model_id} is "
-            f"{chat.d_model} wide, so use a direction that was extracted from it"
-        )
-    if not 0 <= start < chat.n_layers:
-        raise InputError(
-            f"{of}, layer {start}; {chat.source.model_id} has layers 0 to {chat.n_layers - 1}, so "
-            f"say with --layer where steering starts"
-        )

@@ -1,0 +1,151 @@
+"""How one direction steers a model's answers: settings as people give them, and the edit of them.
+
+What `steersweep generate` takes, and whatever else answers with one direction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steersweep.core.errors import InputError, setting
+from steersweep.core.setting_values import MAX_MULTIPLIER, MAX_STRENGTH
+from steersweep.prompts.prompts import ExtractionSet, load_extraction_set
+from steersweep.run.condition import LayerChoice
+from steersweep.run.direction import Direction
+from steersweep.run.edit_settings import STANDARD, EditSettings
+
+if TYPE_CHECKING:
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.steer.edit import Edit
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringSettings:
+    """Where and how strongly a direction steers.
+
+    Attributes:
+        edit: operation, site, span and positions.
+        multiplier: length of what is added, in units of the residual stream; or None.
+        strength: the same over the direction's `residual_norm`; or None.
+        layer: where steering starts; None: the direction's own layer.
+        extraction: of affine edits: whose harmless prompts are put back, a shipped set or a file;
+            None: those that the direction was extracted from.
+
+    Raises:
+        InputError: not one of `multiplier` and `strength`, or one that the operation does not take;
+            a number that is too large; extraction prompts that the operation has no use for.
+    """
+
+    edit: EditSettings = STANDARD
+    multiplier: float | None = None
+    strength: float | None = None
+    layer: LayerChoice | None = None
+    extraction: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done, before a model is loaded."""
+        self._check_length()
+        if self.extraction is not None and self.edit.operation != "affine":
+            raise InputError(
+                f"{setting('extraction')}: only {setting('operation')} affine puts harmless "
+                f"prompts' mean back"
+            )
+
+    def _check_length(self) -> None:
+        multiplier, strength = setting("multiplier"), setting("strength")
+        if self.edit.operation == "remove":
+            if self.multiplier is not None or self.strength is not None:
+                raise InputError(
+                    f"{setting('operation')} remove takes a direction out as a whole and has no "
+                    f"strength; leave {multiplier} and {strength} out"
+                )
+        elif (self.multiplier is None) == (self.strength is None):
+            raise InputError(f"give either {multiplier} or {strength}")
+        for name, number, highest in (
+            (multiplier, self.multiplier, MAX_MULTIPLIER),
+            (strength, self.strength, MAX_STRENGTH),
+        ):
+            if number is not None and not abs(number) <= highest:
+                raise InputError(f"{name} {number}: must be a number up to {highest:,.0f}")
+
+    def length(self, direction: Direction) -> float:
+        """Length of what is added of a direction, in units of the residual stream."""
+        if self.multiplier is not None:
+            return self.multiplier
+        return (self.strength or 0.0) * direction.residual_norm
+
+    def reference_prompts(self, direction: Direction, called: str) -> ExtractionSet | None:
+        """The prompts whose harmless ones an affine edit refers to; None for other edits.
+
+        Args:
+            direction: whose own prompts are taken where none were asked for.
+            called: what messages call the direction, such as its file.
+
+        Raises:
+            InputError: they are not there, or not as they were.
+        """
+        if self.edit.operation != "affine":
+            return None
+        if self.extraction is not None:
+            return load_extraction_set(self.extraction)
+        name = direction.prompts.partition("@")[0]
+        advice = (
+            f"{called}: was extracted from {name}; give that set or file as {setting('extraction')}"
+        )
+        try:
+            prompts = load_extraction_set(name)
+        except InputError as error:
+            raise InputError(f"{advice} ({error})") from error
+        if prompts.id != direction.prompts:
+            raise InputError(f"{advice}; {name} holds other prompts now")
+        return prompts
+
+    def edit_of(
+        self, chat: ChatModel, direction: Direction, called: str, prompts: ExtractionSet | None
+    ) -> Edit:
+        """What is done to a model with a direction.
+
+        Args:
+            chat: the model.
+            direction: of a model of the same shape.
+            called: what messages call the direction, such as its file.
+            prompts: what `reference_prompts` gave.
+
+        Raises:
+            InputError: the direction does not fit the model, or the layer is outside it.
+        """
+        from steersweep.steer.activations import harmless_mean
+        from steersweep.steer.edit import Edit
+
+        start = direction.layer if self.layer is None else self.layer.index(chat.n_layers)
+        _check_fits(chat, direction, start, called)
+        reference = None
+        if prompts is not None:
+            means = harmless_mean(
+                chat, prompts.harmless, position=direction.position, site=self.edit.site
+            )
+            reference = means[start].float()
+        return Edit.of(
+            self.edit,
+            direction.vector,
+            start,
+            multiplier=self.length(direction),
+            reference=reference,
+        )
+
+
+def _check_fits(chat: ChatModel, direction: Direction, start: int, called: str) -> None:
+    """Refuse a direction of a model of another shape."""
+    of = f"{called}: a direction of {direction.model_id}"
+    if direction.vector.shape != (chat.d_model,):
+        raise InputError(
+            f"{of}, {direction.vector.numel()} wide; the residual stream of "
+            f"{chat.source.model_id} is {chat.d_model} wide, so use a direction that was "
+            f"extracted from it"
+        )
+    if not 0 <= start < chat.n_layers:
+        raise InputError(
+            f"{of}, layer {start}; {chat.source.model_id} has layers 0 to {chat.n_layers - 1}, so "
+            f"say with {setting('layer')} where steering starts"
+        )
