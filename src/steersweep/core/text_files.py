@@ -52,7 +52,7 @@ def read_text(path: Path | str, *, max_bytes: int) -> str:
         InputError: cannot be read, too large, or not a text; names the file, and the line where
             there is one.
     """
-    data = read_bytes(path, max_bytes)
+    data = _read_bytes(path, max_bytes)
     text = _decode(path, data)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -70,31 +70,6 @@ def read_text(path: Path | str, *, max_bytes: int) -> str:
             f"feeds; use one kind of line break"
         )
     return text.rstrip("\r")
-
-
-def read_bytes(path: Path | str, max_bytes: int) -> bytes:
-    """What a regular file holds.
-
-    Raises:
-        InputError: cannot be read, larger than `max_bytes`, or a pipe, device or folder, which are
-            refused before they are opened.
-    """
-    try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind in _KINDS:
-            raise InputError(f"{path}: is {_KINDS[kind]}, not a file")
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a NUL in the name
-        raise InputError(f"{shown(str(path), 300)}: cannot be read: {error}") from error
-    if len(data) > max_bytes:
-        raise InputError(
-            f"{path}: larger than {max_bytes // 2**10:,} KiB, the most that is read; "
-            f"make the file smaller"
-        )
-    return data
 
 
 def parse_json(text: str) -> Any:
@@ -128,6 +103,37 @@ def lone_surrogate(text: str) -> str | None:
 def shown(text: str, length: int = 60) -> str:
     """A text for a message: quoted, escaped, in ASCII where a character is not printable."""
     return repr(text if len(text) <= length else text[:length] + "...")
+
+
+def check_regular(path: Path | str) -> None:
+    """See that a path is a file that can be read to its end, before it is opened.
+
+    Raises:
+        InputError: a folder, a pipe, a device, or nothing.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise InputError(f"{shown(str(path), 300)}: cannot be read: {error}") from error
+    if kind in _KINDS:
+        raise InputError(f"{path}: is {_KINDS[kind]}, not a file")
+
+
+def _read_bytes(path: Path | str, max_bytes: int) -> bytes:
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise InputError(
+            f"{path}: larger than {max_bytes // 2**10:,} KiB, the most that is read; "
+            f"make the file smaller"
+        )
+    return data
 
 
 def _decode(path: Path | str, data: bytes) -> str:

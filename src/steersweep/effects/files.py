@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import parse_json, read_text, shown
+from steersweep.core.text_files import check_regular, parse_json, read_text, shown
+from steersweep.prompts.arrow import parquet_objects
 from steersweep.prompts.lists import refuse_bad_text
 from steersweep.prompts.records import (
     DELIMITERS,
     is_json,
     json_lines,
-    read_parquet,
     read_table,
     refuse_other_files,
 )
@@ -95,8 +95,8 @@ def read_items(path: str, wanted: Wanted) -> list[Item]:
             some that are no objects; names file, and line, item or row.
     """
     if Path(path).suffix.lower() == _PARQUET:
-        rows = read_parquet(path, max_bytes=MAX_BYTES, max_rows=MAX_ITEMS)
-        values: Iterator[tuple[str, Any]] = ((f"row {n}", row) for n, row in enumerate(rows, 1))
+        check_regular(path)
+        values: Iterator[tuple[str, Any]] = parquet_objects(path)
     else:
         text = read_text(path, max_bytes=MAX_BYTES)
         refuse_other_files(path, text, wanted.what)
@@ -172,14 +172,11 @@ def _json(path: str, text: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
 def _table(
     path: str, text: str, wanted: Wanted, delimiters: str = DELIMITERS
 ) -> Iterator[tuple[str, Any]]:
-    table = read_table(path, text, wanted.fields, wanted.rename, delimiters)
+    table = read_table(path, text, wanted.fields, delimiters)
     if table is None:
         return iter(())
     _item(path, f"line {table.line}", dict.fromkeys(table.names), wanted)
-    return (
-        (f"line {number}", dict(zip(table.names, record, strict=True)))
-        for number, record in table.records
-    )
+    return ((f"line {number}", fields) for number, fields in table.rows)
 
 
 _Reader = Callable[[str, str, Wanted], Iterator[tuple[str, Any]]]

@@ -1,4 +1,4 @@
-"""Files with a record an item, as other tools write them: JSON lines, tables, parquet."""
+"""Records of files as other tools write them: JSON lines, and tables with a header."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import parse_json, read_bytes, shown
+from steersweep.core.text_files import parse_json, shown
 from steersweep.prompts.characters import trimmed
 
 DELIMITERS = ",;\t|"
 MAX_HEADER = 10_000  # characters
-# Of a parquet file, unpacked: a few bytes can stand for any number of them.
-_MAX_UNPACKED = 2**28
-_MAX_VALUES = 5_000_000
 # How files begin that are saved in place of those that were wanted.
 _OTHER_FILES = (
     ("version https://git-lfs", "a Git LFS pointer (git lfs pull)"),
@@ -32,13 +29,13 @@ class Table:
     Attributes:
         line: of the header.
         names: of the columns, in lower case.
-        records: the line that each record below the header begins at, and its fields, as many as
-            there are columns; empty records are left out.
+        rows: the line that each record below the header begins at, and its fields by name; empty
+            records are left out.
     """
 
     line: int
     names: list[str]
-    records: Iterator[tuple[int, list[str]]]
+    rows: Iterator[tuple[int, dict[str, str]]]
 
 
 def json_lines(path: str, text: str) -> Iterator[tuple[int, Any]]:
@@ -80,7 +77,7 @@ def is_json(text: str) -> bool:
 
 
 def read_table(
-    path: str, text: str, known: Collection[str], hint: str, delimiters: str = DELIMITERS
+    path: str, text: str, known: Collection[str], delimiters: str = DELIMITERS
 ) -> Table | None:
     """A table of texts; None if there is nothing at all.
 
@@ -89,7 +86,6 @@ def read_table(
         text: what it holds.
         known: names of columns that one looks for, in lower case: the delimiter is the one with
             which the header has one of them.
-        hint: ends the message about a first line that can be no header.
         delimiters: that come into question.
 
     Raises:
@@ -103,7 +99,9 @@ def read_table(
     if first is None:
         return None
     if len(lines[first]) > MAX_HEADER:
-        raise InputError(f"{path}, line {first + 1}: too long for a header; {hint}")
+        raise InputError(
+            f"{path}, line {first + 1}: too long for a header; the first line names the columns"
+        )
 
     def rank(mark: str) -> tuple[bool, int]:
         names = _names(next(csv.reader([lines[first]], delimiter=mark), []))
@@ -116,46 +114,7 @@ def read_table(
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise InputError(f"{path}, line {number}: column {shown(twice[0])} is there twice")
-    return Table(number, names, _whole(path, records, len(names), delimiter))
-
-
-def read_parquet(path: str, *, max_bytes: int, max_rows: int) -> list[dict[str, Any]]:
-    """The rows of a parquet file as objects.
-
-    Raises:
-        InputError: cannot be read, too large, or not parquet; or pyarrow is not installed.
-    """
-    data = read_bytes(path, max_bytes)
-    refuse_other_files(path, data[:MAX_HEADER].decode("utf-8", "replace"), "parquet")
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            f"{path}: parquet files need pyarrow: pip install 'steersweep[parquet]'"
-        ) from error
-    try:
-        file = parquet.ParquetFile(pyarrow.BufferReader(data))
-        _refuse_large(path, file.metadata, max_rows)
-        rows: list[dict[str, Any]] = file.read().to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: not a whole parquet file: {reason}") from error
-    return rows
-
-
-def _refuse_large(path: str, about: Any, max_rows: int) -> None:
-    """Refuse what a small parquet file may unpack to."""
-    if about.num_rows > max_rows:
-        raise InputError(f"{path}: {about.num_rows:,} rows; {max_rows:,} is the most that is read")
-    groups = [about.row_group(i) for i in range(about.num_row_groups)]
-    unpacked = sum(group.total_byte_size for group in groups)
-    values = sum(g.column(i).num_values for g in groups for i in range(about.num_columns))
-    if unpacked > _MAX_UNPACKED or values > _MAX_VALUES:
-        raise InputError(
-            f"{path}: {unpacked // 2**20:,} MiB and {values:,} values unpacked; "
-            f"{_MAX_UNPACKED // 2**20:,} MiB and {_MAX_VALUES:,} values are the most that is read"
-        )
+    return Table(number, names, _whole(path, records, names, delimiter))
 
 
 def _names(cells: Iterable[str]) -> list[str]:
@@ -179,17 +138,18 @@ def _records(
 
 
 def _whole(
-    path: str, records: Iterable[tuple[int, list[str]]], n_columns: int, delimiter: str
-) -> Iterator[tuple[int, list[str]]]:
+    path: str, records: Iterable[tuple[int, list[str]]], names: Sequence[str], delimiter: str
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Records that have as many fields as there are columns, by name; empty ones are left out."""
     for number, record in records:
-        while len(record) > n_columns and not trimmed(record[-1]):
+        while len(record) > len(names) and not trimmed(record[-1]):
             record.pop()
         if not any(map(trimmed, record)):
             continue
-        if len(record) != n_columns:
+        if len(record) != len(names):
             raise InputError(
-                f"{path}, line {number}: has {len(record)} fields, but the header {n_columns} "
+                f"{path}, line {number}: has {len(record)} fields, but the header {len(names)} "
                 f"(delimiter {delimiter!r}); a field that holds the delimiter stands in double "
                 f"quotes"
             )
-        yield number, record
+        yield number, dict(zip(names, record, strict=True))
