@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from steersweep.cli.app import app
 from steersweep.core.errors import NumericalError
 from steersweep.effects.divergence import Divergence
 from steersweep.effects.text import TextLoss
-from steersweep.report.html import write_report
 from steersweep.report.prices import price_lines
 from steersweep.run.cell import SteeredCell
 from steersweep.run.effect import Sizes
@@ -254,20 +254,30 @@ def test_an_effect_of_ones_own(copied: Path, tmp_path: Path) -> None:
 # -- the command, from Python, and what is shown --------------------------------------------------
 
 
-def test_the_command_measures_and_says_the_price(copied: Path) -> None:
+def test_the_command_measures_shows_prices_and_writes_the_report(copied: Path) -> None:
     shutil.rmtree(copied / "effects")
     (copied / "effects.json").unlink()
-    run_sweep(settings(few("none")), copied, device="cpu")
-    assert SweepResults.of(copied).results[0].priced is None
-    done = CliRunner().invoke(app, ["effects", str(copied), "--effects", "divergence", "--quiet"])
+    asked = ["effects", str(copied), "--effects", "divergence", "--quiet", "--json"]
+    done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    assert "nats from itself" in done.output
-    assert "random direction there" in done.output
-    assert "methods where they refuse as often" in done.output
-    as_json = ["effects", str(copied), "--effects", "divergence", "--quiet", "--json"]
-    found = json.loads(CliRunner().invoke(app, as_json).stdout)["effects"]
+    found = json.loads(done.stdout)["effects"]
     assert len(found) == 2 * (1 + 2 + 2)
     assert all(one["effects"]["divergence"]["n"] == 6 for one in found)
+    assert any(one["refuses_as_often"] for one in found)
+    results = SweepResults.of(copied).results
+    schema = resources.files("steersweep.run") / "result.schema.json"
+    (file,) = copied.glob("results/*.json")
+    written = json.loads(file.read_text())
+    jsonschema.Draft202012Validator(json.loads(schema.read_text())).validate(written)
+    said = "\n".join(price_lines(results))
+    assert "nats from itself" in said
+    assert "random direction there" in said
+    assert "methods where they refuse as often" in said
+    page = (copied / "report.html").read_text()
+    assert "What it costs" in page
+    for name in ("price_front", "price_map", "price_methods"):
+        assert (copied / "figures" / f"{name}.png").is_file()
+        assert f'href="#{name}"' in page
 
 
 def test_from_python_with_the_model_in_memory(copied: Path) -> None:
@@ -284,21 +294,7 @@ def test_from_python_with_the_model_in_memory(copied: Path) -> None:
     assert first["refuses_as_often"] in (True, False)
 
 
-def test_results_follow_the_schema_and_the_report_shows_prices(copied: Path) -> None:
-    schema = json.loads(
-        (Path(__file__).parents[1] / "src/steersweep/run/result.schema.json").read_text()
-    )
-    (file,) = copied.glob("results/*.json")
-    jsonschema.Draft202012Validator(schema).validate(json.loads(file.read_text()))
-    report = write_report(copied)
-    drawn = {path.stem for path in report.figures}
-    assert {"price_front", "price_map", "price_methods"} <= drawn
-    page = report.path.read_text()
-    assert "What it costs" in page
-    assert "nats per token from unsteered" in page
-
-
-def test_a_run_without_effects_says_nothing_of_them(tmp_path: Path) -> None:
+def test_a_run_without_effects_says_nothing_of_them() -> None:
     assert not [*price_lines([result([steered(samples("coherent"))])])]
 
 

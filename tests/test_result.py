@@ -251,7 +251,8 @@ def wrong(held: Any) -> tuple[str | int, ...]:
 
 def test_whatever_is_wrong_in_a_result_is_named_by_its_place() -> None:
     held = typed.plain(whole())
-    free = ("provenance", "failure_modes", "extraction_seconds", "others")  # any name may stand there
+    # Any name may stand there.
+    free = ("provenance", "failure_modes", "extraction_seconds", "others")
     tried = 0
     for place in [*places(held)]:
         no_steering = place[:2] == ("controls", "unsteered") and place[-1] in STEERING

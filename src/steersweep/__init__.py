@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from steersweep.judging.judge import get_judge
     from steersweep.library.finding import FindResults, find
     from steersweep.library.judging import classify_output_quality, is_refusal
+    from steersweep.library.measuring import measure_effects
     from steersweep.library.results import SweepResults
     from steersweep.library.sweeping import sweep
     from steersweep.methods.dim import dim_directions
@@ -36,9 +37,9 @@ _HOMES = {
     "get_judge": "judging.judge",
     "classify_output_quality": "library.judging",
     "is_refusal": "library.judging",
-    "measure_effects": "library.measuring",
     "FindResults": "library.finding",
     "find": "library.finding",
+    "measure_effects": "library.measuring",
     "SweepResults": "library.results",
     "sweep": "library.sweeping",
     "dim_directions": "methods.dim",
@@ -84,9 +85,9 @@ __all__ = [
     "get_judge",
     "is_refusal",
     "judge_file",
-    "measure_effects",
     "load_extraction_set",
     "load_test_set",
+    "measure_effects",
     "random_direction",
     "residuals",
     "sweep",

@@ -181,7 +181,7 @@ def _effects(result: Result, cell: Cell) -> dict[str, Any]:
     }
     values = {name: getattr(part, field, None) for name, (part, field) in parts.items()}
     changes = {
-        f"{name}_change": None if (change := getattr(part, "change", None)) is None else change.value
+        f"{name}_change": getattr(getattr(part, "change", None), "value", None)
         for name, (part, _) in parts.items()
         if name != "divergence"
     }
