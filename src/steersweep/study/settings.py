@@ -10,6 +10,7 @@ from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.prompts.system import read_system_prompt
+from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.settings import SweepSettings
@@ -88,4 +89,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
         window=sweep.window,
+        decoding=DecodingSettings(plan.decoding.stop_loops),
     )
