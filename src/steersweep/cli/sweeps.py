@@ -33,6 +33,7 @@ from steersweep.cli.options import (
     SpanOption,
     SpecialTokensOption,
     StopLoopsOption,
+    SystemOption,
     TemplateOption,
     TextOption,
 )
@@ -119,6 +120,7 @@ def sweep(
     effect_items: EffectItemsOption = defaults.EFFECT_ITEMS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -165,6 +167,7 @@ def sweep(
         special_tokens=special_tokens,
         template_options=template_options,
         effects=make_effects(effects, text=text, choices=choices, items=effect_items),
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name

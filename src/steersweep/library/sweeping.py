@@ -45,6 +45,7 @@ def sweep(
     text: str | Path | None = None,
     choices: str | Path | None = None,
     effect_items: str = defaults.EFFECT_ITEMS,
+    system: str | Path = "",
     accept_mismatch: bool = False,
     quiet: bool = False,
 ) -> SweepResults:
@@ -82,6 +83,7 @@ def sweep(
         choices: file of questions for the effect `choices`, the same.
         effect_items: `sample`: as much of each set as takes a quarter of the sweep's time at most;
             or `all` of it.
+        system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
 
@@ -116,6 +118,7 @@ def sweep(
             choices=None if choices is None else str(choices),
             items=effect_items,
         ),
+        system=system,
         accept_mismatch=accept_mismatch,
     )
     with live_view(quiet=quiet) as view:
