@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 from steersweep.effects.effect import EFFECTS
-from steersweep.effects.question_files import load_questions
-from steersweep.effects.sample_files import load_texts
-from steersweep.prompts.prompts import load_test_set
+from steersweep.effects.question_files import QUESTIONS, load_questions
+from steersweep.effects.sample_files import TEXTS, load_texts
+from steersweep.prompts.prompts import BORDERLINE_SET, HARMFUL_SET, load_test_set
 from steersweep.run.effect import Sizes
 from steersweep.run.price import CHOICES, TEXT
 from steersweep.sweeps import defaults
@@ -65,10 +65,10 @@ def make_effects(
         return NO_EFFECTS
     return AskedEffects(
         names=names,
-        texts=load_texts(text or defaults.TEXTS),
-        questions=load_questions(choices or defaults.QUESTIONS),
-        harmful=load_test_set(defaults.HARMFUL),
-        borderline=load_test_set(defaults.BORDERLINE),
+        texts=load_texts(text or TEXTS),
+        questions=load_questions(choices or QUESTIONS),
+        harmful=load_test_set(HARMFUL_SET),
+        borderline=load_test_set(BORDERLINE_SET),
         sizes=Sizes() if items == SAMPLE else WHOLE,
         own=EFFECTS.own_of(names),
     )
@@ -105,7 +105,7 @@ def left_out_notes(asked: AskedEffects) -> list[str]:
         (CHOICES, asked.questions.name, len(asked.questions.questions), asked.sizes.questions),
     )
     for effect, name, there, used in sets:
-        is_own = name not in (defaults.TEXTS, defaults.QUESTIONS)
+        is_own = name not in (TEXTS, QUESTIONS)
         if effect in asked.names and is_own and there > used:
             found.append(
                 f"{effect}: the first {used} of {there:,} items of {name} are used; with effect "

@@ -14,7 +14,8 @@ from steersweep.model.rendering import as_special_tokens, test_rendered
 from steersweep.model.source import ModelSource, find_model, hub_commit
 from steersweep.people.corrected import apply_reviews
 from steersweep.people.reviews import read_reviews, results_in
-from steersweep.prompts.prompts import TestSet
+from steersweep.prompts.conversation import Turn, Turns
+from steersweep.prompts.prompts import TestSet, load_test_set
 from steersweep.run.cell import Cell
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
@@ -66,8 +67,8 @@ class _Group:
         """What has to be the same for one loaded model to do."""
         unsteered = self.target.unsteered
         condition = unsteered.condition
-        options = unsteered.provenance.get("template_options", {})
-        return condition.model_fingerprint, condition.precision, repr(sorted(options.items()))
+        rendered = [unsteered.provenance.get(name) for name in ("template_options", "system")]
+        return condition.model_fingerprint, condition.precision, repr(rendered)
 
 
 def measure_run(
@@ -129,10 +130,28 @@ def _groups(store: RunFolder) -> list[_Group]:
                 records[cell.key] = _record(store, cell)
     if not found:
         raise InputError(f"{store.root}: no results with an unsteered control to compare with")
+    conversations = _conversations(store)
+
+    def tested(base: Record) -> TestSet:
+        prompts = tuple(sample.prompt for sample in base.samples)
+        return TestSet(base.condition.test_prompts, prompts, conversations=conversations)
+
     return [
-        _Group(model, Target(base, [*records.values()], special_tokens))
+        _Group(model, Target(base, [*records.values()], tested(base), special_tokens))
         for model, base, records in found.values()
     ]
+
+
+def _conversations(store: RunFolder) -> Mapping[str, Turns]:
+    """The turns of test prompts that have several, by the prompt."""
+    held = store.read_json(store.paths.prompts)
+    if held is not None:
+        turns = held.get("test_turns", {})
+        return {text: tuple(Turn(**turn) for turn in said) for text, said in turns.items()}
+    try:
+        return load_test_set(store.plan["prompts"]["test"]).conversations
+    except InputError:  # gone or changed: if there were any, prompts will not be those of the run
+        return {}
 
 
 def _special_tokens(plan: Mapping[str, Any]) -> str:
@@ -232,6 +251,7 @@ class _Measuring:
             date=(self._store.begun() or record.timestamp)[:10],
             special_tokens=as_special_tokens(group.target.special_tokens),
             template_options=record.provenance.get("template_options", {}),
+            system=record.provenance.get("system"),
         )
         if chat.fingerprint != condition.model_fingerprint:
             raise InputError(
@@ -269,11 +289,7 @@ class _Measuring:
 
 def _check_prompts(chat: ChatModel, target: Target) -> None:
     """See that prompts become the tokens that the run had."""
-    prompts = tuple(sample.prompt for sample in target.unsteered.samples)
-    if (
-        test_rendered(chat.renderer, TestSet("", prompts))
-        != target.unsteered.condition.test_rendered
-    ):
+    if test_rendered(chat.renderer, target.test) != target.unsteered.condition.test_rendered:
         raise InputError(
             f"{chat.source.model_id}: prompts do not become the tokens that this run had; "
             f"tokenizer, template or libraries differ. Install the versions that the run began with"

@@ -176,11 +176,13 @@ class Target:
     Attributes:
         unsteered: its control, whose answers divergence is measured over.
         steered: the other conditions.
+        test: the prompts that they answer.
         special_tokens: what a special token becomes that a text spells.
     """
 
     unsteered: Record
     steered: Sequence[Record]
+    test: TestSet
     special_tokens: str
 
     @property

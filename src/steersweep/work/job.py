@@ -158,7 +158,7 @@ def target_of(job: Job, store: RunFolder) -> Target | None:
     if first is None or first.condition.label != UNSTEERED:
         return None
     steered = [record for record in records[1:] if record is not None]
-    return Target(first, steered, job.special_tokens)
+    return Target(first, steered, job.test, job.special_tokens)
 
 
 def effects_missing(job: Job, store: RunFolder) -> int:

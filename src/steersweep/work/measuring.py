@@ -80,7 +80,7 @@ class _Measuring:
             "dtype": str(chat.dtype).removeprefix("torch."),
         }
         self._given: Given = asked.given(
-            own_answers=_own_answers(chat, target.unsteered),
+            own_answers=_own_answers(chat, target),
             judge=get_judge(condition.judge, store.paths.replies),
         )
 
@@ -151,15 +151,14 @@ def _edit_of(record: Record, store: RunFolder) -> Edit | None:
     )
 
 
-def _own_answers(chat: ChatModel, unsteered: Record) -> OwnAnswers:
+def _own_answers(chat: ChatModel, target: Target) -> OwnAnswers:
     """What the model answered without steering, as tokens."""
-    opened = chat.opened_thought
-    prompts = [sample.prompt for sample in unsteered.samples]
+    opened, samples = chat.opened_thought, target.unsteered.samples
     return OwnAnswers(
-        prompts,
-        chat.renderer.ids_of(prompts, "test prompt"),
-        [chat.token_ids(s.response.removeprefix(opened)) for s in unsteered.samples],
-        unsteered.condition.test_prompts,
+        target.test.prompts,
+        chat.renderer.ids_of(target.test.asked, "test prompt"),
+        [chat.token_ids(sample.response.removeprefix(opened)) for sample in samples],
+        target.unsteered.condition.test_prompts,
     )
 
 
