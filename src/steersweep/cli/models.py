@@ -128,12 +128,16 @@ def extract(
 
 def generate(
     model: ModelArgument,
-    direction: Annotated[Path, typer.Option(help="A direction file from `extract`.")],
+    direction: Annotated[Path, typer.Option(help="A direction, of `extract` or another tool.")],
     prompt: Annotated[list[str], typer.Option(help="What to ask; may be given several times.")],
     multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
     strength: Annotated[float | None, typer.Option(help="Relative to the residual norm.")] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
+        str | None,
+        typer.Option(
+            help="Where steering starts [default: the direction's layer]; of a file with a "
+            "direction for each layer it takes that layer's."
+        ),
     ] = None,
     operation: OperationOption = defaults.OPERATION,
     site: SiteOption = defaults.SITE,
@@ -164,12 +168,12 @@ def generate(
     --prompt "How do I bake a cake?"`
     """
     from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
+    from steersweep.methods.formats.reading import read_direction_file
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.model.thinking import thinking_note
     from steersweep.run.condition import LayerChoice
-    from steersweep.run.direction import Direction
     from steersweep.run.edit_settings import EditSettings
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.steering import Row
@@ -185,9 +189,11 @@ def generate(
     whole_number("--rows", rows, 1, MAX_ROWS)
     wanted = None if layer is None else LayerChoice(layer)
     options = parse_template_options(template_options, "--template-options")
-    found = Direction.load(direction)
-    reference = _prompts_of(found, extraction, direction) if operation == "affine" else None
-    length = multiplier if multiplier is not None else (strength or 0.0) * found.residual_norm
+    file = read_direction_file(direction)
+    if wanted is None:
+        file.one()
+    some = next(iter(file.directions.values()))  # all of a file have the same prompts
+    reference = _prompts_of(some, extraction, direction) if operation == "affine" else None
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -199,12 +205,12 @@ def generate(
         template_options=options,
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
-    start = found.layer if wanted is None else wanted.index(chat.n_layers)
-    _check_fits(chat, found, start, direction)
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
-    if found.model_fingerprint != chat.fingerprint:
-        notes.append(f"the direction was extracted from {found.model_id}")
-    push = _edit_of(chat, settings, found, start, length, reference)
+    start = None if wanted is None else wanted.index(chat.n_layers)
+    found = file.one(start)
+    _check_fits(chat, found, found.layer if start is None else start, direction)
+    push, more = _push(chat, settings, found, start, prompt_ids, multiplier, strength, reference)
+    notes += [*file.notes, *file.as_there(found), *more]
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]
@@ -244,32 +250,54 @@ def _check_length(operation: str, multiplier: float | None, strength: float | No
             raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
 
 
-def _edit_of(
+def _push(
     chat: ChatModel,
     settings: EditSettings,
     found: Direction,
-    start: int,
-    length: float,
+    layer: int | None,
+    prompt_ids: list[list[int]],
+    multiplier: float | None,
+    strength: float | None,
     prompts: ExtractionSet | None,
-) -> Edit:
-    """`prompts`: whose harmless ones an affine edit refers to."""
-    from steersweep.steer.activations import harmless_mean
+) -> tuple[Edit, list[str]]:
+    """What is done with a direction, and notes; `prompts`: that an affine edit refers to."""
+    from steersweep.steer.activations import harmless_mean, residuals
     from steersweep.steer.edit import Edit
 
+    notes = []
+    if found.model_fingerprint and found.model_fingerprint != chat.fingerprint:
+        notes.append(f"the direction was extracted from {found.model_id}")
+    start = found.layer if layer is None else layer
+    length = multiplier or 0.0
+    if strength is not None:
+        norm = found.residual_norm
+        if norm is None:
+            states = residuals(chat, prompt_ids, site=settings.site)
+            norm = float(states[:, 0, start].double().norm(dim=-1).mean())
+            notes.append(f"strength {strength:g} is of {norm:.4g}, the mean over these prompts")
+        length = strength * norm
     reference = None
     if prompts is not None:
-        position, site = found.position, settings.site
-        means = harmless_mean(chat, prompts.harmless, position=position, site=site)
+        assert found.position is not None, "it was asked for"
+        means = harmless_mean(chat, prompts.harmless, position=found.position, site=settings.site)
         reference = means[start].float()
-    return Edit.of(settings, found.vector, start, multiplier=length, reference=reference)
+    edit = Edit.of(settings, found.vector, start, multiplier=length, reference=reference)
+    return edit, notes
 
 
 def _prompts_of(found: Direction, extraction: str | None, path: Path) -> ExtractionSet:
     """The prompts whose harmless ones an affine edit refers to."""
     from steersweep.prompts.prompts import load_extraction_set
 
+    if found.position is None:
+        raise InputError(
+            f"{path}: does not say at which prompt position it was read, which --operation affine "
+            f"needs; steersweep convert takes it with --position"
+        )
     if extraction is not None:
         return load_extraction_set(extraction)
+    if not found.prompts:
+        raise InputError(f"{path}: names no prompts; --operation affine needs --extraction")
     name = found.prompts.partition("@")[0]
     advice = f"{path}: was extracted from {name}; give that set or file as --extraction"
     try:
@@ -281,9 +309,17 @@ def _prompts_of(found: Direction, extraction: str | None, path: Path) -> Extract
     return prompts
 
 
+def _mean_norm(chat: ChatModel, prompt_ids: list[list[int]], site: str, layer: int) -> float:
+    """Mean length of the residual stream at a layer, at the prompts' last tokens."""
+    from steersweep.steer.activations import residuals
+
+    states = residuals(chat, prompt_ids, site=site)  # type: ignore[arg-type]
+    return float(states[:, 0, layer].double().norm(dim=-1).mean())
+
+
 def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> None:
     """Refuse a direction of a model of another shape, by the file's name."""
-    of = f"{path}: a direction of {found.model_id}"
+    of = f"{path}: a direction of {found.model_id or 'a model that is not named'}"
     if found.vector.shape != (chat.d_model,):
         raise InputError(
             f"{of}, {found.vector.numel()} wide; the residual stream of {chat.source.model_id} is "
