@@ -8,6 +8,7 @@ other tools themselves.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from helpers.direction_files import (
     vectors,
     write_control_vector,
 )
-from steersweep import ChatModel, Direction, InputError, Row, convert, generate, read_direction
+from steersweep import ChatModel, Direction, InputError, Row, cli, convert, generate, read_direction
 from steersweep.methods.formats.reading import read_direction_file
 from steersweep.run.direction import unit_direction
 from steersweep.run.edit_settings import EditSettings
@@ -367,3 +368,50 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
         InputError, match=r"deep\.gguf: a direction, layer 7; lab:qwen-7b has layers 0"
     ):
         convert(path, tmp_path / "v.safetensors", model=MODEL)
+
+
+# -- generate -----------------------------------------------------------------------------------
+
+
+def test_generate_takes_any_file_and_says_what_strength_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = made_by("repeng", tmp_path)
+    found = read_direction(path, layer=3)
+    found.save(tmp_path / "ours.safetensors")
+    said: list[dict[str, Any]] = []
+    for file in ("v.gguf", "ours.safetensors"):
+        command = f"steersweep generate {MODEL} --direction {file} --layer 3 --strength 0.9 --json"
+        command += " --max-new-tokens 6 --prompt"
+        monkeypatch.setattr(sys, "argv", [*command.split(), PROMPT])
+        cli.main()
+        captured = capsys.readouterr()
+        said.append(json.loads(captured.out)[0])
+        assert "note: strength: of 2" in captured.err
+    assert said[0] == said[1]
+    assert said[0]["steered"] != said[0]["unsteered"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--multiplier 3", "choose one with --layer"),
+        ("--layer 3 --multiplier 3 --operation affine", "steersweep convert takes it with --posit"),
+        ("--layer 5 --multiplier 3", "no direction of layer 5; it has 2, 3"),
+    ],
+)
+def test_generate_asks_for_what_a_file_does_not_say(
+    options: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = made_by("repeng", tmp_path)
+    command = f"steersweep generate {MODEL} --direction {path} --prompt hi {options}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err

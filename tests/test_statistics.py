@@ -17,6 +17,8 @@ from steersweep.core.statistics import (
     fisher,
     holm,
     mcnemar,
+    mean_interval,
+    rate_change,
     wilson,
     wilson_best_of,
 )
@@ -51,6 +53,54 @@ def test_mcnemar_counts_only_prompts_that_differ() -> None:
     second = [False] * 100
     assert mcnemar(first, second) == pytest.approx(2 * 0.5**6)
     assert mcnemar(first, first) == 1.0
+
+
+def paired(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Two conditions on the same prompts, by how often which of them is right."""
+    rest = [False] * (second + neither)
+    return (
+        [True] * (both + first) + rest,
+        [True] * both + [False] * first + [True] * second + [False] * neither,
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        # Newcombe 1998, table of examples, method 10.
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        # Fagerland et al. 2014: airway hyper-responsiveness before and after transplantation.
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+    ],
+)
+def test_change_of_a_rate_on_the_same_prompts(
+    table: tuple[int, int, int, int], expected: tuple[float, float]
+) -> None:
+    first, second = paired(*table)
+    low, high = rate_change(second, first)
+    assert (low, high) == pytest.approx(expected, abs=5e-4)
+    assert rate_change(first, second) == pytest.approx((-high, -low))
+
+
+def test_a_rate_that_cannot_change_is_still_not_known_exactly() -> None:
+    low, high = rate_change([True] * 50, [True] * 50)
+    assert (low, high) == pytest.approx((-high, high))
+    assert 0.05 < high < 0.1
+    assert rate_change([False] * 4, [True] * 4)[1] <= 1 + 1e-12
+
+
+def test_interval_of_a_mean_over_tokens_draws_whole_prompts() -> None:
+    rng = np.random.default_rng(1)
+    n_tokens = rng.integers(5, 60, 80)
+    totals = n_tokens * rng.normal(1.0, 0.3, 80)
+    low, high = mean_interval(totals.tolist(), n_tokens.tolist())
+    mean = totals.sum() / n_tokens.sum()
+    # Of a ratio, by its linearisation.
+    spread = np.sqrt(80) * np.std(totals - mean * n_tokens, ddof=1) / n_tokens.sum()
+    assert low == pytest.approx(mean - 1.96 * spread, abs=0.25 * spread)
+    assert high == pytest.approx(mean + 1.96 * spread, abs=0.25 * spread)
+    with pytest.raises(ValueError, match="same prompts"):
+        mean_interval([1.0], [1.0, 2.0])
 
 
 def test_fisher_of_the_tea_tasting() -> None:

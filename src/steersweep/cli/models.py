@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -30,13 +30,6 @@ from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.methods.method import METHODS, Given
 from steersweep.sweeps import defaults
-
-if TYPE_CHECKING:
-    from steersweep.model.chat_model import ChatModel
-    from steersweep.prompts.prompts import ExtractionSet
-    from steersweep.run.direction import Direction
-    from steersweep.run.edit_settings import EditSettings
-    from steersweep.steer.edit import Edit
 
 
 def extract(
@@ -168,6 +161,7 @@ def generate(
     --prompt "How do I bake a cake?"`
     """
     from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
+    from steersweep.library.steering import SteeringSettings
     from steersweep.methods.formats.reading import read_direction_file
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
@@ -179,21 +173,21 @@ def generate(
     from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
-    settings = EditSettings.read(
-        {"operation": operation, "site": site, "span": span, "positions": positions}
+    edit = {"operation": operation, "site": site, "span": span, "positions": positions}
+    steering = SteeringSettings(
+        edit=EditSettings.read(edit),
+        multiplier=multiplier,
+        strength=strength,
+        layer=None if layer is None else LayerChoice(layer),
+        extraction=extraction,
     )
-    _check_length(operation, multiplier, strength)
-    if extraction is not None and operation != "affine":
-        raise InputError("--extraction: only --operation affine puts harmless prompts' mean back")
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
-    wanted = None if layer is None else LayerChoice(layer)
     options = parse_template_options(template_options, "--template-options")
     file = read_direction_file(direction)
-    if wanted is None:
-        file.one()
-    some = next(iter(file.directions.values()))  # all of a file have the same prompts
-    reference = _prompts_of(some, extraction, direction) if operation == "affine" else None
+    # Directions of one file have the same prompts and position.
+    any_one = file.one() if layer is None else next(iter(file.directions.values()))
+    reference = steering.reference_prompts(any_one, str(direction))
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -206,11 +200,14 @@ def generate(
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
-    start = None if wanted is None else wanted.index(chat.n_layers)
-    found = file.one(start)
-    _check_fits(chat, found, found.layer if start is None else start, direction)
-    push, more = _push(chat, settings, found, start, prompt_ids, multiplier, strength, reference)
-    notes += [*file.notes, *file.as_there(found), *more]
+    found = file.one(None if steering.layer is None else steering.layer.index(chat.n_layers))
+    notes += [*file.notes, *file.as_there(found)]
+    if strength is not None and found.residual_norm is None:
+        found = steering.measured(chat, found, str(direction), prompt_ids)
+        notes.append(f"strength: of {found.residual_norm:.4g}, the mean length at these prompts")
+    push = steering.edit_of(chat, found, str(direction), reference)
+    if found.model_fingerprint and found.model_fingerprint != chat.fingerprint:
+        notes.append(f"the direction was extracted from {found.model_id}")
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
     texts = [chat.opened_thought + answer.text for answer in answers]
@@ -229,104 +226,3 @@ def generate(
             say("")
     if not quiet:
         show_notes(notes)
-
-
-def _check_length(operation: str, multiplier: float | None, strength: float | None) -> None:
-    from steersweep.core.setting_values import MAX_MULTIPLIER, MAX_STRENGTH
-
-    if operation == "remove":
-        if multiplier is not None or strength is not None:
-            raise InputError(
-                "--operation remove takes a direction out as a whole and has no strength; leave "
-                "--multiplier and --strength out"
-            )
-    elif (multiplier is None) == (strength is None):
-        raise InputError("give either --multiplier or --strength")
-    for setting, number, highest in (
-        ("--multiplier", multiplier, MAX_MULTIPLIER),
-        ("--strength", strength, MAX_STRENGTH),
-    ):
-        if number is not None and not abs(number) <= highest:
-            raise InputError(f"{setting} {number}: must be a number up to {highest:,.0f}")
-
-
-def _push(
-    chat: ChatModel,
-    settings: EditSettings,
-    found: Direction,
-    layer: int | None,
-    prompt_ids: list[list[int]],
-    multiplier: float | None,
-    strength: float | None,
-    prompts: ExtractionSet | None,
-) -> tuple[Edit, list[str]]:
-    """What is done with a direction, and notes; `prompts`: that an affine edit refers to."""
-    from steersweep.steer.activations import harmless_mean, residuals
-    from steersweep.steer.edit import Edit
-
-    notes = []
-    if found.model_fingerprint and found.model_fingerprint != chat.fingerprint:
-        notes.append(f"the direction was extracted from {found.model_id}")
-    start = found.layer if layer is None else layer
-    length = multiplier or 0.0
-    if strength is not None:
-        norm = found.residual_norm
-        if norm is None:
-            states = residuals(chat, prompt_ids, site=settings.site)
-            norm = float(states[:, 0, start].double().norm(dim=-1).mean())
-            notes.append(f"strength {strength:g} is of {norm:.4g}, the mean over these prompts")
-        length = strength * norm
-    reference = None
-    if prompts is not None:
-        assert found.position is not None, "it was asked for"
-        means = harmless_mean(chat, prompts.harmless, position=found.position, site=settings.site)
-        reference = means[start].float()
-    edit = Edit.of(settings, found.vector, start, multiplier=length, reference=reference)
-    return edit, notes
-
-
-def _prompts_of(found: Direction, extraction: str | None, path: Path) -> ExtractionSet:
-    """The prompts whose harmless ones an affine edit refers to."""
-    from steersweep.prompts.prompts import load_extraction_set
-
-    if found.position is None:
-        raise InputError(
-            f"{path}: does not say at which prompt position it was read, which --operation affine "
-            f"needs; steersweep convert takes it with --position"
-        )
-    if extraction is not None:
-        return load_extraction_set(extraction)
-    if not found.prompts:
-        raise InputError(f"{path}: names no prompts; --operation affine needs --extraction")
-    name = found.prompts.partition("@")[0]
-    advice = f"{path}: was extracted from {name}; give that set or file as --extraction"
-    try:
-        prompts = load_extraction_set(name)
-    except InputError as error:
-        raise InputError(f"{advice} ({error})") from error
-    if prompts.id != found.prompts:
-        raise InputError(f"{advice}; {name} holds other prompts now")
-    return prompts
-
-
-def _mean_norm(chat: ChatModel, prompt_ids: list[list[int]], site: str, layer: int) -> float:
-    """Mean length of the residual stream at a layer, at the prompts' last tokens."""
-    from steersweep.steer.activations import residuals
-
-    states = residuals(chat, prompt_ids, site=site)  # type: ignore[arg-type]
-    return float(states[:, 0, layer].double().norm(dim=-1).mean())
-
-
-def _check_fits(chat: ChatModel, found: Direction, start: int, path: Path) -> None:
-    """Refuse a direction of a model of another shape, by the file's name."""
-    of = f"{path}: a direction of {found.model_id or 'a model that is not named'}"
-    if found.vector.shape != (chat.d_model,):
-        raise InputError(
-            f"{of}, {found.vector.numel()} wide; the residual stream of {chat.source.model_id} is "
-            f"{chat.d_model} wide, so use a direction that was extracted from it"
-        )
-    if not 0 <= start < chat.n_layers:
-        raise InputError(
-            f"{of}, layer {start}; {chat.source.model_id} has layers 0 to {chat.n_layers - 1}, so "
-            f"say with --layer where steering starts"
-        )

@@ -56,6 +56,78 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
+def rate_change(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
+    """95 % interval of how much the second rate is above the first, on the same prompts.
+
+    Newcombe 1998 (Statistics in Medicine 17, 2635), method 10: Wilson's intervals of both rates,
+    put together by how the prompts hang together. Within -1 and 1, also where both rates are 1.
+
+    Raises:
+        ValueError: no prompts, or not as many of both.
+    """
+    n = len(first)
+    both = sum(a and b for a, b in zip(first, second, strict=True))
+    p, q = sum(first) / n, sum(second) / n
+    low_p, high_p = wilson(sum(first), n)
+    low_q, high_q = wilson(sum(second), n)
+    phi = _phi(both, sum(first) - both, sum(second) - both, n)
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+
+    change = q - p
+    return change - reach(q - low_q, high_p - p), change + reach(high_q - q, p - low_p)
+
+
+def _phi(both: int, only_first: int, only_second: int, n: int) -> float:
+    """Correlation of two yes-or-no answers, corrected towards 0 for continuity where positive."""
+    neither = n - both - only_first - only_second
+    margins = (both + only_first) * (both + only_second)
+    margins *= (neither + only_second) * (neither + only_first)
+    if not margins:
+        return 0.0
+    excess: float = both * neither - only_first * only_second
+    if excess > 0:
+        excess = max(0.0, excess - n / 2)
+    return float(excess / math.sqrt(margins))
+
+
+def mean_interval(
+    totals: Sequence[float], weights: Sequence[float], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over tokens: sum of `totals` over sum of `weights`.
+
+    Whole prompts are drawn with replacement, each with all its tokens, since tokens of one text
+    hang together. Totals may be differences of two conditions on the same tokens.
+
+    Args:
+        totals: by prompt, the sum over its tokens.
+        weights: by prompt, how many tokens it has.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no prompts, or not as many of both.
+    """
+    import numpy as np
+
+    if not totals or len(totals) != len(weights):
+        raise ValueError("totals and weights of the same prompts are needed")
+    drawn = _drawn(len(totals), resamples, seed)
+    means = (drawn @ np.asarray(totals, float)) / (drawn @ np.asarray(weights, float))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=16)  # every cell of a map asks for the same
+def _drawn(n: int, resamples: int, seed: int) -> Any:
+    """How often each of `n` prompts is drawn in each of some samples of `n`, `[sample, prompt]`."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+
+
 def fisher(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Fisher's exact test: do rates on different prompts differ? Two-sided p value."""
     from scipy.stats import fisher_exact

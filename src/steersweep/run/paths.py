@@ -9,9 +9,18 @@ from steersweep.core.printing import safe_name
 from steersweep.run.condition import content_key
 
 # Folders that a run makes; a file in place of one would stop it.
-FOLDERS = ("conditions", "decisions", "directions", "extraction", "logs", "phases", "results")
+FOLDERS = (
+    "conditions",
+    "decisions",
+    "directions",
+    "effects",
+    "extraction",
+    "logs",
+    "phases",
+    "results",
+)
 # Those whose files jobs write, on whichever machine they run; such a file never changes.
-_OF_JOBS = ("conditions", "directions", "extraction", "logs")
+_OF_JOBS = ("conditions", "directions", "effects", "extraction", "logs")
 _DAMAGED = ".damaged"
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
 from steersweep.judging.fluency import ResponseNll, response_nll
+from steersweep.judging.loops import is_loop
 from steersweep.judging.quality import LIKELIHOOD_TOKENS
+from steersweep.judging.text import Text
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
 from steersweep.model.thinking import split_thinking
@@ -148,6 +150,7 @@ class Answering:
             self._stages.at(before + share * done)
             self._tell("likelihoods of answers")
 
+        standing = self._prepared.standing([[c.key for c in conditions], *part])
         self._stages.begin(GENERATION)
         answers = self._rows.run(
             lambda most: generate(
@@ -156,6 +159,8 @@ class Answering:
                 max_new_tokens=conditions[0].max_new_tokens,
                 max_rows=most,
                 on_step=on_step,
+                standing=standing,
+                is_stuck=_is_stuck if conditions[0].decoding.stop_loops else None,
             )
         )
         self._stages.at(before + share)
@@ -195,3 +200,7 @@ class Answering:
         if split_thinking(self._chat.opened_thought + answer.text).thought is not None:
             return answer.token_ids
         return answer.token_ids[:LIKELIHOOD_TOKENS]
+
+
+def _is_stuck(text: str) -> bool:
+    return is_loop(Text(text))

@@ -1,0 +1,1 @@
+"""What steering costs the model: divergence, text, choices, harmful and borderline prompts."""
