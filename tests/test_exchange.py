@@ -385,10 +385,12 @@ def test_generate_takes_any_file_and_says_what_strength_means(
         command = f"steersweep generate {MODEL} --direction {file} --layer 3 --strength 0.9 --json"
         command += " --max-new-tokens 6 --prompt"
         monkeypatch.setattr(sys, "argv", [*command.split(), PROMPT])
-        cli.main()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
         captured = capsys.readouterr()
         said.append(json.loads(captured.out)[0])
-        assert "note: strength: of 2" in captured.err
+        assert "note: strength: of 29.28, the mean length" in captured.err
     assert said[0] == said[1]
     assert said[0]["steered"] != said[0]["unsteered"]
 

@@ -24,6 +24,7 @@ from steersweep.cli.options import (
     SiteOption,
     SpanOption,
     SpecialTokensOption,
+    SystemOption,
     TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
@@ -55,6 +56,7 @@ def extract(
     trust_remote_code: RemoteCodeOption = False,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     accept_mismatch: MismatchOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -68,6 +70,7 @@ def extract(
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.prompts.prompts import load_extraction_set
+    from steersweep.prompts.system import read_system_prompt
     from steersweep.run.condition import LayerChoice
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.activations import as_backend
@@ -81,6 +84,7 @@ def extract(
         raise InputError(f"{output}: is a folder; give a file to write")
     reader = as_backend(backend)
     options = parse_template_options(template_options, "--template-options")
+    system_prompt = read_system_prompt(system)
     prompts = load_extraction_set(extraction or asked.default_prompts)
     quiet_libraries()
     chat = ChatModel.load(
@@ -91,6 +95,7 @@ def extract(
         trust_remote_code=trust_remote_code,
         special_tokens=as_special_tokens(special_tokens),
         template_options=options,
+        system=system_prompt,
     )
     for name, texts in prompts.content().items():
         chat.renderer.ids_of(texts, f"{name} prompt")
@@ -149,6 +154,7 @@ def generate(
     device: DeviceOption = defaults.DEVICE,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     accept_mismatch: MismatchOption = False,
@@ -167,6 +173,7 @@ def generate(
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.model.thinking import thinking_note
+    from steersweep.prompts.system import read_system_prompt
     from steersweep.run.condition import LayerChoice
     from steersweep.run.edit_settings import EditSettings
     from steersweep.smoke.required import check_for_user
@@ -184,6 +191,7 @@ def generate(
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
     options = parse_template_options(template_options, "--template-options")
+    system_prompt = read_system_prompt(system)
     file = read_direction_file(direction)
     # Directions of one file have the same prompts and position.
     any_one = file.one() if layer is None else next(iter(file.directions.values()))
@@ -197,6 +205,7 @@ def generate(
         trust_remote_code=trust_remote_code,
         special_tokens=as_special_tokens(special_tokens),
         template_options=options,
+        system=system_prompt,
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]

@@ -99,6 +99,10 @@ TemplateOption = Annotated[
         help="Variables of the chat template: enable_thinking=false,reasoning_effort=low.",
     ),
 ]
+SystemOption = Annotated[
+    str,
+    typer.Option(help="A system prompt before every prompt: a text, or a file that holds it."),
+]
 OperationOption = Annotated[
     str,
     typer.Option(

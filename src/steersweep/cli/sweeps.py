@@ -30,6 +30,7 @@ from steersweep.cli.options import (
     SpanOption,
     SpecialTokensOption,
     StopLoopsOption,
+    SystemOption,
     TemplateOption,
 )
 from steersweep.cli.output import (
@@ -111,6 +112,7 @@ def sweep(
     rows: RowsOption = defaults.ROWS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -155,6 +157,7 @@ def sweep(
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
         template_options=template_options,
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name

@@ -40,6 +40,7 @@ def sweep(
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
+    system: str | Path = "",
     accept_mismatch: bool = False,
     quiet: bool = False,
 ) -> SweepResults:
@@ -71,6 +72,7 @@ def sweep(
         judge: name of the judge.
         seed: of the random control direction.
         rows: rows per generation batch.
+        system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
 
@@ -99,6 +101,7 @@ def sweep(
         judge=judge,
         seed=seed,
         rows=rows,
+        system=system,
         accept_mismatch=accept_mismatch,
     )
     with live_view(quiet=quiet) as view:

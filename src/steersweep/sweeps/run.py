@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,5 +143,19 @@ def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
             "extraction": {name: found.content() for name, found in settings.extraction.items()},
             "test": list(settings.test.prompts),
             "test_repeats": settings.test.repeats,
+            **_of_prompts(settings),
         },
     )
+
+
+def _of_prompts(settings: SweepSettings) -> dict[str, Any]:
+    """What else is known of prompts: the system prompt, their turns and categories, by the text."""
+    test = settings.test
+    turns = {
+        text: [asdict(turn) for turn in test.conversations[text]]
+        for text in test.prompts
+        if text in test.conversations
+    }
+    categories = {t: test.categories[t] for t in test.prompts if t in test.categories}
+    facts = {"system": settings.system, "test_turns": turns, "test_categories": categories}
+    return {name: value for name, value in facts.items() if value}

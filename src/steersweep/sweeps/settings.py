@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError, setting
@@ -37,6 +38,7 @@ from steersweep.prompts.prompts import (
     load_extraction_set,
     load_test_set,
 )
+from steersweep.prompts.system import read_system_prompt
 from steersweep.run.condition import (
     MAX_CONDITIONS,
     REMOVED,
@@ -76,6 +78,7 @@ class SweepSettings:
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
+        system: the system prompt that goes before every prompt, or None.
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
@@ -100,6 +103,7 @@ class SweepSettings:
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = defaults.SPECIAL_TOKENS
     template_options: TemplateOptions = field(default_factory=dict)
+    system: str | None = None
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
@@ -133,6 +137,7 @@ class SweepSettings:
             "rows": self.rows,
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
+            **({} if self.system is None else {"system": self.system}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
             **({} if self.decoding == GREEDY else {"decoding": self.decoding.as_json()}),
@@ -159,6 +164,7 @@ def make_settings(
     accept_mismatch: bool = False,
     special_tokens: str = defaults.SPECIAL_TOKENS,
     template_options: str = "",
+    system: str | Path = "",
     operation: str = defaults.OPERATION,
     site: str = defaults.SITE,
     span: str = defaults.SPAN,
@@ -168,7 +174,7 @@ def make_settings(
     """Settings from the texts a user types; lists are separated by commas.
 
     Without `extraction` each method has the shipped prompts made for it. `template_options` are
-    read by `parse_template_options`.
+    read by `parse_template_options`, `system` by `read_system_prompt`.
 
     Raises:
         InputError: an option that cannot be read; the message names it.
@@ -215,6 +221,7 @@ def make_settings(
         accept_mismatch=accept_mismatch,
         special_tokens=as_special_tokens(special_tokens),
         template_options=parse_template_options(template_options, "template options"),
+        system=read_system_prompt(system),
         own_methods=METHODS.own_of(chosen),
         edit=edit,
         window=LADDER if strengths == defaults.FIND else (),
@@ -286,6 +293,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         date=date,
         special_tokens=settings.special_tokens,
         template_options=settings.template_options,
+        system=settings.system,
     )
     renderer.check()
     _see_that_answers_fit(renderer, settings)
@@ -307,6 +315,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         special_tokens=settings.special_tokens,
         notes=tuple(renderer.notes()),
         template_options=settings.template_options,
+        system=settings.system,
         own_methods=settings.own_methods,
         edit=settings.edit,
         window=settings.window,
@@ -315,7 +324,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
 
 def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
     limit, new = renderer.max_positions, settings.max_new_tokens
-    for number, ids in enumerate(renderer.ids_of(settings.test.prompts, "test prompt"), 1):
+    for number, ids in enumerate(renderer.ids_of(settings.test.asked, "test prompt"), 1):
         if limit is not None and len(ids) + new > limit:
             text = settings.test.prompts[number - 1]
             raise InputError(

@@ -63,7 +63,7 @@ class Bench:
         self._stages = stages
         self._tell = tell
         self.prepared = Preparation(job, store)
-        self.prompt_ids = chat.renderer.ids_of(job.test.prompts, "test prompt")
+        self.prompt_ids = chat.renderer.ids_of(job.test.asked, "test prompt")
         self.shape = shape
         self.rows = self._row_limit(job.max_rows)
         # One length per layer for all methods: strengths mean the same whatever is added.
@@ -90,7 +90,7 @@ class Bench:
         """
         other = copy(self)
         other.job = job
-        other.prompt_ids = self.chat.renderer.ids_of(job.test.prompts, "test prompt")
+        other.prompt_ids = self.chat.renderer.ids_of(job.test.asked, "test prompt")
         other.rows = other._row_limit(self.rows.most)
         own = job.conditions[0].label == UNSTEERED
         other._threshold = None if own else self._fluency_threshold()
@@ -372,7 +372,7 @@ class Bench:
         threshold = self._fluency_threshold()
         asked = [
             Answer(
-                prompt,
+                self.job.test.question(prompt),
                 # Reasoning that the template opened is kept as reasoning.
                 self.chat.opened_thought + answer.text,
                 None if nll is None else Fluency(nll.worst, nll.mean, threshold, nll.n_tokens),
@@ -381,7 +381,7 @@ class Bench:
         ]
         judged = self._judge.judge(asked)
         own = condition.label.own_method
-        samples = zip(asked, judged, answers, nlls, strict=True)
+        samples = zip(self.job.test.prompts, asked, judged, answers, nlls, strict=True)
         return Record(
             condition=condition,
             rates=rates_of(judged, self.job.test.repeats),
@@ -405,6 +405,7 @@ class Bench:
                     if self.job.template_options
                     else {}
                 ),
+                **({} if self.job.system is None else {"system": self.job.system}),
                 "model_fingerprint": condition.model_fingerprint,
             },
         )
@@ -429,14 +430,19 @@ class Bench:
 
 
 def _sample(
-    asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
+    prompt: str,
+    asked: Answer,
+    judgement: Judgement,
+    answer: Generation,
+    nll: ResponseNll | None,
 ) -> Sample:
     return Sample(
-        prompt=asked.prompt,
+        prompt=prompt,
         response=asked.response,
         judgement=judgement,
         finish_reason=answer.finish_reason,
         nll=None if nll is None else nll.mean,
         nll_worst=None if nll is None else nll.worst,
         n_tokens=len(answer.token_ids),
+        asked="" if asked.prompt == prompt else asked.prompt,
     )

@@ -45,6 +45,7 @@ class Job:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
+        system: the system prompt that goes before every prompt, or None.
         instead_of: why it does not run in the precision that was asked for; empty where it does.
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
@@ -71,6 +72,7 @@ class Job:
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
+    system: str | None = None
     instead_of: str = ""
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD

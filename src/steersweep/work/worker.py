@@ -239,6 +239,7 @@ def _load(job: Job) -> ChatModel:
             date=job.date,
             special_tokens=job.special_tokens,
             template_options=job.template_options,
+            system=job.system,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
