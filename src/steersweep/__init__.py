@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import get_judge
+    from steersweep.library.exchanging import Converted, convert, read_direction
     from steersweep.library.finding import FindResults, find
     from steersweep.library.judging import classify_output_quality, is_refusal
     from steersweep.library.measuring import measure_effects
@@ -37,6 +38,9 @@ _HOMES = {
     "get_judge": "judging.judge",
     "classify_output_quality": "library.judging",
     "is_refusal": "library.judging",
+    "Converted": "library.exchanging",
+    "convert": "library.exchanging",
+    "read_direction": "library.exchanging",
     "FindResults": "library.finding",
     "find": "library.finding",
     "measure_effects": "library.measuring",
@@ -63,6 +67,7 @@ _HOMES = {
 
 __all__ = [
     "ChatModel",
+    "Converted",
     "Direction",
     "Edit",
     "FindResults",
@@ -78,6 +83,7 @@ __all__ = [
     "SweepResults",
     "Verdict",
     "classify_output_quality",
+    "convert",
     "dim_directions",
     "extract_directions",
     "find",
@@ -89,6 +95,7 @@ __all__ = [
     "load_test_set",
     "measure_effects",
     "random_direction",
+    "read_direction",
     "residuals",
     "sweep",
     "verdict",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import typer
 
 from steersweep.cli import (
+    convert,
     effects,
     export,
     find,
@@ -39,7 +40,9 @@ verify_app = typer.Typer(no_args_is_help=True, help="Proof that a method is the 
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sweeps": (sweeps.demo, sweeps.sweep, find.find),
-    "One model": (smoke.smoke, models.extract, models.generate, judging.judge),
+    "One model": (
+        smoke.smoke, models.extract, models.generate, convert.convert, judging.judge,
+    ),
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
     ),

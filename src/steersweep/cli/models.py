@@ -126,12 +126,16 @@ def extract(
 
 def generate(
     model: ModelArgument,
-    direction: Annotated[Path, typer.Option(help="A direction file from `extract`.")],
+    direction: Annotated[Path, typer.Option(help="A direction, of `extract` or another tool.")],
     prompt: Annotated[list[str], typer.Option(help="What to ask; may be given several times.")],
     multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
     strength: Annotated[float | None, typer.Option(help="Relative to the residual norm.")] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
+        str | None,
+        typer.Option(
+            help="Where steering starts [default: the direction's layer]; of a file with a "
+            "direction for each layer it takes that layer's."
+        ),
     ] = None,
     operation: OperationOption = defaults.OPERATION,
     site: SiteOption = defaults.SITE,
@@ -164,13 +168,13 @@ def generate(
     """
     from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
     from steersweep.library.steering import SteeringSettings
+    from steersweep.methods.formats.reading import read_direction_file
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.model.thinking import thinking_note
     from steersweep.prompts.system import read_system_prompt
     from steersweep.run.condition import LayerChoice
-    from steersweep.run.direction import Direction
     from steersweep.run.edit_settings import EditSettings
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.steering import Row
@@ -188,8 +192,10 @@ def generate(
     whole_number("--rows", rows, 1, MAX_ROWS)
     options = parse_template_options(template_options, "--template-options")
     system_prompt = read_system_prompt(system)
-    found = Direction.load(direction)
-    reference = steering.reference_prompts(found, str(direction))
+    file = read_direction_file(direction)
+    # Directions of one file have the same prompts and position.
+    any_one = file.one() if layer is None else next(iter(file.directions.values()))
+    reference = steering.reference_prompts(any_one, str(direction))
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -203,8 +209,13 @@ def generate(
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
+    found = file.one(None if steering.layer is None else steering.layer.index(chat.n_layers))
+    notes += [*file.notes, *file.as_there(found)]
+    if strength is not None and found.residual_norm is None:
+        found = steering.measured(chat, found, str(direction), prompt_ids)
+        notes.append(f"strength: of {found.residual_norm:.4g}, the mean length at these prompts")
     push = steering.edit_of(chat, found, str(direction), reference)
-    if found.model_fingerprint != chat.fingerprint:
+    if found.model_fingerprint and found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)

@@ -56,7 +56,8 @@ class Steering:
 
     Attributes:
         layer_idx: decoder layer where steering starts.
-        position: prompt position that the direction was read at; -1 is the last token.
+        position: prompt position that the direction was read at; -1 is the last token; None where a
+            file with a direction does not say.
         site: where the direction was read: `resid_post`, a layer's output, or `resid_pre`, its
             input.
         multiplier: length of the addition, in units of the residual stream.
@@ -69,7 +70,7 @@ class Steering:
     """
 
     layer_idx: int
-    position: int
+    position: int | None
     site: str
     multiplier: float
     relative_strength: float

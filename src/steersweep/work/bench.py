@@ -308,7 +308,7 @@ class Bench:
             condition.edit,
             direction.vector,
             direction.layer,
-            multiplier=condition.strength.multiplier(direction.residual_norm),
+            multiplier=condition.strength.multiplier(self.residual_norms[direction.layer]),
             reference=self._reference(condition, direction),
         )
 
@@ -317,6 +317,7 @@ class Bench:
         if condition.edit.operation != "affine":
             return None
         like = self._compared(condition) if condition.is_control else direction
+        assert like.position is not None, "settings see to it"
         return self._references.at(condition.label.method, like.position, direction.layer)
 
     def _fluency_threshold(self) -> float:
@@ -412,16 +413,17 @@ class Bench:
     def _steering(self, condition: Condition, direction: Direction | None) -> Steering | None:
         if direction is None or condition.strength is None:
             return None
-        multiplier = condition.strength.multiplier(direction.residual_norm)
+        norm = self.residual_norms[direction.layer]
+        multiplier = condition.strength.multiplier(norm)
         reference = self._reference(condition, direction)
         return Steering(
             layer_idx=direction.layer,
             position=direction.position,
             site=direction.site,
             multiplier=multiplier,
-            relative_strength=multiplier / direction.residual_norm,
+            relative_strength=multiplier / norm,
             direction_norm=direction.raw_norm,
-            residual_norm=direction.residual_norm,
+            residual_norm=norm,
             direction_file=self._direction_file(condition, direction),
             reference=None if reference is None else float(reference @ direction.vector),
         )
