@@ -25,6 +25,7 @@ from steersweep.cli.options import (
     SiteOption,
     SpanOption,
     SpecialTokensOption,
+    StopLoopsOption,
     TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
@@ -58,6 +59,7 @@ def find(
     ] = None,
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.FIND_NEW_TOKENS,
+    stop_loops: StopLoopsOption = True,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
@@ -100,6 +102,7 @@ def find(
         minutes=minutes,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,

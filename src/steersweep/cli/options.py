@@ -82,6 +82,10 @@ TrackOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="W&B: write runs here and send nothing.")
 ]
+StopLoopsOption = Annotated[
+    bool,
+    typer.Option(help="End an answer where it is stuck in a loop, which the judge calls broken."),
+]
 SpecialTokensOption = Annotated[
     str,
     typer.Option(

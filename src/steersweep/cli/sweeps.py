@@ -29,6 +29,7 @@ from steersweep.cli.options import (
     SiteOption,
     SpanOption,
     SpecialTokensOption,
+    StopLoopsOption,
     TemplateOption,
 )
 from steersweep.cli.output import (
@@ -104,6 +105,7 @@ def sweep(
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
+    stop_loops: StopLoopsOption = False,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
@@ -146,6 +148,7 @@ def sweep(
         max_prompts=max_prompts,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,

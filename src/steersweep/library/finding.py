@@ -63,6 +63,7 @@ def find(
     precision: str = defaults.PRECISION,
     device: str = defaults.DEVICE,
     max_new_tokens: int = defaults.FIND_NEW_TOKENS,
+    stop_loops: bool = True,
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
@@ -89,6 +90,7 @@ def find(
         precision: see `sweep`.
         device: see `sweep`.
         max_new_tokens: longest answer.
+        stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
         judge: see `sweep`.
         seed: of the random control direction.
         rows: rows per generation batch.
@@ -113,6 +115,7 @@ def find(
         minutes=minutes,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,

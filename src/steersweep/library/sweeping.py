@@ -36,6 +36,7 @@ def sweep(
     precision: str = defaults.PRECISION,
     device: str = defaults.DEVICE,
     max_new_tokens: int = defaults.MAX_NEW_TOKENS,
+    stop_loops: bool = False,
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
@@ -66,6 +67,7 @@ def sweep(
         precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
         device: `auto` or a torch device.
         max_new_tokens: longest answer.
+        stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
         judge: name of the judge.
         seed: of the random control direction.
         rows: rows per generation batch.
@@ -93,6 +95,7 @@ def sweep(
         max_prompts=max_prompts,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,

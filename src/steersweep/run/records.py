@@ -26,7 +26,8 @@ class Sample:
         prompt: the user's text.
         response: the whole text of the answer.
         judgement: what a judge made of it.
-        finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`.
+        finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`; `loop`: ended
+            where it was stuck (`stop_loops`).
         nll: mean negative log-likelihood under the unsteered model, in nats per token, of those
             tokens that were looked at; None where the text alone decides.
         nll_worst: the same of their worst stretch.
@@ -36,7 +37,7 @@ class Sample:
     prompt: str
     response: str
     judgement: Judgement = field(metadata=typed.FLAT)
-    finish_reason: Literal["eos", "length"]
+    finish_reason: Literal["eos", "length", "loop"]
     nll: float | None
     nll_worst: float | None
     n_tokens: int

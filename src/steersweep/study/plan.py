@@ -76,10 +76,12 @@ class Decoding:
     Attributes:
         max_new_tokens: longest answer.
         rows: of a batch, at most.
+        stop_loops: end an answer where it is stuck in a loop.
     """
 
     max_new_tokens: int = defaults.MAX_NEW_TOKENS
     rows: int = defaults.ROWS
+    stop_loops: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
+from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.settings import SweepSettings
@@ -85,4 +86,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
         window=sweep.window,
+        decoding=DecodingSettings(plan.decoding.stop_loops),
     )

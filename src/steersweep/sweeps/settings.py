@@ -45,6 +45,7 @@ from steersweep.run.condition import (
     LayerChoice,
     Strength,
 )
+from steersweep.run.decoding_settings import GREEDY, DecodingSettings
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
 from steersweep.sweeps import defaults
@@ -79,6 +80,7 @@ class SweepSettings:
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
         window: strengths of which only those of each model's window are tried; see `Job`.
+        decoding: how answers are decoded.
     """
 
     models: tuple[ModelSource, ...]
@@ -102,6 +104,7 @@ class SweepSettings:
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
     window: tuple[Strength, ...] = ()
+    decoding: DecodingSettings = GREEDY
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -132,6 +135,7 @@ class SweepSettings:
             **({"template_options": {**self.template_options}} if self.template_options else {}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
+            **({} if self.decoding == GREEDY else {"decoding": self.decoding.as_json()}),
             **({"window": [s.value for s in self.window]} if self.window else {}),
             **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
@@ -159,6 +163,7 @@ def make_settings(
     site: str = defaults.SITE,
     span: str = defaults.SPAN,
     positions: str = defaults.POSITIONS,
+    stop_loops: bool = False,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
@@ -213,6 +218,7 @@ def make_settings(
         own_methods=METHODS.own_of(chosen),
         edit=edit,
         window=LADDER if strengths == defaults.FIND else (),
+        decoding=DecodingSettings(stop_loops),
     )
 
 
@@ -358,6 +364,7 @@ def _conditions(
             seed=settings.seed,
             method_code=None if own is None else own.code,
             edit=STANDARD if cell.strength is None else settings.edit,
+            decoding=settings.decoding,
         )
 
 
