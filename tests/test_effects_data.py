@@ -323,7 +323,11 @@ def test_questions_given_twice_are_refused(tmp_path: Path) -> None:
         ("a.csv", b'text,question,A\n"a,b', "line 2: not a table's line"),
         ("a.csv", b"question,text,A\na,b\n", "line 2: has 2 fields, but the header 3"),
         ("a.csv", b"question,text,text\n", "line 1: column 'text' is there twice"),
-        ("a.csv", b"what,which\na,b\n", "line 1: no field with"),
+        (
+            "a.csv",
+            b"what,which\na,b\n",
+            "line 1: no column with .* the first line names the columns: rename",
+        ),
         ("a.xlsx", b"", "nor a file that ends in"),
         ("nothing", b"", "nor a file that ends in"),
     ],
