@@ -26,6 +26,7 @@ from steersweep.cli.options import (
     SpanOption,
     SpecialTokensOption,
     StopLoopsOption,
+    SystemOption,
     TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
@@ -65,6 +66,7 @@ def find(
     rows: RowsOption = defaults.ROWS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -109,6 +111,7 @@ def find(
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
         template_options=template_options,
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / f"{name}-find"

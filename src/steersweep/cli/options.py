@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from steersweep.effects.effect import EFFECTS
 from steersweep.methods.method import METHODS
 
 ModelArgument = Annotated[
@@ -63,6 +64,36 @@ MethodsOption = Annotated[
         "FILE.py:Class. Several with commas."
     ),
 ]
+EffectsOption = Annotated[
+    str,
+    typer.Option(
+        "--effects",
+        help=f"What steering costs the model: {EFFECTS}; all, or none; or your own, FILE.py:Class. "
+        "Several with commas.",
+    ),
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text", help="Texts for the effect text [default: some that come with the package]."
+    ),
+]
+ChoicesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--choices",
+        help="Questions for the effect choices: .jsonl, .csv or .parquet, such as ARC or MMLU "
+        "[default: easy ones that come with the package].",
+    ),
+]
+EffectItemsOption = Annotated[
+    str,
+    typer.Option(
+        "--effect-items",
+        help="How much effects look at: a sample of each set, for a quarter of a sweep's time at "
+        "most; or all of it.",
+    ),
+]
 MismatchOption = Annotated[
     bool,
     typer.Option("--accept-mismatch", help="Go on whatever is found wrong with a model."),
@@ -98,6 +129,10 @@ TemplateOption = Annotated[
         "--template-options",
         help="Variables of the chat template: enable_thinking=false,reasoning_effort=low.",
     ),
+]
+SystemOption = Annotated[
+    str,
+    typer.Option(help="A system prompt before every prompt: a text, or a file that holds it."),
 ]
 OperationOption = Annotated[
     str,

@@ -11,7 +11,10 @@ import typer
 
 from steersweep.cli.options import (
     JUDGES,
+    ChoicesOption,
     DeviceOption,
+    EffectItemsOption,
+    EffectsOption,
     ExtractionOption,
     JsonOption,
     MethodsOption,
@@ -30,7 +33,9 @@ from steersweep.cli.options import (
     SpanOption,
     SpecialTokensOption,
     StopLoopsOption,
+    SystemOption,
     TemplateOption,
+    TextOption,
 )
 from steersweep.cli.output import (
     quiet_libraries,
@@ -109,8 +114,13 @@ def sweep(
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
+    effects: EffectsOption = defaults.EFFECTS,
+    text: TextOption = None,
+    choices: ChoicesOption = None,
+    effect_items: EffectItemsOption = defaults.EFFECT_ITEMS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -129,6 +139,7 @@ def sweep(
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
     from steersweep.model.source import find_model
+    from steersweep.sweeps.effect_settings import make_effects
     from steersweep.sweeps.settings import make_settings
     from steersweep.tracking.tracker import open_tracker
 
@@ -155,6 +166,8 @@ def sweep(
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
         template_options=template_options,
+        effects=make_effects(effects, text=text, choices=choices, items=effect_items),
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name

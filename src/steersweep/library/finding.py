@@ -67,6 +67,7 @@ def find(
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
+    system: str | Path = "",
     accept_mismatch: bool = False,
     quiet: bool = False,
 ) -> FindResults:
@@ -94,6 +95,7 @@ def find(
         judge: see `sweep`.
         seed: of the random control direction.
         rows: rows per generation batch.
+        system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
 
@@ -119,6 +121,7 @@ def find(
         judge=judge,
         seed=seed,
         rows=rows,
+        system=system,
         accept_mismatch=accept_mismatch,
     )
     with live_view(quiet=quiet) as view:

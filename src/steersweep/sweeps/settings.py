@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError, setting
@@ -37,6 +38,7 @@ from steersweep.prompts.prompts import (
     load_extraction_set,
     load_test_set,
 )
+from steersweep.prompts.system import read_system_prompt
 from steersweep.run.condition import (
     MAX_CONDITIONS,
     REMOVED,
@@ -49,7 +51,9 @@ from steersweep.run.decoding_settings import GREEDY, DecodingSettings
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
 from steersweep.sweeps import defaults
+from steersweep.sweeps.effect_settings import left_out_notes
 from steersweep.sweeps.expansion import LADDER, expand
+from steersweep.work.asked_effects import NO_EFFECTS, AskedEffects
 from steersweep.work.job import Job
 
 
@@ -76,10 +80,12 @@ class SweepSettings:
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
+        system: the system prompt that goes before every prompt, or None.
         own_methods: by name, where the methods are that are a user's own.
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
         window: strengths of which only those of each model's window are tried; see `Job`.
+        effects: what is measured of every condition besides; changes no condition.
         decoding: how answers are decoded.
     """
 
@@ -100,10 +106,12 @@ class SweepSettings:
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = defaults.SPECIAL_TOKENS
     template_options: TemplateOptions = field(default_factory=dict)
+    system: str | None = None
     own_methods: Mapping[str, Own] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
     window: tuple[Strength, ...] = ()
+    effects: AskedEffects = NO_EFFECTS
     decoding: DecodingSettings = GREEDY
 
     @property
@@ -111,10 +119,14 @@ class SweepSettings:
         """What the user should know of the prompt files, each once."""
         found = [*self.test.notes]
         found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        found += left_out_notes(self.effects)
         return tuple(dict.fromkeys(found))
 
     def plan(self) -> dict[str, Any]:
-        """The settings as plain data, with prompt sets by name and content hash."""
+        """The settings as plain data, with prompt sets by name and content hash.
+
+        Effects are none of them: they may be added to a run, which keeps them apart.
+        """
         return {
             "kind": "sweep",
             "models": [
@@ -133,6 +145,7 @@ class SweepSettings:
             "rows": self.rows,
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
+            **({} if self.system is None else {"system": self.system}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
             **({} if self.decoding == GREEDY else {"decoding": self.decoding.as_json()}),
@@ -159,16 +172,18 @@ def make_settings(
     accept_mismatch: bool = False,
     special_tokens: str = defaults.SPECIAL_TOKENS,
     template_options: str = "",
+    system: str | Path = "",
     operation: str = defaults.OPERATION,
     site: str = defaults.SITE,
     span: str = defaults.SPAN,
     positions: str = defaults.POSITIONS,
+    effects: AskedEffects = NO_EFFECTS,
     stop_loops: bool = False,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
     Without `extraction` each method has the shipped prompts made for it. `template_options` are
-    read by `parse_template_options`.
+    read by `parse_template_options`, `system` by `read_system_prompt`.
 
     Raises:
         InputError: an option that cannot be read; the message names it.
@@ -215,9 +230,11 @@ def make_settings(
         accept_mismatch=accept_mismatch,
         special_tokens=as_special_tokens(special_tokens),
         template_options=parse_template_options(template_options, "template options"),
+        system=read_system_prompt(system),
         own_methods=METHODS.own_of(chosen),
         edit=edit,
         window=LADDER if strengths == defaults.FIND else (),
+        effects=effects,
         decoding=DecodingSettings(stop_loops),
     )
 
@@ -286,6 +303,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         date=date,
         special_tokens=settings.special_tokens,
         template_options=settings.template_options,
+        system=settings.system,
     )
     renderer.check()
     _see_that_answers_fit(renderer, settings)
@@ -307,15 +325,17 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         special_tokens=settings.special_tokens,
         notes=tuple(renderer.notes()),
         template_options=settings.template_options,
+        system=settings.system,
         own_methods=settings.own_methods,
         edit=settings.edit,
         window=settings.window,
+        effects=settings.effects,
     )
 
 
 def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
     limit, new = renderer.max_positions, settings.max_new_tokens
-    for number, ids in enumerate(renderer.ids_of(settings.test.prompts, "test prompt"), 1):
+    for number, ids in enumerate(renderer.ids_of(settings.test.asked, "test prompt"), 1):
         if limit is not None and len(ids) + new > limit:
             text = settings.test.prompts[number - 1]
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steersweep.budget.estimate import (
+    EFFECTS,
     GENERATION,
     JUDGING,
     LIKELIHOODS,
@@ -62,6 +63,7 @@ def expected_seconds(
         new_tokens=max(condition.max_new_tokens for condition in job.conditions),
         rows=job.max_rows,
         searches=0,
+        effect_tokens=job.effects.tokens(n_prompts),
     )
     of_work = stage_seconds(work, machine)
     tokens: dict[str, float] = {CHECKS: _CHECKED_TOKENS, PROMPTS: n_prompts * PROMPT_TOKENS}
@@ -81,6 +83,8 @@ def expected_seconds(
     found = {LOADING: of_work[LOADING]}
     found |= {name: machine.tokens(shape, count) for name, count in tokens.items()}
     found |= {name: of_work[name] for name in (GENERATION, LIKELIHOODS, JUDGING)}
+    if job.effects:
+        found[EFFECTS] = of_work[EFFECTS]
     if compared is not None:
         found[COMPARISON] = machine.tokens(shape, compared)
     return found
