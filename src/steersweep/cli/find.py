@@ -11,9 +11,10 @@ import typer
 from steersweep.cli.options import (
     JUDGES,
     DeviceOption,
+    DirectionsOption,
     ExtractionOption,
     JsonOption,
-    MethodsOption,
+    MethodsBesideOption,
     MismatchOption,
     ModelArgument,
     PositionsOption,
@@ -26,7 +27,9 @@ from steersweep.cli.options import (
     SpanOption,
     SpecialTokensOption,
     StopLoopsOption,
+    SystemOption,
     TemplateOption,
+    split_files,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.sweeps import defaults
@@ -34,7 +37,8 @@ from steersweep.sweeps import defaults
 
 def find(
     model: ModelArgument,
-    methods: MethodsOption = defaults.METHODS,
+    methods: MethodsBesideOption = None,
+    directions: DirectionsOption = "",
     layers: Annotated[
         str, typer.Option(help="Layers that may be chosen: shares or indices [default: all].")
     ] = "",
@@ -65,6 +69,7 @@ def find(
     rows: RowsOption = defaults.ROWS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -91,6 +96,7 @@ def find(
     settings = make_find_settings(
         source,
         methods=methods,
+        directions=split_files(directions),
         layers=layers,
         operation=operation,
         site=site,
@@ -109,6 +115,7 @@ def find(
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
         template_options=template_options,
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / f"{name}-find"

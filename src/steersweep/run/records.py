@@ -23,7 +23,7 @@ class Sample:
     """A judged response.
 
     Attributes:
-        prompt: the user's text.
+        prompt: the user's text; of several turns, their transcript.
         response: the whole text of the answer.
         judgement: what a judge made of it.
         finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`; `loop`: ended
@@ -32,6 +32,7 @@ class Sample:
             tokens that were looked at; None where the text alone decides.
         nll_worst: the same of their worst stretch.
         n_tokens: tokens of the response.
+        asked: of a prompt of several turns, its last one, which is judged; else empty.
     """
 
     prompt: str
@@ -41,6 +42,12 @@ class Sample:
     nll: float | None
     nll_worst: float | None
     n_tokens: int
+    asked: str = ""
+
+    @property
+    def question(self) -> str:
+        """What a judge takes for the prompt: its last user turn."""
+        return self.asked or self.prompt
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Steering:
 
     Attributes:
         layer_idx: decoder layer where steering starts.
-        position: prompt position that the direction was read at; -1 is the last token.
+        position: prompt position that the direction was read at; -1 is the last token; None where a
+            file with a direction does not say.
         site: where the direction was read: `resid_post`, a layer's output, or `resid_pre`, its
             input.
         multiplier: length of the addition, in units of the residual stream.
@@ -62,7 +70,7 @@ class Steering:
     """
 
     layer_idx: int
-    position: int
+    position: int | None
     site: str
     multiplier: float
     relative_strength: float

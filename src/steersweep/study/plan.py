@@ -61,12 +61,14 @@ class Prompts:
             every method of the plan.
         at_most: only so many test prompts; None: all.
         special_tokens: what a special token becomes that a prompt spells: `text` or `tokens`.
+        system: the system prompt before every prompt, a text or a file's name; empty: none.
     """
 
     test: str
     extraction: Mapping[str, str]
     at_most: int | None = None
     special_tokens: str = defaults.SPECIAL_TOKENS
+    system: str = ""
 
 
 @dataclass(frozen=True)
