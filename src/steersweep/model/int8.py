@@ -85,7 +85,7 @@ def multiplies_bytes() -> bool:
 
     Without them sums of two products are kept in 16 bits, where they may not fit.
     """
-    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported())
+    return bool(torch._C._has_mkldnn and torch.cpu._is_vnni_supported())
 
 
 def to_int8(network: Any, model_id: str) -> None:
