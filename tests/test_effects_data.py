@@ -142,7 +142,7 @@ ARC = {
 MMLU = {"question": "What is 2 + 2?", "subject": "maths", "choices": ["3", "4"], "answer": 1}
 HELLASWAG = {
     "activity_label": "Baking",
-    "ctx_a": "[header] How to bake [title] Heat the oven.",
+    "ctx_a": " [header] How to bake [title] Heat the oven.",
     "ctx_b": "then she",
     "ctx": "[header] How to bake [title] Heat the oven. then she",
     "endings": ["[step] mixes the dough.", "eats the oven."],
@@ -165,7 +165,7 @@ def test_copies_of_arc_mmlu_and_hellaswag_are_read_as_they_are(tmp_path: Path, e
         (MMLU, "Question: What is 2 + 2?\nAnswer:", ("3", "4"), 1),
         (
             HELLASWAG,
-            "Baking: How to bake. Heat the oven. Then she",
+            "Baking:  How to bake. Heat the oven. Then she",
             (" mixes the dough.", "eats the oven."),
             0,
         ),
@@ -323,7 +323,11 @@ def test_questions_given_twice_are_refused(tmp_path: Path) -> None:
         ("a.csv", b'text,question,A\n"a,b', "line 2: not a table's line"),
         ("a.csv", b"question,text,A\na,b\n", "line 2: has 2 fields, but the header 3"),
         ("a.csv", b"question,text,text\n", "line 1: column 'text' is there twice"),
-        ("a.csv", b"what,which\na,b\n", "line 1: no field with"),
+        (
+            "a.csv",
+            b"what,which\na,b\n",
+            "line 1: no column with .* the first line names the columns: rename",
+        ),
         ("a.xlsx", b"", "nor a file that ends in"),
         ("nothing", b"", "nor a file that ends in"),
     ],

@@ -11,9 +11,10 @@ import typer
 from steersweep.cli.options import (
     JUDGES,
     DeviceOption,
+    DirectionsOption,
     ExtractionOption,
     JsonOption,
-    MethodsOption,
+    MethodsBesideOption,
     MismatchOption,
     ModelArgument,
     PositionsOption,
@@ -28,6 +29,7 @@ from steersweep.cli.options import (
     StopLoopsOption,
     SystemOption,
     TemplateOption,
+    split_files,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.sweeps import defaults
@@ -35,7 +37,8 @@ from steersweep.sweeps import defaults
 
 def find(
     model: ModelArgument,
-    methods: MethodsOption = defaults.METHODS,
+    methods: MethodsBesideOption = None,
+    directions: DirectionsOption = "",
     layers: Annotated[
         str, typer.Option(help="Layers that may be chosen: shares or indices [default: all].")
     ] = "",
@@ -93,6 +96,7 @@ def find(
     settings = make_find_settings(
         source,
         methods=methods,
+        directions=split_files(directions),
         layers=layers,
         operation=operation,
         site=site,

@@ -16,7 +16,8 @@ ModelArgument = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="auto, fp32, bf16, fp16, int8 or int4 (NF4). auto: fp32 on a CPU, 16 bits on a GPU."
+        help="auto, fp32, bf16, fp16, int8 or int4 (NF4), int8-dynamic (CPU). auto: fp32 on a CPU, "
+        "16 bits on a GPU."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -57,11 +58,19 @@ ExtractionOption = Annotated[
         "classes [default: those of each method]."
     ),
 ]
-MethodsOption = Annotated[
+_METHODS = (
+    f"How directions are found: {METHODS}; or your own, package.module:Class or FILE.py:Class. "
+    "Several with commas"
+)
+MethodsOption = Annotated[str, typer.Option(help=f"{_METHODS}.")]
+MethodsBesideOption = Annotated[
+    str | None, typer.Option("--methods", help=f"{_METHODS} [default: dim; none but --directions].")
+]
+DirectionsOption = Annotated[
     str,
     typer.Option(
-        help=f"How directions are found: {METHODS}; or your own, package.module:Class or "
-        "FILE.py:Class. Several with commas."
+        help="Files with directions, of extract or other tools, tried like those of a method. "
+        "Several with commas."
     ),
 ]
 EffectsOption = Annotated[
@@ -149,3 +158,8 @@ PositionsOption = Annotated[
     str, typer.Option(help="all tokens; those of the prompt; its last one; new ones.")
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
+
+
+def split_files(text: str) -> list[str]:
+    """Files separated by commas."""
+    return [part.strip() for part in text.split(",")] if text else []

@@ -13,10 +13,12 @@ from steersweep.cli.options import (
     JUDGES,
     ChoicesOption,
     DeviceOption,
+    DirectionsOption,
     EffectItemsOption,
     EffectsOption,
     ExtractionOption,
     JsonOption,
+    MethodsBesideOption,
     MethodsOption,
     MismatchOption,
     ModelArgument,
@@ -36,6 +38,7 @@ from steersweep.cli.options import (
     SystemOption,
     TemplateOption,
     TextOption,
+    split_files,
 )
 from steersweep.cli.output import (
     quiet_libraries,
@@ -93,7 +96,8 @@ def sweep(
     layers: Annotated[
         str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
     ] = defaults.listed(defaults.LAYERS),
-    methods: MethodsOption = defaults.METHODS,
+    methods: MethodsBesideOption = None,
+    directions: DirectionsOption = "",
     operation: OperationOption = defaults.OPERATION,
     site: SiteOption = defaults.SITE,
     span: SpanOption = defaults.SPAN,
@@ -147,6 +151,7 @@ def sweep(
     settings = make_settings(
         [source],
         methods=methods,
+        directions=split_files(directions),
         layers=layers,
         multipliers=multipliers,
         strengths=strengths or defaults.strengths_beside(multipliers, operation),

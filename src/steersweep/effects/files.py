@@ -175,7 +175,12 @@ def _table(
     table = read_table(path, text, wanted.fields, delimiters)
     if table is None:
         return iter(())
-    _item(path, f"line {table.line}", dict.fromkeys(table.names), wanted)
+    if not any(name in wanted.fields for name in table.names):
+        found = ", ".join(shown(name, 40) for name in table.names[:12])
+        raise InputError(
+            f"{path}, line {table.line}: no column with {wanted.what} among {found}; the first "
+            f"line names the columns: {wanted.rename}"
+        )
     return ((f"line {number}", fields) for number, fields in table.rows)
 
 

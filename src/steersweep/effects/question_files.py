@@ -266,11 +266,12 @@ def _index(item: Item, field: str, choices: Sequence[str], labels: Sequence[str]
 
 def _hellaswag_context(item: Item) -> str:
     """What stands before the endings; the sentence that they end may not have begun."""
-    subject, before, begun = (
-        item.fields[name] if item.fields[name] == "" else item.text(name, item.fields[name])
-        for name in _HELLASWAG
-    )
-    return item.text("ctx", _unbracketed(f"{subject}: {before} {begun.capitalize()}"))
+    for name in item.filled(_HELLASWAG):
+        item.text(name, item.fields[name])
+    subject, before, begun = (item.fields[name] or "" for name in _HELLASWAG)
+    asked = _unbracketed(f"{subject}: {before} {begun.capitalize()}")
+    item.text("ctx", asked)
+    return asked
 
 
 def _unbracketed(text: str) -> str:

@@ -50,7 +50,8 @@ def find(
     model: Model,
     *,
     out: str | Path,
-    methods: str | Sequence[str] = defaults.METHODS,
+    methods: str | Sequence[str] | None = None,
+    directions: Sequence[str | Path] = (),
     layers: Sequence[float | int | str] = (),
     operation: str = defaults.OPERATION,
     site: str = defaults.SITE,
@@ -79,6 +80,8 @@ def find(
         model: a folder, a hub id, `lab:NAME`, or a model that is in memory (`ChatModel.wrap`).
         out: the run folder: new, or of a search with these settings.
         methods: how directions are found, such as `dim`, `cosmic`; the best one is chosen too.
+            None: DIM, or no method where there are `directions`.
+        directions: files with directions, tried like those of a method; see `read_direction`.
         layers: that may be chosen: shares of the depth or indices; all by default.
         operation: `add` directions, or `affine`.
         site: see `sweep`.
@@ -105,7 +108,8 @@ def find(
     """
     settings = make_find_settings(
         source_of(model),
-        methods=listed("methods", methods),
+        methods=None if methods is None else listed("methods", methods),
+        directions=directions,
         layers=listed("layers", layers),
         operation=operation,
         site=site,

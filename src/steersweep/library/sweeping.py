@@ -23,7 +23,8 @@ def sweep(
     model: Model | Sequence[Model],
     *,
     out: str | Path,
-    methods: str | Sequence[str] = defaults.METHODS,
+    methods: str | Sequence[str] | None = None,
+    directions: Sequence[str | Path] = (),
     layers: Sequence[float | int | str] = defaults.LAYERS,
     strengths: Sequence[float] = (),
     multipliers: Sequence[float] = (),
@@ -57,7 +58,9 @@ def sweep(
     Args:
         model: a folder, a hub id, `lab:NAME`, or a model that is in memory (`ChatModel.wrap`).
         out: the run folder: new, or of a sweep with these settings.
-        methods: how directions are found, such as `dim`, `cosmic`.
+        methods: how directions are found, such as `dim`, `cosmic`; None: DIM, or no method where
+            there are `directions`.
+        directions: files with directions, tried like those of a method; see `read_direction`.
         layers: where steering starts: a share of the depth (0.6, below 1) or an index (25).
         strengths: lengths of the addition over the mean residual norm at the layer; at most
             five of each model's own window where neither these nor `multipliers` are given.
@@ -95,7 +98,8 @@ def sweep(
     pushes = listed("multipliers", multipliers)
     settings = make_settings(
         [source_of(one) for one in models],
-        methods=listed("methods", methods),
+        methods=None if methods is None else listed("methods", methods),
+        directions=directions,
         layers=listed("layers", layers),
         strengths=listed("strengths", strengths) or defaults.strengths_beside(pushes, operation),
         multipliers=pushes,

@@ -138,13 +138,13 @@ def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
     device = torch.device(resolve_device("auto"))
     facts = provenance.facts(device)
     store.write_once(store.paths.run, {"created": created, "provenance": facts})
-    first = next(iter(settings.extraction.values()))
+    first = next(iter(settings.extracted.values()), None)
     store.write_once(
         store.paths.prompts,
         {
-            "harmful": list(first.harmful),
-            "harmless": list(first.harmless),
-            "extraction": {name: found.content() for name, found in settings.extraction.items()},
+            "harmful": list(first.harmful) if first else [],
+            "harmless": list(first.harmless) if first else [],
+            "extraction": {name: found.content() for name, found in settings.extracted.items()},
             "test": list(settings.test.prompts),
             "test_repeats": settings.test.repeats,
             **_of_prompts(settings),

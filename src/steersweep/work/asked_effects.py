@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from steersweep.budget.estimate import PROMPT_TOKENS
-from steersweep.core.own import Own
+from steersweep.core.registry import Source
 from steersweep.effects.effect import EFFECTS, Given
 from steersweep.effects.questions import QuestionSet
 from steersweep.effects.texts import TextSet
@@ -45,7 +45,7 @@ class AskedEffects:
     harmful: TestSet = _NO_PROMPTS
     borderline: TestSet = _NO_PROMPTS
     sizes: Sizes = field(default_factory=Sizes)
-    own: Mapping[str, Own] = field(default_factory=dict)
+    own: Mapping[str, Source] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether anything is asked for."""

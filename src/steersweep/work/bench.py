@@ -35,7 +35,7 @@ from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, can_stand
 from steersweep.work.answering import Answered, Answering
 from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
-from steersweep.work.job import Job
+from steersweep.work.job import Job, found_by
 from steersweep.work.pace import MANY, Clock, rows_in_time, step_seconds
 from steersweep.work.preparation import WORTH_KEEPING, Preparation
 from steersweep.work.references import References
@@ -191,7 +191,12 @@ class Bench:
 
         self._begin(stages[0])
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
-        rendered = extraction_rendered(self.chat.renderer, prompts)
+        asked = found_by(method, self.job)
+        rendered = str(
+            asked[0].extraction_rendered
+            if asked
+            else extraction_rendered(self.chat.renderer, prompts)
+        )
         own = self.job.own_methods.get(method)
         path = self.store.paths.scores(
             method,

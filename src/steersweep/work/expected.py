@@ -15,6 +15,7 @@ from steersweep.budget.estimate import (
 from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine, gpu
 from steersweep.catalog.gpus import gpu_catalog
+from steersweep.methods.handed import Handed
 from steersweep.methods.method import ACTIVATIONS, METHODS
 from steersweep.work.job import Job
 
@@ -70,6 +71,8 @@ def expected_seconds(
     for method, prompts in job.extraction.items():
         first, *rest = stages_of_method(method)
         n_read = len(prompts.harmful) + len(prompts.harmless)
+        if isinstance(job.own_methods.get(method), Handed):
+            n_read = 0  # its directions are there
         tokens[stage_name(method, first)] = n_read * PROMPT_TOKENS
         _, scoring = search_tokens(shape.n_layers)
         for stage in rest:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steersweep.core.own import Own
+from steersweep.core.registry import Source
 from steersweep.model.rendering import SpecialTokens
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
@@ -49,7 +49,8 @@ class Job:
         template_options: variables that the chat template is given, such as `enable_thinking`.
         system: the system prompt that goes before every prompt, or None.
         instead_of: why it does not run in the precision that was asked for; empty where it does.
-        own_methods: by name, where the methods are that are a user's own.
+        own_methods: by name, where the methods are that are a user's own, and directions from
+            files that stand for methods.
         edit: what is done with directions, and where.
         effects: what is measured of every condition besides; changes no condition.
         window: strengths of which only those are run that lie in the model's window, which is found
@@ -77,7 +78,7 @@ class Job:
     template_options: TemplateOptions = field(default_factory=dict)
     system: str | None = None
     instead_of: str = ""
-    own_methods: Mapping[str, Own] = field(default_factory=dict)
+    own_methods: Mapping[str, Source] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     window: tuple[Strength, ...] = ()
     effects: AskedEffects = NO_EFFECTS
@@ -256,6 +257,7 @@ def found_by(method: str, job: Job) -> list[Condition]:
 
 def scores_file(condition: Condition, paths: RunPaths) -> Path:
     """Where the scores are that a condition's method chose by."""
+    # Directions from a file rest on no prompts.
     return paths.scores(
         str(condition.label.method),
         str(condition.extraction_rendered),

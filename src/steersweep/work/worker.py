@@ -287,7 +287,7 @@ def _check_prompts(chat: ChatModel, job: Job) -> None:
     same = test_rendered(chat.renderer, job.test) == job.conditions[0].test_rendered
     for method, prompts in job.extraction.items():
         made_for = {c.extraction_rendered for c in found_by(method, job)}
-        same = same and made_for <= {extraction[prompts]}
+        same = same and made_for <= {extraction[prompts], None}  # None: rests on no prompts
     if not same:
         import transformers
 
