@@ -16,7 +16,8 @@ ModelArgument = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="auto, fp32, bf16, fp16, int8 or int4 (NF4). auto: fp32 on a CPU, 16 bits on a GPU."
+        help="auto, fp32, bf16, fp16, int8 or int4 (NF4), int8-dynamic (CPU). auto: fp32 on a CPU, "
+        "16 bits on a GPU."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
