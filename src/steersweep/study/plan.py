@@ -79,11 +79,19 @@ class Decoding:
         max_new_tokens: longest answer.
         rows: of a batch, at most.
         stop_loops: end an answer where it is stuck in a loop.
+        temperature: what logits are divided by before a token is drawn; 0: greedy answers.
+        top_p: tokens are drawn from the likeliest that together have this probability.
+        top_k: tokens are drawn from so many of the likeliest; 0: from all.
+        repeats: how often each prompt is answered, with a temperature; None: as the prompts say.
     """
 
     max_new_tokens: int = defaults.MAX_NEW_TOKENS
     rows: int = defaults.ROWS
     stop_loops: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repeats: int | None = None
 
 
 @dataclass(frozen=True)

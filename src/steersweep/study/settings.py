@@ -39,13 +39,31 @@ def prompts_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> TestSet:
 
 
 def prompt_counts(plan: Plan, cuts: Cuts) -> Callable[[Sweep], int]:
-    """How many test prompts each sweep has; as `prompts_of`, which reads files every time."""
+    """How many answers each condition of a sweep has; `prompts_of` reads files every time."""
 
     @cache
     def count(is_cut: bool) -> int:
-        return len(planned_prompts(plan, cuts if is_cut else Cuts()).prompts)
+        prompts = planned_prompts(plan, cuts if is_cut else Cuts())
+        return len(prompts.prompts) * decoding_of(plan, prompts).repeats
 
     return lambda sweep: count(sweep.step.is_cut)
+
+
+def decoding_of(plan: Plan, prompts: TestSet) -> DecodingSettings:
+    """How a plan decodes answers to its prompts.
+
+    Raises:
+        InputError: settings that contradict each other.
+    """
+    asked = plan.decoding
+    return DecodingSettings.chosen(
+        stop_loops=asked.stop_loops,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        repeats=asked.repeats,
+        repeats_of_prompts=prompts.repeats,
+    )
 
 
 def prompt_notes(plan: Plan) -> tuple[str, ...]:
@@ -67,12 +85,14 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
     Raises:
         InputError: the model or a prompt set cannot be found.
     """
+    test = prompts_of(plan, sweep, cuts)
+    decoding = decoding_of(plan, test)
     return SweepSettings(
         models=(find_model(sweep.model.model, revision=sweep.model.revision or revision),),
         methods=sweep.methods,
         layers=sweep.layers,
         strengths=sweep.strengths,
-        test=prompts_of(plan, sweep, cuts),
+        test=test.answered(decoding.repeats) if decoding.samples else test,
         extraction={
             method: load_extraction_set(plan.prompts.extraction[method]) for method in sweep.methods
         },
@@ -89,5 +109,5 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
         window=sweep.window,
-        decoding=DecodingSettings(plan.decoding.stop_loops),
+        decoding=decoding,
     )
