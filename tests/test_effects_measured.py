@@ -325,6 +325,18 @@ def test_choices_by_likelihood_with_and_without_length(qwen: ChatModel) -> None:
     assert {right for _, right in seen} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("question", "choice", "problem"),
+    [("Who?", "", "an answer is empty"), ("word " * 4000, "yes", "was made for at most")],
+)
+def test_a_question_that_cannot_be_asked_is_named(
+    qwen: ChatModel, question: str, choice: str, problem: str
+) -> None:
+    asked = QuestionSet("mine", (QUESTIONS.questions[0], Question(question, ("no", choice), 0)))
+    with pytest.raises(InputError, match=f"mine, question 2.*{problem}"):
+        Choices().measure(qwen, [None], Given(questions=asked))
+
+
 def log_of(chat: ChatModel, question: str, choice: str, edit: Edit | None, template: bool) -> float:
     """Log-probability of an answer after a question, tokenized as one text."""
     before = chat.renderer.rendered(question) if template else question.rstrip()
