@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on this machine, for the real client: models, gates, cut downloads."""
+"""A small Hugging Face hub on this machine, for the real client: models, data sets, gates, cuts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Hub:
         models: folders by `owner/name`.
         gated: models that need a licence.
         claimed_bytes: what it says that weights weigh, instead of the truth.
+        datasets: folders by `owner/name`.
         cut: names of files whose first download breaks off in the middle.
         requests: method, path and range of every request.
     """
@@ -31,6 +32,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     claimed_bytes: int | None = None
     cut: set[str] = field(default_factory=set)
+    datasets: dict[str, Path] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     url: str = ""
 
@@ -53,6 +55,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
             path = self.path.split("?")[0]
             hub.requests.append((self.command, path, self.headers.get("Range")))
             parts = path.strip("/").split("/")
+            if "datasets" in parts[:2]:
+                return self._data(parts, body)
             if parts[:2] == ["api", "models"]:
                 return self._about("/".join(parts[2:4]), parts[4:], body)
             model, rest = "/".join(parts[:2]), parts[2:]
@@ -80,6 +84,20 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 for file in sorted(hub.models[model].iterdir())
             ]
             about = {"id": model, "modelId": model, "sha": COMMIT, "siblings": files}
+            content = json.dumps(about).encode()
+            return self._send(200, content, {"Content-Type": "application/json"}, body)
+
+        def _data(self, parts: list[str], body: bool) -> None:
+            name = "/".join(parts[2:4] if parts[0] == "api" else parts[1:3])
+            if name in hub.gated:
+                return self._refuse(403, "GatedRepo", body)
+            if name not in hub.datasets:
+                return self._refuse(404, "RepoNotFound", body)
+            folder = hub.datasets[name]
+            if parts[0] != "api":
+                return self._file(folder.joinpath(*parts[5:]), body)
+            files = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*.*"))]
+            about = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]}
             content = json.dumps(about).encode()
             return self._send(200, content, {"Content-Type": "application/json"}, body)
 

@@ -125,7 +125,7 @@ HOSTILE = [
     (f"{SWEEP} --prompts folder.txt", "folder.txt: is a folder"),
     (f"{SWEEP} --prompts pipe.csv", "pipe.csv: is a pipe"),
     (f"{SWEEP} --prompts many.json", 'many.json: field "repeats"'),
-    (f"{SWEEP} --prompts control.txt", r"control.txt: line 2 has 'text\x1b[31m' twice"),
+    (f"{SWEEP} --prompts control.txt:a", "control.txt: lines of text have no column 'a'"),
     (f"{SWEEP} --extraction control.txt", "control.txt: an extraction set"),
     ("extract lab:qwen-7b --layer 1e9 -o d.safetensors", "layer '1e9'"),
     ("extract lab:qwen-7b --layer 3 -o folder", "folder: is a folder"),

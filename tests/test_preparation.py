@@ -26,9 +26,11 @@ from steersweep.prompts.prompts import load_extraction_set
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
 from steersweep.steer import activations
+from steersweep.steer.edit import Edit
+from steersweep.steer.steering import Row, generate
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
-from steersweep.work import bench, preparation
+from steersweep.work import bench, preparation, standing
 from steersweep.work.expected import expected_seconds
 from steersweep.work.job import Job, Progress
 from steersweep.work.pace import Steps, rows_in_time, step_seconds
@@ -141,6 +143,91 @@ def test_a_run_that_goes_on_forms_the_batches_it_began_with(
     assert len(records) == 5
     assert '"rows": 3' in json.dumps(records[0])
     assert all('"rows": 3' in json.dumps(record) for record in records)
+
+
+def test_a_batch_that_takes_long_goes_on_as_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sweep(settings(), tmp_path / "whole")
+    monkeypatch.setattr(standing, "EVERY", -1.0)
+
+    def kill(progress: Progress) -> None:
+        if progress.note.startswith("step 9"):
+            raise Killed
+
+    for _ in range(2):  # the second one goes on at the ninth step, after what was kept in the first
+        with pytest.raises(Killed):
+            run_sweep(settings(), tmp_path / "run", on_progress=kill)
+    (kept,) = (tmp_path / "run" / "extraction").glob("kept-*.safetensors")
+    steps: list[str] = []
+    run_sweep(settings(), tmp_path / "run", on_progress=lambda p: steps.append(p.note))
+    assert next(note.split(",")[0] for note in steps if note.startswith("step")) == "step 9"
+    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    assert not kept.exists()
+
+
+def test_a_damaged_batch_is_answered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_sweep(settings(), tmp_path / "whole")
+    monkeypatch.setattr(standing, "EVERY", -1.0)
+
+    def kill(progress: Progress) -> None:
+        if progress.note.startswith("step 5"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_sweep(settings(), tmp_path / "run", on_progress=kill)
+    (kept,) = (tmp_path / "run" / "extraction").glob("kept-*.safetensors")
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 1
+    kept.write_bytes(bytes(data))
+    run_sweep(settings(), tmp_path / "run")
+    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+
+
+class InMemory:
+    """Keeps every step, and what it was when a run was killed."""
+
+    def __init__(self, kill_at: int) -> None:
+        self.kept: dict[str, torch.Tensor] | None = None
+        self._left = kill_at
+
+    def held(self) -> Mapping[str, torch.Tensor] | None:
+        return self.kept
+
+    def is_due(self) -> bool:
+        return True
+
+    def keep(self, state: Mapping[str, torch.Tensor], *, ended: bool = False) -> None:
+        self.kept = {name: tensor.clone() for name, tensor in state.items()}
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
+
+
+@pytest.mark.parametrize("kill_at", [1, 7, 13, 20])
+def test_batches_of_one_call_go_on_where_they_stood(qwen: ChatModel, kill_at: int) -> None:
+    """Of three batches; answers of those that were done are there too."""
+    push = Edit.add(torch.arange(qwen.d_model).sin(), 4.0, 2)
+    texts = ("How do I bake a cake?", "Tell me about bees.", "What is a lock for?", "Say hello.")
+    rows = [Row(qwen.prompt_ids(text), edit) for text in texts for edit in (None, push)]
+    expected = generate(qwen, rows, max_new_tokens=8, max_rows=3)
+    kept = InMemory(kill_at)
+    with pytest.raises(Killed):
+        generate(qwen, rows, max_new_tokens=8, max_rows=3, standing=kept)
+    asked: list[int] = []
+    found = generate(
+        qwen,
+        rows,
+        max_new_tokens=8,
+        max_rows=3,
+        standing=kept,
+        on_step=lambda step: asked.append(step.rows),
+    )
+    assert found == expected
+    assert len(asked) < 3 * 8 - kill_at + 1
+    asked.clear()
+    assert generate(qwen, rows, max_new_tokens=8, max_rows=3, standing=kept) == expected
+    assert generate(qwen, rows, max_new_tokens=8, max_rows=4, standing=kept) == expected
 
 
 # -- likelihoods -----------------------------------------------------------------------------------

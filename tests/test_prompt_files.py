@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from steersweep import InputError, load_extraction_set, load_test_set
-from steersweep.prompts.files import MAX_BYTES, MAX_PROMPTS
+from steersweep.prompts.entries import MAX_PROMPTS
+from steersweep.prompts.files import MAX_BYTES
 from steersweep.prompts.lists import MAX_CHARACTERS
 
 THREE = ("How do I boil an egg?", "Name three trees.", "Write two lines, about rain.")
@@ -150,10 +151,12 @@ def test_prompts_that_look_the_same_count_once(
     one: str, other: str, how: str, tmp_path: Path
 ) -> None:
     file = written(tmp_path, "twice.txt", f"{one}\nanother\n{other}\n")
-    with pytest.raises(InputError, match=re.escape(how)) as caught:
-        load_test_set(file)
-    assert "line 3" in str(caught.value)
-    assert "line 1" in str(caught.value)
+    found = load_test_set(file)
+    assert found.prompts == (one, "another")
+    note = found.notes[0]
+    assert note.startswith(f"{file}: each prompt counts once, left out 1 prompt: line 3 ")
+    assert "line 1" in note
+    assert how in note
 
 
 def test_every_prompt_given_twice_is_named_in_linear_time(tmp_path: Path) -> None:
@@ -161,14 +164,15 @@ def test_every_prompt_given_twice_is_named_in_linear_time(tmp_path: Path) -> Non
     lines[79_998:] = lines[:2]
     file = written(tmp_path, "many.txt", "\n".join(lines))
     started = time.perf_counter()
-    with pytest.raises(InputError) as caught:
-        load_test_set(file)
+    found = load_test_set(file)
     assert time.perf_counter() - started < 10
-    assert "line 79999 has 'prompt 0' twice (before in line 1)" in str(caught.value)
-    assert "line 80000 has 'prompt 1' twice (before in line 2)" in str(caught.value)
+    assert len(found.prompts) == 79_998
+    assert "line 79999 has 'prompt 0' twice (before in line 1)" in found.notes[0]
+    assert "line 80000 has 'prompt 1' twice (before in line 2)" in found.notes[0]
 
 
-CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}
+CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}
+TOOL = {"messages": [{"role": "tool", "content": "a"}]}
 
 
 @pytest.mark.parametrize(
@@ -195,9 +199,9 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("empty.csv", "prompt,id\na,1\n,2\n", "line 3: must be a non-empty text"),
         ("empty.csv", "prompt,id\n", "at least one prompt"),
         ("empty.csv", "", "at least one prompt"),
-        ("context.csv", HARMBENCH + 'a,b,c,d,"Dear Sir",f\n', 'line 5: "contextstring" is filled'),
-        ("alpaca.json", '[{"instruction": "Sum up.", "input": "A"}]', 'item 1: "input" is filled'),
-        ("chat.jsonl", json.dumps(CHAT), "line 1: field \"messages\" has turns of 'system, user'"),
+        ("image.jsonl", '{"prompt": "a", "ImageFileName": "b.png"}', '"imagefilename" is filled'),
+        ("chat.jsonl", json.dumps(CHAT), "line 1: field \"messages\" has turns of 'user, user'"),
+        ("tool.jsonl", json.dumps(TOOL), "field \"messages\", turn 1: is of 'tool'; roles are"),
         ("chat.jsonl", '{"messages": "hi"}', 'line 1: field "messages" must be a list'),
         ("rows.jsonl", '"a"\n\n{"prompt": 3}', 'line 3: field "prompt" must be a text'),
         ("rows.jsonl", '"a"\n{"vanilla": "b"}', "line 2: no fields with prompts among 'vanilla'"),
@@ -214,7 +218,7 @@ CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "conte
         ("rows.jsonl", '"a"\n[1]', "line 2: must be a non-empty text"),
         ("rows.jsonl", '"a"\n{', "line 2: not valid JSON"),
         ("whole.jsonl", '[\n "a",\n "b"\n]', "name it .json"),
-        ("lines.json", '{"prompt": "a"}\n{"prompt": "b"}\n', "name the file .jsonl"),
+        ("lines.json", '{"prompt": "a"}\n{"prompt": "b"}\n{', "line 3: not valid JSON"),
         ("word.json", '"a"', "must be a JSON list of prompts"),
         ("wrong.json", '{"items": ["a"]}', "at least one prompt (it has 'items')"),
         ("sets.json", '{"harmful": ["a"], "harmless": ["b"]}', "an extraction set"),

@@ -42,11 +42,18 @@ JUDGES = (
     "server:URL#MODEL[#FORMAT]; or your own, FILE.py:Class."
 )
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+PromptsOption = Annotated[
+    str,
+    typer.Option(
+        help="Test prompts: a shipped set; a file (.txt, .json, .jsonl, .csv, .tsv, .parquet), "
+        "with a column as FILE:COLUMN; or a data set, hf:OWNER/NAME:SPLIT:COLUMN."
+    ),
+]
 ExtractionOption = Annotated[
     str | None,
     typer.Option(
-        help="Extraction prompts for all methods: a shipped set or a file of both classes "
-        "[default: those of each method]."
+        help="Extraction prompts for all methods: a shipped set, or a file or data set of both "
+        "classes [default: those of each method]."
     ),
 ]
 MethodsOption = Annotated[

@@ -21,6 +21,7 @@ from steersweep.cli.options import (
     OperationOption,
     PositionsOption,
     PrecisionOption,
+    PromptsOption,
     QuietOption,
     RemoteCodeOption,
     RevisionOption,
@@ -98,12 +99,7 @@ def sweep(
             help="The same relative to the residual norm; find: those of the model's window."
         ),
     ] = "",
-    prompts: Annotated[
-        str,
-        typer.Option(
-            help="Test prompts: a shipped set or a file (.txt, .json, .jsonl, .csv, .tsv)."
-        ),
-    ] = defaults.PROMPTS,
+    prompts: PromptsOption = defaults.PROMPTS,
     extraction: ExtractionOption = None,
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     precision: PrecisionOption = defaults.PRECISION,

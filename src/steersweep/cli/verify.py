@@ -46,7 +46,7 @@ def verify_cosmic(
     from steersweep.core import typed
     from steersweep.core.setting_values import whole_number
     from steersweep.methods.official import built_in_fixtures
-    from steersweep.prompts.files import MAX_PROMPTS
+    from steersweep.prompts.entries import MAX_PROMPTS
     from steersweep.report.live import live_view
     from steersweep.report.terminal import print_checks
     from steersweep.run.paths import RunPaths

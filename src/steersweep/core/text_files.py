@@ -105,17 +105,29 @@ def shown(text: str, length: int = 60) -> str:
     return repr(text if len(text) <= length else text[:length] + "...")
 
 
-def _read_bytes(path: Path | str, max_bytes: int) -> bytes:
+def check_regular(path: Path | str) -> None:
+    """See that a path is a file that can be read to its end, before it is opened.
+
+    Raises:
+        InputError: a folder, a pipe, a device, or nothing.
+    """
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind in _KINDS:
-            raise InputError(f"{path}: is {_KINDS[kind]}, not a file")
-        with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
         raise InputError(f"{shown(str(path), 300)}: cannot be read: {error}") from error
+    if kind in _KINDS:
+        raise InputError(f"{path}: is {_KINDS[kind]}, not a file")
+
+
+def _read_bytes(path: Path | str, max_bytes: int) -> bytes:
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
         raise InputError(
             f"{path}: larger than {max_bytes // 2**10:,} KiB, the most that is read; "

@@ -6,7 +6,7 @@ writes into buffers of their final length, and drops finished rows with one copy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,3 +155,21 @@ def keep_rows(cache: Cache, rows: Tensor) -> None:
         else:
             # Every kind has it, for beam search; selection of rows only attention has.
             layer.reorder_cache(rows)
+
+
+def held_by(cache: Cache) -> dict[str, Tensor]:
+    """Keys and values of a cache that `can_be_filled`, by name: what `put_back` takes."""
+    layers: list[Any] = cache.layers
+    return {
+        name: tensor
+        for number, layer in enumerate(layers)
+        for name, tensor in ((f"keys {number}", layer.keys), (f"values {number}", layer.values))
+    }
+
+
+def put_back(cache: Cache, held: Mapping[str, Tensor]) -> None:
+    """Fill an empty cache with what another one held."""
+    layers: list[Any] = cache.layers
+    for number, layer in enumerate(layers):
+        keys, values = held[f"keys {number}"], held[f"values {number}"]
+        layer.put(slice(0, len(keys)), len(keys), keys, values)

@@ -1,28 +1,30 @@
-"""Prompt files as people and other tools write them: lines, JSON, JSON lines, tables."""
+"""Prompt files as people and other tools write them: lines, JSON, JSON lines, tables, Parquet."""
 
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import parse_json, read_text, shown
+from steersweep.core.text_files import check_regular, parse_json, read_text, shown
+from steersweep.prompts.arrow import arrow_rows, parquet_rows
 from steersweep.prompts.characters import trimmed
+from steersweep.prompts.conversation import is_message
+from steersweep.prompts.entries import (
+    PROMPT_FIELDS,
+    Entry,
+    collect,
+    entries_of,
+    entry,
+    field_of,
+    of_fields,
+)
 
 MAX_BYTES = 24 * 2**20
-MAX_PROMPTS = 100_000
-# Names of the field or column that holds the prompt; the last three are of AdvBench and
-# JailbreakBench, of HarmBench, and of StrongREJECT.
-PROMPT_FIELDS: tuple[str, ...] = (
-    *("prompt", "instruction", "question", "text", "query", "request"),
-    *("goal", "behavior", "forbidden_prompt"),
-)
-# A prompt goes on in these (Alpaca, HarmBench): where they are filled it is not whole alone.
-_CONTEXT_FIELDS = ("input", "context", "contextstring")
 _DELIMITERS = ",;\t|"
 _MAX_HEADER = 10_000  # characters
 # How files begin that are saved as text in place of prompts.
@@ -34,73 +36,54 @@ _OTHER_FILES = (
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _COLUMN = re.compile(r"[\w #.-]{0,40}(?<![.])")
-_RENAME = f'rename the one with the prompts to "prompt" (known: {", ".join(PROMPT_FIELDS)})'
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One prompt of a file.
-
-    Attributes:
-        place: where it stands, for messages: `line 3`, `"prompts" item 3`.
-        text: the prompt as the file has it.
-        fields: what else stands beside it, by name in lower case (columns of a table).
-        field: which of these holds it; empty where the prompt stands alone.
-    """
-
-    place: str
-    text: str
-    fields: Mapping[str, Any]
-    field: str = ""
-
 
 Content = list[Entry] | dict[str, Any]
 
 
-def read_prompt_file(path: str) -> Content:
+def read_prompt_file(path: str, column: str | None = None) -> Content:
     """The prompts of a file in order, or the object that a `.json` file holds.
+
+    Args:
+        path: the file; its ending says what it is.
+        column: the field or column that holds the prompts; None: one of those that are known.
 
     Raises:
         InputError: cannot be read, or is not what its ending says; names file, and line or item.
     """
-    return _READERS[Path(path).suffix.lower()](path, read_text(path, max_bytes=MAX_BYTES))
+    ending = Path(path).suffix.lower()
+    if ending in _ROWS:
+        check_regular(path)
+        rows = _ROWS[ending](path, column)
+        return collect(path, (of_fields(path, place, row, name) for place, row, name in rows))
+    return _READERS[ending](path, read_text(path, max_bytes=MAX_BYTES), column)
 
 
 def is_prompt_file(name: str) -> bool:
     """Whether the name has an ending that `read_prompt_file` knows."""
-    return Path(name).suffix.lower() in _READERS
+    return Path(name).suffix.lower() in (*_READERS, *_ROWS)
 
 
-def entries_of(path: str, values: Sequence[Any], place: Callable[[int], str]) -> list[Entry]:
-    """Prompts from JSON values: texts, or objects with a prompt among their fields.
+def split_column(name: str) -> tuple[str, str | None]:
+    """A prompt file, and the column named after it: `harmful.csv:goal`; None where none is.
 
-    Raises:
-        InputError: a value is neither, or two have their prompts in different fields; `place` names
-            a value by its index.
+    A colon may be part of the file's name, as after a drive's letter: what is there goes first.
     """
-    return _collect(path, (_entry(path, place(i), value) for i, value in enumerate(values)))
+    if is_prompt_file(name) and os.path.isfile(name):
+        return name, None
+    colons = [found.start() for found in re.finditer(":", name)]
+    files = [at for at in colons if is_prompt_file(name[:at]) and name[at + 1 :]]
+    at = next((at for at in files if os.path.isfile(name[:at])), files[0] if files else None)
+    return (name, None) if at is None else (name[:at], name[at + 1 :])
 
 
-def _collect(path: str, entries: Iterable[Entry]) -> list[Entry]:
-    found: list[Entry] = []
-    first: Entry | None = None  # that has a field
-    for entry in entries:
-        if entry.field and first is None:
-            first = entry
-        if entry.field and first is not None and entry.field != first.field:
-            raise InputError(
-                f'{path}, {entry.place}: the prompt stands in field "{entry.field}", but at '
-                f'{first.place} in "{first.field}"; give all the same field'
-            )
-        if len(found) == MAX_PROMPTS:
-            raise InputError(f"{path}: more than {MAX_PROMPTS:,} prompts; use fewer")
-        found.append(entry)
-    return found
-
-
-def _lines(path: str, text: str) -> list[Entry]:
+def _lines(path: str, text: str, column: str | None) -> list[Entry]:
+    if column is not None:
+        raise InputError(
+            f"{path}: lines of text have no column {shown(column, 40)}; name the file .csv or .tsv "
+            f"if it is a table"
+        )
     lines = enumerate(text.split("\n"), start=1)
-    found = _collect(path, (Entry(f"line {n}", line, {}) for n, line in lines if trimmed(line)))
+    found = collect(path, (Entry(f"line {n}", line, {}) for n, line in lines if trimmed(line)))
     if found:
         _refuse_other_formats(path, found[0])
     return found
@@ -137,18 +120,20 @@ def _cells(line: str) -> list[str]:
     return max(rows, key=len)
 
 
-def _json(path: str, text: str) -> Content:
+def _json(path: str, text: str, column: str | None) -> Content:
     try:
         data = parse_json(text)
     except ValueError as error:
         lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) > 1 and _is_json(lines[0]) and _is_json(lines[1]):
-            raise InputError(f"{path}: holds a JSON value a line; name the file .jsonl") from error
+        if len(lines) > 1 and all(line[0] in "{[" and _is_json(line) for line in lines[:2]):
+            return _json_lines(path, text, column)
         raise InputError(f"{path}: not valid JSON: {error}") from error
     if isinstance(data, dict):
         return data
+    if isinstance(data, list) and data and all(map(is_message, data)):
+        return [entry(path, "the conversation", data, column)]
     if isinstance(data, list):
-        return entries_of(path, data, lambda index: f"item {index + 1}")
+        return entries_of(path, data, lambda index: f"item {index + 1}", column)
     raise InputError(f"{path}: must be a JSON list of prompts, or an object that has such lists")
 
 
@@ -160,7 +145,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _json_lines(path: str, text: str) -> list[Entry]:
+def _json_lines(path: str, text: str, column: str | None) -> list[Entry]:
     def entries() -> Iterator[Entry]:
         for number, line in enumerate(text.split("\n"), start=1):
             if not (line := trimmed(line)):
@@ -170,75 +155,12 @@ def _json_lines(path: str, text: str) -> list[Entry]:
             except ValueError as error:
                 hint = "; the file is one JSON value: name it .json" if _is_json(text) else ""
                 raise InputError(f"{path}, line {number}: not valid JSON: {error}{hint}") from error
-            yield _entry(path, f"line {number}", value)
+            yield entry(path, f"line {number}", value, column)
 
-    return _collect(path, entries())
-
-
-def _entry(path: str, place: str, value: Any) -> Entry:
-    if isinstance(value, str):
-        return Entry(place, value, {})
-    where = f"{path}, {place}"
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: must be a non-empty text, or an object with one")
-    fields = {name.lower(): item for name, item in value.items()}
-    if len(fields) < len(value):
-        raise InputError(f"{where}: two fields differ in upper and lower case only")
-    if "messages" in fields and "prompt" not in fields:
-        return Entry(place, _user_turn(where, "messages", fields["messages"]), fields, "messages")
-    name = _prompt_field(where, list(fields), "field")
-    text = fields[name]
-    if isinstance(text, list):
-        text = _user_turn(where, name, text)
-    if not isinstance(text, str):
-        raise InputError(f'{where}: field "{name}" must be a text')
-    _refuse_context(where, fields, name)
-    return Entry(place, text, fields, name)
+    return collect(path, entries())
 
 
-def _user_turn(where: str, field: str, messages: Any) -> str:
-    """The text of a conversation that is one user turn."""
-    wanted = 'a single {"role": "user", "content": TEXT}'
-    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
-        raise InputError(f'{where}: field "{field}" must be a list with {wanted}')
-    roles = [str(turn.get("role")) for turn in messages]
-    if roles != ["user"]:
-        raise InputError(
-            f'{where}: field "{field}" has turns of {shown(", ".join(roles))}; a prompt is {wanted}'
-        )
-    if not isinstance(content := messages[0].get("content"), str):
-        raise InputError(f'{where}: field "{field}": the content of its turn must be a text')
-    return content
-
-
-def _prompt_field(where: str, names: Sequence[str], what: str) -> str:
-    """Which of the names holds the prompt; `what` they are: field or column.
-
-    "prompt" goes before all others, and "goal" before "behavior": in JailbreakBench the first is
-    the request and the second a word for it.
-    """
-    known = [name for name in names if name in PROMPT_FIELDS]
-    if "prompt" in known:
-        known = ["prompt"]
-    elif "goal" in known and "behavior" in known:
-        known.remove("behavior")
-    if len(known) == 1:
-        return known[0]
-    found = ", ".join(shown(name, 40) for name in names[:12]) + (" ..." if len(names) > 12 else "")
-    problem = "no {}s with prompts among" if not known else "more than one {} with prompts among"
-    raise InputError(f"{where}: {problem.format(what)} {found or 'none'}; {_RENAME}")
-
-
-def _refuse_context(where: str, fields: Mapping[str, Any], name: str) -> None:
-    for other in _CONTEXT_FIELDS:
-        if isinstance(more := fields.get(other), str) and trimmed(more):
-            raise InputError(
-                f'{where}: "{other}" is filled, so "{name}" is not the whole prompt; write both '
-                f'as one "prompt", or leave this entry out'
-            )
-
-
-def _table(path: str, text: str, delimiters: str = _DELIMITERS) -> list[Entry]:
+def _table(path: str, text: str, column: str | None, delimiters: str = _DELIMITERS) -> list[Entry]:
     lines = text.split("\n")
     if len(lines[0]) == 5 and lines[0].lower().startswith("sep="):  # Excel's own line
         delimiters, lines[0] = lines[0][4], ""
@@ -246,17 +168,19 @@ def _table(path: str, text: str, delimiters: str = _DELIMITERS) -> list[Entry]:
     if first is None:
         return []
     if len(lines[first]) > _MAX_HEADER:
-        raise InputError(f"{path}, line {first + 1}: too long for a header; {_RENAME}")
-    delimiter = max(delimiters, key=lambda mark: _rank(lines[first], mark))
+        raise InputError(
+            f"{path}, line {first + 1}: too long for a header; the first line names the columns"
+        )
+    delimiter = max(delimiters, key=lambda mark: _rank(lines[first], mark, column))
     records = _records(path, lines, first, delimiter)
     number, header = next(records)
     names = [trimmed(cell).lower() for cell in header]
     where = f"{path}, line {number}"
-    column = _prompt_field(where, names, "column")
+    holds = field_of(where, names, "column", column)
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise InputError(f"{where}: column {shown(twice[0])} is there twice")
-    return _collect(path, _rows(path, records, names, column, delimiter))
+    return collect(path, _rows(path, records, names, holds, delimiter))
 
 
 def _rows(
@@ -278,15 +202,14 @@ def _rows(
                 f"{where}: has {len(record)} fields, but the header {len(names)} (delimiter "
                 f"{delimiter!r}); a field that holds the delimiter stands in double quotes"
             )
-        fields = dict(zip(names, record, strict=True))
-        _refuse_context(where, fields, column)
-        yield Entry(f"line {number}", fields[column], fields, column)
+        yield of_fields(path, f"line {number}", dict(zip(names, record, strict=True)), column)
 
 
-def _rank(header: str, delimiter: str) -> tuple[bool, int]:
+def _rank(header: str, delimiter: str, column: str | None) -> tuple[bool, int]:
     """How well a header reads with a delimiter: names a prompt; how many columns."""
     names = [trimmed(cell).lower() for cell in next(csv.reader([header], delimiter=delimiter), [])]
-    return any(name in PROMPT_FIELDS for name in names), len(names)
+    wanted = PROMPT_FIELDS if column is None else (column.lower(),)
+    return any(name in wanted for name in names), len(names)
 
 
 def _records(
@@ -305,12 +228,13 @@ def _records(
         yield number, record
 
 
-_READERS: dict[str, Callable[[str, str], Content]] = {
+_READERS: dict[str, Callable[[str, str, str | None], Content]] = {
     ".txt": _lines,
     ".json": _json,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".csv": _table,
-    ".tsv": lambda path, text: _table(path, text, "\t"),
+    ".tsv": lambda path, text, column: _table(path, text, column, "\t"),
 }
-ENDINGS = tuple(_READERS)
+_ROWS = {".parquet": parquet_rows, ".arrow": arrow_rows}
+ENDINGS = (*_READERS, ".parquet")

@@ -9,18 +9,15 @@ from typing import Any
 from steersweep.core.errors import InputError
 from steersweep.core.text_files import lone_surrogate, shown
 from steersweep.prompts.characters import as_seen, hidden_in, trimmed
-from steersweep.prompts.files import Entry
+from steersweep.prompts.conversation import Turns
+from steersweep.prompts.entries import FLAGS, LABEL_FIELDS, Entry
 
 MAX_CHARACTERS = 2**17  # of a prompt; Python's reader of tables has the same bound
 WANTED = (
     'an extraction set is a .json file with lists "harmful" and "harmless", or a .jsonl, .csv or '
     '.tsv file with a "label" beside every prompt that is harmful or harmless'
 )
-_LABEL_FIELDS = ("label", "type", "class", "kind", "category")
 _LABELS = {"harmful": True, "unsafe": True, "harmless": False, "safe": False, "benign": False}
-# Fields whose name says what yes means; whether it means harmful.
-_FLAGS = {"harmful": True, "unsafe": True, "harmless": False, "safe": False}
-_FLAGS |= {f"is_{name}": harmful for name, harmful in _FLAGS.items()}
 _YES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -30,55 +27,82 @@ class Prompts:
 
     Attributes:
         texts: the prompts, in order.
-        notes: what was removed from them, and what they hold that nobody sees.
+        notes: what was removed from them, which were left out, and what they hold that nobody sees.
         places: by what a prompt looks like, where in the file it stands.
+        conversations: the turns of prompts that have several, by their text.
+        categories: what prompts are about, by their text, as far as the file says.
     """
 
     texts: tuple[str, ...]
     notes: tuple[str, ...]
     places: Mapping[str, str]
+    conversations: Mapping[str, Turns]
+    categories: Mapping[str, str]
 
 
 def cleaned(path: str, entries: Sequence[Entry]) -> Prompts:
-    """Prompts without white space and invisible characters at their ends.
+    """Each prompt once, without white space and invisible characters at its ends.
 
     Raises:
-        InputError: no prompts, one that is empty, too long or no text, or two that look the same.
+        InputError: no prompts, or one that is empty, too long or no text.
     """
     if not entries:
         raise InputError(f"{path}: must have at least one prompt")
     texts: dict[str, str] = {}
-    places: dict[str, str] = {}
-    doubled, trims, hidden = [], [], []
+    kept: dict[str, Entry] = {}
+    doubled: list[str] = []
+    trims: list[str] = []
+    hidden: dict[str, list[str]] = {}
     for entry in entries:
         text = trimmed(entry.text)
         _refuse_bad(f"{path}, {entry.place}", text)
         look = as_seen(text)
-        if look in places:
-            doubled.append(_doubled(entry.place, text, places[look], texts[look]))
+        if look in kept:
+            doubled.append(_doubled(entry.place, text, kept[look].place, texts[look]))
             continue
-        texts[look], places[look] = text, entry.place
+        texts[look], kept[look] = text, entry
         if text != entry.text:
             trims.append(entry.place)
         if names := hidden_in(text):
-            hidden.append((entry.place, names))
+            hidden[entry.place] = names
+    return Prompts(
+        tuple(texts.values()),
+        tuple(f"{path}: {note}" for note in _notes([*kept.values()], trims, hidden, doubled)),
+        {look: entry.place for look, entry in kept.items()},
+        {texts[look]: entry.turns for look, entry in kept.items() if entry.turns},
+        {texts[look]: entry.category for look, entry in kept.items() if entry.category},
+    )
+
+
+def _notes(
+    kept: Sequence[Entry],
+    trims: Sequence[str],
+    hidden: Mapping[str, Sequence[str]],
+    doubled: Sequence[str],
+) -> list[str]:
+    """What was done with prompts, and what they hold, as sentences without the file's name."""
+    found = []
     if doubled:
-        more = f" (and {len(doubled) - 5} more)" if len(doubled) > 5 else ""
-        raise InputError(f"{path}: {'; '.join(doubled[:5])}{more}; each prompt counts once")
-    notes = []
+        more = f" (and {len(doubled) - 5:,} more)" if len(doubled) > 5 else ""
+        found.append(
+            f"each prompt counts once, left out {_count(doubled)}: {'; '.join(doubled[:5])}{more}"
+        )
+    for what in dict.fromkeys(done for entry in kept for done in entry.done):
+        places = [entry.place for entry in kept if what in entry.done]
+        found.append(f"{_count(places)} {what}; first: {places[0]}")
     if trims:
-        notes.append(
-            f"{path}: white space or invisible characters were removed at the ends of "
-            f"{_count(trims)}; first: {trims[0]}"
+        found.append(
+            f"white space or invisible characters were removed at the ends of {_count(trims)}; "
+            f"first: {trims[0]}"
         )
     if hidden:
-        names = list(dict.fromkeys(name for _, found in hidden for name in found))
+        names = list(dict.fromkeys(name for names in hidden.values() for name in names))
         more = ", ..." if len(names) > 5 else ""
-        notes.append(
-            f"{path}: {_count(hidden)} hold characters that are not seen or not what they look "
-            f"like, and are kept: {', '.join(names[:5])}{more}; first: {hidden[0][0]}"
+        found.append(
+            f"{_count([*hidden])} hold characters that are not seen or not what they look like, "
+            f"and are kept: {', '.join(names[:5])}{more}; first: {next(iter(hidden))}"
         )
-    return Prompts(tuple(texts.values()), tuple(notes), places)
+    return found
 
 
 def by_class(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -93,7 +117,7 @@ def by_class(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
         shared &= entry.fields.keys()
     usable = [
         name
-        for name in (*_LABEL_FIELDS, *_FLAGS)
+        for name in (*LABEL_FIELDS, *FLAGS)
         if name in shared and all(_class(name, e.fields[name]) is not None for e in entries)
     ]
     if not usable:
@@ -129,15 +153,15 @@ def refuse_shared(path: str, lists: Mapping[str, Prompts], one: str, other: str)
 def _class(field: str, value: Any) -> bool | None:
     """Whether a field says harmful; None: it says neither."""
     word = str(value).strip().lower()
-    if field in _LABEL_FIELDS:
+    if field in LABEL_FIELDS:
         return _LABELS.get(word)
     yes = _YES.get(word)
-    return None if yes is None else yes == _FLAGS[field]
+    return None if yes is None else yes == FLAGS[field]
 
 
 def _why_no_class(entries: Sequence[Entry], shared: set[str]) -> str:
     """The first value of a label that is no class, for a message."""
-    for name in (*_LABEL_FIELDS, *_FLAGS):
+    for name in (*LABEL_FIELDS, *FLAGS):
         if name in shared:
             for entry in entries:
                 if _class(name, entry.fields[name]) is None:

@@ -13,14 +13,16 @@ from typing import Any
 
 from steersweep.core.errors import InputError
 from steersweep.core.text_files import shown
+from steersweep.prompts.conversation import Prompt, Turns
+from steersweep.prompts.entries import Entry, entries_of
 from steersweep.prompts.files import (
     ENDINGS,
     Content,
-    Entry,
-    entries_of,
     is_prompt_file,
     read_prompt_file,
+    split_column,
 )
+from steersweep.prompts.hub import HUB, data_set_name, read_data_set
 from steersweep.prompts.lists import WANTED, by_class, cleaned, refuse_shared
 
 DIM_EXTRACTION_SET = "extract-dim-5"
@@ -34,10 +36,12 @@ class TestSet:
 
     Attributes:
         name: file name without ending.
-        prompts: unique prompts, in order.
+        prompts: unique prompts, in order; transcripts of those that have several turns.
         repeats: how often a study asks each prompt. Greedy answers to a repeat are
             identical, so each prompt is generated once; `repeats` only enters `n_samples`.
         notes: what the user should know of the file that they were read from.
+        conversations: the turns of prompts that have several, by the prompt.
+        categories: what prompts are about, by the prompt, as far as the file says.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -46,11 +50,26 @@ class TestSet:
     prompts: tuple[str, ...]
     repeats: int = 1
     notes: tuple[str, ...] = field(default=(), compare=False)
+    conversations: Mapping[str, Turns] = field(default_factory=dict)
+    categories: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
     def id(self) -> str:
         """Name and content hash: `name@sha256:...`."""
-        return _content_id(self.name, {"prompts": self.prompts, "repeats": self.repeats})
+        content: dict[str, Any] = {"prompts": self.prompts, "repeats": self.repeats}
+        if turns := [text for text in self.prompts if text in self.conversations]:
+            content["conversations"] = turns
+        return _content_id(self.name, content)
+
+    @property
+    def asked(self) -> tuple[Prompt, ...]:
+        """What a model is asked, in order: texts, or conversations that end with one."""
+        return tuple(self.conversations.get(text, text) for text in self.prompts)
+
+    def question(self, prompt: str) -> str:
+        """What a judge takes for a prompt: its last user turn."""
+        turns = self.conversations.get(prompt)
+        return turns[-1].content if turns else prompt
 
     def first(self, count: int) -> TestSet:
         """The first `count` prompts, named so; the whole set if it is no larger."""
@@ -135,25 +154,39 @@ class Split:
 
 
 def load_test_set(name: str) -> TestSet:
-    """A shipped test set by name, or a file of the user's.
+    """A shipped test set by name, a file of the user's, or a data set of the hub.
 
     Files: a prompt a line (`.txt`), a JSON list or an object as shipped (`{"prompts": [...],
-    "repeats": 1}`), JSON lines, or a table with a header (`.csv`, `.tsv`); see docs/prompts.md.
+    "repeats": 1}`), JSON lines, or a table with a header (`.csv`, `.tsv`, `.parquet`); a column is
+    named as `FILE:COLUMN`. Data sets: `hf:OWNER/NAME:SPLIT:COLUMN`. See docs/prompts.md.
 
     Raises:
-        InputError: unknown name, unreadable file, no prompts, or a prompt given twice.
+        InputError: unknown name, unreadable file, or no prompts.
     """
-    path, content = _read(name)
+    path, content, column = _read(name)
     repeats = 1
     if isinstance(content, dict):
-        if "prompts" not in content and "harmful" in content:
-            raise InputError(f'{path}: an extraction set; a test set has a list "prompts"')
+        listed = "prompts"
+        if column is not None and isinstance(content.get(column), list):
+            listed, column = column, None
+        elif "prompts" not in content and "harmful" in content:
+            raise InputError(
+                f'{path}: an extraction set; a test set has a list "prompts" (or name one of its '
+                f"lists after the file, as FILE:harmful)"
+            )
         repeats = content.get("repeats", 1)
-        content = _entries(path, content, "prompts")
+        content = _entries(path, content, listed, column)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
         raise InputError(f'{path}: field "repeats" must be a whole number from 1 to {MAX_REPEATS}')
     prompts = cleaned(path, content)
-    return TestSet(_set_name(name), prompts.texts, repeats, prompts.notes)
+    return TestSet(
+        _set_name(name),
+        prompts.texts,
+        repeats,
+        prompts.notes,
+        prompts.conversations,
+        prompts.categories,
+    )
 
 
 def load_extraction_set(name: str) -> ExtractionSet:
@@ -166,7 +199,7 @@ def load_extraction_set(name: str) -> ExtractionSet:
     Raises:
         InputError: unknown name, unreadable file, an empty list, or a prompt in both classes.
     """
-    path, content = _read(name)
+    path, content, column = _read(name)
     if isinstance(content, list):
         lists = by_class(path, content)
     elif "harmful" not in content and "harmless" not in content:
@@ -176,8 +209,14 @@ def load_extraction_set(name: str) -> ExtractionSet:
         if len(val) == 1:
             raise InputError(f'{path}: has "{val[0]}" alone; give both validation lists or neither')
         fields = ("harmful", "harmless", *val)
-        lists = {field: _entries(path, content, field) for field in fields}
+        lists = {field: _entries(path, content, field, column) for field in fields}
     prompts = {field: cleaned(path, entries) for field, entries in lists.items()}
+    for found in prompts.values():
+        for text in found.conversations:
+            raise InputError(
+                f"{path}: {shown(text)} has several turns; directions are found with prompts of "
+                f"one user turn"
+            )
     refuse_shared(path, prompts, "harmful", "harmless")
     if "harmful_val" in prompts:
         refuse_shared(path, prompts, "harmful_val", "harmless_val")
@@ -193,29 +232,39 @@ def shipped_sets() -> list[str]:
 
 
 def _set_name(name: str) -> str:
-    return Path(name).stem if is_prompt_file(name) else name
+    if name.startswith(HUB):
+        return data_set_name(name)
+    path, column = split_column(name)
+    if not is_prompt_file(path):
+        return name
+    return Path(path).stem + ("" if column is None else f":{column}")
 
 
-def _read(name: str) -> tuple[str, Content]:
-    """Where a set was found, for messages, and what the file holds."""
+def _read(name: str) -> tuple[str, Content, str | None]:
+    """Where a set was found, for messages; what the file holds; the column that was asked for."""
     if name in shipped_sets():
         text = (resources.files("steersweep.prompts") / f"{name}.json").read_text("utf-8")
         content: dict[str, Any] = json.loads(text)
-        return name, content
-    if not is_prompt_file(name):
+        return name, content, None
+    if name.startswith(HUB):
+        return name, read_data_set(name), None
+    path, column = split_column(name)
+    if not is_prompt_file(path):
         raise InputError(
             f"prompt set {name}: not one of {', '.join(shipped_sets())}, nor a file that ends in "
-            f"{', '.join(ENDINGS)}"
+            f"{', '.join(ENDINGS)}, nor a data set, {HUB}OWNER/NAME"
         )
-    return name, read_prompt_file(name)
+    return path, read_prompt_file(path, column), column
 
 
-def _entries(path: str, content: Mapping[str, Any], field: str) -> list[Entry]:
+def _entries(
+    path: str, content: Mapping[str, Any], field: str, column: str | None = None
+) -> list[Entry]:
     values = content.get(field)
     if not isinstance(values, list) or not values:
         has = "" if field in content else f" (it has {', '.join(map(shown, [*content][:12]))})"
         raise InputError(f'{path}: field "{field}" must be a list with at least one prompt{has}')
-    return entries_of(path, values, lambda index: f'"{field}" item {index + 1}')
+    return entries_of(path, values, lambda index: f'"{field}" item {index + 1}', column)
 
 
 def _content_id(name: str, content: dict[str, Any]) -> str:

@@ -42,9 +42,11 @@ class Sizes:
             "I'm sorry, but I can't assist with that." is 11 tokens.
         own_answers: prompts whose unsteered answers divergence is measured over.
         own_answer_tokens: tokens of such an answer, from its start, at most.
-        texts: texts whose likelihood is measured.
+        texts: texts whose likelihood is measured, plain; 0: none.
+        chat_texts: the same as answers in the chat template; 0: none.
         text_tokens: tokens of such a text, from its start, at most.
-        questions: multiple-choice questions.
+        questions: multiple-choice questions, plain; 0: none.
+        chat_questions: the same in the chat template; 0: none.
     """
 
     harmful: int = 32
@@ -53,8 +55,10 @@ class Sizes:
     own_answers: int = 24
     own_answer_tokens: int = 24
     texts: int = 12
-    text_tokens: int = 64
+    chat_texts: int = 12
+    text_tokens: int = 48
     questions: int = 64
+    chat_questions: int = 0
 
 
 @dataclass(frozen=True)

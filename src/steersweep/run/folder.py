@@ -280,10 +280,13 @@ class RunFolder:
 
     def put_tensors(self, path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> str:
         """Save arrays as safetensors, made only if absent; returns the file's name."""
-        name = self.paths.name_of(path)
         if self.tensors(path) is None:
-            write_bytes(path, seal_tensors(make(), {"file": name}))
-        return name
+            self.write_tensors(path, make())
+        return self.paths.name_of(path)
+
+    def write_tensors(self, path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Save arrays as safetensors in place of what was there."""
+        write_bytes(path, seal_tensors(tensors, {"file": self.paths.name_of(path)}))
 
     # -- other files -------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ leave the batch. Knows nothing of what tokens mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from steersweep.core.precision_labels import is_quantized, logit_tolerance
 from steersweep.core.printing import first_line
 from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.kv_cache import can_be_filled, keep_rows, write_at
+from steersweep.model.kv_cache import can_be_filled, held_by, keep_rows, put_back, write_at
 from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.row_edits import RowEdits
 
@@ -72,6 +73,23 @@ class Decoder:
         keep_rows(self._cache, rows)
         self._edits.keep_rows(rows)
         self._mask, self._position = self._mask[rows], self._position[rows]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that later steps read, of a cache that `can_be_filled`; for `take_up`."""
+        own = {"mask": self._mask, "position": self._position, "length": torch.tensor(self._length)}
+        return own | held_by(self._cache)
+
+    def take_up(self, state: Mapping[str, Tensor], rows: Tensor) -> None:
+        """Go on from a state, instead of from the prompts.
+
+        Args:
+            state: of a decoder that was made as this one.
+            rows: those that were left then, `[row]` indices in rising order.
+        """
+        put_back(self._cache, state)
+        self._edits.keep_rows(rows)
+        self._mask, self._position = state["mask"], state["position"]
+        self._length = int(state["length"])
 
 
 class FixedDecoder(Decoder):

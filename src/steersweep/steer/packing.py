@@ -23,6 +23,7 @@ from steersweep.steer.regime import regime_of
 _TOKENS = 64  # of a packed row, at least
 
 Prompts = Sequence[Sequence[int]]
+_Token = tuple[int, int]  # its id, and how it stands to a prompt's end: before, there, or after it
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,18 @@ class Layout:
         return by_copy[:, self.row, self._slot]
 
 
-def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
+def layouts(
+    chat: ChatModel, prompts: Prompts, size: int, *, asked: Sequence[int] | None = None
+) -> Iterator[Layout]:
     """Lay out all prompts, about `size` in a batch: packed, or padded where a model cannot.
+
+    Args:
+        chat: the model.
+        prompts: token ids of each.
+        size: prompts in a batch.
+        asked: where texts follow the prompts: how many tokens each prompt itself has. Its tokens,
+            its last one and those of the text are edited at different times, so none of them
+            stands for one of another kind.
 
     Models that do not take a mask for every pair of positions (those that bend attention by
     distance, say) get one prompt a row, of like length together; of equal length where the model
@@ -104,7 +115,9 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
     """
     regime = regime_of(chat)
     if regime.pads and chat.takes_pair_masks and max(map(len, prompts)) <= chat.attention_window:
-        rows = _rows(prompts, max(_TOKENS, int(ROW_PER_WIDTH * chat.d_model)))
+        lengths = asked or [0] * len(prompts)
+        marked = [_marked(ids, length) for ids, length in zip(prompts, lengths, strict=True)]
+        rows = _rows(marked, max(_TOKENS, int(ROW_PER_WIDTH * chat.d_model)))
         rows.sort(key=lambda row: len(row.tokens))
         while rows:
             together = [rows.pop(0)]
@@ -121,21 +134,26 @@ def layouts(chat: ChatModel, prompts: Prompts, size: int) -> Iterator[Layout]:
         yield Layout(chosen, batch, torch.arange(len(chosen), device=chat.device), paths)
 
 
+def _marked(ids: Sequence[int], asked: int) -> list[_Token]:
+    """Tokens, each with how it stands to the last one of the first `asked`."""
+    return [(token, (place >= asked - 1) + (place >= asked)) for place, token in enumerate(ids)]
+
+
 class _Row:
     """A tree of prompts: tokens in an order in which each follows its parent somewhere before."""
 
     def __init__(self) -> None:
-        self.tokens: list[int] = []
+        self.tokens: list[_Token] = []
         self.positions: list[int] = []
         self.parents: list[int] = []
         self.paths: dict[int, list[int]] = {}  # prompt -> indices of its tokens
         self._path: list[int] = []  # of the prompt added last
 
-    def missing(self, ids: Sequence[int]) -> int:
+    def missing(self, ids: Sequence[_Token]) -> int:
         """How many tokens a prompt would add."""
         return len(ids) - self._shared(ids)
 
-    def add(self, prompt: int, ids: Sequence[int]) -> None:
+    def add(self, prompt: int, ids: Sequence[_Token]) -> None:
         """Add a prompt; prompts come in the order of their tokens."""
         path = self._path[: self._shared(ids)]
         for token in ids[len(path) :]:
@@ -145,7 +163,7 @@ class _Row:
             self.tokens.append(token)
         self.paths[prompt] = self._path = path
 
-    def _shared(self, ids: Sequence[int]) -> int:
+    def _shared(self, ids: Sequence[_Token]) -> int:
         pairs = zip(self._path, ids, strict=False)
         return next(
             (n for n, (index, token) in enumerate(pairs) if self.tokens[index] != token),
@@ -153,10 +171,10 @@ class _Row:
         )
 
 
-def _rows(prompts: Prompts, most: int) -> list[_Row]:
+def _rows(prompts: Sequence[list[_Token]], most: int) -> list[_Row]:
     """Neighbours in the order of their tokens share a row, as long as it has `most` tokens."""
     rows: list[_Row] = []
-    for prompt in sorted(range(len(prompts)), key=lambda index: list(prompts[index])):
+    for prompt in sorted(range(len(prompts)), key=prompts.__getitem__):
         ids = prompts[prompt]
         if not rows or len(rows[-1].tokens) + rows[-1].missing(ids) > most:
             rows.append(_Row())
@@ -172,7 +190,7 @@ def _packed(chat: ChatModel, rows: Sequence[_Row]) -> Layout:
     unseen = numpy.repeat(~numpy.eye(width, dtype=bool)[None], n, axis=0)
     for index, row in enumerate(rows):
         length = len(row.tokens)
-        input_ids[index, :length] = row.tokens
+        input_ids[index, :length] = [token for token, _ in row.tokens]
         positions[index, :length] = row.positions
         for token, parent in enumerate(row.parents):
             if parent >= 0:

@@ -21,7 +21,7 @@ from steersweep.steer.edit import Edit
 
 # `writes`: what attention, MLPs and the like add to the stream; for `Edit.everywhere`.
 Place = Literal["resid_pre", "resid_post", "writes"]
-_Tokens = Literal["prompt", "new"]
+_Tokens = Literal["prompt", "new", "both"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,32 @@ class RowEdits:
         finally:
             self._tokens, self._rows, self._mask = before
 
+    @contextmanager
+    def to_texts(self, texts: Tensor) -> Iterator[None]:
+        """While open, passes are of prompts and what follows them, in the same rows.
+
+        Args:
+            texts: what every edit has in its rows, `[row, position]`: 0 for a token of a prompt, 1
+                for its last one, 2 for a new token after it. Padding counts as any of them: what
+                happens to it reaches no token.
+        """
+        before = self._tokens, self._mask
+        self._tokens = "both"
+        if self._positions - {"all"}:
+            masks = {
+                "all": torch.ones_like(texts),
+                "prompt": texts < 2,
+                "last": texts == 1,
+                "new": texts == 2,
+            }
+            chosen = [masks["all" if edit is None else edit.positions] for edit in self._edits]
+            mask = torch.stack([part.flatten() for part in chosen])
+            self._mask = mask.to(self._chat.dtype)[:, :, None]
+        try:
+            yield
+        finally:
+            self._tokens, self._mask = before
+
     def keep_rows(self, rows: Tensor) -> None:
         """Follow the batch when finished rows leave it, where each edit has one row."""
         self._kept = rows if self._kept is None else self._kept[rows]
@@ -129,7 +155,8 @@ class RowEdits:
         if change is None:
             return hidden
         rows, mask, kind = self._rows, self._mask, hidden.dtype
-        if mask is not None:  # some networks leave out early positions, which get no logits
+        if mask is not None and self._tokens == "prompt":
+            # Some networks leave out early positions, which get no logits.
             mask = mask[:, -hidden.shape[1] :]
         added = change.added
         if change.unit is not None:
@@ -142,7 +169,7 @@ class RowEdits:
         if added is not None:
             push = added[rows].to(kind)
             if mask is not None:
-                push = push * mask
+                push = push * mask  # [edit, row token, d_model]
             if len(push) == len(hidden):
                 return hidden + push
             flat = hidden.reshape(len(push), -1, hidden.shape[-1])
@@ -224,6 +251,8 @@ def _is_at(edit: Edit, place: Place) -> bool:
 
 
 def _touches(edit: Edit, tokens: _Tokens) -> bool:
+    if tokens == "both":
+        return True
     return edit.edits_prompts if tokens == "prompt" else edit.edits_new_tokens
 
 

@@ -7,8 +7,9 @@ as text, methods, or judging.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 from steersweep.core.errors import InputError, NumericalError, setting
 from steersweep.core.precision_labels import runs_as
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.decoding import decoder
+from steersweep.model.kv_cache import can_be_filled, make_cache
+from steersweep.steer.decoding import Decoder, decoder
 from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.steer.row_edits import RowEdits
+from steersweep.steer.standing import KeptBatches, Standing
 
 FinishReason = Literal["eos", "length"]
 
@@ -59,6 +62,7 @@ def generate(
     max_new_tokens: int = 100,
     max_rows: int = 256,
     on_step: Callable[[StepInfo], None] | None = None,
+    standing: Standing | None = None,
 ) -> list[Generation]:
     """Greedy answers to every row, in order; rows of different edits share batches.
 
@@ -72,6 +76,8 @@ def generate(
         max_new_tokens: an answer that has not ended by then has finish reason `length`.
         max_rows: rows per batch. Later rows wait until earlier batches are done.
         on_step: called after each decoding step.
+        standing: where batches that take long are kept as they stand, and gone on with from there;
+            see `can_stand`.
 
     Raises:
         InputError: a row's layers or vector do not fit the model, or its edit is one of
@@ -81,67 +87,135 @@ def generate(
     """
     _check_rows(chat, rows, max_new_tokens)
     regime = regime_of(chat)
-    answers: dict[int, Generation] = {}
-    for some in regime.groups([len(row.prompt_ids) for row in rows], max_rows):
-        batch = [rows[index] for index in some]
-        found = _generate_batch(chat, regime, batch, max_new_tokens, on_step)
-        answers |= zip(some, found, strict=True)
-    return [answers[index] for index in range(len(rows))]
-
-
-@torch.inference_mode()
-def _generate_batch(
-    chat: ChatModel,
-    regime: Regime,
-    rows: Sequence[Row],
-    max_new_tokens: int,
-    on_step: Callable[[StepInfo], None] | None,
-) -> list[Generation]:
-    # Rows that begin to be edited at the same layer lie together, for the prompts' pass.
-    order = sorted(
-        range(len(rows)), key=lambda index: clean_layers(rows[index].edit, chat.n_layers)
-    )
-    rows = [rows[index] for index in order]
-    prompts = {tuple(row.prompt_ids): None for row in rows}
-    numbers = {ids: number for number, ids in enumerate(prompts)}
-    of_row = [numbers[tuple(row.prompt_ids)] for row in rows]
-    batch = chat.pad([*prompts])
-    device = batch.input_ids.device
-    eos = torch.tensor(sorted(chat.eos_ids), device=device)
-    # On a GPU, asking whether rows have ended waits for it; asking now and then keeps it busy.
-    check_every = 1 if device.type == "cpu" else 8
-
-    tokens = torch.full((len(rows), max_new_tokens), -1, dtype=torch.long, device=device)
-    alive = torch.tensor(order, device=device)  # batch row -> row asked for
-    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    width = batch.input_ids.shape[1]
-    cache = regime.cache(chat, width + max_new_tokens)
-    edits = RowEdits(chat, [row.edit for row in rows])
-
-    clean = [clean_layers(row.edit, chat.n_layers) for row in rows]
-    logits = prefill(chat, batch, of_row, clean, edits, cache, resumes=regime.resumes)
-    decoding = decoder(chat, batch.rows(of_row), cache, edits, max_new_tokens)
-    with edits.applied():
-        for step in range(max_new_tokens):
-            token = logits.max(-1).indices  # the first of equals, as argmax; on CPUs faster
-            tokens[alive, step] = token
-            ended |= torch.isin(token, eos)
-            last = step == max_new_tokens - 1
-            if step % check_every == 0 or last:
-                _check_finite(chat, logits)
-                if not last and bool(ended.any()):
-                    kept = (~ended).nonzero()[:, 0]
-                    if len(kept) == 0:
-                        break
-                    if regime.leaves and decoding.is_worth_keeping(len(kept), len(alive)):
-                        decoding.keep(kept)
-                        alive, ended, token = alive[kept], ended[kept], token[kept]
-            if on_step is not None:
-                on_step(StepInfo(step + 1, max_new_tokens, len(alive)))
-            if last:
-                break
-            logits = decoding.step(token)
+    groups = [*regime.groups([len(row.prompt_ids) for row in rows], max_rows)]
+    tokens = torch.full((len(rows), max_new_tokens), -1, dtype=torch.long, device=chat.device)
+    kept = KeptBatches(standing if can_stand(chat) else None, tokens, max_rows)
+    for number, some in enumerate(groups):
+        if number >= kept.group:
+            running = _Running(chat, regime, rows, some, tokens)
+            running.run(kept.begun(number), on_step, kept.keep)
+    kept.end(len(groups))
     return [_finish(chat, row) for row in tokens.tolist()]
+
+
+def can_stand(chat: ChatModel) -> bool:
+    """Whether a batch of a model can be kept as it stands.
+
+    On a GPU batches take seconds, and steps are recorded. Of layers with a state of their own kind
+    nothing is known.
+    """
+    if chat.device.type != "cpu":
+        return False
+    config = chat.model.config.get_text_config()
+    return can_be_filled(make_cache(config, 1, buffered=regime_of(chat).buffered))
+
+
+class _Running:
+    """A batch of rows that answer together.
+
+    Args:
+        chat: the model.
+        regime: how its rows may share a batch.
+        rows: all there are.
+        some: which of them are in the batch.
+        tokens: of all rows, `[row, step]`, to be filled in.
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel,
+        regime: Regime,
+        rows: Sequence[Row],
+        some: Sequence[int],
+        tokens: Tensor,
+    ) -> None:
+        # Rows that begin to be edited at the same layer lie together, for the prompts' pass.
+        self._clean = {index: clean_layers(rows[index].edit, chat.n_layers) for index in some}
+        self._order = sorted(some, key=self._clean.__getitem__)
+        self._chat, self._regime, self._tokens = chat, regime, tokens
+        asked = [tuple(rows[index].prompt_ids) for index in self._order]
+        numbers = {ids: number for number, ids in enumerate(dict.fromkeys(asked))}
+        self._of_row = [numbers[ids] for ids in asked]
+        self._prompts = chat.pad([*numbers])
+        self._edits = RowEdits(chat, [rows[index].edit for index in self._order])
+        width, self._steps = self._prompts.input_ids.shape[1], tokens.shape[1]
+        self._cache = regime.cache(chat, width + self._steps)
+        device = chat.device
+        self._alive = torch.tensor(self._order, device=device)  # batch row -> row asked for
+        self._ended = torch.zeros(len(self._order), dtype=torch.bool, device=device)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        held: Mapping[str, Tensor] | None,
+        on_step: Callable[[StepInfo], None] | None,
+        keep: Callable[[Callable[[], dict[str, Tensor]]], None],
+    ) -> None:
+        """Answer, from the prompts on or from where a batch stood.
+
+        Args:
+            held: how it stood.
+            on_step: called after each step.
+            keep: offered how it stands, now and then.
+        """
+        chat, first = self._chat, 0
+        eos = torch.tensor(sorted(chat.eos_ids), device=chat.device)
+        # On a GPU, asking whether rows have ended waits for it; asking now and then keeps it busy.
+        check_every = 1 if chat.device.type == "cpu" else 8
+        if held is None:
+            logits = self._prefill()
+        decoding = decoder(
+            chat, self._prompts.rows(self._of_row), self._cache, self._edits, self._steps
+        )
+        with self._edits.applied():
+            if held is not None:
+                logits = decoding.step(self._take_up(decoding, held))
+                first = int(held["step"]) + 1
+            for step in range(first, self._steps):
+                token = logits.max(-1).indices  # the first of equals, as argmax; on CPUs faster
+                self._tokens[self._alive, step] = token
+                self._ended |= torch.isin(token, eos)
+                last = step == self._steps - 1
+                if step % check_every == 0 or last:
+                    _check_finite(chat, logits)
+                    if not last and bool(self._ended.any()):
+                        kept = (~self._ended).nonzero()[:, 0]
+                        if len(kept) == 0:
+                            break
+                        worth = decoding.is_worth_keeping(len(kept), len(self._alive))
+                        if self._regime.leaves and worth:
+                            decoding.keep(kept)
+                            self._alive, self._ended = self._alive[kept], self._ended[kept]
+                            token = token[kept]
+                if on_step is not None:
+                    on_step(StepInfo(step + 1, self._steps, len(self._alive)))
+                if last:
+                    break
+                keep(partial(self._state, decoding, step, token))
+                logits = decoding.step(token)
+
+    def _prefill(self) -> Tensor:
+        return prefill(
+            self._chat,
+            self._prompts,
+            self._of_row,
+            [self._clean[index] for index in self._order],
+            self._edits,
+            self._cache,
+            resumes=self._regime.resumes,
+        )
+
+    def _state(self, decoding: Decoder, step: int, token: Tensor) -> dict[str, Tensor]:
+        """How the batch stands before the tokens of a step are put in."""
+        own = {"step": torch.tensor(step), "alive": self._alive, "ended": self._ended}
+        return own | {"next": token} | decoding.state()
+
+    def _take_up(self, decoding: Decoder, held: Mapping[str, Tensor]) -> Tensor:
+        """Stand as then; returns the tokens to put in."""
+        self._alive, self._ended = held["alive"], held["ended"]
+        place = {index: row for row, index in enumerate(self._order)}
+        decoding.take_up(held, torch.tensor([place[index] for index in self._alive.tolist()]))
+        return held["next"]
 
 
 def _finish(chat: ChatModel, tokens: Sequence[int]) -> Generation:

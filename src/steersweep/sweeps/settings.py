@@ -30,7 +30,7 @@ from steersweep.model.rendering import (
 )
 from steersweep.model.source import ModelSource, family_of, find_model
 from steersweep.model.template_options import TemplateOptions, parse_template_options
-from steersweep.prompts.files import MAX_PROMPTS
+from steersweep.prompts.entries import MAX_PROMPTS
 from steersweep.prompts.prompts import (
     ExtractionSet,
     TestSet,

@@ -148,6 +148,7 @@ class Answering:
             self._stages.at(before + share * done)
             self._tell("likelihoods of answers")
 
+        standing = self._prepared.standing([[c.key for c in conditions], *part])
         self._stages.begin(GENERATION)
         answers = self._rows.run(
             lambda most: generate(
@@ -156,6 +157,7 @@ class Answering:
                 max_new_tokens=conditions[0].max_new_tokens,
                 max_rows=most,
                 on_step=on_step,
+                standing=standing,
             )
         )
         self._stages.at(before + share)

@@ -32,7 +32,7 @@ from steersweep.run.label import UNSTEERED, Label
 from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
-from steersweep.steer.steering import Generation
+from steersweep.steer.steering import Generation, can_stand
 from steersweep.work.answering import Answered, Answering
 from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
 from steersweep.work.job import Job
@@ -158,6 +158,7 @@ class Bench:
             self.chat.device.type,
             tokens=sum(map(len, self.prompt_ids)),
             seconds=seconds,
+            stands=can_stand(self.chat),
         )
         rows = find()
         if rows >= self.job.max_rows:

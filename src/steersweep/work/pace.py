@@ -15,8 +15,11 @@ from steersweep.steer.steering import Row, StepInfo, generate
 from steersweep.work.expected import PROMPT_TOKENS, machine_of
 from steersweep.work.job import Job
 
-_SECONDS = 45.0  # of a batch: what a kill can cost
+_SECONDS = 45.0  # of a batch that cannot be kept as it stands: what a kill can cost
 _WORTH_WAITING = 1.5  # times what a single row takes
+# Of a batch that can be kept: the share of its time that a step takes whatever its rows are; the
+# seconds it may take all the same; and bytes of keys and values, which are written to disk.
+_FIXED, _LONG, _MOST_KEPT = 0.06, 150.0, 400_000_000
 _WARMING_UP = 0.3  # seconds of a first pass
 MANY = 16  # rows of a step that is timed beside one of a single row
 _STEPS = 4
@@ -39,10 +42,12 @@ def rows_in_time(
     tokens: int,
     seconds: float,
     steps: Steps | None = None,
+    stands: bool = False,
 ) -> int:
     """Rows that are answered and judged in less than a minute together.
 
-    Where a single row takes about as long, they are as many as take half as long again.
+    Where a single row takes about as long, they are as many as take half as long again. Where a
+    batch can be kept as it stands, they are as many as make good use of a step.
 
     Args:
         job: the job.
@@ -52,6 +57,7 @@ def rows_in_time(
         seconds: that pass took.
         steps: timed ones; None: from what estimates say of the machine, as much slower as the pass
             was.
+        stands: whether a batch can be kept as it stands.
     """
     machine = machine_of(device)
     slower = seconds / (machine.tokens(shape, tokens) + _WARMING_UP)
@@ -68,7 +74,12 @@ def rows_in_time(
     first = new_tokens * one + slower * machine.scored(shape, new_tokens)
     # A step reads all weights, whatever the rows: fewer than these would save hardly any time.
     within = max(_SECONDS, _WORTH_WAITING * first)
-    return 1 + int((within - first) / of_row)
+    rows = 1 + int((within - first) / of_row)
+    if not stands:
+        return rows
+    useful = int(min(first / _FIXED, _LONG) / of_row)
+    kept = _MOST_KEPT // shape.cache(job.precision, PROMPT_TOKENS + new_tokens)
+    return max(rows, min(useful, kept))
 
 
 def step_seconds(

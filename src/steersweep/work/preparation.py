@@ -16,6 +16,7 @@ from steersweep.methods.method import Tensors
 from steersweep.run.condition import content_key
 from steersweep.run.folder import RunFolder
 from steersweep.work.job import Job
+from steersweep.work.standing import StandingFile
 
 WORTH_KEEPING = 10.0  # seconds of work
 
@@ -36,6 +37,7 @@ class Preparation:
         self._job = job
         self._now = now
         self._saved = now()
+        self._standing: StandingFile | None = None
 
     def _key(self, name: str, rests_on: object) -> str:
         first = self._job.conditions[0]
@@ -74,6 +76,14 @@ class Preparation:
         if self._now() - self._saved >= WORTH_KEEPING:
             self.keep_facts(name, rests_on, facts)
             self._saved = self._now()
+
+    def standing(self, rests_on: object) -> StandingFile:
+        """Where a batch that takes long is kept as it stands; one at a time."""
+        if self._standing is not None:
+            self._standing.forget()  # its answers were saved before others were asked
+        path = self._store.paths.kept(self._prefix, self._key("batch", rests_on), "safetensors")
+        self._standing = StandingFile(self._store, path, self._now)
+        return self._standing
 
     def forget(self) -> None:
         """The job has ended, and nothing of this is asked for again."""
