@@ -27,12 +27,14 @@ from inspect_ai.model import (
     ModelUsage,
     set_model_info,
 )
-from rich.text import Text
+from rich.markup import escape
 
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.interop.collecting import Collector
-from steersweep.interop.steered_model import Reply, Request, SteeredModel, SteeredModelSettings
+from steersweep.interop.steered_model import Reply, Request, SteeredModel
+from steersweep.interop.steered_settings import SteeredModelSettings
 from steersweep.model.thinking import split_thinking
+from steersweep.prompts.conversation import Prompt, Role, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ _AS_IT_IS: dict[str, Any] = {
     "presence_penalty": 0,
     "logprobs": False,
 }
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _STOP_REASONS: dict[str, Any] = {
     "eos": "stop",
     "length": "max_tokens",
@@ -97,9 +100,10 @@ class SteersweepAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         try:
+            _check_config(config)
             self._model = SteeredModel.load(SteeredModelSettings.read(model_name, model_args))
-        except SteersweepError as error:
-            raise _told(error) from error
+        except SteersweepError as error:  # shown in one line, without a traceback
+            raise PrerequisiteError(escape(error.told(_argument))) from error
         for note in self._model.notes:
             logger.warning(note)
         # Inspect would load the model a second time to find this out.
@@ -123,7 +127,7 @@ class SteersweepAPI(ModelAPI):
 
     async def generate(
         self,
-        input: list[ChatMessage],  # noqa: A002  (Inspect's own name)
+        input: list[ChatMessage],
         tools: list[Any],
         tool_choice: Any,
         config: GenerateConfig,
@@ -131,15 +135,14 @@ class SteersweepAPI(ModelAPI):
         """The steered answer to a conversation, together with others that are asked for now.
 
         Raises:
-            PrerequisiteError: tools, a setting or a message that there is no support for, or a
-                prompt that the model cannot be asked.
+            InputError: tools, a setting or a message that there is no support for, or a prompt
+                that the model cannot be asked.
+            NumericalError: numbers of the model overflowed.
         """
-        try:
-            _check(tools, config)
-            longest = config.max_tokens or self.max_tokens() or LONGEST
-            reply = await _done(self._batches.ask(Request(_prompt(input), longest)))
-        except SteersweepError as error:
-            raise _told(error) from error
+        _check_tools(tools)
+        _check_config(config)
+        longest = config.max_tokens or self.max_tokens() or LONGEST
+        reply = await _done(self._batches.ask(Request(_prompt(input), longest)))
         usage = ModelUsage(
             input_tokens=reply.n_prompt,
             output_tokens=reply.n_tokens,
@@ -157,9 +160,9 @@ class SteersweepAPI(ModelAPI):
         )
 
 
-def _told(error: SteersweepError) -> PrerequisiteError:
-    """The error as Inspect shows those that a user can mend: one line without a traceback."""
-    return PrerequisiteError(Text(error.told(lambda name: f"-M {name}")))
+def _argument(setting: str) -> str:
+    """What Inspect's command line calls a setting."""
+    return f"-M {setting}"
 
 
 async def _done(future: Future[Reply]) -> Reply:
@@ -178,15 +181,23 @@ async def _done(future: Future[Reply]) -> Reply:
     return future.result()
 
 
-def _check(tools: Sequence[Any], config: GenerateConfig) -> None:
+def _check_tools(tools: Sequence[Any]) -> None:
+    """Refuse tools, which would be ignored.
+
+    Raises:
+        InputError: there are some.
+    """
+    if tools:
+        names = ", ".join(str(tool.name) for tool in tools)
+        raise InputError(f"tools ({names}): a steered model is given none; use a task without")
+
+
+def _check_config(config: GenerateConfig) -> None:
     """Refuse by name what would be ignored.
 
     Raises:
         InputError: something would be.
     """
-    if tools:
-        names = ", ".join(str(tool.name) for tool in tools)
-        raise InputError(f"tools ({names}): a steered model is given none; use a task without")
     for name, value in config.model_dump(exclude_none=True).items():
         if name in _INSPECTS_OWN or (name in _AS_IT_IS and value == _AS_IT_IS[name]):
             continue
@@ -196,11 +207,31 @@ def _check(tools: Sequence[Any], config: GenerateConfig) -> None:
         )
 
 
-def _prompt(messages: Sequence[ChatMessage]) -> str:
-    """The prompt of a conversation."""
-    if len(messages) != 1 or messages[0].role != "user":
-        raise InputError("messages: only one user message")
-    return messages[0].text
+def _prompt(messages: Sequence[ChatMessage]) -> Prompt:
+    """The text of a single user's message, or the turns of a conversation.
+
+    Raises:
+        InputError: a message that is no text of system, user or assistant, or the last one is not
+            the user's.
+    """
+    turns = []
+    for number, message in enumerate(messages, 1):
+        role = str(message.role)
+        if role not in _ROLES or getattr(message, "tool_calls", None):
+            raise InputError(f"message {number}: is about a tool; a steered model is given none")
+        for part in [] if isinstance(message.content, str) else message.content:
+            if part.type not in ("text", "reasoning"):
+                raise InputError(
+                    f"message {number}: holds an {part.type}; a steered model is given text alone"
+                )
+        # As the templates have it, reasoning of earlier answers is left out.
+        turns.append(Turn(_ROLES[role], message.text))
+    if not turns or turns[-1].role != "user":
+        raise InputError(
+            f"message {len(turns)}: is the {turns[-1].role if turns else 'nobody'}'s; the last one "
+            f"must be the user's"
+        )
+    return turns[0].content if len(turns) == 1 else tuple(turns)
 
 
 def _content(text: str) -> Any:
