@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from steersweep import InputError
 from steersweep.run.condition import Condition, LayerChoice, Strength, in_batches
+from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
 
@@ -70,6 +71,7 @@ def test_everything_that_can_change_a_result_is_in_the_key() -> None:
         Strength: Strength("multiplier", 0.5),
         Label: Label("cosmic"),
         EditSettings: EditSettings(span="one"),
+        DecodingSettings: DecodingSettings(stop_loops=True),
         type(None): "other",
     }
     borrowed = replace(CONDITION, label=Label("dim", source="fp16"), direction="a direction's key")

@@ -20,6 +20,7 @@ from steersweep.run.result_files import SWEEP
 from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan_checks import plan_schema
 from steersweep.study.plan_file import parse_plan
+from steersweep.sweeps.effect_settings import make_effects
 from steersweep.sweeps.find_settings import RESULTS
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
@@ -124,6 +125,7 @@ def files_of_a_run() -> set[str]:
         paths.checks("m", "fp32", 0),
         paths.overflow("m"),
         paths.window("k"),
+        paths.effect("text", "k"),
         paths.comparison(0),
         paths.activations(0),
         paths.traceback("q7 family"),
@@ -162,7 +164,8 @@ def test_results_md_names_fields_that_results_have(tmp_path: Path) -> None:
     names = [name for cell in cells for name in cell if name != "@"]
     assert len(names) > 20
     options = {"layers": "0.5", "strengths": "0.3", "max_prompts": 2, "max_new_tokens": 4}
-    settings = make_settings(["lab:qwen-3b"], methods="dim,cosmic", **options)
+    effects = make_effects("divergence")
+    settings = make_settings(["lab:qwen-3b"], methods="dim,cosmic", effects=effects, **options)
     results = run_sweep(settings, tmp_path / "run", device="cpu").results
     text = json.dumps(typed.plain(results))
     elsewhere = {"reference", "moved_from"}  # of edits and machines that this run has not

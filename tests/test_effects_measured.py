@@ -20,11 +20,13 @@ from steersweep.effects.questions import Question, QuestionSet
 from steersweep.effects.refusals import Borderline, Harmful
 from steersweep.effects.text import TextLoss
 from steersweep.effects.texts import Text, TextSet
+from steersweep.model.source import ModelSource
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.effect import Measured, Sizes, change, item_id
 from steersweep.steer import continuations
 from steersweep.steer.continuations import Continuation, divergences, log_likelihoods
 from steersweep.steer.edit import Edit
+from steersweep.verification.tiny_models import build
 
 # Weights large enough that an edit moves the logits.
 _SIZE = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -40,6 +42,9 @@ MODELS = {
     "learned positions": lambda: random_model("GPT2LMHeadModel", **_GPT2),
     "padded": lambda: random_model("BloomForCausalLM", **_BLOOM),  # takes no mask for pairs
     "lab:qwen-7b": lambda: lab("qwen-7b"),
+    "states": lambda: ChatModel(  # linear attention: no padding, equal lengths share a batch
+        build("qwen3_next"), lab("qwen-7b").tokenizer, source=ModelSource("qwen3_next", ".")
+    ),
     "untied": lambda: random_model("Qwen2ForCausalLM", **_SIZE, tie_word_embeddings=False),
 }
 

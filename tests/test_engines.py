@@ -491,6 +491,7 @@ def test_a_job_waits_for_the_money_that_others_may_not_need(tmp_path: Path) -> N
     assert Ledger(tmp_path).spent() < 500
 
 
+@pytest.mark.slow
 def test_a_stop_ends_jobs_in_other_processes(tmp_path: Path) -> None:
     engine = ProcessEngine(["cpu", "cpu"])
     engine.open(tmp_path)

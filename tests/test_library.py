@@ -241,4 +241,4 @@ def test_what_is_left_out_is_the_same_for_commands_and_from_python() -> None:
     assert len(shared) > 15
     for name in shared:
         assert text(ours[name].default) == theirs[name].default, name
-        assert theirs[name].default == both.get(name, theirs[name]).default, name
+        assert theirs[name].default == text(both.get(name, theirs[name]).default), name

@@ -276,6 +276,7 @@ def test_a_job_too_large_is_called_on_the_larger_gpu(
     assert "A100-80GB" in paid
 
 
+@pytest.mark.slow
 def test_a_study_stops_at_its_gate_and_goes_on_when_signed_here(
     tmp_path: Path, server: ModalServer
 ) -> None:

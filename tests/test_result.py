@@ -18,14 +18,27 @@ from steersweep import InputError
 from steersweep.core import typed
 from steersweep.run.cell import AgainstDim, AgainstUnsteered, Cell, SteeredCell
 from steersweep.run.edit_settings import EditSettings
+from steersweep.run.effect import Change
 from steersweep.run.label import Label
+from steersweep.run.price import (
+    Accuracy,
+    ChoicesEffect,
+    DivergenceEffect,
+    Effects,
+    Loss,
+    LossEffect,
+    OwnEffect,
+    RefusalEffect,
+)
 from steersweep.run.result import (
+    AmongMethods,
     ByJudge,
     Controls,
     Extraction,
     JudgeError,
     Place,
     PrecisionFacts,
+    Priced,
     Result,
     Reviewed,
 )
@@ -50,6 +63,7 @@ def whole() -> Result:
         against_unsteered=AgainstUnsteered(0.5, None),
         against_dim=AgainstDim(0.9),
         rates=replace(pushed.rates, failure_modes={"loop": 1}),
+        effects=every_effect(),
     )
     random = replace(pushed, key="def", label=Label(role="random"), against_unsteered=None)
     found = result([pushed], control=unsteered(samples("normal")))
@@ -67,7 +81,45 @@ def whole() -> Result:
         extraction=Extraction("extraction/cosmic.json", Place(3, -1), ("a note",), 1.0),
         notes=("another",),
         comparison=PrecisionFacts("int8", "fp32", None, "extraction/a.safetensors", {"dim": 1.0}),
+        priced=Priced(("abc",), 1.5, AmongMethods("abc", "pca", Change(0.1, 0.0, 0.2))),
     )  # fmt: skip
+
+
+def every_effect() -> Effects:
+    """Effects with every field there is, a user's own among them."""
+    share = Change(-0.5, -0.9, 0.1, 0.5)
+    nats = Change(0.5, 0.25, 1.0)
+    refused = RefusalEffect(rate=0.5, n=2, interval=(0.1, 0.9), change=share, file="a.json")
+    right = Accuracy(accuracy=0.5, interval=(0.1, 0.9), change=share)
+    return Effects(
+        harmful_kept=refused,
+        borderline=refused,
+        divergence=DivergenceEffect(
+            nats_per_token=0.5, n=2, interval=(0.25, 1.0), spread=0.1, file="d.json"
+        ),
+        text=LossEffect(
+            nats_per_token=1.0,
+            perplexity=2.718,
+            change=nats,
+            n=2,
+            file="t.json",
+            in_template=Loss(nats_per_token=1.0, perplexity=None, change=nats),
+        ),
+        choices=ChoicesEffect(
+            accuracy=0.5,
+            interval=(0.1, 0.9),
+            change=share,
+            n=2,
+            file="c.json",
+            by_length=right,
+            in_template=right,
+        ),
+        others={
+            "mine": OwnEffect(
+                value=0.5, unit="share", n=2, interval=(0.1, 0.9), change=share, file="m.json"
+            )
+        },
+    )
 
 
 # -- the schema ------------------------------------------------------------------------------------
@@ -199,7 +251,8 @@ def wrong(held: Any) -> tuple[str | int, ...]:
 
 def test_whatever_is_wrong_in_a_result_is_named_by_its_place() -> None:
     held = typed.plain(whole())
-    free = ("provenance", "failure_modes", "extraction_seconds")  # any name may stand there
+    # Any name may stand there.
+    free = ("provenance", "failure_modes", "extraction_seconds", "others")
     tried = 0
     for place in [*places(held)]:
         no_steering = place[:2] == ("controls", "unsteered") and place[-1] in STEERING

@@ -332,7 +332,9 @@ def scores_a_little_off(patch: pytest.MonkeyPatch) -> None:
     ("plant", "seen", "unseen"),
     [
         (rounded_share, "layers compared", "mean differences"),
-        (scores_a_little_off, "COSMIC linear: S_comply", "choice"),
+        pytest.param(
+            scores_a_little_off, "COSMIC linear: S_comply", "choice", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_wrong_arithmetic_is_caught(

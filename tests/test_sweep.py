@@ -133,6 +133,7 @@ def test_a_lost_condition_comes_back_identical(outcome: SweepOutcome, tmp_path: 
     assert comparable(folder) == complete
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("records", rest_slow([1, 5]))
 def test_kill_in_the_middle_and_run_again(
     records: int, outcome: SweepOutcome, tmp_path: Path

@@ -108,6 +108,7 @@ def test_a_difference_is_shown_and_ends_with_1(fixture_copy: Path, tmp_path: Pat
     assert "did not pass" in error
 
 
+@pytest.mark.slow
 def test_other_choices_fail_whatever_the_scores(fixture_copy: Path, tmp_path: Path) -> None:
     path = fixture_copy / "official_cosmic.json"
     official = json.loads(path.read_text())
@@ -166,6 +167,7 @@ def test_reproduction_and_sign_off(tmp_path: Path) -> None:
     assert "holds no COSMIC verification" in missing
 
 
+@pytest.mark.slow
 def test_an_expectation_that_is_missed_ends_with_1(tmp_path: Path) -> None:
     arguments = ["--fixtures", str(LLAMA), "--model", "lab:qwen-7b", "--strength", "0.05"]
     arguments += ["--max-prompts", "4", "--expect", "1"]

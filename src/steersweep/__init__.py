@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import get_judge
+    from steersweep.library.exchanging import Converted, convert, read_direction
     from steersweep.library.finding import FindResults, find
     from steersweep.library.judging import classify_output_quality, is_refusal
+    from steersweep.library.measuring import measure_effects
     from steersweep.library.results import SweepResults
     from steersweep.library.sweeping import sweep
     from steersweep.methods.dim import dim_directions
@@ -36,8 +38,12 @@ _HOMES = {
     "get_judge": "judging.judge",
     "classify_output_quality": "library.judging",
     "is_refusal": "library.judging",
+    "Converted": "library.exchanging",
+    "convert": "library.exchanging",
+    "read_direction": "library.exchanging",
     "FindResults": "library.finding",
     "find": "library.finding",
+    "measure_effects": "library.measuring",
     "SweepResults": "library.results",
     "sweep": "library.sweeping",
     "dim_directions": "methods.dim",
@@ -61,6 +67,7 @@ _HOMES = {
 
 __all__ = [
     "ChatModel",
+    "Converted",
     "Direction",
     "Edit",
     "FindResults",
@@ -76,6 +83,7 @@ __all__ = [
     "SweepResults",
     "Verdict",
     "classify_output_quality",
+    "convert",
     "dim_directions",
     "extract_directions",
     "find",
@@ -85,7 +93,9 @@ __all__ = [
     "judge_file",
     "load_extraction_set",
     "load_test_set",
+    "measure_effects",
     "random_direction",
+    "read_direction",
     "residuals",
     "sweep",
     "verdict",

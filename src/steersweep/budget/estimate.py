@@ -35,6 +35,7 @@ class Workload:
         new_tokens: of the longest answer.
         rows: of a batch, at most.
         searches: methods that score candidates at every layer and position.
+        effect_tokens: tokens of each condition that its effects are measured on.
     """
 
     shape: ModelShape
@@ -44,6 +45,7 @@ class Workload:
     new_tokens: int
     rows: int
     searches: int
+    effect_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def estimate(work: Workload, gpu: str, *, usd_per_hour: float, factor: float = 1
 
 
 LOADING, GENERATION, LIKELIHOODS, JUDGING = "loading", "generation", "likelihoods", "judging"
-SEARCH = "search"
+SEARCH, EFFECTS = "search", "effects"
 
 
 def stage_seconds(work: Workload, machine: Machine) -> dict[str, float]:
@@ -115,6 +117,7 @@ def stage_seconds(work: Workload, machine: Machine) -> dict[str, float]:
         + machine.tokens(model, STEERED_SHARE * n_rows * PROMPT_TOKENS),
         LIKELIHOODS: machine.scored(model, answers),
         JUDGING: n_rows * JUDGING_ROW_S,
+        EFFECTS: machine.scored(model, work.n_conditions * work.effect_tokens),
     }
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from steersweep.catalog.models import model_shapes
-from steersweep.core.precision_labels import is_quantized, runs_as, stored_bytes
+from steersweep.core.precision_labels import INT8_DYNAMIC, is_quantized, runs_as, stored_bytes
 
 # Bytes per element of weights that are ordinary numbers; for others see `stored_bytes`.
 _DENSE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
@@ -22,7 +22,7 @@ class ModelShape:
 
     Attributes:
         parameters: weights in all.
-        embeddings: those of the input and output embeddings, which quantization leaves in 16 bits.
+        embeddings: those of the input and output embeddings, which most quantization leaves alone.
         n_layers: decoder layers.
         d_model: width of the residual stream.
         n_heads: attention heads.
@@ -46,7 +46,7 @@ class ModelShape:
         """Bytes of the loaded weights."""
         other = self.parameters - self.embeddings
         each = _DENSE_BYTES.get(runs_as(precision)) or stored_bytes(precision)
-        embedded = 2.0 if is_quantized(precision) else each
+        embedded = float(_state_bytes(precision)) if is_quantized(precision) else each
         return int(other * each + self.embeddings * embedded)
 
     def cache(self, precision: str, positions: int) -> int:
@@ -106,4 +106,4 @@ def guessed_shape(parameters: int, n_layers: int) -> ModelShape:
 
 def _state_bytes(precision: str) -> int:
     """Bytes of an element of the residual stream, keys and values."""
-    return 4 if runs_as(precision) == "fp32" else 2
+    return 4 if runs_as(precision) in ("fp32", INT8_DYNAMIC) else 2

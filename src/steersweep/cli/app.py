@@ -9,6 +9,8 @@ from collections.abc import Callable
 import typer
 
 from steersweep.cli import (
+    convert,
+    effects,
     export,
     find,
     judging,
@@ -38,11 +40,13 @@ verify_app = typer.Typer(no_args_is_help=True, help="Proof that a method is the 
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Sweeps": (sweeps.demo, sweeps.sweep, find.find),
-    "One model": (smoke.smoke, models.extract, models.generate, judging.judge),
+    "One model": (
+        smoke.smoke, models.extract, models.generate, convert.convert, judging.judge,
+    ),
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
     ),
-    "Results": (results.report, results.review, results.track, export.export),
+    "Results": (effects.effects, results.report, results.review, results.track, export.export),
 }  # fmt: skip
 for panel, commands in _PANELS.items():
     for command in commands:

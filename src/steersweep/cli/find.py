@@ -11,9 +11,10 @@ import typer
 from steersweep.cli.options import (
     JUDGES,
     DeviceOption,
+    DirectionsOption,
     ExtractionOption,
     JsonOption,
-    MethodsOption,
+    MethodsBesideOption,
     MismatchOption,
     ModelArgument,
     PositionsOption,
@@ -25,7 +26,10 @@ from steersweep.cli.options import (
     SiteOption,
     SpanOption,
     SpecialTokensOption,
+    StopLoopsOption,
+    SystemOption,
     TemplateOption,
+    split_files,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.sweeps import defaults
@@ -33,7 +37,8 @@ from steersweep.sweeps import defaults
 
 def find(
     model: ModelArgument,
-    methods: MethodsOption = defaults.METHODS,
+    methods: MethodsBesideOption = None,
+    directions: DirectionsOption = "",
     layers: Annotated[
         str, typer.Option(help="Layers that may be chosen: shares or indices [default: all].")
     ] = "",
@@ -58,11 +63,13 @@ def find(
     ] = None,
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.FIND_NEW_TOKENS,
+    stop_loops: StopLoopsOption = True,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -89,6 +96,7 @@ def find(
     settings = make_find_settings(
         source,
         methods=methods,
+        directions=split_files(directions),
         layers=layers,
         operation=operation,
         site=site,
@@ -100,12 +108,14 @@ def find(
         minutes=minutes,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
         template_options=template_options,
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / f"{name}-find"

@@ -24,6 +24,7 @@ from steersweep.cli.options import (
     SiteOption,
     SpanOption,
     SpecialTokensOption,
+    SystemOption,
     TemplateOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
@@ -55,6 +56,7 @@ def extract(
     trust_remote_code: RemoteCodeOption = False,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     accept_mismatch: MismatchOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -68,6 +70,7 @@ def extract(
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.prompts.prompts import load_extraction_set
+    from steersweep.prompts.system import read_system_prompt
     from steersweep.run.condition import LayerChoice
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.activations import as_backend
@@ -81,6 +84,7 @@ def extract(
         raise InputError(f"{output}: is a folder; give a file to write")
     reader = as_backend(backend)
     options = parse_template_options(template_options, "--template-options")
+    system_prompt = read_system_prompt(system)
     prompts = load_extraction_set(extraction or asked.default_prompts)
     quiet_libraries()
     chat = ChatModel.load(
@@ -91,6 +95,7 @@ def extract(
         trust_remote_code=trust_remote_code,
         special_tokens=as_special_tokens(special_tokens),
         template_options=options,
+        system=system_prompt,
     )
     for name, texts in prompts.content().items():
         chat.renderer.ids_of(texts, f"{name} prompt")
@@ -121,12 +126,16 @@ def extract(
 
 def generate(
     model: ModelArgument,
-    direction: Annotated[Path, typer.Option(help="A direction file from `extract`.")],
+    direction: Annotated[Path, typer.Option(help="A direction, of `extract` or another tool.")],
     prompt: Annotated[list[str], typer.Option(help="What to ask; may be given several times.")],
     multiplier: Annotated[float | None, typer.Option(help="Length of the added vector.")] = None,
     strength: Annotated[float | None, typer.Option(help="Relative to the residual norm.")] = None,
     layer: Annotated[
-        str | None, typer.Option(help="Where steering starts [default: the direction's layer].")
+        str | None,
+        typer.Option(
+            help="Where steering starts [default: the direction's layer]; of a file with a "
+            "direction for each layer it takes that layer's."
+        ),
     ] = None,
     operation: OperationOption = defaults.OPERATION,
     site: SiteOption = defaults.SITE,
@@ -145,6 +154,7 @@ def generate(
     device: DeviceOption = defaults.DEVICE,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
     accept_mismatch: MismatchOption = False,
@@ -158,12 +168,13 @@ def generate(
     """
     from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
     from steersweep.library.steering import SteeringSettings
+    from steersweep.methods.formats.reading import read_direction_file
     from steersweep.model.chat_model import ChatModel
     from steersweep.model.rendering import as_special_tokens
     from steersweep.model.template_options import parse_template_options
     from steersweep.model.thinking import thinking_note
+    from steersweep.prompts.system import read_system_prompt
     from steersweep.run.condition import LayerChoice
-    from steersweep.run.direction import Direction
     from steersweep.run.edit_settings import EditSettings
     from steersweep.smoke.required import check_for_user
     from steersweep.steer.steering import Row
@@ -180,8 +191,11 @@ def generate(
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
     options = parse_template_options(template_options, "--template-options")
-    found = Direction.load(direction)
-    reference = steering.reference_prompts(found, str(direction))
+    system_prompt = read_system_prompt(system)
+    file = read_direction_file(direction)
+    # Directions of one file have the same prompts and position.
+    any_one = file.one() if layer is None else next(iter(file.directions.values()))
+    reference = steering.reference_prompts(any_one, str(direction))
     quiet_libraries()
     chat = ChatModel.load(
         model,
@@ -191,11 +205,17 @@ def generate(
         trust_remote_code=trust_remote_code,
         special_tokens=as_special_tokens(special_tokens),
         template_options=options,
+        system=system_prompt,
     )
     prompt_ids = chat.renderer.ids_of(prompt, "prompt")
     notes = [*chat.renderer.notes(), *check_for_user(chat, accept_mismatch=accept_mismatch)]
+    found = file.one(None if steering.layer is None else steering.layer.index(chat.n_layers))
+    notes += [*file.notes, *file.as_there(found)]
+    if strength is not None and found.residual_norm is None:
+        found = steering.measured(chat, found, str(direction), prompt_ids)
+        notes.append(f"strength: of {found.residual_norm:.4g}, the mean length at these prompts")
     push = steering.edit_of(chat, found, str(direction), reference)
-    if found.model_fingerprint != chat.fingerprint:
+    if found.model_fingerprint and found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
     asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
     answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from steersweep.effects.effect import EFFECTS
 from steersweep.methods.method import METHODS
 
 ModelArgument = Annotated[
@@ -15,7 +16,8 @@ ModelArgument = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        help="auto, fp32, bf16, fp16, int8 or int4 (NF4). auto: fp32 on a CPU, 16 bits on a GPU."
+        help="auto, fp32, bf16, fp16, int8 or int4 (NF4), int8-dynamic (CPU). auto: fp32 on a CPU, "
+        "16 bits on a GPU."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -56,11 +58,49 @@ ExtractionOption = Annotated[
         "classes [default: those of each method]."
     ),
 ]
-MethodsOption = Annotated[
+_METHODS = (
+    f"How directions are found: {METHODS}; or your own, package.module:Class or FILE.py:Class. "
+    "Several with commas"
+)
+MethodsOption = Annotated[str, typer.Option(help=f"{_METHODS}.")]
+MethodsBesideOption = Annotated[
+    str | None, typer.Option("--methods", help=f"{_METHODS} [default: dim; none but --directions].")
+]
+DirectionsOption = Annotated[
     str,
     typer.Option(
-        help=f"How directions are found: {METHODS}; or your own, package.module:Class or "
-        "FILE.py:Class. Several with commas."
+        help="Files with directions, of extract or other tools, tried like those of a method. "
+        "Several with commas."
+    ),
+]
+EffectsOption = Annotated[
+    str,
+    typer.Option(
+        "--effects",
+        help=f"What steering costs the model: {EFFECTS}; all, or none; or your own, FILE.py:Class. "
+        "Several with commas.",
+    ),
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text", help="Texts for the effect text [default: some that come with the package]."
+    ),
+]
+ChoicesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--choices",
+        help="Questions for the effect choices: .jsonl, .csv or .parquet, such as ARC or MMLU "
+        "[default: easy ones that come with the package].",
+    ),
+]
+EffectItemsOption = Annotated[
+    str,
+    typer.Option(
+        "--effect-items",
+        help="How much effects look at: a sample of each set, for a quarter of a sweep's time at "
+        "most; or all of it.",
     ),
 ]
 MismatchOption = Annotated[
@@ -82,6 +122,10 @@ TrackOption = Annotated[
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="W&B: write runs here and send nothing.")
 ]
+StopLoopsOption = Annotated[
+    bool,
+    typer.Option(help="End an answer where it is stuck in a loop, which the judge calls broken."),
+]
 SpecialTokensOption = Annotated[
     str,
     typer.Option(
@@ -94,6 +138,10 @@ TemplateOption = Annotated[
         "--template-options",
         help="Variables of the chat template: enable_thinking=false,reasoning_effort=low.",
     ),
+]
+SystemOption = Annotated[
+    str,
+    typer.Option(help="A system prompt before every prompt: a text, or a file that holds it."),
 ]
 OperationOption = Annotated[
     str,
@@ -110,3 +158,8 @@ PositionsOption = Annotated[
     str, typer.Option(help="all tokens; those of the prompt; its last one; new ones.")
 ]
 RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
+
+
+def split_files(text: str) -> list[str]:
+    """Files separated by commas."""
+    return [part.strip() for part in text.split(",")] if text else []

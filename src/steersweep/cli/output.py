@@ -79,6 +79,28 @@ def verdicts_of(results: Sequence[Result], results_file: Path) -> dict[str, Any]
     }
 
 
+def effects_in(result: Result) -> list[dict[str, Any]]:
+    """What `--json` prints of effects: every condition that was measured, with its own."""
+    from steersweep.core import typed
+
+    controls = result.controls
+    cells = [controls.unsteered, *controls.random_directions, *result.conditions]
+    return [
+        {
+            "model": result.model,
+            "method": cell.method,
+            "key": cell.key,
+            "layer_idx": None if cell.steering is None else cell.steering.layer_idx,
+            "relative_strength": None if cell.steering is None else cell.steering.relative_strength,
+            "coherent_refusal_rate": cell.rates.coherent_refusal_rate,
+            "refuses_as_often": bool(result.priced and cell.key in result.priced.equal),
+            "effects": typed.plain(cell.effects),
+        }
+        for cell in cells
+        if cell is not None and cell.effects is not None
+    ]
+
+
 def say(text: str = "", *, err: bool = False) -> None:
     """Print text; whatever in it would command a terminal is escaped."""
     typer.echo(printable(text), err=err)

@@ -11,9 +11,14 @@ import typer
 
 from steersweep.cli.options import (
     JUDGES,
+    ChoicesOption,
     DeviceOption,
+    DirectionsOption,
+    EffectItemsOption,
+    EffectsOption,
     ExtractionOption,
     JsonOption,
+    MethodsBesideOption,
     MethodsOption,
     MismatchOption,
     ModelArgument,
@@ -29,7 +34,11 @@ from steersweep.cli.options import (
     SiteOption,
     SpanOption,
     SpecialTokensOption,
+    StopLoopsOption,
+    SystemOption,
     TemplateOption,
+    TextOption,
+    split_files,
 )
 from steersweep.cli.output import (
     quiet_libraries,
@@ -87,7 +96,8 @@ def sweep(
     layers: Annotated[
         str, typer.Option(help="Where steering starts: shares of the depth or layer indices.")
     ] = defaults.listed(defaults.LAYERS),
-    methods: MethodsOption = defaults.METHODS,
+    methods: MethodsBesideOption = None,
+    directions: DirectionsOption = "",
     operation: OperationOption = defaults.OPERATION,
     site: SiteOption = defaults.SITE,
     span: SpanOption = defaults.SPAN,
@@ -104,11 +114,17 @@ def sweep(
     max_prompts: Annotated[int | None, typer.Option(help="Only the first N prompts.")] = None,
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
+    stop_loops: StopLoopsOption = False,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
     seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
+    effects: EffectsOption = defaults.EFFECTS,
+    text: TextOption = None,
+    choices: ChoicesOption = None,
+    effect_items: EffectItemsOption = defaults.EFFECT_ITEMS,
     special_tokens: SpecialTokensOption = defaults.SPECIAL_TOKENS,
     template_options: TemplateOption = "",
+    system: SystemOption = "",
     device: DeviceOption = defaults.DEVICE,
     revision: RevisionOption = None,
     trust_remote_code: RemoteCodeOption = False,
@@ -127,6 +143,7 @@ def sweep(
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
     from steersweep.model.source import find_model
+    from steersweep.sweeps.effect_settings import make_effects
     from steersweep.sweeps.settings import make_settings
     from steersweep.tracking.tracker import open_tracker
 
@@ -134,6 +151,7 @@ def sweep(
     settings = make_settings(
         [source],
         methods=methods,
+        directions=split_files(directions),
         layers=layers,
         multipliers=multipliers,
         strengths=strengths or defaults.strengths_beside(multipliers, operation),
@@ -146,12 +164,15 @@ def sweep(
         max_prompts=max_prompts,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,
         accept_mismatch=accept_mismatch,
         special_tokens=special_tokens,
         template_options=template_options,
+        effects=make_effects(effects, text=text, choices=choices, items=effect_items),
+        system=system,
     )
     name = source.name.replace(":", "-").replace("/", "-")
     folder = out or Path("runs") / name

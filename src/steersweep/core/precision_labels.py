@@ -1,10 +1,10 @@
 """Labels of precisions, as results name them, and what a label says of size and arithmetic.
 
 `fp32`, `bf16` and `fp16` are ordinary numbers; `int8` and `int4` a full checkpoint quantized as it
-is loaded. A checkpoint that is quantized already is called by how its weights are stored,
-`gptq-int4` or `mxfp4`, and, where they are turned into ordinary numbers as they are loaded, by what
-runs too: `mxfp4-as-fp32`. So is a GGUF file, by the type that most of its weights have:
-`Q4_K-as-fp32`.
+is loaded, and so is `int8-dynamic`, on a CPU. A checkpoint that is quantized already is called by
+how its weights are stored, `gptq-int4` or `mxfp4`, and, where they are turned into ordinary numbers
+as they are loaded, by what runs too: `mxfp4-as-fp32`. So is a GGUF file, by the type that most of
+its weights have: `Q4_K-as-fp32`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 
 _AS = "-as-"
+# Weights in eight bits by output, activations in eight bits by token, on a CPU.
+INT8_DYNAMIC = "int8-dynamic"
 # Bytes per weight by what is stored; scales of small blocks are included.
 _STORED_BYTES = (
     (re.compile(r"(mxfp4|nf4|fp4)$"), 0.53),

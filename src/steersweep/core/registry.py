@@ -8,13 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from steersweep.core.errors import InputError
-from steersweep.core.own import Own, find_own, is_own
+from steersweep.core.own import find_own, is_own
 from steersweep.core.text_files import shown
 
 Kind = TypeVar("Kind")
+
+
+class Source(Protocol):
+    """Where a thing of a user's own comes from, so that another process has the same one.
+
+    Its text is where it is. It can be pickled.
+    """
+
+    @property
+    def code(self) -> str:
+        """Hash of all that it rests on."""
+        ...
+
+    def load(self) -> Any:
+        """The thing.
+
+        Raises:
+            InputError: it cannot be had, or is no longer what it was.
+        """
+        ...
 
 
 class Registry(Generic[Kind]):
@@ -31,7 +51,7 @@ class Registry(Generic[Kind]):
         self.kind = kind
         self._places = dict(places)
         self._name_of = name_of
-        self._own: dict[str, tuple[Own, Kind]] = {}
+        self._own: dict[str, tuple[Source, Kind]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,11 +82,11 @@ class Registry(Generic[Kind]):
         made: Kind = found() if isinstance(found, type) else found
         return made
 
-    def own_of(self, names: Iterable[str]) -> dict[str, Own]:
+    def own_of(self, names: Iterable[str]) -> dict[str, Source]:
         """Where those are that are a user's own, by name."""
         return {name: self._own[name][0] for name in names if name in self._own}
 
-    def add(self, own: Own) -> str:
+    def add(self, own: Source) -> str:
         """Import a thing of a user's own; from now on it goes by its name, which is returned.
 
         Raises:
@@ -95,7 +115,7 @@ class Registry(Generic[Kind]):
         Raises:
             InputError: see `get` and `add`; or two of their own have the same name.
         """
-        found: dict[str, Own | None] = {}
+        found: dict[str, Source | None] = {}
         for text in texts:
             if is_own(text):
                 own = find_own(self.kind, text)

@@ -52,7 +52,7 @@ def read_text(path: Path | str, *, max_bytes: int) -> str:
         InputError: cannot be read, too large, or not a text; names the file, and the line where
             there is one.
     """
-    data = _read_bytes(path, max_bytes)
+    data = read_bytes(path, max_bytes)
     text = _decode(path, data)
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -121,7 +121,12 @@ def check_regular(path: Path | str) -> None:
         raise InputError(f"{path}: is {_KINDS[kind]}, not a file")
 
 
-def _read_bytes(path: Path | str, max_bytes: int) -> bytes:
+def read_bytes(path: Path | str, max_bytes: int) -> bytes:
+    """The bytes of a regular file; see `read_text`.
+
+    Raises:
+        InputError: cannot be read, or is too large.
+    """
     check_regular(path)
     try:
         with open(path, "rb") as file:

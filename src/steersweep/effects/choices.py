@@ -41,7 +41,7 @@ class Choices:
         """See `Effect.measure`."""
         sizes, questions = given.sizes, given.questions
         plain, chats = questions.first(sizes.questions), questions.first(sizes.chat_questions)
-        asked = [*_pairs(chat, plain, _plain), *_pairs(chat, chats, answered)]
+        asked = [*plain_pairs(chat, plain), *_pairs(chat, chats, answered)]
         if not asked:
             raise InputError("choices: there are no questions")
         found = log_likelihoods(
@@ -55,6 +55,15 @@ class Choices:
             )
             for of_edit in found
         ]
+
+
+def plain_pairs(chat: ChatModel, asked: QuestionSet) -> list[Continuation]:
+    """Every answer of every question after it, outside the template.
+
+    Raises:
+        InputError: one spells a control token that this tokenizer cannot take for text.
+    """
+    return _pairs(chat, asked, _plain)
 
 
 def likeliest(logs: Sequence[float], choices: Sequence[str], *, by_length: bool) -> int:

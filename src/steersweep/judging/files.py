@@ -11,6 +11,7 @@ from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import parse_json, read_text
 from steersweep.judging.judge import Answer, get_judge
+from steersweep.prompts.conversation import read_turns
 
 MAX_BYTES = 128 * 2**20
 MAX_LINE = 2**20  # characters
@@ -21,7 +22,8 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
 
     Args:
         source: JSON lines, each an object with texts `prompt` and `response`; other fields are
-            kept.
+            kept. A prompt may be a list of messages, and so may `messages` in its place: the last
+            user turn is judged, with the answer after it where there is no `response`.
         target: where the labelled lines go, in UTF-8; written whole or not at all.
         judge_name: name of the judge.
 
@@ -41,11 +43,11 @@ def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
         raise InputError(f"{setting('judge')} {judge_name}: {error}") from error
     lines = read_text(source, max_bytes=MAX_BYTES).split("\n")
     _refuse_target(source, target)
-    rows = [_row(source, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
+    rows = [(n, _row(source, n, line)) for n, line in enumerate(lines, start=1) if line.strip()]
     counts = {"coherent": 0, "garbled": 0, "normal": 0}
-    judged = judge.judge([Answer(row["prompt"], row["response"]) for row in rows])
+    judged = judge.judge([_answer(source, n, row) for n, row in rows])
     lines = []
-    for row, judgement in zip(rows, judged, strict=True):
+    for (_, row), judgement in zip(rows, judged, strict=True):
         counts[judgement.quality] = counts.get(judgement.quality, 0) + 1
         lines.append(json.dumps({**row, **typed.plain_fields(judgement)}, ensure_ascii=False))
     write_text(target, "".join(f"{line}\n" for line in lines))
@@ -73,7 +75,21 @@ def _row(source: Path, number: int, line: str) -> dict[str, Any]:
         raise InputError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: must be a JSON object")
-    for field in ("prompt", "response"):
-        if not isinstance(row.get(field), str):
-            raise InputError(f'{where}: field "{field}" must be a text')
     return row
+
+
+def _answer(source: Path, number: int, row: dict[str, Any]) -> Answer:
+    """What is judged of a line."""
+    where = f"{source}, line {number}"
+    prompt, response = row.get("prompt"), row.get("response")
+    field = "prompt" if "prompt" in row or "messages" not in row else "messages"
+    if isinstance(messages := row.get(field), list):
+        turns, answers = read_turns(f'{where}: field "{field}"', messages)
+        prompt = turns[-1].content
+        if response is None and len(answers) == 1:
+            response = answers[0].content
+    if not isinstance(prompt, str):
+        raise InputError(f'{where}: field "prompt" must be a text')
+    if not isinstance(response, str):
+        raise InputError(f'{where}: field "response" must be a text')
+    return Answer(prompt, response)

@@ -50,7 +50,8 @@ def find(
     model: Model,
     *,
     out: str | Path,
-    methods: str | Sequence[str] = defaults.METHODS,
+    methods: str | Sequence[str] | None = None,
+    directions: Sequence[str | Path] = (),
     layers: Sequence[float | int | str] = (),
     operation: str = defaults.OPERATION,
     site: str = defaults.SITE,
@@ -63,9 +64,11 @@ def find(
     precision: str = defaults.PRECISION,
     device: str = defaults.DEVICE,
     max_new_tokens: int = defaults.FIND_NEW_TOKENS,
+    stop_loops: bool = True,
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
+    system: str | Path = "",
     accept_mismatch: bool = False,
     quiet: bool = False,
 ) -> FindResults:
@@ -77,6 +80,8 @@ def find(
         model: a folder, a hub id, `lab:NAME`, or a model that is in memory (`ChatModel.wrap`).
         out: the run folder: new, or of a search with these settings.
         methods: how directions are found, such as `dim`, `cosmic`; the best one is chosen too.
+            None: DIM, or no method where there are `directions`.
+        directions: files with directions, tried like those of a method; see `read_direction`.
         layers: that may be chosen: shares of the depth or indices; all by default.
         operation: `add` directions, or `affine`.
         site: see `sweep`.
@@ -89,9 +94,11 @@ def find(
         precision: see `sweep`.
         device: see `sweep`.
         max_new_tokens: longest answer.
+        stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
         judge: see `sweep`.
         seed: of the random control direction.
         rows: rows per generation batch.
+        system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
 
@@ -101,7 +108,8 @@ def find(
     """
     settings = make_find_settings(
         source_of(model),
-        methods=listed("methods", methods),
+        methods=None if methods is None else listed("methods", methods),
+        directions=directions,
         layers=listed("layers", layers),
         operation=operation,
         site=site,
@@ -113,9 +121,11 @@ def find(
         minutes=minutes,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,
+        system=system,
         accept_mismatch=accept_mismatch,
     )
     with live_view(quiet=quiet) as view:

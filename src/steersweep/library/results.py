@@ -13,6 +13,7 @@ from steersweep.core.errors import InputError, SteersweepError
 from steersweep.run.cell import Cell
 from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
+from steersweep.run.price import Effects
 from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file, result_files
 
@@ -50,7 +51,8 @@ class SweepResults:
         """Every condition in a flat dictionary, controls too; rates are fractions from 0 to 1.
 
         `role` is `steered`, `random` or `unsteered`; `low` and `high` are the 95 % interval of the
-        coherent refusal rate; `verdict` is that of the model and method.
+        coherent refusal rate; `verdict` is that of the model and method. Effects that were not
+        measured are None.
         """
         for result in self.results:
             controls = result.controls
@@ -163,4 +165,25 @@ def _row(result: Result, role: str, cell: Cell) -> dict[str, Any]:
         "low": low,
         "high": high,
         "verdict": result.verdict.outcome,
+        **_effects(result, cell),
     }
+
+
+def _effects(result: Result, cell: Cell) -> dict[str, Any]:
+    """What was measured of a condition's effects; None where nothing was."""
+    found = cell.effects or Effects()
+    parts = {
+        "harmful_kept": (found.harmful_kept, "rate"),
+        "borderline": (found.borderline, "rate"),
+        "divergence": (found.divergence, "nats_per_token"),
+        "text": (found.text, "nats_per_token"),
+        "choices": (found.choices, "accuracy"),
+    }
+    values = {name: getattr(part, field, None) for name, (part, field) in parts.items()}
+    changes = {
+        f"{name}_change": getattr(getattr(part, "change", None), "value", None)
+        for name, (part, _) in parts.items()
+        if name != "divergence"
+    }
+    equal = result.priced and cell.key in result.priced.equal
+    return values | changes | {"refuses_as_often": equal}

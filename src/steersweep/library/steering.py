@@ -5,7 +5,7 @@ What `steersweep generate` takes, and whatever else answers with one direction.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from steersweep.core.errors import InputError, setting
@@ -69,11 +69,45 @@ class SteeringSettings:
             if number is not None and not abs(number) <= highest:
                 raise InputError(f"{name} {number}: must be a number up to {highest:,.0f}")
 
-    def length(self, direction: Direction) -> float:
-        """Length of what is added of a direction, in units of the residual stream."""
-        if self.multiplier is not None:
-            return self.multiplier
-        return (self.strength or 0.0) * direction.residual_norm
+    def length(self, direction: Direction, called: str) -> float:
+        """Length of what is added of a direction, in units of the residual stream.
+
+        Raises:
+            InputError: a strength, and nobody knows how long the residual stream is there.
+        """
+        if self.strength is None:
+            return self.multiplier or 0.0
+        if direction.residual_norm is None:
+            raise InputError(
+                f"{called}: does not say how long the residual stream is at its layer, which "
+                f"{setting('strength')} is relative to; give {setting('multiplier')}"
+            )
+        return self.strength * direction.residual_norm
+
+    def measured(
+        self, chat: ChatModel, direction: Direction, called: str, prompt_ids: list[list[int]]
+    ) -> Direction:
+        """A direction with the mean length of the residual stream where steering starts.
+
+        Args:
+            chat: the model.
+            direction: of a model of the same shape.
+            called: what messages call it.
+            prompt_ids: at whose last tokens the length is taken.
+
+        Raises:
+            InputError: see `edit_of`.
+        """
+        from steersweep.steer.activations import residuals
+
+        start = self._start(chat, direction, called)
+        states = residuals(chat, prompt_ids, site=self.edit.site)[:, 0, start]
+        return replace(direction, residual_norm=float(states.double().norm(dim=-1).mean()))
+
+    def _start(self, chat: ChatModel, direction: Direction, called: str) -> int:
+        start = direction.layer if self.layer is None else self.layer.index(chat.n_layers)
+        _check_fits(chat, direction, start, called)
+        return start
 
     def reference_prompts(self, direction: Direction, called: str) -> ExtractionSet | None:
         """The prompts whose harmless ones an affine edit refers to; None for other edits.
@@ -87,8 +121,19 @@ class SteeringSettings:
         """
         if self.edit.operation != "affine":
             return None
+        if direction.position is None:
+            raise InputError(
+                f"{called}: does not say at which prompt position it was read, which "
+                f"{setting('operation')} affine needs; steersweep convert takes it with "
+                f"{setting('position')}"
+            )
         if self.extraction is not None:
             return load_extraction_set(self.extraction)
+        if not direction.prompts:
+            raise InputError(
+                f"{called}: names no prompts, and {setting('operation')} affine puts harmless "
+                f"ones' mean back; give {setting('extraction')}"
+            )
         name = direction.prompts.partition("@")[0]
         advice = (
             f"{called}: was extracted from {name}; give that set or file as {setting('extraction')}"
@@ -118,10 +163,10 @@ class SteeringSettings:
         from steersweep.steer.activations import harmless_mean
         from steersweep.steer.edit import Edit
 
-        start = direction.layer if self.layer is None else self.layer.index(chat.n_layers)
-        _check_fits(chat, direction, start, called)
+        start = self._start(chat, direction, called)
         reference = None
         if prompts is not None:
+            assert direction.position is not None, "reference_prompts saw to it"
             means = harmless_mean(
                 chat, prompts.harmless, position=direction.position, site=self.edit.site
             )
@@ -130,14 +175,14 @@ class SteeringSettings:
             self.edit,
             direction.vector,
             start,
-            multiplier=self.length(direction),
+            multiplier=self.length(direction, called),
             reference=reference,
         )
 
 
 def _check_fits(chat: ChatModel, direction: Direction, start: int, called: str) -> None:
     """Refuse a direction of a model of another shape."""
-    of = f"{called}: a direction of {direction.model_id}"
+    of = f"{called}: a direction" + (f" of {direction.model_id}" if direction.model_id else "")
     if direction.vector.shape != (chat.d_model,):
         raise InputError(
             f"{of}, {direction.vector.numel()} wide; the residual stream of "

@@ -12,6 +12,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource, find_model
 from steersweep.report.live import live_view
 from steersweep.sweeps import defaults
+from steersweep.sweeps.effect_settings import make_effects
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 
@@ -22,7 +23,8 @@ def sweep(
     model: Model | Sequence[Model],
     *,
     out: str | Path,
-    methods: str | Sequence[str] = defaults.METHODS,
+    methods: str | Sequence[str] | None = None,
+    directions: Sequence[str | Path] = (),
     layers: Sequence[float | int | str] = defaults.LAYERS,
     strengths: Sequence[float] = (),
     multipliers: Sequence[float] = (),
@@ -36,9 +38,15 @@ def sweep(
     precision: str = defaults.PRECISION,
     device: str = defaults.DEVICE,
     max_new_tokens: int = defaults.MAX_NEW_TOKENS,
+    stop_loops: bool = False,
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
+    effects: str | Sequence[str] = defaults.EFFECTS,
+    text: str | Path | None = None,
+    choices: str | Path | None = None,
+    effect_items: str = defaults.EFFECT_ITEMS,
+    system: str | Path = "",
     accept_mismatch: bool = False,
     quiet: bool = False,
 ) -> SweepResults:
@@ -50,7 +58,9 @@ def sweep(
     Args:
         model: a folder, a hub id, `lab:NAME`, or a model that is in memory (`ChatModel.wrap`).
         out: the run folder: new, or of a sweep with these settings.
-        methods: how directions are found, such as `dim`, `cosmic`.
+        methods: how directions are found, such as `dim`, `cosmic`; None: DIM, or no method where
+            there are `directions`.
+        directions: files with directions, tried like those of a method; see `read_direction`.
         layers: where steering starts: a share of the depth (0.6, below 1) or an index (25).
         strengths: lengths of the addition over the mean residual norm at the layer; at most
             five of each model's own window where neither these nor `multipliers` are given.
@@ -66,9 +76,17 @@ def sweep(
         precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
         device: `auto` or a torch device.
         max_new_tokens: longest answer.
+        stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
         judge: name of the judge.
         seed: of the random control direction.
         rows: rows per generation batch.
+        effects: what steering costs the model, measured besides: `text`, `choices`, `divergence`,
+            `harmful`, `borderline`, or a user's own by its place; `all`, or `none`.
+        text: file of texts for the effect `text`; None: those that come with the package.
+        choices: file of questions for the effect `choices`, the same.
+        effect_items: `sample`: as much of each set as takes a quarter of the sweep's time at most;
+            or `all` of it.
+        system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
 
@@ -80,7 +98,8 @@ def sweep(
     pushes = listed("multipliers", multipliers)
     settings = make_settings(
         [source_of(one) for one in models],
-        methods=listed("methods", methods),
+        methods=None if methods is None else listed("methods", methods),
+        directions=directions,
         layers=listed("layers", layers),
         strengths=listed("strengths", strengths) or defaults.strengths_beside(pushes, operation),
         multipliers=pushes,
@@ -93,9 +112,17 @@ def sweep(
         max_prompts=max_prompts,
         precision=precision,
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         judge=judge,
         seed=seed,
         rows=rows,
+        effects=make_effects(
+            listed("effects", effects),
+            text=None if text is None else str(text),
+            choices=None if choices is None else str(choices),
+            items=effect_items,
+        ),
+        system=system,
         accept_mismatch=accept_mismatch,
     )
     with live_view(quiet=quiet) as view:

@@ -22,6 +22,11 @@ _TYPES = {
         "double",
     ),
     **dict.fromkeys(("nll", "nll_worst"), "double"),
+    **dict.fromkeys(("harmful_kept", "borderline", "divergence", "text", "choices"), "double"),
+    **dict.fromkeys(
+        ("harmful_kept_change", "borderline_change", "text_change", "choices_change"), "double"
+    ),
+    "refuses_as_often": "bool",
 }
 
 

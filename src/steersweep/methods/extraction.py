@@ -50,7 +50,7 @@ def extract_directions(
     (name,) = METHODS.named([method])
     finder = METHODS.get(name)
     own = METHODS.own_of([name]).get(name)
-    if own is None:
+    if not isinstance(own, Own):
         found = finder.find(chat, prompts, layers, given)
     else:
         found = _found_by_own(own, finder, chat, prompts, layers, given)

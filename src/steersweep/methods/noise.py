@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from steersweep.core.errors import InputError
-from steersweep.core.precision_labels import runs_as
+from steersweep.core.precision_labels import INT8_DYNAMIC, runs_as
 from steersweep.model.chat_model import ChatModel
 
 # Largest share of the residual stream's length that counts as rounding, by type of activations:
@@ -23,7 +23,7 @@ _SHARES = {
     torch.float16: 2e-3,
 }
 # Activations are rounded to eight bits, by what else is in the batch: 3e-3 was seen.
-_EIGHT_BITS = ("int8", "fp8")
+_EIGHT_BITS = ("int8", INT8_DYNAMIC, "fp8")
 _EIGHT_BIT_SHARE = 1e-2
 
 

@@ -26,6 +26,7 @@ from steersweep.model.source import ModelSource, family_of, find_model
 from steersweep.model.template_options import TemplateOptions
 from steersweep.model.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
 from steersweep.model.vocabulary import check_vocabulary
+from steersweep.prompts.conversation import Prompt
 
 
 class ChatModel(Network):
@@ -76,6 +77,7 @@ class ChatModel(Network):
         special_tokens: SpecialTokens = "text",
         template: str | None = None,
         template_options: TemplateOptions | None = None,
+        system: str | None = None,
     ) -> ChatModel:
         """Load a model with its tokenizer; only weights in safetensors and GGUF files are read.
 
@@ -92,11 +94,13 @@ class ChatModel(Network):
             special_tokens: whether control tokens that a prompt spells are `text` or `tokens`.
             template: a chat template in place of the model's own, or None.
             template_options: variables that the chat template is given, such as `enable_thinking`.
+            system: a system prompt that goes before every prompt, or None.
 
         Raises:
-            InputError: unknown model, no usable chat template, unknown precision or device, no room
-                on the disk for what must be downloaded; an adapter, or weights that do not fit the
-                config; a tokenizer whose tokens the model does not have.
+            InputError: unknown model, no usable chat template, or one that does not take the system
+                prompt; unknown precision or device, no room on the disk for what must be
+                downloaded; an adapter, or weights that do not fit the config; a tokenizer whose
+                tokens the model does not have.
         """
 
         source = (
@@ -118,6 +122,7 @@ class ChatModel(Network):
             special_tokens=special_tokens,
             template=template,
             template_options=template_options,
+            system=system,
         )
         renderer.check()
         if isinstance(source, LoadedSource):
@@ -142,6 +147,7 @@ class ChatModel(Network):
         special_tokens: SpecialTokens = "text",
         template: str | None = None,
         template_options: TemplateOptions | None = None,
+        system: str | None = None,
     ) -> ChatModel:
         """A model and tokenizer that are loaded already.
 
@@ -155,6 +161,7 @@ class ChatModel(Network):
             special_tokens: see `load`.
             template: see `load`.
             template_options: see `load`.
+            system: see `load`.
 
         Raises:
             InputError: no usable chat template; a type of numbers that is not supported; weights
@@ -166,6 +173,7 @@ class ChatModel(Network):
             special_tokens=special_tokens,
             template=template,
             template_options=template_options,
+            system=system,
         )
 
     # -- facts about the model -------------------------------------------------------------------
@@ -234,13 +242,13 @@ class ChatModel(Network):
 
     # -- text to tokens and back -----------------------------------------------------------------
 
-    def prompt_ids(self, text: str) -> list[int]:
-        """Token ids of a user prompt in the model's own chat template, ready to be answered.
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt in the model's own chat template, ready to be answered.
 
         Raises:
             InputError: the prompt cannot be put to this model; see `Renderer.ids`.
         """
-        return self.renderer.ids(text)
+        return self.renderer.ids(prompt)
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text that the model answered, without special tokens."""

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from steersweep.core.errors import InputError
+from steersweep.core.precision_labels import INT8_DYNAMIC, runs_as
 from steersweep.core.printing import first_line
 from steersweep.model.architectures import NOT_TEXT, auto_class, is_wrapper
 from steersweep.model.explaining import explain_loading
 from steersweep.model.hub import tensors_of
+from steersweep.model.int8 import to_int8
 from steersweep.model.memory import is_out_of_memory
 from steersweep.model.misfits import Misfits, why
 from steersweep.model.numbers import check_numbers
@@ -48,6 +50,8 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
     check_label(network, precision, source.model_id)
     check_numbers(network, source.model_id)
     settle(network)
+    if runs_as(precision) == INT8_DYNAMIC:
+        to_int8(network, source.model_id)
     network.eval()
     network.requires_grad_(False)
     return network

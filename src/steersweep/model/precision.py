@@ -1,8 +1,9 @@
-"""In which precision a model runs: 16 and 32 bits, bitsandbytes' 8 and 4, quantized checkpoints.
+"""In which precision a model runs: 16 and 32 bits, 8 and 4, quantized checkpoints.
 
-`int8` is LLM.int8(), `int4` is NF4; both quantize the linear layers of a full checkpoint as it is
-loaded and leave embeddings and the output layer alone. A checkpoint that is quantized already has
-a label of its own; see `quantization`.
+`int8` is LLM.int8() and `int4` is NF4, of bitsandbytes; both quantize the linear layers of a full
+checkpoint as it is loaded and leave embeddings and the output layer alone. `int8-dynamic` is for
+CPUs, and quantizes the output layer too; see `int8`. A checkpoint that is quantized already has a
+label of its own; see `quantization`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 
 from steersweep.core.errors import InputError, setting
-from steersweep.core.precision_labels import is_quantized, label, runs_as
+from steersweep.core.precision_labels import INT8_DYNAMIC, is_quantized, label, runs_as
+from steersweep.model.int8 import Int8Linear, multiplies_bytes
 from steersweep.model.quantization import (
     METHODS,
     check_libraries,
@@ -23,7 +25,8 @@ from steersweep.model.quantization import (
 )
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-QUANTIZED = ("int8", "int4")
+BITSANDBYTES = ("int8", "int4")
+QUANTIZED = (*BITSANDBYTES, INT8_DYNAMIC)
 PRECISIONS = (*DTYPES, *QUANTIZED)
 
 # GPUs whose kernels compute with the stored numbers, by compute capability.
@@ -64,6 +67,8 @@ def precision_of(network: Any, config: Any, device: str, model_id: str) -> str:
     own = checkpoint_precision(config, device)
     if own is not None:
         return own
+    if any(isinstance(module, Int8Linear) for module in network.modules()):
+        return INT8_DYNAMIC
     dtype = network.get_input_embeddings().weight.dtype
     for label_of, known in DTYPES.items():
         if dtype == known:
@@ -91,10 +96,18 @@ def check_usable(precision: str, config: Any, device: str) -> None:
         InputError: a library or a GPU is missing; the message names it.
     """
     method = method_of(config)
-    if method is None and runs_as(precision) in QUANTIZED:
+    on_gpu = torch.device(device).type == "cuda"
+    if runs_as(precision) == INT8_DYNAMIC:
+        if torch.device(device).type != "cpu":
+            raise InputError(f"precision {precision}: is for CPUs; on {device} use int8")
+        if not multiplies_bytes():
+            raise InputError(
+                f"precision {precision}: this processor has no instructions for products of bytes "
+                f"(VNNI); use fp32"
+            )
+    if method is None and runs_as(precision) in BITSANDBYTES:
         method = "bitsandbytes"
     if method is not None:
-        on_gpu = torch.device(device).type == "cuda"
         check_libraries(method, precision, on_gpu=on_gpu)
 
 
@@ -102,8 +115,8 @@ def load_options(precision: str, config: Any, device: str) -> dict[str, Any]:
     """Options of `from_pretrained` for a precision."""
     method = method_of(config)
     runs = runs_as(precision)
-    if method is None and runs not in QUANTIZED:
-        return {"dtype": DTYPES[runs]}
+    if method is None and runs not in BITSANDBYTES:
+        return {"dtype": DTYPES.get(runs, torch.float32)}
     # Activations of quantized models stay in the type the device computes in.
     dtype = DTYPES[_unquantized(config, device)]
     if method is not None:
@@ -131,7 +144,8 @@ def check_label(network: Any, precision: str, model_id: str) -> None:
     quantizer = getattr(network, "hf_quantizer", None)
     settings = getattr(quantizer, "quantization_config", None)
     stays = quantizer is not None and not getattr(settings, "dequantize", False)
-    if stays != is_quantized(precision):
+    # To bytes the package itself turns them, later.
+    if stays != (is_quantized(precision) and runs_as(precision) != INT8_DYNAMIC):
         how = "kept its weights quantized" if stays else "did not keep its weights quantized"
         raise InputError(
             f"{model_id}: transformers {how}, so it does not run in {precision}; use the model's "

@@ -7,14 +7,14 @@ token that the user's text spells, unless asked. A template that is told the dat
 from __future__ import annotations
 
 import datetime
-import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
+from steersweep.model.control_tokens import Encoder
 from steersweep.model.source import ModelSource
 from steersweep.model.template import (
     PROBE,
@@ -23,12 +23,14 @@ from steersweep.model.template import (
     examine,
     examine_apart,
     frozen_date,
-    message,
-    place_of,
+    messages,
+    places_of,
     probe_hash,
-    user_turn,
+    probes,
+    said_by,
 )
 from steersweep.model.template_options import TemplateOptions, shown_options, variables_of
+from steersweep.prompts.conversation import Prompt, Role, Turn, Turns, transcript
 from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import content_key
 
@@ -70,6 +72,7 @@ def load_renderer(
     special_tokens: SpecialTokens = "text",
     template: str | None = None,
     template_options: TemplateOptions | None = None,
+    system: str | None = None,
 ) -> Renderer:
     """The renderer of a model whose weights are not loaded.
 
@@ -80,6 +83,7 @@ def load_renderer(
         special_tokens: see `Renderer`.
         template: a chat template in place of the model's own, or None.
         template_options: see `Renderer`.
+        system: see `Renderer`.
 
     Raises:
         InputError: its tokenizer cannot be loaded.
@@ -94,6 +98,7 @@ def load_renderer(
         special_tokens=special_tokens,
         max_positions=max_positions(config),
         template_options=template_options,
+        system=system,
     )
 
 
@@ -105,6 +110,7 @@ class Renderer:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         max_positions: the longest prompt the model was made for, or None.
         template_options: variables that the template is given besides, such as `enable_thinking`.
+        system: the system prompt that goes before every prompt, or None.
         held: prompts rendered so far that spell control tokens: what they are called, and those.
     """
 
@@ -117,6 +123,7 @@ class Renderer:
         special_tokens: SpecialTokens = "text",
         max_positions: int | None = None,
         template_options: TemplateOptions | None = None,
+        system: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source
@@ -124,8 +131,14 @@ class Renderer:
         self.special_tokens = special_tokens
         self.max_positions = max_positions
         self.template_options = dict(template_options or {})
+        self.system = system
         self.held: dict[str, tuple[str, ...]] = {}
-        self._ids: dict[str, list[int]] = {}
+        self._ids: dict[Prompt, list[int]] = {}
+        self._frames: dict[tuple[Role, ...], list[str]] = {}
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.tokenizer, self._template())
 
     # -- the template ------------------------------------------------------------------------------
 
@@ -212,20 +225,59 @@ class Renderer:
             answer: the model's, or None.
             opened: whether the template is asked to lead up to an answer.
         """
-        turns = user_turn(question, self.facts.content)
+        turns = self._turns(question)
         if answer is not None:
-            turns.append(message("assistant", answer, self.facts.content))
-        return self._render(turns, opened, self.date)
+            turns = (*turns, Turn("assistant", answer))
+        return self._render(messages(turns, self.facts.content), opened, self.date)
 
-    def rendered(self, text: str) -> str:
-        """A user's prompt in the template, as text, up to where the answer begins."""
-        return self.conversation(text, opened=True)
+    def rendered(self, prompt: Prompt) -> str:
+        """A prompt in the template, as text, up to where the answer begins."""
+        return self._render(messages(self._turns(prompt), self.facts.content), True, self.date)
 
-    @cached_property
-    def _frame(self) -> tuple[str, str]:
-        """What the template puts before and after a text."""
-        before, _, after = self.rendered(PROBE).partition(PROBE)
-        return before, after
+    def _turns(self, prompt: Prompt) -> Turns:
+        """What the template is given for a prompt."""
+        turns = (Turn("user", prompt),) if isinstance(prompt, str) else prompt
+        if self.system is None:
+            return turns
+        if turns[0].role == "system":
+            raise InputError(
+                f"a prompt begins with a system turn of its own, {turns[0].content[:40]!r}; leave "
+                f"that or the system prompt out"
+            )
+        return (Turn("system", self.system), *turns)
+
+    def _framed(self, roles: tuple[Role, ...]) -> list[str]:
+        """What the template puts before, between and after the texts of turns.
+
+        Raises:
+            InputError: it takes no such turns, or drops or repeats one of them.
+        """
+        if roles not in self._frames:
+            what = (
+                "system prompt"
+                if "system" in roles
+                else f"conversation of turns of {', '.join(roles)}"
+            )
+            advice = f"leave the {what} out, or write it into the prompts"
+            turns, content = probes(roles), self.facts.content
+            try:
+                rest = self._render(messages(turns, content), True, self.date)
+            except Exception as error:  # a template may raise anything
+                raise InputError(
+                    f"{self._where}: the chat template takes no {what}{said_by(error)}; {advice}"
+                ) from error
+            frames = []
+            for turn in turns:
+                if rest.count(turn.content) != 1:
+                    does = "repeats" if turn.content in rest else "drops or moves"
+                    raise InputError(
+                        f"{self._where}: the chat template {does} the {turn.role} turn of a "
+                        f"{what}; {advice}"
+                    )
+                before, _, rest = rest.partition(turn.content)
+                frames.append(before)
+            self._frames[roles] = [*frames, rest]
+        return self._frames[roles]
 
     def check(self) -> None:
         """See that the template and the tokenizer can be used together, before anything runs.
@@ -234,9 +286,12 @@ class Renderer:
             InputError: why they cannot.
         """
         ids = self.ids(PROBE)
-        before, after = self._frame
-        written = [self._control[token] for token in ids if token in self._control]
-        expected = [found for part in (before, after) for found in self._pattern.findall(part)]
+        turns = self._turns(PROBE)
+        frames = self._framed(_roles(turns))
+        control = self._encoder.control
+        written = [control[token] for token in ids if token in control]
+        parts = frames if self.special_tokens == "text" else [self.rendered(PROBE)]
+        expected = [found for part in parts for found in self._encoder.pattern.findall(part)]
         if [token.strip() for token in written] != [token.strip() for token in expected]:
             raise InputError(
                 f"{self._where}: the tokenizer does not make the template's control tokens "
@@ -245,13 +300,13 @@ class Renderer:
             )
         with frozen_date(self.date):
             own = self.tokenizer.apply_chat_template(
-                user_turn(PROBE, self.facts.content),
+                messages(turns, self.facts.content),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
                 **self.template_options,
             )
-        if [int(token) for token in own] != ids:
+        if [int(token) for token in own] != self._encoder.encode(self.rendered(PROBE), (), "")[0]:
             raise InputError(
                 f"{self._where}: the rendered template, tokenized, is not what the tokenizer's "
                 f"apply_chat_template gives; they must agree"
@@ -259,45 +314,53 @@ class Renderer:
 
     # -- token ids ---------------------------------------------------------------------------------
 
-    def ids(self, text: str, name: str = "") -> list[int]:
-        """Token ids of a user's prompt in the template, ready to be answered.
+    def ids(self, prompt: Prompt, name: str = "") -> list[int]:
+        """Token ids of a prompt in the template, ready to be answered.
 
         Rendered once and tokenized without further special tokens: never a second BOS.
 
         Args:
-            text: the prompt.
+            prompt: the user's text, or a conversation that ends with one.
             name: what messages call it, such as `test prompt 7`; its beginning follows.
 
         Raises:
             InputError: the template changes the text; it is longer than the model; it spells a
                 control token that this tokenizer cannot take for text.
         """
-        if text not in self._ids:
+        if prompt not in self._ids:
+            text = prompt if isinstance(prompt, str) else prompt[-1].content
             shown = text if len(text) <= 40 else text[:40] + "…"
-            self._ids[text] = self._new_ids(text, f"{name or 'the prompt'} {shown!r}")
-        return list(self._ids[text])
+            self._ids[prompt] = self._new_ids(prompt, f"{name or 'the prompt'} {shown!r}")
+        return list(self._ids[prompt])
 
-    def _new_ids(self, text: str, called: str) -> list[int]:
+    def _new_ids(self, prompt: Prompt, called: str) -> list[int]:
         name = f"{self.source.model_id}: {called}"
-        self._refuse_far_too_long(text, name)
-        rendered = self.rendered(text)
-        before, after = self._frame
-        start = place_of(rendered, text, before, after)
-        if start is None:
-            raise InputError(f"{name}: the chat template changes or drops this text")
-        stop = start + len(text.strip())
-        ids, inside = self._encode(rendered, start, stop, name)
-        if inside:
-            self.held[called] = tuple(dict.fromkeys(inside))
+        turns = self._turns(prompt)
+        self._refuse_far_too_long("".join(turn.content for turn in turns), name)
+        frames = self._framed(_roles(turns))
+        rendered = self.rendered(prompt)
+        places = places_of(rendered, [turn.content for turn in turns], frames)
+        if places is None:
+            what = "text" if len(turns) == 1 else "conversation"
+            raise InputError(f"{name}: the chat template changes or drops this {what}")
+        spans = [
+            (start, start + len(turn.content.strip()))
+            for start, turn in zip(places, turns, strict=True)
+        ]
+        ids, inside = self._encoder.encode(rendered, spans, name)
+        if any(inside):
+            of_prompt = inside if self.system is None else inside[1:]
+            if any(of_prompt):
+                self.held[called] = tuple(dict.fromkeys(chain(*of_prompt)))
             if self.special_tokens == "text":
-                ids = self._encode_apart(rendered, start, stop, inside, name)
+                ids = self._encoder.encode_apart(rendered, spans, [*chain(*inside)], name)
         if self.max_positions is not None and len(ids) > self.max_positions:
             raise self._too_long(name, f"{len(ids)}")
         return ids
 
-    def ids_of(self, texts: Sequence[str], name: str) -> list[list[int]]:
+    def ids_of(self, prompts: Sequence[Prompt], name: str) -> list[list[int]]:
         """`ids` of several prompts; messages number them from 1, after `name`."""
-        return [self.ids(text, f"{name} {number}") for number, text in enumerate(texts, 1)]
+        return [self.ids(prompt, f"{name} {number}") for number, prompt in enumerate(prompts, 1)]
 
     def ids_of_parts(self, parts: Sequence[tuple[str, bool]], name: str) -> list[int]:
         """Token ids of texts in a row, of which some are a template's own.
@@ -312,11 +375,13 @@ class Renderer:
             InputError: a text spells a control token that this tokenizer cannot take for text.
         """
         name = f"{self.source.model_id}: {name}"
-        inside = [token for text, own in parts if not own for token in self._pattern.findall(text)]
+        inside = [
+            token for text, own in parts if not own for token in self._encoder.pattern.findall(text)
+        ]
         if inside:
-            return self._encode_parts(parts, inside, name)
+            return self._encoder.encode_parts(parts, inside, name)
         whole = "".join(text for text, _ in parts)
-        return self._encode(whole, 0, 0, name)[0]
+        return self._encoder.encode(whole, (), name)[0]
 
     @cached_property
     def post_instruction_ids(self) -> tuple[int, ...]:
@@ -328,15 +393,19 @@ class Renderer:
             shared += 1
         return tuple(probes[0][len(probes[0]) - shared :])
 
-    def key(self, prompts: Mapping[str, Sequence[str]]) -> str:
+    def key(self, prompts: Mapping[str, Sequence[Prompt]]) -> str:
         """A hash of prompts, by the name of their list: their text and their token ids.
 
-        Equal only where template, tokenizer and date give the same tokens.
+        Equal only where template, tokenizer, system prompt and date give the same tokens.
         """
+
+        def text(prompt: Prompt) -> str:
+            return prompt if isinstance(prompt, str) else transcript(prompt)
+
         return content_key(
             {
-                name: [[t, self.ids(t, f"{name} prompt {i}")] for i, t in enumerate(texts, 1)]
-                for name, texts in prompts.items()
+                name: [[text(p), self.ids(p, f"{name} prompt {i}")] for i, p in enumerate(some, 1)]
+                for name, some in prompts.items()
             }
         )
 
@@ -357,6 +426,11 @@ class Renderer:
                 f"{self._where}: the template is told {shown_options(self.template_options)}"
                 f"{'' if self._options_matter else ', which changes nothing in a prompt'}"
             )
+        if self.system is not None:
+            found.append(
+                f"{self.source.model_id}: a system prompt stands before every prompt, those that "
+                f"directions are found with too: {self.system[:60]!r}"
+            )
         if self.held:
             called, tokens = next(iter(self.held.items()))
             count = f"{len(self.held)} prompts hold" if len(self.held) > 1 else "a prompt holds"
@@ -372,7 +446,9 @@ class Renderer:
         """Whether a prompt is rendered otherwise with the template options than without."""
         with frozen_date(self.date):
             plain = self.tokenizer.apply_chat_template(
-                user_turn(PROBE, self.facts.content), add_generation_prompt=True, tokenize=False
+                messages(self._turns(PROBE), self.facts.content),
+                add_generation_prompt=True,
+                tokenize=False,
             )
         return str(plain) != self.rendered(PROBE)
 
@@ -394,98 +470,10 @@ class Renderer:
             f"shorten it or leave it out"
         )
 
-    @cached_property
-    def _control(self) -> dict[int, str]:
-        """Tokens that steer the model: special ones, and added ones that the template writes."""
-        template = self._template()
-        named = {*(getattr(self.tokenizer, "chat_control_tokens", None) or ())}
-        return {
-            int(token_id): token.content
-            for token_id, token in self.tokenizer.added_tokens_decoder.items()
-            if token.special
-            or token.content in named
-            or (
-                token.content in template
-                and not token.content.isspace()
-                and not token.content.isalnum()
-            )
-        }
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._control.values(), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-    def _encode(self, text: str, start: int, stop: int, name: str) -> tuple[list[int], list[str]]:
-        """Token ids of a rendered prompt, and the control tokens between two characters of it."""
-        fast = bool(getattr(self.tokenizer, "is_fast", False))
-        try:
-            found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast)
-        except (TypeError, UnicodeError) as error:
-            raise InputError(f"{name}: is no text that can be tokenized ({error})") from error
-        ids = [int(token) for token in found.input_ids]
-        if not fast:
-            return ids, self._pattern.findall(text[start:stop])
-        inside = [
-            self._control[token]
-            for token, (first, last) in zip(ids, found.offset_mapping, strict=True)
-            if token in self._control and first < stop and last > start
-        ]
-        return ids, inside
-
-    def _encode_apart(
-        self, rendered: str, start: int, stop: int, inside: Sequence[str], name: str
-    ) -> list[int]:
-        """Token ids where only the template's control tokens are tokens, and the text is text.
-
-        Exact at the seams too: a copy of the tokenizer knows the control tokens by other names, and
-        the template's are written so.
-        """
-        parts = [(rendered[:start], True), (rendered[start:stop], False), (rendered[stop:], True)]
-        return self._encode_parts(parts, inside, name)
-
-    def _encode_parts(
-        self, parts: Sequence[tuple[str, bool]], inside: Sequence[str], name: str
-    ) -> list[int]:
-        """`_encode_apart` of texts in a row, each with whether it is the template's own."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise InputError(f"{name}: {_no_text(inside)}")
-        every = "".join(text for text, _ in parts)
-        opening = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in every)
-        renamed, originals = self._renamed(opening)
-        names = {content: f"{opening}{token}{opening}" for token, content in self._control.items()}
-        whole = "".join(
-            self._pattern.sub(lambda found: names[found[0]], text) if own else text
-            for text, own in parts
-        )
-        found = [int(token) for token in renamed.encode(whole, add_special_tokens=False).ids]
-        if any(token in self._control and token not in originals for token in found):
-            raise InputError(f"{name}: {_no_text(inside)}")
-        return [originals.get(token, token) for token in found]
-
-    def _renamed(self, mark: str) -> tuple[Any, dict[int, int]]:
-        """A copy of the tokenizer with its control tokens called `mark ID mark`; ids to ids."""
-        from tokenizers import Tokenizer
-
-        if mark not in self._copies:
-            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-            state |= {"post_processor": None, "truncation": None, "padding": None}
-            names = {token: f"{mark}{token}{mark}" for token in self._control}
-            for token in state["added_tokens"]:
-                token["content"] = names.get(token["id"], token["content"])
-            copy: Any = Tokenizer.from_str(json.dumps(state))
-            ids = {int(copy.token_to_id(name)): token for token, name in names.items()}
-            self._copies[mark] = copy, ids
-        return self._copies[mark]
-
-    @cached_property
-    def _copies(self) -> dict[str, tuple[Any, dict[int, int]]]:
-        return {}
-
 
 def test_rendered(renderer: Renderer, prompts: TestSet) -> str:
     """`Renderer.key` of test prompts; their name and repeats are no part of it."""
-    return renderer.key({"test": prompts.prompts})
+    return renderer.key({"test": prompts.asked})
 
 
 def extraction_rendered(renderer: Renderer, prompts: ExtractionSet) -> str:
@@ -493,11 +481,8 @@ def extraction_rendered(renderer: Renderer, prompts: ExtractionSet) -> str:
     return renderer.key(prompts.content())
 
 
-def _no_text(tokens: Sequence[str]) -> str:
-    return (
-        f"holds {tokens[0]!r}, a special token of the model, and this tokenizer cannot take it for "
-        f"text; change the prompt, or set special tokens to be tokens"
-    )
+def _roles(turns: Turns) -> tuple[Role, ...]:
+    return tuple(turn.role for turn in turns)
 
 
 def _renders_itself(tokenizer: Any) -> bool:

@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.thinking import split_thinking
+from steersweep.prompts.conversation import Role, Turn
 
 Content = Literal["text", "parts"]
 Message = dict[str, Any]
@@ -66,6 +67,11 @@ def user_turn(text: str, content: Content) -> list[Message]:
     return [message("user", text, content)]
 
 
+def messages(turns: Sequence[Turn], content: Content) -> list[Message]:
+    """A conversation of several turns."""
+    return [message(turn.role, turn.content, content) for turn in turns]
+
+
 def message(role: str, text: str, content: Content) -> Message:
     """A message of a conversation."""
     parts = [{"type": "text", "text": text}]
@@ -89,6 +95,47 @@ def place_of(rendered: str, text: str, before: str, after: str) -> int | None:
             return len(before) + middle.index(core)
     # A template may write something else around a text that holds a word such as /no_think.
     return rendered.index(core) if rendered.count(core) == 1 else None
+
+
+def probes(roles: Sequence[Role]) -> list[Turn]:
+    """Turns of these roles with texts that are easy to find, the last of them `PROBE`."""
+    last = len(roles) - 1
+    return [
+        Turn(role, PROBE.replace("4711", str(4711 + last - index)))
+        for index, role in enumerate(roles)
+    ]
+
+
+def places_of(rendered: str, texts: Sequence[str], frames: Sequence[str]) -> list[int] | None:
+    """Where each text of a conversation begins in a rendered one, as `place_of`; None if not so.
+
+    Args:
+        rendered: the conversation.
+        texts: of its turns, in order.
+        frames: what the template puts before the first text, between texts and after the last.
+    """
+    places, at = [], 0
+    for text, before, after in zip(texts[:-1], frames, frames[1:], strict=False):
+        at += len(before)
+        kept = (text, text.strip(), text.lstrip(), text.rstrip())
+        as_it_is = next((t for t in kept if rendered.startswith(t + after, at)), None)
+        if as_it_is is None:
+            return _one_by_one(rendered, texts)
+        places.append(at + len(as_it_is) - len(as_it_is.lstrip()))
+        at += len(as_it_is)
+    last = place_of(rendered[at:], texts[-1], *frames[-2:])
+    if last is None or not rendered.startswith(frames[0]):
+        return _one_by_one(rendered, texts)
+    return [*places, at + last]
+
+
+def _one_by_one(rendered: str, texts: Sequence[str]) -> list[int] | None:
+    """Where texts begin that stand in a rendered conversation once each, and in order."""
+    cores = [text.strip() for text in texts]
+    if any(rendered.count(core) != 1 for core in cores):
+        return None
+    places = [rendered.index(core) for core in cores]
+    return places if places == sorted(places) else None
 
 
 def probe_hash(render: Render, content: Content) -> str:
@@ -180,11 +227,15 @@ def _tried(render: Render, conversation: list[Message], opened: bool, date: str)
     except MemoryError as error:
         raise _Unusable(_beyond()) from error
     except Exception as error:
-        line = getattr(error, "lineno", None)
-        where = f" (line {line})" if line else ""
-        shown = "".join(c if c.isprintable() else " " for c in str(error))
-        said = " ".join(shown.split())[:300] or type(error).__name__
-        raise _Unusable(f"cannot render a user's message{where}: {said}") from error
+        raise _Unusable(f"cannot render a user's message{said_by(error)}") from error
+
+
+def said_by(error: Exception) -> str:
+    """What a template said that raised an error, as the end of a sentence."""
+    line = getattr(error, "lineno", None)
+    where = f" (line {line})" if line else ""
+    shown = "".join(c if c.isprintable() else " " for c in str(error))
+    return f"{where}: {' '.join(shown.split())[:300] or type(error).__name__}"
 
 
 def _beyond() -> str:

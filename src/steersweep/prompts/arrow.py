@@ -40,6 +40,30 @@ def parquet_rows(path: str, column: str | None) -> Rows:
             raise _not_read(path, "Parquet", error) from error
 
 
+def parquet_objects(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a Parquet file with all their columns, each with its place.
+
+    Raises:
+        InputError: it is no such file, or pyarrow is not installed.
+    """
+    arrow = _pyarrow(path, "parquet")
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except ValueError as error:  # ArrowInvalid among them; or bytes that are no text
+        if not number:
+            raise _not_read(path, "Parquet", error) from error
+        raise InputError(f"{path}, after row {number}: cannot be read: {error}") from error
+    except (arrow.ArrowException, OSError) as error:
+        raise _not_read(path, "Parquet", error) from error
+
+
 def arrow_rows(path: str, column: str | None) -> Rows:
     """Rows of an Arrow file, as `datasets` saves and caches data sets; see `parquet_rows`.
 

@@ -54,8 +54,8 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and any({*names} <= value.keys() for names in _NAMES)
 
 
-def read_turns(where: str, messages: Any) -> tuple[Turns, bool]:
-    """The turns of a conversation up to its last user turn, and whether answers followed that.
+def read_turns(where: str, messages: Any) -> tuple[Turns, Turns]:
+    """The turns of a conversation up to its last user turn, and those that follow it.
 
     Args:
         where: file, place and field, for messages.
@@ -78,7 +78,6 @@ def read_turns(where: str, messages: Any) -> tuple[Turns, bool]:
     turns = [_turn(f"{where}, turn {number}", m) for number, m in enumerate(messages, 1)]
     roles = [turn.role for turn in turns]
     last = max((i for i, role in enumerate(roles) if role == "user"), default=-1)
-    asked = turns[: last + 1]
     speakers = roles[1:] if roles[0] == "system" else roles
     expected = ["user", "assistant"] * len(speakers)
     if last < 0 or speakers != expected[: len(speakers)]:
@@ -86,7 +85,7 @@ def read_turns(where: str, messages: Any) -> tuple[Turns, bool]:
             f"{where} has turns of {shown(', '.join(roles))}; after a system turn, or none, those "
             f"of user and assistant must take turns, and the user begins"
         )
-    return tuple(asked), len(asked) < len(turns)
+    return tuple(turns[: last + 1]), tuple(turns[last + 1 :])
 
 
 def _turn(where: str, message: Any) -> Turn:

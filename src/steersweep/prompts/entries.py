@@ -207,8 +207,8 @@ def field_of(where: str, names: Sequence[str], what: str, column: str | None = N
 def _conversation(
     place: str, where: str, messages: Any, fields: Mapping[str, Any], name: str
 ) -> Entry:
-    turns, answered = read_turns(where, messages)
-    done = (ANSWERED,) if answered else ()
+    turns, answers = read_turns(where, messages)
+    done = (ANSWERED,) if answers else ()
     if len(turns) == 1:
         return Entry(place, turns[0].content, fields, name, done=done)
     return Entry(place, transcript(turns), fields, name, turns, done)

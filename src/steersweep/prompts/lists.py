@@ -54,8 +54,7 @@ def cleaned(path: str, entries: Sequence[Entry]) -> Prompts:
     trims: list[str] = []
     hidden: dict[str, list[str]] = {}
     for entry in entries:
-        text = trimmed(entry.text)
-        _refuse_bad(f"{path}, {entry.place}", text)
+        text = refuse_bad_text(f"{path}, {entry.place}", entry.text, "prompt")
         look = as_seen(text)
         if look in kept:
             doubled.append(_doubled(entry.place, text, kept[look].place, texts[look]))
@@ -103,6 +102,31 @@ def _notes(
             f"and are kept: {', '.join(names[:5])}{more}; first: {next(iter(hidden))}"
         )
     return found
+
+
+def refuse_bad_text(where: str, text: str, what: str) -> str:
+    """A text without white space and invisible characters at its ends.
+
+    Args:
+        where: the place, for messages.
+        text: the text.
+        what: it is, for messages: `prompt`.
+
+    Raises:
+        InputError: it is empty, too long, or holds what no tokenizer reads.
+    """
+    text = trimmed(text)
+    if not text:
+        raise InputError(f"{where}: must be a non-empty text")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"{where}: a {what} of {len(text):,} characters; {MAX_CHARACTERS:,} is the most"
+        )
+    if "\0" in text:
+        raise InputError(f"{where}: holds a NUL character")
+    if half := lone_surrogate(text):
+        raise InputError(f"{where}: holds {half}, half a character without its other half")
+    return text
 
 
 def by_class(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -168,19 +192,6 @@ def _why_no_class(entries: Sequence[Entry], shared: set[str]) -> str:
                     value = shown(str(entry.fields[name]))
                     return f'{entry.place}: "{name}" is {value}, not harmful or harmless; '
     return ""
-
-
-def _refuse_bad(where: str, text: str) -> None:
-    if not text:
-        raise InputError(f"{where}: must be a non-empty text")
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(
-            f"{where}: a prompt of {len(text):,} characters; {MAX_CHARACTERS:,} is the most"
-        )
-    if "\0" in text:
-        raise InputError(f"{where}: holds a NUL character")
-    if half := lone_surrogate(text):
-        raise InputError(f"{where}: holds {half}, half a character without its other half")
 
 
 def _doubled(place: str, text: str, before: str, earlier: str) -> str:

@@ -27,6 +27,8 @@ from steersweep.prompts.lists import WANTED, by_class, cleaned, refuse_shared
 
 DIM_EXTRACTION_SET = "extract-dim-5"
 COSMIC_EXTRACTION_SET = "extract-cosmic-50"
+HARMFUL_SET = "harmful-kept-128"
+BORDERLINE_SET = "borderline-120"
 MAX_REPEATS = 10_000
 
 

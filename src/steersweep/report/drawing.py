@@ -12,6 +12,7 @@ from steersweep.report.figures import (
     failures,
     methods,
     precisions,
+    prices,
     searching,
     sizes,
     transfers,
@@ -118,6 +119,32 @@ def _figures(run: Run) -> list[Figure]:
             "relative strength lines models up, lines lie together more on the right than on the "
             "left.",
             lambda: depth.strength_figure(swept, looks),
+        )
+    priced = prices.priced_models(first)
+    if priced:
+        add(
+            "price_front",
+            "Refusals and their price",
+            "A point is one layer and strength: further left is closer to the unsteered model, "
+            "hollow is garbled. The line joins the cells than which none refuses as often for "
+            "less. Dotted: from where a random direction breaks the model.",
+            lambda: prices.front_figure(priced),
+        )
+        add(
+            "price_map",
+            "What each layer and strength costs",
+            "Nats per token from the unsteered model, over its own answers. Framed: cells that "
+            "refuse as often as the best (95 % interval of the paired difference); thick: the "
+            "cheapest of them.",
+            lambda: prices.price_map_figure(priced),
+        )
+    if by_method := prices.compared_methods(priced):
+        add(
+            "price_methods",
+            "Methods by price at equal refusal",
+            "Each method's cheapest cell of those that refuse as often as the best of all methods. "
+            "Bars: 95 % intervals over answers.",
+            lambda: prices.methods_figure(by_method),
         )
     if methods.compared_cells(swept):
         add(

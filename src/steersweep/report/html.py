@@ -27,6 +27,7 @@ from steersweep.report.figures.maps import (
 )
 from steersweep.report.figures.style import short
 from steersweep.report.page import environment, script, style
+from steersweep.report.prices import price_lines
 from steersweep.report.run import Listed, Run, read_run
 from steersweep.report.samples import Samples, script_json
 from steersweep.run.cell import SteeredCell
@@ -90,6 +91,7 @@ def _write(folder: Path) -> Report:
         flags=FLAG_NOTES,
         headline=headline(run),
         phases=[name for name in titles() if run.of_phase(name)],
+        prices={name: [*price_lines(run.of_phase(name))] for name in titles()},
         notes={name: _notes(run.of_phase(name)) for name in titles()},
         maps=(maps := _maps(run.listed, samples)),
         many_maps=len(maps) > _MANY_MAPS,

@@ -16,6 +16,7 @@ from steersweep.lab.models import Card
 from steersweep.people.reviews import Agreement
 from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
+from steersweep.report.prices import price_lines
 from steersweep.run.cell import Cell
 from steersweep.run.result import Best, Result
 from steersweep.run.verdict import FLAG_NOTES
@@ -244,6 +245,10 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
         yield ""
     yield from judge_error_lines(results)
     yield from review_lines(results)
+    if costs := [*price_lines(results)]:
+        yield ""
+        yield from costs
+        yield ""
     for flag, note in FLAG_NOTES.items():
         flagged = [result.model for result in results if flag in result.verdict.flags]
         if flagged:

@@ -11,6 +11,7 @@ from steersweep.run.condition import Strength
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.judgement import Rates
 from steersweep.run.label import Label
+from steersweep.run.price import Effects
 from steersweep.run.records import Sample, Steering
 
 # What stands for a steering where there is none.
@@ -40,6 +41,7 @@ class Cell:
         steering: what was added; None for the unsteered control.
         runtime_seconds: the condition's share of its batch's time.
         samples: the responses, in the order of the prompts; none where a reader left them out.
+        effects: what steering costs there; None where nothing was measured.
     """
 
     key: str
@@ -53,6 +55,12 @@ class Cell:
     steering: Steering | None = field(default=None, metadata=typed.FLAT)
     runtime_seconds: float
     samples: tuple[Sample, ...]
+    effects: Effects | None = None
+
+    @property
+    def price(self) -> float | None:
+        """What steering costs there: nats per token from the unsteered model; None: not known."""
+        return None if self.effects is None else self.effects.price
 
     @property
     def method(self) -> str:

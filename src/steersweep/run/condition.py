@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from steersweep.core.errors import InputError
 from steersweep.core.text_files import shown
+from steersweep.run.decoding_settings import GREEDY, DecodingSettings
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.label import Label
 
@@ -118,6 +119,7 @@ class Condition:
     where the method finds its own.
 
     `edit` is what is done with the direction, and where; as by default for the unsteered control.
+    `decoding` is how answers are decoded.
 
     `method_code` is a hash of the code of a method that is a user's own; None for the methods that
     come with the package, whose changes `RESULT_VERSION` stands for.
@@ -140,6 +142,7 @@ class Condition:
     direction: str | None = None
     method_code: str | None = None
     edit: EditSettings = STANDARD
+    decoding: DecodingSettings = GREEDY
 
     @cached_property
     def key(self) -> str:
@@ -153,6 +156,8 @@ class Condition:
             del facts["method_code"]
         if self.edit == STANDARD:
             del facts["edit"]
+        if self.decoding == GREEDY:
+            del facts["decoding"]
         if self.strength is not None:
             facts["strength"]["value"] = float(self.strength.value)
         return content_key({**facts, "result_version": RESULT_VERSION})
@@ -181,6 +186,7 @@ class Condition:
         rest = {name: value for name, value in facts.items() if name != "method"}
         strength = None if rest["strength"] is None else Strength(**rest["strength"])
         rest |= {"strength": strength, "edit": EditSettings.read(rest["edit"])}
+        rest["decoding"] = DecodingSettings.read(rest["decoding"])
         return cls(**rest, label=Label.parse(facts["method"]))
 
     @property

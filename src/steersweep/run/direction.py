@@ -30,7 +30,8 @@ class Direction:
         vector: float32, `[d_model]`, length 1.
         method: `dim`, `random`, ...
         layer: decoder layer it was read at.
-        position: prompt position it was read at; -1 is the last token.
+        position: prompt position it was read at; -1 is the last token; None where that is not
+            known, as of a vector from elsewhere. So is `residual_norm`; the texts are empty then.
         site: `resid_post`: the output of that layer; `resid_pre`: its input.
         raw_norm: length before normalising, in units of the residual stream.
         residual_norm: mean length of the residual stream after that layer at the last token, over
@@ -45,9 +46,9 @@ class Direction:
     vector: Tensor
     method: str
     layer: int
-    position: int
+    position: int | None
     raw_norm: float
-    residual_norm: float
+    residual_norm: float | None
     model_id: str
     model_fingerprint: str
     precision: str
@@ -143,10 +144,11 @@ def _check(vector: NDArray[Any], facts: Mapping[str, Any]) -> None:
     if not abs(norm - 1) < _UNIT:
         raise Damaged(f"no unit vector: its length is {norm:.4g}")
     for name in ("raw_norm", "residual_norm"):
-        if not (isinstance(facts[name], float) and 0 < facts[name] < math.inf):
+        known = isinstance(facts[name], float) and 0 < facts[name] < math.inf
+        if not (known or (name == "residual_norm" and facts[name] is None)):
             raise Damaged(f"{name} is {facts[name]!r}")
     for name in ("layer", "position"):
-        if type(facts[name]) is not int:
+        if type(facts[name]) is not int and not (name == "position" and facts[name] is None):
             raise Damaged(f"{name} is {facts[name]!r}")
 
 

@@ -299,6 +299,15 @@ class RunFolder:
 
         return self._read(path, whole)
 
+    def read_checked(self, path: Path, whole: Callable[[dict[str, Any]], _T]) -> _T | None:
+        """What `whole` makes of the JSON object in a file; None if that is absent or damaged.
+
+        Args:
+            path: the file.
+            whole: raises `Damaged` where the object is not what it should be.
+        """
+        return self._read(path, lambda data: whole(unseal(self.paths.name_of(path), data)))
+
     def write_once(self, path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
         """Save a JSON object if the file is absent; returns what is there."""
         held = self.read_json(path)

@@ -70,6 +70,11 @@ class RunPaths:
         return self.root / "cuts.json"
 
     @property
+    def effects(self) -> Path:
+        """Which effects were asked for, and on what."""
+        return self.root / "effects.json"
+
+    @property
     def changes(self) -> Path:
         """Settings that were changed between continuations."""
         return self.root / "changes.jsonl"
@@ -88,6 +93,10 @@ class RunPaths:
     def direction(self, key: str) -> Path:
         """A direction, named by its content key."""
         return self.root / "directions" / f"{key}.safetensors"
+
+    def effect(self, name: str, key: str) -> Path:
+        """What an effect is under an edit; `key`: of all that it rests on."""
+        return self.root / "effects" / f"{safe_name(name)}-{key}.json"
 
     def scores(
         self,

@@ -23,23 +23,31 @@ class Sample:
     """A judged response.
 
     Attributes:
-        prompt: the user's text.
+        prompt: the user's text; of several turns, their transcript.
         response: the whole text of the answer.
         judgement: what a judge made of it.
-        finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`.
+        finish_reason: `eos`: the model ended it; `length`: cut at `max_new_tokens`; `loop`: ended
+            where it was stuck (`stop_loops`).
         nll: mean negative log-likelihood under the unsteered model, in nats per token, of those
             tokens that were looked at; None where the text alone decides.
         nll_worst: the same of their worst stretch.
         n_tokens: tokens of the response.
+        asked: of a prompt of several turns, its last one, which is judged; else empty.
     """
 
     prompt: str
     response: str
     judgement: Judgement = field(metadata=typed.FLAT)
-    finish_reason: Literal["eos", "length"]
+    finish_reason: Literal["eos", "length", "loop"]
     nll: float | None
     nll_worst: float | None
     n_tokens: int
+    asked: str = ""
+
+    @property
+    def question(self) -> str:
+        """What a judge takes for the prompt: its last user turn."""
+        return self.asked or self.prompt
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class Steering:
 
     Attributes:
         layer_idx: decoder layer where steering starts.
-        position: prompt position that the direction was read at; -1 is the last token.
+        position: prompt position that the direction was read at; -1 is the last token; None where a
+            file with a direction does not say.
         site: where the direction was read: `resid_post`, a layer's output, or `resid_pre`, its
             input.
         multiplier: length of the addition, in units of the residual stream.
@@ -61,7 +70,7 @@ class Steering:
     """
 
     layer_idx: int
-    position: int
+    position: int | None
     site: str
     multiplier: float
     relative_strength: float

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from steersweep.core import typed
 from steersweep.run.cell import Cell, SteeredCell
+from steersweep.run.effect import Change
 from steersweep.run.label import Label
 from steersweep.run.verdict import Outcome, Thresholds
 
@@ -204,6 +205,40 @@ class PrecisionFacts:
     extraction_seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class AmongMethods:
+    """What a method costs beside others of the model, where they refuse equally often.
+
+    Attributes:
+        key: of its cheapest condition among those that refuse as often as the best of all methods;
+            None where none does.
+        cheapest: the method that costs least.
+        dearer: nats per token more than that one, on the same answers; None for it itself, and
+            where there is no condition.
+    """
+
+    key: str | None
+    cheapest: str
+    dearer: Change | None
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Conditions of equal refusal by what they cost: nats per token from the unsteered model.
+
+    Attributes:
+        equal: keys of the conditions that refuse as often as the best, the cheapest first. They
+            do where the 95 % interval of the paired difference holds 0.
+        breaks_from: the price of the cheapest random direction that breaks the model; None: none
+            of those tried does.
+        among_methods: None where the model was steered by one method.
+    """
+
+    equal: tuple[str, ...]
+    breaks_from: float | None
+    among_methods: AmongMethods | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """What was found of a model, in a precision, with a method.
@@ -228,6 +263,7 @@ class Result:
         extraction: None for methods that score no candidates.
         notes: what a reader should know of the model, and of layers that are left out.
         comparison: None where no precisions are compared.
+        priced: None where it was not measured what conditions cost.
     """
 
     phase: str
@@ -249,6 +285,7 @@ class Result:
     extraction: Extraction | None
     notes: tuple[str, ...]
     comparison: PrecisionFacts | None = None
+    priced: Priced | None = None
 
     def __post_init__(self) -> None:
         """See that the verdict rests on one of the conditions."""
@@ -264,6 +301,12 @@ class Result:
     def best(self) -> SteeredCell:
         """The condition that the verdict rests on."""
         return next(cell for cell in self.conditions if cell.key == self.verdict.best.key)
+
+    @property
+    def cheapest(self) -> SteeredCell | None:
+        """The cheapest of the conditions that refuse as often as the best; None: not known."""
+        keys = self.priced.equal[:1] if self.priced else ()
+        return next((cell for cell in self.conditions if cell.key in keys), None)
 
     def without_samples(self) -> Result:
         """The same without any response."""

@@ -260,6 +260,7 @@ def _greedy(chat: ChatModel) -> tuple[bool, str]:
 def _generation(chat: ChatModel) -> tuple[bool, str]:
     """One steered answer; logits that are not finite end it with an error."""
     direction = _direction(chat)
+    assert direction.residual_norm is not None, "DIM measured it"
     push = Edit.add(direction.vector, STRENGTH * direction.residual_norm, direction.layer)
     ids = chat.prompt_ids(PROBES[1])
     answer = generate(chat, [Row(ids, push)], max_new_tokens=_NEW_TOKENS)[0]

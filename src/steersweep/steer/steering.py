@@ -23,10 +23,13 @@ from steersweep.steer.decoding import Decoder, decoder
 from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.repeats import LOOK_EVERY, repeating
 from steersweep.steer.row_edits import RowEdits
 from steersweep.steer.standing import KeptBatches, Standing
 
-FinishReason = Literal["eos", "length"]
+_STUCK = -2  # in place of a token: the row ended before it, as it is stuck
+
+FinishReason = Literal["eos", "length", "loop"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ def generate(
     max_rows: int = 256,
     on_step: Callable[[StepInfo], None] | None = None,
     standing: Standing | None = None,
+    is_stuck: Callable[[str], bool] | None = None,
 ) -> list[Generation]:
     """Greedy answers to every row, in order; rows of different edits share batches.
 
@@ -78,6 +82,8 @@ def generate(
         on_step: called after each decoding step.
         standing: where batches that take long are kept as they stand, and gone on with from there;
             see `can_stand`.
+        is_stuck: whether a text is stuck in a loop; asked of answers that repeat themselves. Where
+            it is, the answer ends with finish reason `loop`. What is stuck must stay so.
 
     Raises:
         InputError: a row's layers or vector do not fit the model, or its edit is one of
@@ -92,7 +98,7 @@ def generate(
     kept = KeptBatches(standing if can_stand(chat) else None, tokens, max_rows)
     for number, some in enumerate(groups):
         if number >= kept.group:
-            running = _Running(chat, regime, rows, some, tokens)
+            running = _Running(chat, regime, rows, some, tokens, is_stuck)
             running.run(kept.begun(number), on_step, kept.keep)
     kept.end(len(groups))
     return [_finish(chat, row) for row in tokens.tolist()]
@@ -119,6 +125,7 @@ class _Running:
         rows: all there are.
         some: which of them are in the batch.
         tokens: of all rows, `[row, step]`, to be filled in.
+        is_stuck: see `generate`.
     """
 
     def __init__(
@@ -128,11 +135,13 @@ class _Running:
         rows: Sequence[Row],
         some: Sequence[int],
         tokens: Tensor,
+        is_stuck: Callable[[str], bool] | None = None,
     ) -> None:
         # Rows that begin to be edited at the same layer lie together, for the prompts' pass.
         self._clean = {index: clean_layers(rows[index].edit, chat.n_layers) for index in some}
         self._order = sorted(some, key=self._clean.__getitem__)
         self._chat, self._regime, self._tokens = chat, regime, tokens
+        self._is_stuck = is_stuck
         asked = [tuple(rows[index].prompt_ids) for index in self._order]
         numbers = {ids: number for number, ids in enumerate(dict.fromkeys(asked))}
         self._of_row = [numbers[ids] for ids in asked]
@@ -162,6 +171,7 @@ class _Running:
         eos = torch.tensor(sorted(chat.eos_ids), device=chat.device)
         # On a GPU, asking whether rows have ended waits for it; asking now and then keeps it busy.
         check_every = 1 if chat.device.type == "cpu" else 8
+        look_every = max(LOOK_EVERY, check_every)
         if held is None:
             logits = self._prefill()
         decoding = decoder(
@@ -173,9 +183,13 @@ class _Running:
                 first = int(held["step"]) + 1
             for step in range(first, self._steps):
                 token = logits.max(-1).indices  # the first of equals, as argmax; on CPUs faster
-                self._tokens[self._alive, step] = token
+                # Rows that have ended may still be there.
+                before = self._tokens[self._alive, step]
+                self._tokens[self._alive, step] = torch.where(self._ended, before, token)
                 self._ended |= torch.isin(token, eos)
                 last = step == self._steps - 1
+                if self._is_stuck is not None and not last and (step + 1) % look_every == 0:
+                    self._end_stuck(step + 1)
                 if step % check_every == 0 or last:
                     _check_finite(chat, logits)
                     if not last and bool(self._ended.any()):
@@ -205,6 +219,15 @@ class _Running:
             resumes=self._regime.resumes,
         )
 
+    def _end_stuck(self, steps: int) -> None:
+        """End the rows whose text is stuck after so many steps."""
+        assert self._is_stuck is not None
+        said = self._tokens[self._alive, :steps]
+        for row in (repeating(said) & ~self._ended).nonzero()[:, 0].tolist():
+            if self._is_stuck(self._chat.decode(said[row].tolist())):
+                self._ended[row] = True
+                self._tokens[self._alive[row], steps] = _STUCK
+
     def _state(self, decoding: Decoder, step: int, token: Tensor) -> dict[str, Tensor]:
         """How the batch stands before the tokens of a step are put in."""
         own = {"step": torch.tensor(step), "alive": self._alive, "ended": self._ended}
@@ -219,11 +242,11 @@ class _Running:
 
 
 def _finish(chat: ChatModel, tokens: Sequence[int]) -> Generation:
-    """Cut a row at its first ending token; -1 marks steps after the row left the batch."""
+    """Cut a row at its first ending token; what is below zero marks steps after the row ended."""
     for index, token in enumerate(tokens):
-        if token in chat.eos_ids:
+        if token in chat.eos_ids or token == _STUCK:
             ids = tuple(tokens[:index])
-            return Generation(ids, chat.decode(ids), "eos")
+            return Generation(ids, chat.decode(ids), "loop" if token == _STUCK else "eos")
     return Generation(tuple(tokens), chat.decode(tokens), "length")
 
 

@@ -61,12 +61,14 @@ class Prompts:
             every method of the plan.
         at_most: only so many test prompts; None: all.
         special_tokens: what a special token becomes that a prompt spells: `text` or `tokens`.
+        system: the system prompt before every prompt, a text or a file's name; empty: none.
     """
 
     test: str
     extraction: Mapping[str, str]
     at_most: int | None = None
     special_tokens: str = defaults.SPECIAL_TOKENS
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class Decoding:
     Attributes:
         max_new_tokens: longest answer.
         rows: of a batch, at most.
+        stop_loops: end an answer where it is stuck in a loop.
     """
 
     max_new_tokens: int = defaults.MAX_NEW_TOKENS
     rows: int = defaults.ROWS
+    stop_loops: bool = False
 
 
 @dataclass(frozen=True)

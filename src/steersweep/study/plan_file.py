@@ -177,6 +177,7 @@ def _typed(data: dict[str, Any]) -> Plan:
             prompts["extraction"],
             prompts.get("max"),
             prompts.get("special_tokens", "text"),
+            prompts.get("system", ""),
         ),
         precision=data["precision"],
         strength=strength_of(data["strength"]),

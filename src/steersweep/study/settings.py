@@ -9,6 +9,8 @@ from steersweep.methods.method import METHODS
 from steersweep.model.rendering import as_special_tokens
 from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
+from steersweep.prompts.system import read_system_prompt
+from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.study.plan import Plan
 from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.settings import SweepSettings
@@ -50,8 +52,9 @@ def prompt_notes(plan: Plan) -> tuple[str, ...]:
     """What the user should know of the plan's prompt files, each once.
 
     Raises:
-        InputError: a prompt set cannot be found or read.
+        InputError: a prompt set, or the system prompt, cannot be found or read.
     """
+    read_system_prompt(plan.prompts.system)
     found = [*load_test_set(plan.prompts.test).notes]
     for name in plan.prompts.extraction.values():
         found += load_extraction_set(name).notes
@@ -82,7 +85,9 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         borrowed=sweep.borrowed,
         special_tokens=as_special_tokens(plan.prompts.special_tokens),
         template_options=sweep.model.template_options,
+        system=read_system_prompt(plan.prompts.system),
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
         window=sweep.window,
+        decoding=DecodingSettings(plan.decoding.stop_loops),
     )

@@ -91,6 +91,7 @@ def make_find_settings(
     budget_rows: int | None = None,
     minutes: float | None = None,
     max_new_tokens: int = defaults.FIND_NEW_TOKENS,
+    stop_loops: bool = True,
     **options: Any,
 ) -> FindSettings:
     """Settings from the texts a user types.
@@ -101,6 +102,8 @@ def make_find_settings(
         budget_rows: see `FindSettings`.
         minutes: the same.
         max_new_tokens: of a whole answer.
+        stop_loops: answers that are stuck are ended there: the judge calls them broken all the
+            same.
         options: as of `make_settings`.
 
     Raises:
@@ -124,6 +127,7 @@ def make_find_settings(
         layers=layers,
         strengths=",".join(map(str, STRENGTHS)),
         max_new_tokens=max_new_tokens,
+        stop_loops=stop_loops,
         **options,
     )
     if (count := len(sweep.test.prompts)) < _FEWEST:

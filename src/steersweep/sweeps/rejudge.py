@@ -148,7 +148,7 @@ def _answer(cell: Cell, index: int) -> Answer:
     if sample.nll_worst is not None and sample.nll is not None:
         looked_at = min(sample.n_tokens, LIKELIHOOD_TOKENS)
         fluency = Fluency(sample.nll_worst, sample.nll, limit, looked_at)
-    return Answer(sample.prompt, sample.response, fluency)
+    return Answer(sample.question, sample.response, fluency)
 
 
 def _lines(

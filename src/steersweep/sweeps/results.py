@@ -27,6 +27,7 @@ from steersweep.sweeps.compared import (
     is_too_weak,
     p_difference,
 )
+from steersweep.sweeps.priced import with_effects
 from steersweep.work.job import (
     Job,
     comparison_file,
@@ -86,7 +87,7 @@ def _results_of(store: RunFolder, job: Job, thresholds: Thresholds) -> list[Resu
                     comparison=_comparison(store, job),
                 )
             )
-    return _methods_compared(results, store)
+    return with_effects(_methods_compared(results, store), store)
 
 
 def _notes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from steersweep.run.result_files import write_result_file
 from steersweep.run.verdict import Thresholds
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import SweepSettings, make_job
+from steersweep.work.asked_effects import note_asked
 from steersweep.work.job import Job, OnProgress
 from steersweep.work.overflow import as_it_runs
 from steersweep.work.worker import run_job
@@ -86,6 +87,9 @@ def run_sweep(
         same = ("model_fingerprints", *only_names(out, plan))
         store = RunFolder.open(out, plan, may_differ=same, on_note=on_note)
         freeze(store, settings, created)
+        if settings.effects:
+            judge = jobs[0].conditions[0].judge
+            note_asked(store, settings.effects, judge, settings.special_tokens)
         notes = [*problems(out), *(note for job in jobs for note in job.notes)]
         for note in dict.fromkeys(notes):
             on_note(note)
@@ -134,14 +138,28 @@ def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
     device = torch.device(resolve_device("auto"))
     facts = provenance.facts(device)
     store.write_once(store.paths.run, {"created": created, "provenance": facts})
-    first = next(iter(settings.extraction.values()))
+    first = next(iter(settings.extracted.values()), None)
     store.write_once(
         store.paths.prompts,
         {
-            "harmful": list(first.harmful),
-            "harmless": list(first.harmless),
-            "extraction": {name: found.content() for name, found in settings.extraction.items()},
+            "harmful": list(first.harmful) if first else [],
+            "harmless": list(first.harmless) if first else [],
+            "extraction": {name: found.content() for name, found in settings.extracted.items()},
             "test": list(settings.test.prompts),
             "test_repeats": settings.test.repeats,
+            **_of_prompts(settings),
         },
     )
+
+
+def _of_prompts(settings: SweepSettings) -> dict[str, Any]:
+    """What else is known of prompts: the system prompt, their turns and categories, by the text."""
+    test = settings.test
+    turns = {
+        text: [asdict(turn) for turn in test.conversations[text]]
+        for text in test.prompts
+        if text in test.conversations
+    }
+    categories = {t: test.categories[t] for t in test.prompts if t in test.categories}
+    facts = {"system": settings.system, "test_turns": turns, "test_categories": categories}
+    return {name: value for name, value in facts.items() if value}

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError, setting
-from steersweep.core.own import Own
+from steersweep.core.registry import Source
 from steersweep.core.setting_values import (
-    MAX_MULTIPLIER,
     MAX_NEW_TOKENS,
     MAX_ROWS,
     MAX_SEED,
-    MAX_STRENGTH,
-    positive_number,
     whole_number,
 )
-from steersweep.core.text_files import shown
 from steersweep.judging.judge import get_judge
+from steersweep.methods.handed import Handed
 from steersweep.methods.method import METHODS
 from steersweep.model.rendering import (
     Renderer,
@@ -37,18 +35,22 @@ from steersweep.prompts.prompts import (
     load_extraction_set,
     load_test_set,
 )
+from steersweep.prompts.system import read_system_prompt
 from steersweep.run.condition import (
     MAX_CONDITIONS,
-    REMOVED,
     Borrowed,
     Condition,
     LayerChoice,
     Strength,
 )
+from steersweep.run.decoding_settings import GREEDY, DecodingSettings
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.result_files import SWEEP
 from steersweep.sweeps import defaults
+from steersweep.sweeps.chosen import chosen_methods, chosen_strengths, listed_items
+from steersweep.sweeps.effect_settings import left_out_notes
 from steersweep.sweeps.expansion import LADDER, expand
+from steersweep.work.asked_effects import NO_EFFECTS, AskedEffects
 from steersweep.work.job import Job
 
 
@@ -75,10 +77,14 @@ class SweepSettings:
         accept_mismatch: go on whatever is found to be wrong with a model; changes no result.
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         template_options: variables that chat templates are given, such as `enable_thinking`.
-        own_methods: by name, where the methods are that are a user's own.
+        system: the system prompt that goes before every prompt, or None.
+        own_methods: by name, where the methods are that are a user's own, and directions from
+            files that stand for methods.
         edit: what is done with directions, and where.
         results_name: what result files are called, before the time.
         window: strengths of which only those of each model's window are tried; see `Job`.
+        effects: what is measured of every condition besides; changes no condition.
+        decoding: how answers are decoded.
     """
 
     models: tuple[ModelSource, ...]
@@ -98,20 +104,47 @@ class SweepSettings:
     accept_mismatch: bool = False
     special_tokens: SpecialTokens = defaults.SPECIAL_TOKENS
     template_options: TemplateOptions = field(default_factory=dict)
-    own_methods: Mapping[str, Own] = field(default_factory=dict)
+    system: str | None = None
+    own_methods: Mapping[str, Source] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     results_name: str = SWEEP
     window: tuple[Strength, ...] = ()
+    effects: AskedEffects = NO_EFFECTS
+    decoding: DecodingSettings = GREEDY
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the prompt files, each once."""
         found = [*self.test.notes]
-        found += [note for prompts in self.extraction.values() for note in prompts.notes]
+        found += [note for prompts in self.extracted.values() for note in prompts.notes]
+        found += [note for own in self._handed for note in own.notes]
+        found += left_out_notes(self.effects)
         return tuple(dict.fromkeys(found))
 
+    @property
+    def extracted(self) -> dict[str, ExtractionSet]:
+        """Prompts that results rest on, by method: affine ones of directions from files too."""
+        handed = {own.name for own in self._handed if self.edit.operation != "affine"}
+        return {name: found for name, found in self.extraction.items() if name not in handed}
+
+    @property
+    def _handed(self) -> list[Handed]:
+        return [own for own in self.own_methods.values() if isinstance(own, Handed)]
+
+    def check_fits(self, model_id: str, n_layers: int, d_model: int) -> None:
+        """See that directions from files fit a model.
+
+        Raises:
+            InputError: one does not; names the file.
+        """
+        for own in self._handed:
+            own.held.check_fits(model_id, n_layers, d_model)
+
     def plan(self) -> dict[str, Any]:
-        """The settings as plain data, with prompt sets by name and content hash."""
+        """The settings as plain data, with prompt sets by name and content hash.
+
+        Effects are none of them: they may be added to a run, which keeps them apart.
+        """
         return {
             "kind": "sweep",
             "models": [
@@ -122,7 +155,7 @@ class SweepSettings:
             "layers": [choice.text for choice in self.layers],
             "strengths": [{s.unit: s.value} for s in self.strengths],
             "test_prompts": self.test.id,
-            "extraction_prompts": {name: found.id for name, found in self.extraction.items()},
+            "extraction_prompts": {name: found.id for name, found in self.extracted.items()},
             "precision": self.precision,
             "max_new_tokens": self.max_new_tokens,
             "judge": get_judge(self.judge).id,
@@ -130,8 +163,10 @@ class SweepSettings:
             "rows": self.rows,
             "special_tokens": self.special_tokens,
             **({"template_options": {**self.template_options}} if self.template_options else {}),
+            **({} if self.system is None else {"system": self.system}),
             **frozen_code(self.own_methods),
             **({} if self.edit == STANDARD else {"edit": self.edit.as_json()}),
+            **({} if self.decoding == GREEDY else {"decoding": self.decoding.as_json()}),
             **({"window": [s.value for s in self.window]} if self.window else {}),
             **({"results_name": self.results_name} if self.results_name != SWEEP else {}),
         }
@@ -140,7 +175,8 @@ class SweepSettings:
 def make_settings(
     models: Sequence[str | ModelSource],
     *,
-    methods: str = defaults.METHODS,
+    methods: str | None = None,
+    directions: Sequence[str | Path] = (),
     layers: str = defaults.listed(defaults.LAYERS),
     multipliers: str = "",
     strengths: str = "",
@@ -155,28 +191,32 @@ def make_settings(
     accept_mismatch: bool = False,
     special_tokens: str = defaults.SPECIAL_TOKENS,
     template_options: str = "",
+    system: str | Path = "",
     operation: str = defaults.OPERATION,
     site: str = defaults.SITE,
     span: str = defaults.SPAN,
     positions: str = defaults.POSITIONS,
+    effects: AskedEffects = NO_EFFECTS,
+    stop_loops: bool = False,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
-    Without `extraction` each method has the shipped prompts made for it. `template_options` are
-    read by `parse_template_options`.
+    Without `methods` DIM is tried, or only `directions`, the files whose directions are tried like
+    those of methods. Without `extraction` each method has the shipped prompts made for it.
+    `template_options` are read by `parse_template_options`, `system` by `read_system_prompt`.
 
     Raises:
         InputError: an option that cannot be read; the message names it.
     """
-    chosen = METHODS.named(_items(setting("methods"), methods))
     edit = EditSettings.read(
         {"operation": operation, "site": site, "span": span, "positions": positions}
     )
-    both = _strengths(edit, multipliers, strengths)
+    chosen = chosen_methods(methods, directions, edit)
+    both = chosen_strengths(edit, multipliers, strengths)
     whole_number(setting("max_new_tokens"), max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number(setting("rows"), rows, 1, MAX_ROWS)
     whole_number(setting("seed"), seed, 0, MAX_SEED)
-    asked = tuple(LayerChoice(text) for text in _items(setting("layers"), layers))
+    asked = tuple(LayerChoice(text) for text in listed_items(setting("layers"), layers))
     if (cells := len(asked) * len(both) * (len(chosen) + 1)) > MAX_CONDITIONS:
         raise InputError(
             f"layers, strengths, multipliers and methods: {cells:,} conditions; "
@@ -210,45 +250,16 @@ def make_settings(
         accept_mismatch=accept_mismatch,
         special_tokens=as_special_tokens(special_tokens),
         template_options=parse_template_options(template_options, "template options"),
+        system=read_system_prompt(system),
         own_methods=METHODS.own_of(chosen),
         edit=edit,
         window=LADDER if strengths == defaults.FIND else (),
+        effects=effects,
+        decoding=DecodingSettings(stop_loops),
     )
 
 
-def _strengths(edit: EditSettings, multipliers: str, strengths: str) -> list[Strength]:
-    if edit.operation == "remove":
-        for name, given in (("strengths", strengths), ("multipliers", multipliers)):
-            if given:
-                raise InputError(
-                    f"{setting(name)} {shown(given)}: {setting('operation')} remove takes a "
-                    f"direction out as a whole and has no strength; leave it out, or use add or "
-                    f"affine"
-                )
-        return [REMOVED]
-    if strengths == defaults.FIND:
-        if multipliers:
-            raise InputError(
-                f"{setting('strengths')} {defaults.FIND}: looks for strengths by itself; leave "
-                f"{setting('multipliers')} out"
-            )
-        return [*LADDER]
-    found = [
-        Strength("multiplier", x)
-        for x in _numbers(setting("multipliers"), multipliers, MAX_MULTIPLIER)
-    ]
-    found += [
-        Strength("relative", x) for x in _numbers(setting("strengths"), strengths, MAX_STRENGTH)
-    ]
-    if not found:
-        raise InputError(
-            f"no strength given: use {setting('strengths')} 0.5 or {setting('multipliers')} 15, or "
-            f"both; or {setting('strengths')} {defaults.FIND}"
-        )
-    return found
-
-
-def frozen_code(own_methods: Mapping[str, Own]) -> dict[str, dict[str, str]]:
+def frozen_code(own_methods: Mapping[str, Source]) -> dict[str, dict[str, str]]:
     """The hash of the code of each method that is a user's own, as a run's settings hold it."""
     codes = {name: own.code for name, own in own_methods.items()}
     return {"own_methods": codes} if codes else {}
@@ -272,7 +283,9 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
     source = source.pinned()
     device = source.device(device)
     config = source.config()
-    n_layers = int(config.get_text_config().num_hidden_layers)
+    text = config.get_text_config()
+    n_layers, width = int(text.num_hidden_layers), int(text.hidden_size)
+    settings.check_fits(source.model_id, n_layers, width)
     precision = source.precision(settings.precision, config, device)
     renderer = load_renderer(
         source,
@@ -280,6 +293,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         date=date,
         special_tokens=settings.special_tokens,
         template_options=settings.template_options,
+        system=settings.system,
     )
     renderer.check()
     _see_that_answers_fit(renderer, settings)
@@ -287,7 +301,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         source=source,
         family=family_of(config),
         n_layers=n_layers,
-        d_model=int(config.get_text_config().hidden_size),
+        d_model=width,
         precision=precision,
         device=device,
         conditions=tuple(_conditions(settings, renderer, precision, n_layers)),
@@ -301,15 +315,17 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         special_tokens=settings.special_tokens,
         notes=tuple(renderer.notes()),
         template_options=settings.template_options,
+        system=settings.system,
         own_methods=settings.own_methods,
         edit=settings.edit,
         window=settings.window,
+        effects=settings.effects,
     )
 
 
 def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
     limit, new = renderer.max_positions, settings.max_new_tokens
-    for number, ids in enumerate(renderer.ids_of(settings.test.prompts, "test prompt"), 1):
+    for number, ids in enumerate(renderer.ids_of(settings.test.asked, "test prompt"), 1):
         if limit is not None and len(ids) + new > limit:
             text = settings.test.prompts[number - 1]
             raise InputError(
@@ -327,14 +343,14 @@ def _conditions(
     test = test_rendered(renderer, settings.test)
     rendered = {
         method: extraction_rendered(renderer, prompts)
-        for method, prompts in settings.extraction.items()
+        for method, prompts in settings.extracted.items()
     }
 
     for cell in expand(
         settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
     ):
         # What is put back in an affine edit rests on harmless prompts whatever the direction.
-        prompts_of = cell.prompts_of
+        prompts_of = cell.prompts_of if cell.prompts_of in rendered else None
         if prompts_of is None and cell.strength and settings.edit.operation == "affine":
             named = cell.label.method
             prompts_of = named if named in rendered else next(iter(rendered))
@@ -358,18 +374,5 @@ def _conditions(
             seed=settings.seed,
             method_code=None if own is None else own.code,
             edit=STANDARD if cell.strength is None else settings.edit,
+            decoding=settings.decoding,
         )
-
-
-def _items(setting: str, text: str) -> list[str]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise InputError(
-            f"{setting} {shown(text)}: a list separated by commas, without empty items"
-        )
-    return list(dict.fromkeys(items))
-
-
-def _numbers(setting: str, text: str, highest: float) -> list[float]:
-    items = _items(setting, text) if text else []
-    return list(dict.fromkeys(positive_number(setting, item, highest) for item in items))

@@ -156,6 +156,7 @@ def _compared(asked: Reproduction, outcome: SweepOutcome, out: Path) -> Reproduc
     cell, controls = result.conditions[0], result.controls
     assert controls.unsteered is not None, "the run has finished"
     assert controls.random_direction is not None, "the run has finished"
+    assert cell.steering.position is not None, "COSMIC reads at one"
     n, rate = cell.rates.n_unique, cell.rates.coherent_refusal_rate
     return Reproduced(
         model_id=result.model_id,

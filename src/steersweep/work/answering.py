@@ -9,7 +9,9 @@ from typing import Any
 
 from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
 from steersweep.judging.fluency import ResponseNll, response_nll
+from steersweep.judging.loops import is_loop
 from steersweep.judging.quality import LIKELIHOOD_TOKENS
+from steersweep.judging.text import Text
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
 from steersweep.model.thinking import split_thinking
@@ -158,6 +160,7 @@ class Answering:
                 max_rows=most,
                 on_step=on_step,
                 standing=standing,
+                is_stuck=_is_stuck if conditions[0].decoding.stop_loops else None,
             )
         )
         self._stages.at(before + share)
@@ -197,3 +200,7 @@ class Answering:
         if split_thinking(self._chat.opened_thought + answer.text).thought is not None:
             return answer.token_ids
         return answer.token_ids[:LIKELIHOOD_TOKENS]
+
+
+def _is_stuck(text: str) -> bool:
+    return is_loop(Text(text))

@@ -35,7 +35,7 @@ from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, can_stand
 from steersweep.work.answering import Answered, Answering
 from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
-from steersweep.work.job import Job
+from steersweep.work.job import Job, found_by
 from steersweep.work.pace import MANY, Clock, rows_in_time, step_seconds
 from steersweep.work.preparation import WORTH_KEEPING, Preparation
 from steersweep.work.references import References
@@ -63,7 +63,7 @@ class Bench:
         self._stages = stages
         self._tell = tell
         self.prepared = Preparation(job, store)
-        self.prompt_ids = chat.renderer.ids_of(job.test.prompts, "test prompt")
+        self.prompt_ids = chat.renderer.ids_of(job.test.asked, "test prompt")
         self.shape = shape
         self.rows = self._row_limit(job.max_rows)
         # One length per layer for all methods: strengths mean the same whatever is added.
@@ -90,7 +90,7 @@ class Bench:
         """
         other = copy(self)
         other.job = job
-        other.prompt_ids = self.chat.renderer.ids_of(job.test.prompts, "test prompt")
+        other.prompt_ids = self.chat.renderer.ids_of(job.test.asked, "test prompt")
         other.rows = other._row_limit(self.rows.most)
         own = job.conditions[0].label == UNSTEERED
         other._threshold = None if own else self._fluency_threshold()
@@ -191,7 +191,12 @@ class Bench:
 
         self._begin(stages[0])
         layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
-        rendered = extraction_rendered(self.chat.renderer, prompts)
+        asked = found_by(method, self.job)
+        rendered = str(
+            asked[0].extraction_rendered
+            if asked
+            else extraction_rendered(self.chat.renderer, prompts)
+        )
         own = self.job.own_methods.get(method)
         path = self.store.paths.scores(
             method,
@@ -308,7 +313,7 @@ class Bench:
             condition.edit,
             direction.vector,
             direction.layer,
-            multiplier=condition.strength.multiplier(direction.residual_norm),
+            multiplier=condition.strength.multiplier(self.residual_norms[direction.layer]),
             reference=self._reference(condition, direction),
         )
 
@@ -317,6 +322,7 @@ class Bench:
         if condition.edit.operation != "affine":
             return None
         like = self._compared(condition) if condition.is_control else direction
+        assert like.position is not None, "settings see to it"
         return self._references.at(condition.label.method, like.position, direction.layer)
 
     def _fluency_threshold(self) -> float:
@@ -371,7 +377,7 @@ class Bench:
         threshold = self._fluency_threshold()
         asked = [
             Answer(
-                prompt,
+                self.job.test.question(prompt),
                 # Reasoning that the template opened is kept as reasoning.
                 self.chat.opened_thought + answer.text,
                 None if nll is None else Fluency(nll.worst, nll.mean, threshold, nll.n_tokens),
@@ -380,7 +386,7 @@ class Bench:
         ]
         judged = self._judge.judge(asked)
         own = condition.label.own_method
-        samples = zip(asked, judged, answers, nlls, strict=True)
+        samples = zip(self.job.test.prompts, asked, judged, answers, nlls, strict=True)
         return Record(
             condition=condition,
             rates=rates_of(judged, self.job.test.repeats),
@@ -404,6 +410,7 @@ class Bench:
                     if self.job.template_options
                     else {}
                 ),
+                **({} if self.job.system is None else {"system": self.job.system}),
                 "model_fingerprint": condition.model_fingerprint,
             },
         )
@@ -411,30 +418,36 @@ class Bench:
     def _steering(self, condition: Condition, direction: Direction | None) -> Steering | None:
         if direction is None or condition.strength is None:
             return None
-        multiplier = condition.strength.multiplier(direction.residual_norm)
+        norm = self.residual_norms[direction.layer]
+        multiplier = condition.strength.multiplier(norm)
         reference = self._reference(condition, direction)
         return Steering(
             layer_idx=direction.layer,
             position=direction.position,
             site=direction.site,
             multiplier=multiplier,
-            relative_strength=multiplier / direction.residual_norm,
+            relative_strength=multiplier / norm,
             direction_norm=direction.raw_norm,
-            residual_norm=direction.residual_norm,
+            residual_norm=norm,
             direction_file=self._direction_file(condition, direction),
             reference=None if reference is None else float(reference @ direction.vector),
         )
 
 
 def _sample(
-    asked: Answer, judgement: Judgement, answer: Generation, nll: ResponseNll | None
+    prompt: str,
+    asked: Answer,
+    judgement: Judgement,
+    answer: Generation,
+    nll: ResponseNll | None,
 ) -> Sample:
     return Sample(
-        prompt=asked.prompt,
+        prompt=prompt,
         response=asked.response,
         judgement=judgement,
         finish_reason=answer.finish_reason,
         nll=None if nll is None else nll.mean,
         nll_worst=None if nll is None else nll.worst,
         n_tokens=len(answer.token_ids),
+        asked="" if asked.prompt == prompt else asked.prompt,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steersweep.budget.estimate import (
+    EFFECTS,
     GENERATION,
     JUDGING,
     LIKELIHOODS,
@@ -14,6 +15,7 @@ from steersweep.budget.estimate import (
 from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine, gpu
 from steersweep.catalog.gpus import gpu_catalog
+from steersweep.methods.handed import Handed
 from steersweep.methods.method import ACTIVATIONS, METHODS
 from steersweep.work.job import Job
 
@@ -62,12 +64,15 @@ def expected_seconds(
         new_tokens=max(condition.max_new_tokens for condition in job.conditions),
         rows=job.max_rows,
         searches=0,
+        effect_tokens=job.effects.tokens(n_prompts),
     )
     of_work = stage_seconds(work, machine)
     tokens: dict[str, float] = {CHECKS: _CHECKED_TOKENS, PROMPTS: n_prompts * PROMPT_TOKENS}
     for method, prompts in job.extraction.items():
         first, *rest = stages_of_method(method)
         n_read = len(prompts.harmful) + len(prompts.harmless)
+        if isinstance(job.own_methods.get(method), Handed):
+            n_read = 0  # its directions are there
         tokens[stage_name(method, first)] = n_read * PROMPT_TOKENS
         _, scoring = search_tokens(shape.n_layers)
         for stage in rest:
@@ -81,6 +86,8 @@ def expected_seconds(
     found = {LOADING: of_work[LOADING]}
     found |= {name: machine.tokens(shape, count) for name, count in tokens.items()}
     found |= {name: of_work[name] for name in (GENERATION, LIKELIHOODS, JUDGING)}
+    if job.effects:
+        found[EFFECTS] = of_work[EFFECTS]
     if compared is not None:
         found[COMPARISON] = machine.tokens(shape, compared)
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steersweep.core.own import Own
+from steersweep.core.registry import Source
 from steersweep.model.rendering import SpecialTokens
 from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions
@@ -15,9 +15,11 @@ from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import Condition, Strength, content_key
 from steersweep.run.edit_settings import STANDARD, EditSettings
 from steersweep.run.folder import RunFolder
+from steersweep.run.label import UNSTEERED
 from steersweep.run.paths import RunPaths
 from steersweep.run.records import Record
 from steersweep.search.window import window_note, window_strengths
+from steersweep.work.asked_effects import NO_EFFECTS, AskedEffects, Target, missing_effects
 from steersweep.work.stages import StageNow
 
 
@@ -45,9 +47,12 @@ class Job:
         special_tokens: whether control tokens that a prompt spells are text or those tokens.
         notes: what a user should know of how prompts are rendered.
         template_options: variables that the chat template is given, such as `enable_thinking`.
+        system: the system prompt that goes before every prompt, or None.
         instead_of: why it does not run in the precision that was asked for; empty where it does.
-        own_methods: by name, where the methods are that are a user's own.
+        own_methods: by name, where the methods are that are a user's own, and directions from
+            files that stand for methods.
         edit: what is done with directions, and where.
+        effects: what is measured of every condition besides; changes no condition.
         window: strengths of which only those are run that lie in the model's window, which is found
             first; none: all are run.
     """
@@ -71,10 +76,12 @@ class Job:
     special_tokens: SpecialTokens = "text"
     notes: tuple[str, ...] = ()
     template_options: TemplateOptions = field(default_factory=dict)
+    system: str | None = None
     instead_of: str = ""
-    own_methods: Mapping[str, Own] = field(default_factory=dict)
+    own_methods: Mapping[str, Source] = field(default_factory=dict)
     edit: EditSettings = STANDARD
     window: tuple[Strength, ...] = ()
+    effects: AskedEffects = NO_EFFECTS
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,25 @@ def _compared(job: Job, store: RunFolder) -> bool:
         held["activations"] is None
         or store.tensors(store.paths.named(held["activations"])) is not None
     )
+
+
+def target_of(job: Job, store: RunFolder) -> Target | None:
+    """The finished conditions of a job, for effects; None while the unsteered one is not there."""
+    records = [store.get(condition.key, job.test.prompts) for condition in placeable(job, store)]
+    first = records[0] if records else None
+    if first is None or first.condition.label != UNSTEERED:
+        return None
+    steered = [record for record in records[1:] if record is not None]
+    return Target(first, steered, job.test, job.special_tokens)
+
+
+def effects_missing(job: Job, store: RunFolder) -> int:
+    """How many effects of finished conditions are still to be measured.
+
+    They are no part of `unfinished`: what is measured later leaves a finished job as it is.
+    """
+    target = target_of(job, store) if job.effects else None
+    return 0 if target is None else missing_effects(store, job.effects, target)
 
 
 def left_out(job: Job, store: RunFolder) -> set[str]:
@@ -231,6 +257,7 @@ def found_by(method: str, job: Job) -> list[Condition]:
 
 def scores_file(condition: Condition, paths: RunPaths) -> Path:
     """Where the scores are that a condition's method chose by."""
+    # Directions from a file rest on no prompts.
     return paths.scores(
         str(condition.label.method),
         str(condition.extraction_rendered),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS, LOADING
+from steersweep.budget.estimate import EFFECTS, GENERATION, JUDGING, LIKELIHOODS, LOADING
 from steersweep.budget.shapes import ModelShape
 from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.precision_labels import runs_as
@@ -27,13 +27,16 @@ from steersweep.work.job import (
     OnProgress,
     Progress,
     breaks_of,
+    effects_missing,
     found_by,
     missing_notes,
     placeable,
+    target_of,
     unfinished,
     unsteered_note,
     window_notes,
 )
+from steersweep.work.measuring import measure_effects
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.preparation import Preparation
 from steersweep.work.stages import Stages, share_done
@@ -86,7 +89,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
     told = Told(job, len(conditions), on_progress)
     told.done = len(done)
-    if not job.checks_only and not unfinished(job, store):
+    if not job.checks_only and not unfinished(job, store) and not effects_missing(job, store):
         Preparation(job, store).forget()
         return told("already finished", ended=True)
     n_prompts = len(job.test.prompts)
@@ -128,12 +131,32 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
         told.done = len(done)
         told("saved")
     told.stages.finish(GENERATION, LIKELIHOODS, JUDGING)
+    measure(bench, job, store, told)
     if job.reference is not None:
         told.begin(COMPARISON)
         keep_comparison(bench)
         told.stages.end()
     bench.prepared.forget()
     return told("finished", ended=True)
+
+
+def measure(bench: Bench, job: Job, store: RunFolder, told: Told) -> None:
+    """Measure the effects that a job asks for, of its finished conditions.
+
+    Raises:
+        InputError, LostDirection: see `measure_effects`.
+    """
+    target = target_of(job, store) if job.effects else None
+    if target is None:
+        return
+
+    def on_share(share: float, what: str) -> None:
+        told.stages.at(share)
+        told(what)
+
+    told.begin(EFFECTS)
+    measure_effects(bench.chat, store, job.effects, target, bench.rows, on_share)
+    told.stages.end()
 
 
 def open_bench(job: Job, store: RunFolder, told: Told, *, rows: int | None = None) -> Bench | None:
@@ -239,6 +262,7 @@ def _load(job: Job) -> ChatModel:
             date=job.date,
             special_tokens=job.special_tokens,
             template_options=job.template_options,
+            system=job.system,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -263,7 +287,7 @@ def _check_prompts(chat: ChatModel, job: Job) -> None:
     same = test_rendered(chat.renderer, job.test) == job.conditions[0].test_rendered
     for method, prompts in job.extraction.items():
         made_for = {c.extraction_rendered for c in found_by(method, job)}
-        same = same and made_for <= {extraction[prompts]}
+        same = same and made_for <= {extraction[prompts], None}  # None: rests on no prompts
     if not same:
         import transformers
 

@@ -83,7 +83,7 @@
       all.onclick = () => { text.textContent = response; all.remove(); };
       box.append(all, " ");
     }
-    const tags = [quality, refusal ? "refuses" : "answers", ...(mode ? [mode] : []), ...(ambiguous ? ["ambiguous"] : []), ...(finish === "length" ? ["cut at the token limit"] : [])];
+    const tags = [quality, refusal ? "refuses" : "answers", ...(mode ? [mode] : []), ...(ambiguous ? ["ambiguous"] : []), ...(finish === "length" ? ["cut at the token limit"] : finish === "loop" ? ["ended where it was stuck"] : [])];
     if (form.elements.condition.value === "") tags.push(named(group.conditions[number]));
     tags.forEach((tag) => box.append(make("span", "tag", tag), " "));
     return box;
