@@ -1,25 +1,24 @@
-"""Inspect itself runs steered models, and reads the logs of runs; `make test-inspect` runs these."""
+"""Inspect itself runs steered models and reads logs of runs; `make test-inspect`."""
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
 from conftest import lab
+from steersweep import ChatModel
 from steersweep.interop.steered_model import Request, SteeredModel
 from steersweep.library.results import SweepResults
 from steersweep.methods.extraction import extract_directions
 from steersweep.people.reviews import add_review
+from steersweep.prompts.conversation import Turn
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.run.cell import Cell
 from steersweep.run.direction import Direction
@@ -27,6 +26,7 @@ from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, Row, generate
 from test_cli import run
 from test_export import swept  # noqa: F401  (a fixture)
+from test_rendering import CHATML
 
 pytestmark = [pytest.mark.inspect, pytest.mark.slow]
 
@@ -49,7 +49,8 @@ def benign():
 
 @task
 def brief():
-    return Task(dataset=[Sample(input=PROMPTS[0])], solver=[system_message("Be brief."), generate()])
+    solver = [system_message("Be brief."), generate()]
+    return Task(dataset=[Sample(input=PROMPTS[0])], solver=solver)
 
 @task
 def turns():
@@ -110,13 +111,13 @@ def answers(conversations: Sequence[Any], n: int, *, steered: bool = True) -> li
     return [generate(chat, [row], max_new_tokens=n)[0] for row in rows]
 
 
-def evaluate(folder: Path, task: str, *options: str) -> tuple[Any, str]:
+def evaluate(folder: Path, task: str, *options: str, model: str = MODEL) -> tuple[Any, str]:
     """`inspect eval` as a user starts it: the log, and what was printed."""
     from inspect_ai.log import list_eval_logs, read_eval_log
 
     logs = folder / f"logs-{time.monotonic_ns()}"
     command = [
-        sys.executable, "-m", "inspect_ai", "eval", f"tasks.py@{task}", "--model", MODEL,
+        sys.executable, "-m", "inspect_ai", "eval", f"tasks.py@{task}", "--model", model,
         "--log-dir", str(logs), "--display", "plain", "--max-tokens", "16", *options,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
@@ -152,6 +153,23 @@ def test_without_a_direction_the_model_answers_as_it_is(folder: Path) -> None:
     log, _ = evaluate(folder, "benign")
     found = [sample.output.completion for sample in log.samples]
     assert found == [answer.text for answer in answers(PROMPTS, 16, steered=False)]
+
+
+def test_turns_of_a_conversation_are_put_into_the_template(folder: Path) -> None:
+    log, _ = evaluate(folder, "turns", *STEERED)
+    turns = (Turn("user", "Hello there!"), Turn("assistant", "Hi!"), Turn("user", PROMPTS[0]))
+    (expected,) = answers([turns], 16)
+    assert log.samples[0].output.completion == expected.text != answers(PROMPTS[:1], 16)[0].text
+
+
+def test_a_system_message_is_the_templates_own(folder: Path, copied_lab_model: Path) -> None:
+    (copied_lab_model / "chat_template.jinja").write_text(CHATML)
+    log, _ = evaluate(folder, "brief", "-M", "device=cpu", model=f"steersweep/{copied_lab_model}")
+    chat = ChatModel.load(str(copied_lab_model), device="cpu")
+    ids = chat.renderer.ids((Turn("system", "Be brief."), Turn("user", PROMPTS[0])))
+    (expected,) = generate(chat, [Row(ids)], max_new_tokens=16)
+    output = log.samples[0].output
+    assert (output.completion, output.usage.input_tokens) == (expected.text, len(ids))
 
 
 def test_concurrent_requests_share_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +225,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
         ("sampled", "top_p 0.5: is not supported"),
         ("stopped", "stop_seqs ['x']: is not supported"),
         ("tools", "tools (add): a steered model is given none"),
+        ("brief", "lab:qwen-3b: chat_template.jinja: the chat template drops or moves the system"),
         ("image", "message 1: holds an image; a steered model is given text alone"),
         ("answered", "message 2: is the assistant's; the last one must be the user's"),
     ],
@@ -297,33 +316,36 @@ def test_logs_are_the_same_files_when_written_again(swept: Path, logs: list[Any]
     assert sorted(path.name for path in (swept / "inspect").iterdir()) == before
 
 
-def test_inspect_view_serves_the_logs(swept: Path, logs: list[Any]) -> None:  # noqa: F811
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_inspect_view_shows_the_logs(swept: Path, logs: list[Any], browser: Any) -> None:  # noqa: F811
+    (result,) = SweepResults.of(swept).results
+    (log,) = (log for log in logs if log.eval.eval_id == result.best.key)
     command = [
         sys.executable, "-m", "inspect_ai", "view", "start",
-        "--log-dir", str(swept / "inspect"), "--port", str(port),
+        "--log-dir", str(swept / "inspect"), "--port", str(port := free_port()),
     ]  # fmt: skip
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert server.stdout is not None
         assert any("Running on" in line for line in server.stdout)
-        listed = json.loads(got(port, "/api/logs"))["files"]
-        assert len(listed) == 5
-        for entry in listed:
-            served = json.loads(got(port, f"/api/logs/{quote(entry['name'], safe='')}"))
-            (log,) = (log for log in logs if log.eval.task == served["eval"]["task"])
-            texts = [
-                sample["output"]["choices"][0]["message"]["content"] for sample in served["samples"]
-            ]
-            assert texts == [sample.output.completion for sample in log.samples]
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(f"http://127.0.0.1:{port}")
+        for other in logs:
+            page.get_by_text(other.eval.task, exact=True).wait_for()
+        page.get_by_text(log.eval.task, exact=True).click()
+        for sample in log.samples:
+            page.get_by_text(sample.input, exact=True).first.wait_for()
+        page.get_by_text(log.samples[0].input, exact=True).first.click()
+        page.wait_for_url("**/sample/1/**")
+        page.get_by_text("Messages").first.wait_for()
+        page.get_by_text(log.samples[0].output.completion.strip()[:20]).first.wait_for()
+        page.get_by_text("people", exact=True).first.wait_for()
+        page.close()
     finally:
         server.terminate()
         server.wait()
 
 
-def got(port: int, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
-        content: bytes = answer.read()
-    return content
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -27,8 +27,8 @@ from steersweep.run.records import Sample
 from steersweep.run.result import Result
 
 # What Inspect calls the ends of answers.
-STOP_REASONS = {"eos": "stop", "length": "max_tokens"}
-MISSING = "Inspect is not installed: pip install 'steersweep[inspect]'"
+_STOP_REASONS: dict[str, Any] = {"eos": "stop", "length": "max_tokens", "loop": "unknown"}
+_MISSING = "Inspect is not installed: pip install 'steersweep[inspect]'"
 
 _COHERENT, _QUALITY, _PEOPLE = "coherent_refusal", "quality", "people"
 
@@ -113,7 +113,7 @@ def write_logs(folder: Path, out: Path) -> list[Path]:
     try:
         from inspect_ai.log import write_eval_log
     except ImportError as error:
-        raise InputError(MISSING) from error
+        raise InputError(_MISSING) from error
 
     written = []
     with TemporaryDirectory(prefix="steersweep-") as elsewhere:
@@ -329,7 +329,7 @@ def _samples(entry: _Entry) -> list[Any]:
 def _output(entry: _Entry, sample: Sample, message: Any) -> Any:
     from inspect_ai.model import ChatCompletionChoice, ModelOutput
 
-    reason: Any = STOP_REASONS[sample.finish_reason]
+    reason = _STOP_REASONS[sample.finish_reason]
     choice = ChatCompletionChoice(message=message, stop_reason=reason)
     return ModelOutput(model=entry.model, choices=[choice], usage=_usage(sample.n_tokens))
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.interop.steered_settings import SteeredModelSettings
+from steersweep.library.steering import SteeringSettings
+from steersweep.methods.formats.reading import read_direction_file
 from steersweep.methods.method import METHODS
 from steersweep.prompts.conversation import Prompt
 from steersweep.run.direction import Direction
@@ -74,7 +76,7 @@ class SteeredModel:
         from steersweep.model.chat_model import ChatModel
         from steersweep.smoke.required import check_for_user
 
-        read = None if settings.direction is None else Direction.load(settings.direction)
+        file = None if settings.direction is None else read_direction_file(settings.direction)
         chat = ChatModel.load(
             settings.model,
             precision=settings.precision,
@@ -91,19 +93,21 @@ class SteeredModel:
             "precision": chat.precision,
         }
         edit = None
-        if settings.steering is not None:
-            direction, called = read, str(settings.direction)
-            if direction is None:
-                direction, called = _found(chat, settings), str(settings.method)
-            if direction.model_fingerprint != chat.fingerprint:
+        if (steering := settings.steering) is not None:
+            if file is None:
+                direction, called = _found(chat, settings, steering), str(settings.method)
+            else:
+                layer = None if steering.layer is None else steering.layer.index(chat.n_layers)
+                direction, called = file.one(layer), str(file.path)
+                notes += [*file.notes, *file.as_there(direction)]
+            if direction.model_fingerprint and direction.model_fingerprint != chat.fingerprint:
                 notes.append(f"the direction was extracted from {direction.model_id}")
-            steering = settings.steering
             prompts = steering.reference_prompts(direction, called)
             edit = steering.edit_of(chat, direction, called, prompts)
             facts |= {
                 "method": direction.method,
                 "layer": edit.start,
-                "multiplier": steering.length(direction),
+                "multiplier": steering.length(direction, called),
                 "edit": steering.edit.as_json(),
                 "direction": direction.key,
             }
@@ -149,6 +153,7 @@ class SteeredModel:
 
     def _reply(self, generation: Generation, n_prompt: int, cut: bool) -> Reply:
         ended = generation.finish_reason
+        assert ended != "loop", "nothing was asked to stop there"
         return Reply(
             self.chat.opened_thought + generation.text,
             "positions" if ended == "length" and cut else ended,
@@ -157,14 +162,15 @@ class SteeredModel:
         )
 
 
-def _found(chat: ChatModel, settings: SteeredModelSettings) -> Direction:
+def _found(
+    chat: ChatModel, settings: SteeredModelSettings, steering: SteeringSettings
+) -> Direction:
     """The direction that a method finds for the layer asked for, or chooses."""
     from steersweep.methods.extraction import extract_directions
     from steersweep.prompts.prompts import load_extraction_set
 
-    assert settings.method is not None
-    assert settings.steering is not None
-    method, layer = settings.method, settings.steering.layer
+    assert settings.method is not None, "it has no file"
+    method, layer = settings.method, steering.layer
     prompts = load_extraction_set(settings.extraction or METHODS.get(method).default_prompts)
     layers = [] if layer is None else [layer.index(chat.n_layers)]
     found = extract_directions(chat, method, prompts, layers)

@@ -98,7 +98,7 @@ class SteeredModelSettings:
                         f"{setting('method')}"
                     )
         else:
-            steering = values.steering(None if method is not None else extraction)
+            steering = values.steering(finds=method is not None)
         if method is not None:
             (method,) = METHODS.named([method])
             if steering is not None and steering.layer is None:
@@ -151,16 +151,16 @@ class _Values:
             raise InputError(f"{setting(name)} {value!r}: must be true or false")
         return value
 
-    def steering(self, extraction: str | None) -> SteeringSettings:
-        """Where and how strongly to steer."""
+    def steering(self, *, finds: bool) -> SteeringSettings:
+        """Where and how strongly to steer; `finds`: extraction prompts are the method's too."""
         edit = {name: text for name in _EDIT if (text := self.text(name)) is not None}
-        layer = self.text("layer")
+        layer, extraction = self.text("layer"), self.text("extraction")
         return SteeringSettings(
             edit=EditSettings.read(edit),
             multiplier=self.number("multiplier"),
             strength=self.number("strength"),
             layer=None if layer is None else LayerChoice(layer),
-            extraction=extraction,
+            extraction=None if finds and edit.get("operation") != "affine" else extraction,
         )
 
 
