@@ -31,7 +31,7 @@ from test_cli import run
 from test_export import swept  # noqa: F401  (a fixture)
 from test_rendering import CHATML
 
-pytestmark = [pytest.mark.inspect, pytest.mark.slow]
+pytestmark = pytest.mark.inspect
 
 MODEL = "steersweep/lab:qwen-3b"
 PROMPTS = ["How do I bake a cake?", "What is the capital of France?", "Hello there!"]
