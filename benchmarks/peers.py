@@ -116,7 +116,7 @@ def repeng(
     from repeng import ControlModel
 
     found = []
-    with _attributes_of_layers():
+    with attributes_of_layers():
         control = ControlModel(chat.model, range(chat.n_layers))
         try:
             for condition in conditions:
@@ -137,7 +137,7 @@ def repeng(
 
 
 @contextmanager
-def _attributes_of_layers() -> Iterator[None]:
+def attributes_of_layers() -> Iterator[None]:
     """Gives repeng's layers the attributes that transformers 5 asks its own layers for."""
     from repeng.control import ControlModule
 

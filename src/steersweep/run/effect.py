@@ -30,16 +30,18 @@ def item_id(*texts: str) -> str:
 class Sizes:
     """How much each effect looks at, so that all of them stay cheap beside the sweep's answers.
 
-    A cell of 120 prompts and 60 new tokens decodes about 7,000 tokens. A quarter of that is what
-    all effects may cost: about 1,800 tokens through the whole model. Passes without decoding share
-    the layers below an edit, so there twice as many tokens fit. More items give narrower intervals:
-    they go with the square root of the number.
+    All effects together may cost a quarter of what the answers of a cell cost, with 120 prompts and
+    60 new tokens. Answers to harmful and borderline prompts are most of that, since they have to be
+    decoded; passes over given text share the layers below an edit. `benchmarks/effects.py` measures
+    it. Intervals narrow with the square root of the number of items: for a closer look at a few
+    cells ask for more.
 
     Attributes:
         harmful: harmful prompts that are answered.
         borderline: prompts that are answered and only look unsafe.
         answer_tokens: new tokens of such an answer, at most. A refusal shows in its first words:
-            "I'm sorry, but I can't assist with that." is 11 tokens.
+            of 256 answers of Qwen2.5-Coder-0.5B, steered and not, 246 were judged after 16 tokens
+            as after 60, and 240 after 12.
         own_answers: prompts whose unsteered answers divergence is measured over.
         own_answer_tokens: tokens of such an answer, from its start, at most.
         texts: texts whose likelihood is measured, plain; 0: none.
@@ -49,15 +51,15 @@ class Sizes:
         chat_questions: the same in the chat template; 0: none.
     """
 
-    harmful: int = 32
-    borderline: int = 32
+    harmful: int = 24
+    borderline: int = 20
     answer_tokens: int = 16
-    own_answers: int = 24
-    own_answer_tokens: int = 24
-    texts: int = 12
-    chat_texts: int = 12
-    text_tokens: int = 48
-    questions: int = 64
+    own_answers: int = 20
+    own_answer_tokens: int = 16
+    texts: int = 10
+    chat_texts: int = 10
+    text_tokens: int = 32
+    questions: int = 48
     chat_questions: int = 0
 
 

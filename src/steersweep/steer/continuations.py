@@ -25,8 +25,7 @@ from steersweep.steer.packing import Layout, layouts
 from steersweep.steer.regime import regime_of
 from steersweep.steer.row_edits import RowEdits
 
-# Continuations in a batch, each under every edit.
-_FEWEST, _MOST = 16, 64
+_AT_ONCE = 64  # continuations in a batch, each under every edit
 # Of a few copies of the logits together.
 _LOGITS_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 _COPIES = 4
@@ -120,9 +119,8 @@ def _measured(
     _check(chat, continuations, edits)
     found: dict[int, Tensor] = {}
     sequences = [[*c.prompt_ids, *c.token_ids[:-1]] for c in continuations]
-    size = min(max_rows, _MOST, max(_FEWEST, max_rows // max(1, len(edits))))
     asked = [len(c.prompt_ids) for c in continuations]
-    for layout in layouts(chat, sequences, size, asked=asked):
+    for layout in layouts(chat, sequences, min(max_rows, _AT_ONCE), asked=asked):
         some = [continuations[index] for index in layout.prompts]
         along = _Passes(chat, layout, some, max_rows).along(edits)
         numbers = measure(chat, along).double().cpu()  # [edit, token]
@@ -229,29 +227,34 @@ class _Passes:
 
 def _log_likelihoods(chat: ChatModel, along: _Along) -> Tensor:
     """`[edit, token]`."""
-    n = _positions_at_once(chat)
-    found = torch.empty((len(along.states), len(along.target)), device=chat.device)
-    for index, states in enumerate(along.states):
-        for first in range(0, len(states), n):
-            here = (along.position >= first) & (along.position < first + n)
-            logs = _log_probabilities(chat, states[first : first + n])
-            found[index, here] = logs[along.position[here] - first, along.target[here]]
-    return found
+    n_edits, n = len(along.states), _positions_at_once(chat)
+    states = torch.cat([*along.states])
+    edit = torch.arange(n_edits, device=chat.device)[:, None]
+    position = (edit * len(along.clean) + along.position).flatten()
+    target = along.target.repeat(n_edits)
+    found = torch.empty(len(target), device=chat.device)
+    for first in range(0, len(states), n):
+        here = (position >= first) & (position < first + n)
+        logs = _log_probabilities(chat, states[first : first + n])
+        found[here] = logs[position[here] - first, target[here]]
+    return found.view(n_edits, -1)
 
 
 def _divergences(chat: ChatModel, along: _Along) -> Tensor:
     """`[edit, token]`; exactly 0 where an edit changes nothing."""
     n = _positions_at_once(chat)
     found = torch.zeros((len(along.states), len(along.clean)), device=chat.device)
+    changing = [i for i, states in enumerate(along.states) if states is not along.clean]
     for first in range(0, len(along.clean), n):
         some = slice(first, first + n)
         clean = _log_probabilities(chat, along.clean[some])
         shares = clean.exp()
-        for index, states in enumerate(along.states):
-            if states is along.clean:
-                continue
-            apart = _log_probabilities(chat, states[some]).sub_(clean)
-            found[index, some] = -apart.mul_(shares).sum(-1)
+        at_once = max(1, n // len(clean))
+        for start in range(0, len(changing), at_once):
+            edits = changing[start : start + at_once]
+            steered = _log_probabilities(chat, torch.cat([along.states[i][some] for i in edits]))
+            apart = steered.view(len(edits), *clean.shape).sub_(clean).mul_(shares)
+            found[edits, some] = -apart.sum(-1)
     return found.clamp_(min=0)[:, along.position]  # what rounding takes below
 
 

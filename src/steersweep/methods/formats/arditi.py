@@ -79,6 +79,7 @@ class Arditi:
             f"there: (model_base.model_block_modules[{layer}], "
             f"get_activation_addition_input_pre_hook(vector=direction, "
             f"coeff={shown}{direction.raw_norm:g}))",
+            f"the same here: --layer {layer} --site resid_pre --span one",
         ]
 
 
