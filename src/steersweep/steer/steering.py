@@ -21,6 +21,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import can_be_filled, make_cache
 from steersweep.steer.decoding import Decoder, decoder
 from steersweep.steer.edit import Edit, clean_layers
+from steersweep.steer.greedy import most_likely
 from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.steer.repeats import LOOK_EVERY, repeating
@@ -182,7 +183,7 @@ class _Running:
                 logits = decoding.step(self._take_up(decoding, held))
                 first = int(held["step"]) + 1
             for step in range(first, self._steps):
-                token = logits.max(-1).indices  # the first of equals, as argmax; on CPUs faster
+                token = most_likely(logits)
                 # Rows that have ended may still be there.
                 before = self._tokens[self._alive, step]
                 self._tokens[self._alive, step] = torch.where(self._ended, before, token)
