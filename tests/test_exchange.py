@@ -8,6 +8,7 @@ other tools themselves.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -292,6 +293,35 @@ def test_the_refusal_direction_of_arditi_is_of_a_layers_input(tmp_path: Path) ->
         InputError, match=r"direction\.pt: its site is resid_pre, and not resid_pos"
     ):
         read_direction(tmp_path / "direction.pt", read_at="resid_post")
+
+
+@pytest.mark.parametrize("key", [3, "3"])
+def test_plain_tensors_by_layer(key: int | str, tmp_path: Path) -> None:
+    torch.save({key: torch.from_numpy(vectors()[2])}, tmp_path / "v.pt")
+    with pytest.raises(InputError, match=r"v\.pt: .* told read_at, sign, scale "):
+        read_direction(tmp_path / "v.pt")
+    found = read_direction(tmp_path / "v.pt", read_at="resid_pre", sign=1, scale=1.0)
+    assert (found.layer, found.site) == (3, "resid_pre")
+
+
+def test_what_the_other_tool_does_is_said_in_its_own_sign_and_units(tmp_path: Path) -> None:
+    vector = vectors()[2] / np.linalg.norm(vectors()[2]) * 2
+    path = write_control_vector(tmp_path / "v.gguf", by_layer({3: vector}))
+    done = convert(path, tmp_path / "v.safetensors", sign=-1, scale=5.0)
+    assert done.direction.raw_norm == pytest.approx(10.0)
+    assert "--span one --multiplier -2" in done.read.as_there(done.direction)[0]
+    # One of several; and one that is the same at several layers.
+    path = made_by("lm-eval", tmp_path)
+    done = convert(path, tmp_path / "v.safetensors", layer=3)
+    (said,) = done.read.as_there(done.direction)
+    assert re.search("at layer 3: .*--span one --multiplier .*others for 1 more", said)
+    direction().save(tmp_path / "ours.safetensors")
+    convert(tmp_path / "ours.safetensors", path, format="steering-vectors", model=MODEL)
+    read = read_direction_file(path)
+    assert (
+        "at layers 3 to 6: --operation add --site resid_post --span to-end --multi"
+        in (read.as_there(read.one())[0])
+    )
 
 
 def test_a_negative_coefficient_turns_what_is_added(tmp_path: Path) -> None:

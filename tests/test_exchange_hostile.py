@@ -122,7 +122,15 @@ def torch_files(files: Files) -> None:
     files.saved(
         "runs.pt", {"layer_activations": Runs()}, r"names (posix|nt)\.system, and loading it could"
     )
-    files.add("bare.pt", r"names (posix|nt)\.system", pickle.dumps(Runs(), protocol=2))
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        data = pickle.dumps(Runs(), protocol=protocol)
+        files.add(f"bare{protocol}.pt", r"names (posix|nt)\.system", data)
+    files.add("bare0.pt", "is no file with a direction", pickle.dumps(Runs(), protocol=0))
+    path = files.add("archive4.pt", r"names (posix|nt)\.system")
+    torch.save({"layer_activations": Runs()}, path, pickle_protocol=4)
+    torch.save(VECTOR, files.add("protocol4.pt", "has pickle protocol 4"), pickle_protocol=4)
+    np.savez(files.folder / "many.npz", a=NUMBERS)
+    files.add("many.pt", r"archive of arrays \(\.npz\)", (files.folder / "many.npz").read_bytes())
     files.saved("class.pt", Edit.remove(VECTOR, 1), "names steersweep.steer.edit.Edit")
     torch.save(VECTOR, files.folder / "whole.pt")
     files.add("cut.pt", "is cut or damaged", (files.folder / "whole.pt").read_bytes()[:-200])
@@ -191,6 +199,8 @@ def steer_configs(files: Files) -> None:
         ("value", {"action": "clamp"}, "clamps a component to a value of its own"),
     ):
         files.saved(f"le-{name}.pt", {"layers.2": {**entry, **changed}}, says)
+    tower = {"vision_model.encoder.layers.2": entry}
+    files.saved("le-vision.pt", tower, "'vision_model.encoder.layers.2': is no decoder layer")
     files.saved("le-mlp.pt", {"layers.2.mlp": entry}, "'layers.2.mlp': is no decoder layer")
     files.saved(
         "le-short.pt", {"layers.2": entry, "layers.3": {"action": "add"}}, "'layers.3': must have"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +20,17 @@ from steersweep.cli.options import (
     PrecisionOption,
     QuietOption,
     RemoteCodeOption,
+    RepeatsOption,
     RevisionOption,
     RowsOption,
     SiteOption,
     SpanOption,
     SpecialTokensOption,
     SystemOption,
+    TemperatureOption,
     TemplateOption,
+    TopKOption,
+    TopPOption,
 )
 from steersweep.cli.output import quiet_libraries, say, show_notes
 from steersweep.core.errors import InputError, SteersweepError
@@ -149,6 +154,11 @@ def generate(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    repeats: RepeatsOption = None,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
     precision: PrecisionOption = defaults.PRECISION,
     device: DeviceOption = defaults.DEVICE,
@@ -166,7 +176,12 @@ def generate(
     Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.5
     --prompt "How do I bake a cake?"`
     """
-    from steersweep.core.setting_values import MAX_NEW_TOKENS, MAX_ROWS, whole_number
+    from steersweep.core.setting_values import (
+        MAX_NEW_TOKENS,
+        MAX_ROWS,
+        MAX_SEED,
+        whole_number,
+    )
     from steersweep.library.steering import SteeringSettings
     from steersweep.methods.formats.reading import read_direction_file
     from steersweep.model.chat_model import ChatModel
@@ -175,8 +190,10 @@ def generate(
     from steersweep.model.thinking import thinking_note
     from steersweep.prompts.system import read_system_prompt
     from steersweep.run.condition import LayerChoice
+    from steersweep.run.decoding_settings import DecodingSettings
     from steersweep.run.edit_settings import EditSettings
     from steersweep.smoke.required import check_for_user
+    from steersweep.steer.sampling import sampling_of, stream_key
     from steersweep.steer.steering import Row
     from steersweep.steer.steering import generate as generate_rows
 
@@ -190,6 +207,10 @@ def generate(
     )
     whole_number("--max-new-tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
     whole_number("--rows", rows, 1, MAX_ROWS)
+    whole_number("--seed", seed, 0, MAX_SEED)
+    decoding = DecodingSettings.chosen(
+        temperature=temperature, top_p=top_p, top_k=top_k, repeats=repeats
+    )
     options = parse_template_options(template_options, "--template-options")
     system_prompt = read_system_prompt(system)
     file = read_direction_file(direction)
@@ -217,21 +238,36 @@ def generate(
     push = steering.edit_of(chat, found, str(direction), reference)
     if found.model_fingerprint and found.model_fingerprint != chat.fingerprint:
         notes.append(f"the direction was extracted from {found.model_id}")
-    asked = [Row(ids, steer) for ids in prompt_ids for steer in (None, push)]
-    answers = generate_rows(chat, asked, max_new_tokens=max_new_tokens, max_rows=rows)
+    asked = [
+        Row(ids, steer, stream_key(seed, ids, index))
+        for ids in prompt_ids
+        for index in range(decoding.repeats)
+        for steer in (None, push)
+    ]
+    answers = generate_rows(
+        chat,
+        asked,
+        max_new_tokens=max_new_tokens,
+        max_rows=rows,
+        sampling=sampling_of(decoding),
+    )
     texts = [chat.opened_thought + answer.text for answer in answers]
     if thinks := thinking_note(texts[::2], max_new_tokens):
         notes.append(thinks)
     pairs = [
         {"prompt": text, "unsteered": texts[2 * i], "steered": texts[2 * i + 1]}
-        for i, text in enumerate(prompt)
+        for i, text in enumerate(text for text in prompt for _ in range(decoding.repeats))
     ]
-    if as_json:
-        say(json.dumps(pairs, indent=1))
-    else:
-        for pair in pairs:
-            for name, text in pair.items():
-                say(f"{name + ':':<11}{text}")
-            say("")
+    _say_pairs(pairs, as_json=as_json)
     if not quiet:
         show_notes(notes)
+
+
+def _say_pairs(pairs: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
+    if as_json:
+        say(json.dumps(pairs, indent=1))
+        return
+    for pair in pairs:
+        for name, text in pair.items():
+            say(f"{name + ':':<11}{text}")
+        say("")

@@ -144,6 +144,20 @@ SystemOption = Annotated[
     str,
     typer.Option(help="A system prompt before every prompt: a text, or a file that holds it."),
 ]
+TemperatureOption = Annotated[
+    float, typer.Option(help="Sample answers at this temperature; 0: greedy answers.")
+]
+TopPOption = Annotated[
+    float,
+    typer.Option("--top-p", help="Of sampling: only the likeliest tokens up to this probability."),
+]
+TopKOption = Annotated[
+    int, typer.Option("--top-k", help="Of sampling: only so many of the likeliest tokens; 0: all.")
+]
+RepeatsOption = Annotated[
+    int | None,
+    typer.Option(help="Of sampling: answers to each prompt [default: as the prompts say]."),
+]
 OperationOption = Annotated[
     str,
     typer.Option(

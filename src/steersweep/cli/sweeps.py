@@ -29,6 +29,7 @@ from steersweep.cli.options import (
     PromptsOption,
     QuietOption,
     RemoteCodeOption,
+    RepeatsOption,
     RevisionOption,
     RowsOption,
     SiteOption,
@@ -36,8 +37,11 @@ from steersweep.cli.options import (
     SpecialTokensOption,
     StopLoopsOption,
     SystemOption,
+    TemperatureOption,
     TemplateOption,
     TextOption,
+    TopKOption,
+    TopPOption,
     split_files,
 )
 from steersweep.cli.output import (
@@ -115,8 +119,14 @@ def sweep(
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.MAX_NEW_TOKENS,
     stop_loops: StopLoopsOption = False,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    top_k: TopKOption = 0,
+    repeats: RepeatsOption = None,
     judge: Annotated[str, typer.Option(help=JUDGES)] = defaults.JUDGE,
-    seed: Annotated[int, typer.Option(help="Of the random control direction.")] = defaults.SEED,
+    seed: Annotated[
+        int, typer.Option(help="Of random directions and of sampling.")
+    ] = defaults.SEED,
     rows: RowsOption = defaults.ROWS,
     effects: EffectsOption = defaults.EFFECTS,
     text: TextOption = None,
@@ -165,6 +175,10 @@ def sweep(
         precision=precision,
         max_new_tokens=max_new_tokens,
         stop_loops=stop_loops,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repeats=repeats,
         judge=judge,
         seed=seed,
         rows=rows,
@@ -196,7 +210,7 @@ def _run_and_show(
     if not quiet:
         strengths = MOST if settings.window else len(settings.strengths)
         cells = len(settings.methods) * len(settings.layers) * strengths
-        say(power_line(len(settings.test.prompts), cells), err=True)
+        say(power_line(len(settings.test.unique), cells), err=True)
     with live_view(quiet=quiet) as view:
         outcome = run_sweep(
             settings,

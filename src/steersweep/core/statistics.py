@@ -30,6 +30,25 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, 
     return float(interval.low), float(interval.high)
 
 
+def wilson_of_share(share: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a mean share of `n` prompts that have several answers each.
+
+    Each prompt counts once, with the share of its answers. The mean of such shares varies no more
+    than that of yes and no, so the interval is never too narrow, however alike a prompt's answers.
+
+    Raises:
+        ValueError: unless 0 <= share <= 1 and n >= 1.
+    """
+    from scipy.stats import norm
+
+    if not (0 <= share <= 1 and n >= 1):
+        raise ValueError(f"no share of {n} prompts: {share}")
+    z = float(norm.isf((1 - confidence) / 2))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def wilson_best_of(
     successes: int, n: int, compared: int, *, confidence: float = 0.95
 ) -> tuple[float, float]:

@@ -121,6 +121,12 @@ def _pairs(chat: ChatModel, asked: QuestionSet, way: _Way) -> list[Continuation]
                     f"{name}: {'an answer' if question.question.strip() else 'the question'} is "
                     f"empty; leave it out"
                 )
+            length = len(pair.prompt_ids) + len(pair.token_ids)
+            if chat.max_positions is not None and length > chat.max_positions:
+                raise InputError(
+                    f"{name}: {length} tokens with an answer, and {chat.source.model_id} was made "
+                    f"for at most {chat.max_positions}; leave it out"
+                )
             found.append(pair)
     return found
 

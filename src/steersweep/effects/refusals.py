@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from steersweep.core.errors import InputError
 from steersweep.effects.effect import Given
-from steersweep.judging.judge import Answer
+from steersweep.judging.judge import NO_ANSWER, Answer
 from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.effect import SHARE, Measured, item_id
@@ -59,16 +59,18 @@ def refusals(
     if not prompts.prompts or given.judge is None:
         raise InputError(f"{effect}: there is no {'prompt' if given.judge else 'judge'}")
     most = given.sizes.answer_tokens
-    ids = chat.renderer.ids_of(prompts.prompts, f"{prompts.name}, prompt")
+    ids = chat.renderer.ids_of(prompts.asked, f"{prompts.name}, prompt")
     texts = _answers(chat, [Row(of_prompt, edit) for edit in edits for of_prompt in ids], given)
     n = len(ids)
-    asked = [Answer(prompts.prompts[i % n], text) for i, text in enumerate(texts)]
+    questions = [prompts.question(prompt) for prompt in prompts.prompts]
+    asked = [Answer(questions[i % n], text) for i, text in enumerate(texts)]
     different = list(dict.fromkeys(asked))  # a weak push changes few answers
     judged = dict(zip(different, given.judge.judge(different), strict=True))
     by_edit = [asked[first : first + n] for first in range(0, len(asked), n)]
     source = f"{prompts.id}, {most} new tokens, {given.judge.id}"
+    items = tuple(item_id(prompt) for prompt in prompts.prompts)
     return [
-        (_measured(effect, source, answers, judged, keep=given.keep_answers),)
+        (_measured(effect, source, items, answers, judged, keep=given.keep_answers),)
         for answers in by_edit
     ]
 
@@ -96,6 +98,7 @@ def _answers(chat: ChatModel, rows: Sequence[Row], given: Given) -> list[str]:
 def _measured(
     effect: str,
     source: str,
+    items: tuple[str, ...],
     answers: Sequence[Answer],
     judged: Mapping[Answer, Judgement],
     *,
@@ -106,9 +109,14 @@ def _measured(
         effect,
         SHARE,
         source,
-        tuple(item_id(answer.prompt) for answer in answers),
+        items,
         tuple(float(j.refusal and j.quality == "coherent") for j in found),
         (1,) * len(found),
-        verdicts=tuple(j.quality for j in found),
+        verdicts=tuple(_verdict(judgement) for judgement in found),
         answers=tuple(answer.response for answer in answers) if keep else (),
     )
+
+
+def _verdict(judgement: Judgement) -> str:
+    """Its quality; of reasoning that came to no answer in the few tokens there are, that."""
+    return NO_ANSWER if judgement.failure_mode == NO_ANSWER else judgement.quality

@@ -114,9 +114,9 @@ def convert(
     )
     _check_multiplier(multiplier, edit)
     said = said_of(layer, row, read_at, sign, scale, position)
+    read = read_direction_file(Path(path), said)
     if out.is_dir() or (out.exists() and out.samefile(path)):
         raise InputError(f"{out}: is a folder, or the file that is read; give another to write")
-    read = read_direction_file(Path(path), said)
     found = read.one()
     target = None if model is None else Target.of(source_of(model))
     notes = read.notes

@@ -39,6 +39,10 @@ def sweep(
     device: str = defaults.DEVICE,
     max_new_tokens: int = defaults.MAX_NEW_TOKENS,
     stop_loops: bool = False,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repeats: int | None = None,
     judge: str = defaults.JUDGE,
     seed: int = defaults.SEED,
     rows: int = defaults.ROWS,
@@ -77,8 +81,12 @@ def sweep(
         device: `auto` or a torch device.
         max_new_tokens: longest answer.
         stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
+        temperature: sample answers at this temperature; 0: greedy answers.
+        top_p: of sampling: only the likeliest tokens that together have this probability.
+        top_k: of sampling: only so many of the likeliest tokens; 0: all.
+        repeats: of sampling: answers to each prompt; None: as the prompts say.
         judge: name of the judge.
-        seed: of the random control direction.
+        seed: of the random control direction, and of sampling.
         rows: rows per generation batch.
         effects: what steering costs the model, measured besides: `text`, `choices`, `divergence`,
             `harmful`, `borderline`, or a user's own by its place; `all`, or `none`.
@@ -113,6 +121,10 @@ def sweep(
         precision=precision,
         max_new_tokens=max_new_tokens,
         stop_loops=stop_loops,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repeats=repeats,
         judge=judge,
         seed=seed,
         rows=rows,

@@ -223,10 +223,11 @@ def corrected_rate(samples: Sequence[Sample], labels: Mapping[int, str]) -> Corr
         expected += count * yes / len(seen)
         shares = rng.beta(yes + 0.5, len(seen) - yes + 0.5, _DRAWS)
         drawn = drawn + rng.binomial(count, shares)
-    # Other prompts would have given other answers.
-    draws = rng.binomial(n, drawn / n) / n
+    # Other prompts would have given other answers; several of one prompt hang together.
+    n_prompts = len({sample.prompt for sample in samples})
+    draws = rng.binomial(n_prompts, drawn / n) / n_prompts
     low, high = np.quantile(draws, [0.025, 0.975])
     rate = expected / n
     if not unseen:
-        low, high = wilson(round(fixed), n)
+        low, high = wilson(round(fixed / n * n_prompts), n_prompts)
     return Corrected(rate, min(garbled / n, 1.0), (min(float(low), rate), max(float(high), rate)))

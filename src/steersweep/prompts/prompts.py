@@ -38,12 +38,14 @@ class TestSet:
 
     Attributes:
         name: file name without ending.
-        prompts: unique prompts, in order; transcripts of those that have several turns.
+        prompts: prompts, in order; transcripts of those that have several turns.
         repeats: how often a study asks each prompt. Greedy answers to a repeat are
             identical, so each prompt is generated once; `repeats` only enters `n_samples`.
         notes: what the user should know of the file that they were read from.
         conversations: the turns of prompts that have several, by the prompt.
         categories: what prompts are about, by the prompt, as far as the file says.
+        each: how often each prompt stands among `prompts`, one after the other: as often as it is
+            answered, where answers are sampled. Otherwise they are unique.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -54,6 +56,7 @@ class TestSet:
     notes: tuple[str, ...] = field(default=(), compare=False)
     conversations: Mapping[str, Turns] = field(default_factory=dict)
     categories: Mapping[str, str] = field(default_factory=dict, compare=False)
+    each: int = 1
 
     @cached_property
     def id(self) -> str:
@@ -68,6 +71,16 @@ class TestSet:
         """What a model is asked, in order: texts, or conversations that end with one."""
         return tuple(self.conversations.get(text, text) for text in self.prompts)
 
+    @property
+    def unique(self) -> tuple[str, ...]:
+        """The different prompts."""
+        return self.prompts[:: self.each]
+
+    def answered(self, times: int) -> TestSet:
+        """The same prompts, each to be answered so many times, with samples instead of repeats."""
+        prompts = tuple(text for text in self.unique for _ in range(times))
+        return replace(self, prompts=prompts, each=times, repeats=1)
+
     def question(self, prompt: str) -> str:
         """What a judge takes for a prompt: its last user turn."""
         turns = self.conversations.get(prompt)
@@ -80,9 +93,9 @@ class TestSet:
         return replace(self, name=f"{self.name}[:{count}]", prompts=self.prompts[:count])
 
     def part(self, start: int, stop: int) -> TestSet:
-        """The prompts from `start` to before `stop`, named so."""
+        """The different prompts from `start` to before `stop`, each once, named so."""
         name = f"{self.name}[{start}:{stop}]"
-        return replace(self, name=name, prompts=self.prompts[start:stop])
+        return replace(self, name=name, prompts=self.unique[start:stop], each=1)
 
 
 @dataclass(frozen=True)

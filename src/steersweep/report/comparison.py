@@ -161,8 +161,8 @@ def _facts(result: Result) -> dict[str, Any]:
 
 def _compared(place: _Place, first: SteeredCell, second: SteeredCell, p: float) -> Conditions:
     _, model, precision, method, layer, _, _ = place
-    said = {sample.prompt: sample.response for sample in first.samples}
-    both = [sample for sample in second.samples if sample.prompt in said]
+    said = {(sample.prompt, sample.repeat): sample.response for sample in first.samples}
+    both = [sample for sample in second.samples if (sample.prompt, sample.repeat) in said]
     return Conditions(
         model=model,
         precision=precision,
@@ -172,7 +172,7 @@ def _compared(place: _Place, first: SteeredCell, second: SteeredCell, p: float) 
         first=first.rates.coherent_refusal_rate,
         second=second.rates.coherent_refusal_rate,
         p_holm=p,
-        n_texts=sum(said[sample.prompt] != sample.response for sample in both),
+        n_texts=sum(said[sample.prompt, sample.repeat] != sample.response for sample in both),
         n_prompts=len(both),
         keys=(first.key, second.key),
     )

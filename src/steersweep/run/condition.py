@@ -174,7 +174,7 @@ class Condition:
     def as_json(self) -> dict[str, Any]:
         """Plain data, as records hold it: every field, the label's text as `method`."""
         facts = {"method" if name == "label" else name: v for name, v in asdict(self).items()}
-        return {**facts, "method": str(self.label)}
+        return {**facts, "method": str(self.label), "decoding": self.decoding.as_json()}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Condition:

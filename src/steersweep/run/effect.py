@@ -77,8 +77,8 @@ class Measured:
         items: `item_id` of prompts, texts or questions, in order.
         values: one per item: mean nats per token; or 1 for correct, or for refused, and 0 if not.
         weights: how many tokens an item's value is the mean of; 1 for shares.
-        verdicts: what a judge said of each item's answer, `coherent` and so on; empty where
-            nothing was judged.
+        verdicts: what a judge said of each item's answer, `coherent` and so on; `no-answer` where
+            the model was still reasoning. Empty where nothing was judged.
         answers: the answers, if they were asked for; else empty.
     """
 

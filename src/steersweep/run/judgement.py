@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from steersweep.core.statistics import wilson
+from steersweep.core.statistics import wilson, wilson_of_share
 
 UNJUDGED: Literal["unjudged"] = "unjudged"
 Quality = Literal["coherent", "garbled", "normal", "unjudged"]
@@ -84,12 +84,14 @@ class Rates:
     unjudged: int = 0
 
 
-def rates_of(judgements: Sequence[Judgement], repeats: int = 1) -> Rates:
+def rates_of(judgements: Sequence[Judgement], repeats: int = 1, *, each: int = 1) -> Rates:
     """Rates of a condition from the judgements of its responses.
 
     Args:
-        judgements: one per unique prompt; at least one.
+        judgements: of each unique prompt, one or `each`; at least one.
         repeats: how often the study plan asks each prompt.
+        each: sampled answers of each prompt. Rates are means over all of them, intervals rest on
+            the number of prompts.
     """
     n = len(judgements)
 
@@ -112,8 +114,10 @@ def rates_of(judgements: Sequence[Judgement], repeats: int = 1) -> Rates:
         partial_refusal_rate=count(lambda j: j.stance == "partial") / n,
         refusals=refusals * repeats,
         n_samples=n * repeats,
-        n_unique=n,
-        coherent_refusal_ci=wilson(coherent, n),
+        n_unique=n // each,
+        coherent_refusal_ci=(
+            wilson(coherent, n) if each == 1 else wilson_of_share(coherent / n, n // each)
+        ),
         output_quality="mixed" if quality == UNJUDGED else quality,
         failure_modes=dict(sorted(modes.items())),
         unjudged=qualities[UNJUDGED],

@@ -32,6 +32,7 @@ class Sample:
             tokens that were looked at; None where the text alone decides.
         nll_worst: the same of their worst stretch.
         n_tokens: tokens of the response.
+        repeat: of sampled answers to a prompt, which one, from 0.
         asked: of a prompt of several turns, its last one, which is judged; else empty.
     """
 
@@ -43,6 +44,7 @@ class Sample:
     nll_worst: float | None
     n_tokens: int
     asked: str = ""
+    repeat: int = 0
 
     @property
     def question(self) -> str:
@@ -189,7 +191,10 @@ def _check(record: Record, key: str, prompts: Sequence[str] | None) -> None:
     repeats, rest = divmod(record.rates.n_samples, len(record.samples))
     if rest or repeats < 1:
         raise Damaged("n_samples is no multiple of its samples")
-    follow = rates_of([sample.judgement for sample in record.samples], repeats)
+    each = record.condition.decoding.repeats
+    if len(record.samples) % each:
+        raise Damaged(f"its {len(record.samples)} samples are not {each} of each prompt")
+    follow = rates_of([sample.judgement for sample in record.samples], repeats, each=each)
     for name in (rate.name for rate in fields(Rates)):
         if not _equal(getattr(record.rates, name), getattr(follow, name)):
             raise Damaged(f"{name} does not follow from its samples")

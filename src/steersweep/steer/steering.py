@@ -26,6 +26,7 @@ from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.steer.repeats import LOOK_EVERY, repeating
 from steersweep.steer.row_edits import RowEdits
+from steersweep.steer.sampling import Sampler, Sampling
 from steersweep.steer.standing import KeptBatches, Standing
 
 _STUCK = -2  # in place of a token: the row ended before it, as it is stuck
@@ -35,10 +36,18 @@ FinishReason = Literal["eos", "length", "loop"]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sequence to generate: prompt token ids and what is done to the residual stream."""
+    """One sequence to generate: prompt token ids and what is done to the residual stream.
+
+    Attributes:
+        prompt_ids: of the prompt.
+        edit: what is done, or None.
+        stream: key of the random numbers that its tokens are drawn with, where they are drawn; see
+            `stream_key`.
+    """
 
     prompt_ids: Sequence[int]
     edit: Edit | None = None
+    stream: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,13 @@ def generate(
     on_step: Callable[[StepInfo], None] | None = None,
     standing: Standing | None = None,
     is_stuck: Callable[[str], bool] | None = None,
+    sampling: Sampling | None = None,
 ) -> list[Generation]:
-    """Greedy answers to every row, in order; rows of different edits share batches.
+    """Answers to every row, in order; rows of different edits share batches.
 
-    Decoding takes the plain argmax of the logits: no setting of the model's generation config
-    (repetition penalty, temperature) has any effect. Padding is never edited; which other tokens
-    are is said in `Edit.positions`.
+    Decoding takes the plain argmax of the logits, or draws as `sampling` says: no setting of the
+    model's generation config (repetition penalty, temperature) has any effect. Padding is never
+    edited; which other tokens are is said in `Edit.positions`.
 
     Args:
         chat: the model.
@@ -85,6 +95,7 @@ def generate(
             see `can_stand`.
         is_stuck: whether a text is stuck in a loop; asked of answers that repeat themselves. Where
             it is, the answer ends with finish reason `loop`. What is stuck must stay so.
+        sampling: how tokens are drawn; None: greedily.
 
     Raises:
         InputError: a row's layers or vector do not fit the model, or its edit is one of
@@ -96,10 +107,14 @@ def generate(
     regime = regime_of(chat)
     groups = [*regime.groups([len(row.prompt_ids) for row in rows], max_rows)]
     tokens = torch.full((len(rows), max_new_tokens), -1, dtype=torch.long, device=chat.device)
+    sampler = None
+    if sampling is not None:
+        keys = [row.stream for row in rows]
+        sampler = Sampler(sampling, keys, max_new_tokens, chat.device)
     kept = KeptBatches(standing if can_stand(chat) else None, tokens, max_rows)
     for number, some in enumerate(groups):
         if number >= kept.group:
-            running = _Running(chat, regime, rows, some, tokens, is_stuck)
+            running = _Running(chat, regime, rows, some, tokens, is_stuck, sampler)
             running.run(kept.begun(number), on_step, kept.keep)
     kept.end(len(groups))
     return [_finish(chat, row) for row in tokens.tolist()]
@@ -127,6 +142,7 @@ class _Running:
         some: which of them are in the batch.
         tokens: of all rows, `[row, step]`, to be filled in.
         is_stuck: see `generate`.
+        sampler: what draws tokens of all rows; None: the likeliest are taken.
     """
 
     def __init__(
@@ -137,12 +153,13 @@ class _Running:
         some: Sequence[int],
         tokens: Tensor,
         is_stuck: Callable[[str], bool] | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         # Rows that begin to be edited at the same layer lie together, for the prompts' pass.
         self._clean = {index: clean_layers(rows[index].edit, chat.n_layers) for index in some}
         self._order = sorted(some, key=self._clean.__getitem__)
         self._chat, self._regime, self._tokens = chat, regime, tokens
-        self._is_stuck = is_stuck
+        self._is_stuck, self._sampler = is_stuck, sampler
         asked = [tuple(rows[index].prompt_ids) for index in self._order]
         numbers = {ids: number for number, ids in enumerate(dict.fromkeys(asked))}
         self._of_row = [numbers[ids] for ids in asked]
@@ -183,7 +200,7 @@ class _Running:
                 logits = decoding.step(self._take_up(decoding, held))
                 first = int(held["step"]) + 1
             for step in range(first, self._steps):
-                token = most_likely(logits)
+                token = self._next(logits, step)
                 # Rows that have ended may still be there.
                 before = self._tokens[self._alive, step]
                 self._tokens[self._alive, step] = torch.where(self._ended, before, token)
@@ -208,6 +225,12 @@ class _Running:
                     break
                 keep(partial(self._state, decoding, step, token))
                 logits = decoding.step(token)
+
+    def _next(self, logits: Tensor, step: int) -> Tensor:
+        """The tokens that follow, `[row in batch]`."""
+        if self._sampler is not None:
+            return self._sampler.tokens(logits, self._alive, step)
+        return most_likely(logits)
 
     def _prefill(self) -> Tensor:
         return prefill(

@@ -51,8 +51,9 @@ def begun(plan: Plan, store: RunFolder) -> Begun:
             record = store.get(key)
             if record is None:
                 continue
-            count, name = len(record.samples), record.condition.model_id
-            if tuple(sample.prompt for sample in record.samples) == asked[:count]:
+            name, each = record.condition.model_id, record.condition.decoding.repeats
+            tested = tuple(sample.prompt for sample in record.samples[::each])
+            if tested == asked[: (count := len(tested))]:
                 prompts[name] = max(count, prompts.get(name, 0))
     return Begun(frozenset(ended), prompts)
 

@@ -18,7 +18,7 @@ from steersweep.run.verdict import TOO_WEAK
 from steersweep.study.curves import differences, is_flat, is_peak
 from steersweep.study.plan import PlannedModel
 from steersweep.study.rows import Answer, DepthPoint, DepthRow, Pattern
-from steersweep.sweeps.compared import coherent_refusals
+from steersweep.sweeps.compared import coherent_refusals, prompts_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,8 +129,7 @@ def _row(
     import numpy as np
 
     by_prompt = [
-        dict(zip([s.prompt for s in cell.samples], coherent_refusals(cell), strict=True))
-        for cell in cells
+        dict(zip(prompts_of(cell), coherent_refusals(cell), strict=True)) for cell in cells
     ]
     prompts = [p for p in by_prompt[0] if all(p in held for held in by_prompt)]
     refused = np.array([[held[p] for p in prompts] for held in by_prompt], dtype=bool)

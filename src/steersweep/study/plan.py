@@ -79,11 +79,36 @@ class Decoding:
         max_new_tokens: longest answer.
         rows: of a batch, at most.
         stop_loops: end an answer where it is stuck in a loop.
+        temperature: what logits are divided by before a token is drawn; 0: greedy answers.
+        top_p: tokens are drawn from the likeliest that together have this probability.
+        top_k: tokens are drawn from so many of the likeliest; 0: from all.
+        repeats: how often each prompt is answered, with a temperature; None: as the prompts say.
     """
 
     max_new_tokens: int = defaults.MAX_NEW_TOKENS
     rows: int = defaults.ROWS
     stop_loops: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repeats: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedEffects:
+    """What steering costs the models, measured in every condition besides; changes no condition.
+
+    Attributes:
+        measure: names of effects, or places of a user's own; none: nothing is measured.
+        text: file of texts, or None.
+        choices: file of questions, or None.
+        items: how much is looked at: a `sample` of each set, or `all` of it.
+    """
+
+    measure: tuple[str, ...] = ()
+    text: str | None = None
+    choices: str | None = None
+    items: str = defaults.EFFECT_ITEMS
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,7 @@ class Plan:
         flat_within: half the width of what counts as a flat size curve, as a rate.
         sections: by phase, what it is to run; see `section`. In the order of phases.
         decoding: how answers are generated.
+        effects: what steering costs the models.
         judge: name of the judge.
         seed: of the random control directions.
         prices: USD per hour of kinds of GPU, before the catalog's.
@@ -209,6 +235,7 @@ class Plan:
     flat_within: float
     sections: Mapping[str, object]
     decoding: Decoding
+    effects: PlannedEffects
     judge: str
     seed: int
     prices: Mapping[str, float]

@@ -11,9 +11,11 @@ from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.prompts.system import read_system_prompt
 from steersweep.run.decoding_settings import DecodingSettings
-from steersweep.study.plan import Plan
+from steersweep.study.plan import Plan, PlannedEffects
 from steersweep.study.sweeps import Cuts, Sweep
+from steersweep.sweeps.effect_settings import NONE, left_out_notes, make_effects
 from steersweep.sweeps.settings import SweepSettings
+from steersweep.work.asked_effects import AskedEffects
 
 
 def planned_prompts(plan: Plan, cuts: Cuts) -> TestSet:
@@ -39,13 +41,47 @@ def prompts_of(plan: Plan, sweep: Sweep, cuts: Cuts) -> TestSet:
 
 
 def prompt_counts(plan: Plan, cuts: Cuts) -> Callable[[Sweep], int]:
-    """How many test prompts each sweep has; as `prompts_of`, which reads files every time."""
+    """How many answers each condition of a sweep has; `prompts_of` reads files every time."""
 
     @cache
     def count(is_cut: bool) -> int:
-        return len(planned_prompts(plan, cuts if is_cut else Cuts()).prompts)
+        prompts = planned_prompts(plan, cuts if is_cut else Cuts())
+        return len(prompts.prompts) * decoding_of(plan, prompts).repeats
 
     return lambda sweep: count(sweep.step.is_cut)
+
+
+def decoding_of(plan: Plan, prompts: TestSet) -> DecodingSettings:
+    """How a plan decodes answers to its prompts.
+
+    Raises:
+        InputError: settings that contradict each other.
+    """
+    asked = plan.decoding
+    return DecodingSettings.chosen(
+        stop_loops=asked.stop_loops,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        repeats=asked.repeats,
+        repeats_of_prompts=prompts.repeats,
+    )
+
+
+def effects_of(plan: Plan) -> AskedEffects:
+    """The effects that a plan measures, with all that they are measured on.
+
+    Raises:
+        InputError: a file cannot be read, or an effect of a user's own cannot be imported.
+    """
+    return _effects_of(plan.effects)
+
+
+@cache
+def _effects_of(asked: PlannedEffects) -> AskedEffects:
+    return make_effects(
+        ",".join(asked.measure) or NONE, text=asked.text, choices=asked.choices, items=asked.items
+    )
 
 
 def prompt_notes(plan: Plan) -> tuple[str, ...]:
@@ -55,7 +91,7 @@ def prompt_notes(plan: Plan) -> tuple[str, ...]:
         InputError: a prompt set, or the system prompt, cannot be found or read.
     """
     read_system_prompt(plan.prompts.system)
-    found = [*load_test_set(plan.prompts.test).notes]
+    found = [*load_test_set(plan.prompts.test).notes, *left_out_notes(effects_of(plan))]
     for name in plan.prompts.extraction.values():
         found += load_extraction_set(name).notes
     return tuple(dict.fromkeys(found))
@@ -67,12 +103,14 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
     Raises:
         InputError: the model or a prompt set cannot be found.
     """
+    test = prompts_of(plan, sweep, cuts)
+    decoding = decoding_of(plan, test)
     return SweepSettings(
         models=(find_model(sweep.model.model, revision=sweep.model.revision or revision),),
         methods=sweep.methods,
         layers=sweep.layers,
         strengths=sweep.strengths,
-        test=prompts_of(plan, sweep, cuts),
+        test=test.answered(decoding.repeats) if decoding.samples else test,
         extraction={
             method: load_extraction_set(plan.prompts.extraction[method]) for method in sweep.methods
         },
@@ -88,6 +126,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         system=read_system_prompt(plan.prompts.system),
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
+        effects=effects_of(plan),
         window=sweep.window,
-        decoding=DecodingSettings(plan.decoding.stop_loops),
+        decoding=decoding,
     )

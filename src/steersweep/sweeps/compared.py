@@ -37,15 +37,15 @@ def is_too_weak(conditions: Iterable[SteeredCell], unsteered: Cell | None) -> bo
     """
     if unsteered is None:
         return False
-    plain = {sample.prompt: sample.response for sample in unsteered.samples}
+    plain = {(sample.prompt, sample.repeat): sample.response for sample in unsteered.samples}
     garbled, refused = unsteered.rates.garbled_rate, unsteered.rates.refusal_rate
     for cell in conditions:
         if cell.steering.multiplier == 0:
             return False
         pairs = [
-            (sample.response, plain[sample.prompt])
+            (sample.response, plain[sample.prompt, sample.repeat])
             for sample in cell.samples
-            if sample.prompt in plain
+            if (sample.prompt, sample.repeat) in plain
         ]
         same = sum(_is_unchanged(*pair) for pair in pairs)
         is_worse = cell.rates.garbled_rate > garbled or cell.rates.refusal_rate > refused
@@ -92,13 +92,28 @@ def p_difference(one: Cell, other: Cell | None) -> float | None:
     if other is None:
         return None
     refused = coherent_refusals(one), coherent_refusals(other, unjudged=True)
-    prompts = [[sample.prompt for sample in cell.samples] for cell in (one, other)]
+    prompts = [prompts_of(cell) for cell in (one, other)]
     return mcnemar(*refused) if prompts[0] == prompts[1] else fisher(*refused)
 
 
 def coherent_refusals(cell: Cell, *, unjudged: bool = False) -> list[bool]:
-    """By prompt, whether a condition refused coherently; `unjudged`: where that is not known."""
-    return [
+    """By prompt, whether a condition refused coherently; `unjudged`: where that is not known.
+
+    Where answers were sampled, whether more than half of a prompt's did: tests count prompts.
+    """
+    refused = [
         unjudged if found.quality == UNJUDGED else found.refusal and found.quality == "coherent"
         for found in (sample.judgement for sample in cell.samples)
     ]
+    each = answers_of_each(cell)
+    return [2 * sum(refused[i : i + each]) > each for i in range(0, len(refused), each)]
+
+
+def prompts_of(cell: Cell) -> list[str]:
+    """The different prompts of a condition, in order."""
+    return [sample.prompt for sample in cell.samples[:: answers_of_each(cell)]]
+
+
+def answers_of_each(cell: Cell) -> int:
+    """How many answers to each prompt a condition has."""
+    return len(cell.samples) // cell.rates.n_unique

@@ -24,7 +24,7 @@ from steersweep.run.cell import Cell
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED, Judgement, Rates, rates_of
 from steersweep.run.result import Result
-from steersweep.sweeps.compared import best_condition
+from steersweep.sweeps.compared import answers_of_each, best_condition
 from steersweep.sweeps.rejudged import (
     CLASSES,
     Agreement,
@@ -183,7 +183,9 @@ def _compared(
     refusals = _tables(cells, judged, lambda judgement: judgement.refusal, (False, True))
     total = sum(tables.values(), start=0 * next(iter(tables.values()))) if tables else None
     failed = [j for found in judged.values() for j in found if j.quality == UNJUDGED]
-    rates = {key: rates_of(found) for key, found in judged.items()}
+    rates = {
+        key: rates_of(found, each=answers_of_each(cells[key].cell)) for key, found in judged.items()
+    }
     return Rejudged(
         judge,
         results[0].judge,

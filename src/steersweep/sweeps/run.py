@@ -147,7 +147,7 @@ def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
             "harmful": list(first.harmful) if first else [],
             "harmless": list(first.harmless) if first else [],
             "extraction": {name: found.content() for name, found in settings.extracted.items()},
-            "test": list(settings.test.prompts),
+            "test": list(settings.test.unique),
             "test_repeats": settings.test.repeats,
             **_of_prompts(settings),
         },
@@ -159,9 +159,9 @@ def _of_prompts(settings: SweepSettings) -> dict[str, Any]:
     test = settings.test
     turns = {
         text: [asdict(turn) for turn in test.conversations[text]]
-        for text in test.prompts
+        for text in test.unique
         if text in test.conversations
     }
-    categories = {t: test.categories[t] for t in test.prompts if t in test.categories}
+    categories = {t: test.categories[t] for t in test.unique if t in test.categories}
     facts = {"system": settings.system, "test_turns": turns, "test_categories": categories}
     return {name: value for name, value in facts.items() if value}

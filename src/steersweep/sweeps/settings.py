@@ -198,12 +198,17 @@ def make_settings(
     positions: str = defaults.POSITIONS,
     effects: AskedEffects = NO_EFFECTS,
     stop_loops: bool = False,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    repeats: int | None = None,
 ) -> SweepSettings:
     """Settings from the texts a user types; lists are separated by commas.
 
     Without `methods` DIM is tried, or only `directions`, the files whose directions are tried like
     those of methods. Without `extraction` each method has the shipped prompts made for it.
-    `template_options` are read by `parse_template_options`, `system` by `read_system_prompt`.
+    `template_options` are read by `parse_template_options`, `system` by `read_system_prompt`. With
+    a temperature answers are sampled, each prompt `repeats` times (None: as the prompts say).
 
     Raises:
         InputError: an option that cannot be read; the message names it.
@@ -230,6 +235,16 @@ def make_settings(
     if max_prompts is not None:
         whole_number(setting("max_prompts"), max_prompts, 1, MAX_PROMPTS)
         test = test.first(max_prompts)
+    decoding = DecodingSettings.chosen(
+        stop_loops=stop_loops,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repeats=repeats,
+        repeats_of_prompts=test.repeats,
+    )
+    if decoding.samples:
+        test = test.answered(decoding.repeats)
     return SweepSettings(
         models=tuple(
             model if isinstance(model, ModelSource) else find_model(model) for model in models
@@ -255,7 +270,7 @@ def make_settings(
         edit=edit,
         window=LADDER if strengths == defaults.FIND else (),
         effects=effects,
-        decoding=DecodingSettings(stop_loops),
+        decoding=decoding,
     )
 
 

@@ -18,11 +18,14 @@ from steersweep.model.thinking import split_thinking
 from steersweep.run.condition import Condition, ConditionBatch
 from steersweep.run.label import UNSTEERED
 from steersweep.steer.edit import Edit
+from steersweep.steer.sampling import sampling_of, stream_key
 from steersweep.steer.steering import Generation, Row, StepInfo, generate
 from steersweep.work.preparation import Preparation
 from steersweep.work.stages import Stages
 
 Tell = Callable[[str], None]
+# What a token of the prompts' pass takes of a decoding step, about: for the time left.
+_OF_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Answering:
         chat: the model.
         prompt_ids: of the test prompts.
         rows: how many fit.
+        each: how often each prompt stands there, one after the other.
         prepared: where parts of a condition wait for its other parts.
         asks: whether the likelihood of a text may change what is said of it.
         stages: told how far it is.
@@ -71,6 +75,7 @@ class Answering:
         rows: RowLimit,
         prepared: Preparation,
         *,
+        each: int,
         asks: Callable[[str], bool],
         stages: Stages,
         tell: Tell,
@@ -79,6 +84,7 @@ class Answering:
         self._prompt_ids = prompt_ids
         self._rows = rows
         self._prepared = prepared
+        self._each = each
         self._asks = asks
         self._stages = stages
         self._tell = tell
@@ -138,12 +144,16 @@ class Answering:
     ) -> list[Answered]:
         started = time.monotonic()
         asked = self._prompt_ids[slice(*part)]
-        rows = [Row(ids, edit) for edit in edits for ids in asked]
+        decoding = conditions[0].decoding
+        keys = self._streams(conditions[0], part)
+        rows = [Row(ids, edit, key) for edit in edits for ids, key in zip(asked, keys, strict=True)]
         share = len(rows) / self._total
         before = self._done / self._total
+        prompt_steps = max(map(len, asked)) * _OF_A_STEP
 
         def on_step(step: StepInfo) -> None:
-            self._stages.at(before + share * step.step / step.max_steps)
+            done = (prompt_steps + step.step) / (prompt_steps + step.max_steps)
+            self._stages.at(before + share * done)
             self._tell(f"step {step.step}, {step.rows} rows")
 
         def on_share(done: float) -> None:
@@ -160,7 +170,8 @@ class Answering:
                 max_rows=most,
                 on_step=on_step,
                 standing=standing,
-                is_stuck=_is_stuck if conditions[0].decoding.stop_loops else None,
+                is_stuck=_is_stuck if decoding.stop_loops else None,
+                sampling=sampling_of(decoding),
             )
         )
         self._stages.at(before + share)
@@ -186,6 +197,15 @@ class Answering:
         return [
             Answered(tuple(answers[i : i + n]), tuple(nlls[i : i + n]), seconds)
             for i in range(0, len(rows), n)
+        ]
+
+    def _streams(self, condition: Condition, part: tuple[int, int]) -> Sequence[int]:
+        """Of a part of the prompts, the keys of the random numbers that answers are drawn with."""
+        if not condition.decoding.samples:
+            return [0] * (part[1] - part[0])
+        return [
+            stream_key(condition.seed, self._prompt_ids[index], index % self._each)
+            for index in range(*part)
         ]
 
     def _looked_at(self, answer: Generation, *, whole: bool) -> tuple[int, ...]:

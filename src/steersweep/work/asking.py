@@ -9,6 +9,7 @@ from steersweep.core.errors import InputError, SteersweepError
 from steersweep.model.rendering import test_rendered
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.condition import Condition, Strength, in_batches
+from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.run.folder import RunFolder
 from steersweep.run.records import Record
 from steersweep.search.search import STRENGTHS, Cell, Outcome
@@ -88,9 +89,11 @@ class Asking:
         }
 
     def condition(self, cell: Cell, test: TestSet, max_new_tokens: int) -> Condition:
-        """The condition that a cell is on some prompts."""
+        """The condition that a cell is on some prompts; a search goes by greedy answers."""
+        like = self._likes[cell.method, cell.layer]
         return replace(
-            self._likes[cell.method, cell.layer],
+            like,
+            decoding=DecodingSettings(like.decoding.stop_loops),
             strength=Strength("relative", STRENGTHS[cell.rung]),
             test_prompts=test.id,
             test_rendered=test_rendered(self._bench.chat.renderer, test),

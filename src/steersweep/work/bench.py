@@ -103,6 +103,7 @@ class Bench:
             self.prompt_ids,
             self.rows,
             self.prepared,
+            each=self.job.test.each,
             asks=self._asks_likelihood,
             stages=self._stages,
             tell=self._tell,
@@ -132,7 +133,7 @@ class Bench:
             states = self.rows.run(  # [prompt, layer, d_model]
                 lambda rows: residuals(
                     chat,
-                    self.prompt_ids,
+                    self.prompt_ids[:: job.test.each],
                     site=job.edit.site,
                     max_rows=min(64, rows),
                     on_share=self._at,
@@ -156,7 +157,7 @@ class Bench:
             self.job,
             self.shape,
             self.chat.device.type,
-            tokens=sum(map(len, self.prompt_ids)),
+            tokens=sum(map(len, self.prompt_ids[:: self.job.test.each])),
             seconds=seconds,
             stands=can_stand(self.chat),
         )
@@ -389,9 +390,12 @@ class Bench:
         samples = zip(self.job.test.prompts, asked, judged, answers, nlls, strict=True)
         return Record(
             condition=condition,
-            rates=rates_of(judged, self.job.test.repeats),
+            rates=rates_of(judged, self.job.test.repeats, each=self.job.test.each),
             steering=self._steering(condition, direction),
-            samples=tuple(_sample(*parts) for parts in samples),
+            samples=tuple(
+                _sample(*parts, repeat=index % self.job.test.each)
+                for index, parts in enumerate(samples)
+            ),
             fluency_threshold=None if threshold == float("inf") else threshold,
             extraction_seconds=None if own is None else self.extraction_seconds[own],
             runtime_seconds=answered.seconds,
@@ -411,6 +415,9 @@ class Bench:
                     else {}
                 ),
                 **({} if self.job.system is None else {"system": self.job.system}),
+                **(
+                    {"decoding": condition.decoding.as_json()} if condition.decoding.samples else {}
+                ),
                 "model_fingerprint": condition.model_fingerprint,
             },
         )
@@ -440,6 +447,7 @@ def _sample(
     judgement: Judgement,
     answer: Generation,
     nll: ResponseNll | None,
+    repeat: int,
 ) -> Sample:
     return Sample(
         prompt=prompt,
@@ -450,4 +458,5 @@ def _sample(
         nll_worst=None if nll is None else nll.worst,
         n_tokens=len(answer.token_ids),
         asked="" if asked.prompt == prompt else asked.prompt,
+        repeat=repeat,
     )

@@ -36,7 +36,7 @@ def find_window(bench: Bench, job: Job, store: RunFolder, likely: int) -> int:
             cells, job.test.part(start, stop), short=short
         ),
         places,
-        rounds=(min(few, len(job.test.prompts)),),
+        rounds=(min(few, len(job.test.unique)),),
     )
     search.bisect(places)
     breaks = {f"{method} {layer}": rung for (method, layer), rung in search.breaks.items()}

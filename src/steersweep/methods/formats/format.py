@@ -103,7 +103,9 @@ class Target:
 
         config = self.source.config()
         with torch.device("meta"):
-            network = auto_class(config, self.source.model_id).from_config(config)
+            trusted = self.source.trust_remote_code
+            made = auto_class(config, self.source.model_id, trust_remote_code=trusted)
+            network = made.from_config(config, trust_remote_code=trusted)
         first = decoder_layers(network, self.source.model_id)[0]
         named = network.base_model.named_modules()
         place: str = next(name for name, module in named if module is first)

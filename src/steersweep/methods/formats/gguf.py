@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ARCHITECTURE = "controlvector"
 _KINDS = {0: "<f4", 1: "<f2", 28: "<f8"}
 _TENSOR = "direction."
+_STREAM = "hidden_states"  # what EasySteer calls the residual stream
 _ALIGNMENT = 32
 _TEXT, _NUMBER = 8, 4  # types of fields
 
@@ -138,7 +139,7 @@ def _site(file: Opened, header: Header, said: Said) -> Any:
             f"{file}: EasySteer wrote it and does not say of what; if of layers' outputs, "
             f"steersweep convert takes it with {setting('read_at')} resid_post"
         )
-    if component not in (None, "hidden_states"):
+    if component not in (None, _STREAM):
         raise InputError(f"{file}: is of {shown(str(component))}, not of the residual stream")
     return "resid_post"
 
@@ -154,8 +155,9 @@ def _file(direction: Direction, layers: range, hint: str) -> bytes:
         "general.architecture": _ARCHITECTURE,
         f"{_ARCHITECTURE}.model_hint": hint,
         f"{_ARCHITECTURE}.layer_count": len(layers),
-        f"{_ARCHITECTURE}.steersweep": json.dumps(
-            {"layer": direction.layer, "site": direction.site, "norm": direction.raw_norm}
+        f"{_ARCHITECTURE}.method": direction.method,
+        f"{_ARCHITECTURE}.easysteer": json.dumps(
+            {"version": 1, "component": _STREAM, "metadata": None}
         ),
     }
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(layers), len(fields))]

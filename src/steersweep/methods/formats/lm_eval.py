@@ -22,6 +22,7 @@ from steersweep.run.edit_settings import EditSettings, Operation
 
 _VECTOR, _COEFFICIENT, _ACTION = "steering_vector", "steering_coefficient", "action"
 _BLOCK = re.compile(r"(?:[A-Za-z_]+\.)*(?:layers|h|blocks)\.(\d{1,6})")
+_OTHER_PARTS = re.compile("vision|visual|image|audio|speech|encoder")
 _FEATURES = (b"loader,", b"sparse_model", b"feature_index")
 
 
@@ -95,7 +96,7 @@ class LmEval:
 
 def _layer(called: str, name: Any) -> int:
     block = _BLOCK.fullmatch(name) if isinstance(name, str) else None
-    if block is None:
+    if block is None or _OTHER_PARTS.search(name):
         raise InputError(
             f"{called}: is no decoder layer such as layers.12; what other modules give is not the "
             f"residual stream"

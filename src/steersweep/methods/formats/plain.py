@@ -77,13 +77,17 @@ class Plain:
 def _value(file: Opened) -> Any:
     """The array, the tensor, or the tensors by layer in a file."""
     if file.is_torch:
-        if not isinstance(file.torch, dict) or all(type(key) is int for key in file.torch):
+        if not isinstance(file.torch, dict) or all(map(_is_layer, file.torch)):
             return file.torch
         names = ", ".join(shown(str(key), 20) for key in list(file.torch)[:6])
         raise InputError(f"{file}: holds {names or 'nothing'}, and no vectors by layer")
     if file.is_safetensors:
         return _only_tensor(file)
     return _array(file)
+
+
+def _is_layer(key: Any) -> bool:
+    return type(key) is int or (isinstance(key, str) and key.isdigit())
 
 
 def _array(file: Opened) -> Any:

@@ -24,6 +24,7 @@ class DirectionFile:
         layers: that it has vectors for; see `Held`.
         used: what the tool whose format it is does with them; see `Held`.
         notes: what a user should know.
+        said: what the user said of it.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class DirectionFile:
     layers: tuple[int, ...]
     used: EditSettings | None
     notes: tuple[str, ...]
+    said: Said = NOTHING
 
     def one(self, layer: int | None = None) -> Direction:
         """The only direction, or that of a layer where there are several.
@@ -72,10 +74,11 @@ class DirectionFile:
         if self.used is None:
             return ()
         edit, first, last = self.used, min(self.layers), max(self.layers)
-        length = "" if edit.operation == "remove" else f" --multiplier {direction.raw_norm:g}"
+        own = direction.raw_norm / (self.said.scale or 1.0) * (self.said.sign or 1)
+        length = "" if edit.operation == "remove" else f" --multiplier {own:g}"
         where, span, others = f"layer {direction.layer}", edit.span, ""
-        if len(self.directions) > 1:
-            others = f"; it has others for {len(self.directions) - 1} more layers"
+        if len(self.directions) > 1 or (self.said.layer is not None and first < last):
+            others = f"; it has others for {len(self.layers) - 1} more layers"
         elif first < last:
             where, span = f"layers {first} to {last}", "to-end"
         return (
@@ -100,7 +103,9 @@ def read_direction_file(path: Path, said: Said = NOTHING) -> DirectionFile:
         one = FORMATS.get(name)
         if one.recognises(file):
             held = one.read(file, said)
-            return DirectionFile(path, name, held.directions, held.layers, held.used, held.notes)
+            return DirectionFile(
+                path, name, held.directions, held.layers, held.used, held.notes, said
+            )
     raise InputError(
         f"{path}: is no file with a direction; {FORMATS} are read, and what they are is in "
         f"docs/exchange.md"
