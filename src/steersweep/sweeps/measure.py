@@ -134,7 +134,9 @@ def _groups(store: RunFolder) -> list[_Group]:
 
     def tested(base: Record) -> TestSet:
         prompts = tuple(sample.prompt for sample in base.samples)
-        return TestSet(base.condition.test_prompts, prompts, conversations=conversations)
+        each = len(prompts) // base.rates.n_unique
+        name = base.condition.test_prompts
+        return TestSet(name, prompts, conversations=conversations, each=each)
 
     return [
         _Group(model, Target(base, [*records.values()], tested(base), special_tokens))

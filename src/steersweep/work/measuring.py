@@ -152,11 +152,12 @@ def _edit_of(record: Record, store: RunFolder) -> Edit | None:
 
 
 def _own_answers(chat: ChatModel, target: Target) -> OwnAnswers:
-    """What the model answered without steering, as tokens."""
-    opened, samples = chat.opened_thought, target.unsteered.samples
+    """What the model answered without steering, as tokens; the first answer to each prompt."""
+    test, opened = target.test, chat.opened_thought
+    samples = target.unsteered.samples[:: test.each]
     return OwnAnswers(
-        target.test.prompts,
-        chat.renderer.ids_of(target.test.asked, "test prompt"),
+        test.unique,
+        chat.renderer.ids_of(test.asked[:: test.each], "test prompt"),
         [chat.token_ids(sample.response.removeprefix(opened)) for sample in samples],
         target.unsteered.condition.test_prompts,
     )
