@@ -1,8 +1,8 @@
 """A model's steps and whole generations in each precision of this CPU, against float32.
 
 Precisions take turns, so that a busy machine is as busy for each. Seconds are of the processor, all
-threads together, and the least of the repeats. Prompts have different lengths, and every cell has an
-edit of its own, as in a sweep.
+threads together, and the least of the repeats. Prompts have different lengths, and every cell has
+an edit of its own, as in a sweep.
 
     python benchmarks/precision.py --model FOLDER --rows 8,64,190
     python benchmarks/precision.py --model FOLDER --parts generating --prompts 10 --tokens 40
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
@@ -86,7 +87,7 @@ def least_step(chat: ChatModel, rows: Sequence[Row], tokens: int = 4) -> float:
             max_rows=len(rows),
             on_step=lambda _step: marks.append(time.process_time()),
         )
-    return min(after - before for before, after in zip(marks, marks[1:], strict=False))
+    return min(after - before for before, after in pairwise(marks))
 
 
 def print_generating(
@@ -104,9 +105,8 @@ def print_generating(
             texts[index] = [answer.text for answer in answers]
     for chat, seconds, found in zip(chats, best, texts, strict=True):
         same = sum(one == other for one, other in zip(found, texts[0], strict=True))
-        print(
-            f"| {chat.precision} | {seconds:.1f} | {best[0] / seconds:.2f} | {same} of {len(found)} |"
-        )
+        shown = f"{best[0] / seconds:.2f} | {same} of {len(found)}"
+        print(f"| {chat.precision} | {seconds:.1f} | {shown} |")
 
 
 if __name__ == "__main__":
