@@ -12,12 +12,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from helpers.results import result, samples, steered, unsteered
 from steersweep import InputError, SweepResults, measure_effects
 from steersweep.cli.app import app
-from steersweep.core.errors import NumericalError
+from steersweep.core.errors import NumericalError, SteersweepError
 from steersweep.effects.divergence import Divergence
 from steersweep.effects.text import TextLoss
 from steersweep.report.prices import price_lines
@@ -26,6 +27,13 @@ from steersweep.run.effect import Sizes
 from steersweep.run.judgement import Quality
 from steersweep.run.price import DivergenceEffect, Effects
 from steersweep.run.result import Controls, Result
+from steersweep.study.costs import estimate
+from steersweep.study.phases.families import Families
+from steersweep.study.phases.phase import Ahead
+from steersweep.study.plan import Plan
+from steersweep.study.plan_file import parse_plan
+from steersweep.study.study import run_study
+from steersweep.study.sweeps import Cuts
 from steersweep.sweeps.effect_settings import SAMPLE, WHOLE, make_effects
 from steersweep.sweeps.measure import Measure, measure_run
 from steersweep.sweeps.priced import breaks_from, equal_cells, front, refuses_as_often
@@ -180,6 +188,22 @@ def test_a_damaged_effect_is_set_aside_and_measured_again(
     assert any(broken.name in note and "made again" in note for note in notes)
 
 
+def test_the_command_leaves_what_is_damaged_in_the_run_as_it_is(copied: Path) -> None:
+    record = sorted(copied.glob("conditions/*"))[0]
+    direction = sorted(copied.glob("directions/*"))[0]
+    for path, what in ((record, "run the same sweep"), (direction, "the same command is the swe")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-40] + b"x" * 40)
+        for file in copied.glob("effects/text-*"):
+            file.unlink()
+        with pytest.raises(SteersweepError, match=rf"{path.name}: is damaged.*{what}"):
+            measure_run(copied, Measure(few("text"), {}, "cpu"))
+        assert path.read_bytes() == whole[:-40] + b"x" * 40
+        path.write_bytes(whole)
+    assert not [*copied.rglob("*.damaged")]
+
+
+@pytest.mark.slow
 def test_another_effect_is_added_without_measuring_the_others(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +215,7 @@ def test_another_effect_is_added_without_measuring_the_others(
     assert len(effect_files(copied, "text")) == 7
 
 
+@pytest.mark.slow
 def test_other_data_are_other_effects(copied: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("The river rose in the night. By noon the bridge was gone.\n")
@@ -204,6 +229,24 @@ def test_other_data_are_other_effects(copied: Path, tmp_path: Path) -> None:
     assert effects.text is not None
     assert effects.text.n == 1
     assert effects.divergence is not None
+
+
+@pytest.mark.slow
+def test_sampled_answers_count_prompts(tmp_path: Path) -> None:
+    asked = settings(
+        few("divergence"), layers="0.6", methods="dim", max_prompts=2, temperature=1.0, repeats=3
+    )
+    (found,) = run_sweep(asked, tmp_path / "run", device="cpu").results
+    assert found.best.effects is not None
+    assert found.best.effects.divergence is not None
+    assert found.best.effects.divergence.n == 2
+    assert found.priced is not None
+    (file, *_) = sorted((tmp_path / "run").glob("effects/divergence-*"))
+    (measured,) = json.loads(file.read_text())["measured"]
+    assert len({*measured["items"]}) == 2
+    before = effect_files(tmp_path / "run")
+    measure_run(tmp_path / "run", Measure(few("divergence"), {}, "cpu"))
+    assert effect_files(tmp_path / "run") == before
 
 
 def test_where_numbers_overflow_there_is_no_effect_and_the_reason(
@@ -254,6 +297,7 @@ def test_an_effect_of_ones_own(copied: Path, tmp_path: Path) -> None:
 # -- the command, from Python, and what is shown --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_measures_shows_prices_and_writes_the_report(copied: Path) -> None:
     shutil.rmtree(copied / "effects")
     (copied / "effects.json").unlink()
@@ -296,6 +340,76 @@ def test_from_python_with_the_model_in_memory(copied: Path) -> None:
 
 def test_a_run_without_effects_says_nothing_of_them() -> None:
     assert not [*price_lines([result([steered(samples("coherent"))])])]
+
+
+# -- in plans --------------------------------------------------------------------------------------
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "prompts": {"test": "benign-120", "max": 3, "extraction": {"dim": "extract-dim-5"}},
+    "decoding": {"max_new_tokens": 6},
+    "precision": "fp32",
+    "strength": {"relative": 0.3},
+    "families": {
+        "qwen": [
+            {"name": "q3", "model": "lab:qwen-3b", "n_layers": 9, "billions": 4e-4, "gpu": "local"}
+        ]
+    },
+    "family_sweep": {"methods": ["dim"], "models": [{"model": "q3", "layers": [0.5]}]},
+    "thresholds": {"works": 0.6, "partial": 0.2},
+}
+
+
+def tiny(**effects: Any) -> Plan:
+    data = TINY | ({"effects": effects} if effects else {})
+    return parse_plan(yaml.safe_dump(data), "tiny.yaml")
+
+
+@pytest.mark.slow
+def test_a_study_that_has_finished_takes_effects_on(tmp_path: Path) -> None:
+    run_study(tiny(), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("conditions/*")}
+    lines: list[str] = []
+    run_study(tiny(measure=["divergence"]), tmp_path / "run", on_line=lines.append)
+    assert {path: path.read_bytes() for path in before} == before
+    (found,) = SweepResults.of(tmp_path / "run").results
+    assert found.best.effects is not None
+    assert found.best.effects.divergence is not None
+    assert found.priced is not None
+    # The command finds a study's models too.
+    (again,) = measure_run(tmp_path / "run", Measure(few("text"), {}, "cpu"))
+    assert again.best.effects is not None
+    assert again.best.effects.text is not None
+    assert again.best.effects.divergence == found.best.effects.divergence
+
+
+def test_effects_are_part_of_a_plans_estimate() -> None:
+    plans = tiny(), tiny(measure=["divergence", "text", "choices", "harmful", "borderline"])
+    seconds = []
+    for plan in plans:
+        first = next(iter(Families().ahead(Ahead(plan, Cuts(), lambda _sweep: (0.0, 0.0)))))
+        seconds.append(estimate(plan, first.sweep, 120).seconds)
+    assert seconds[0] < seconds[1]
+
+
+@pytest.mark.parametrize(
+    ("effects", "message"),
+    [
+        (
+            {"measure": ["nonsense"]},
+            r"tiny.yaml: line \d+: effects.measure.0: no effect 'nonsense'",
+        ),
+        (
+            {"measure": ["text"], "choices": "a.csv"},
+            r"line \d+: effects.choices: is for the effect",
+        ),
+        ({"measure": ["text"], "items": "some"}, r"line \d+: effects.items"),
+        ({"text": "a.txt"}, r"line \d+: effects: "),
+    ],
+)
+def test_what_a_plan_cannot_ask_for(effects: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny(**effects)
 
 
 # -- settings --------------------------------------------------------------------------------------
@@ -350,7 +464,7 @@ def test_cells_of_equal_refusal_are_ranked_by_price() -> None:
     assert refuses_as_often(unknown, best)
     assert not refuses_as_often(far, best)
     assert [c.key for c in equal_cells([best, near, far, unknown], best)] == ["2", "1"]
-    elsewhere = replace(near, samples=near.samples[:20])
+    elsewhere = steered(samples(*["coherent"] * 20), key="5")
     assert not refuses_as_often(elsewhere, best)
 
 

@@ -8,6 +8,7 @@ other tools themselves.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -309,6 +310,18 @@ def test_what_the_other_tool_does_is_said_in_its_own_sign_and_units(tmp_path: Pa
     done = convert(path, tmp_path / "v.safetensors", sign=-1, scale=5.0)
     assert done.direction.raw_norm == pytest.approx(10.0)
     assert "--span one --multiplier -2" in done.read.as_there(done.direction)[0]
+    # One of several; and one that is the same at several layers.
+    path = made_by("lm-eval", tmp_path)
+    done = convert(path, tmp_path / "v.safetensors", layer=3)
+    (said,) = done.read.as_there(done.direction)
+    assert re.search("at layer 3: .*--span one --multiplier .*others for 1 more", said)
+    direction().save(tmp_path / "ours.safetensors")
+    convert(tmp_path / "ours.safetensors", path, format="steering-vectors", model=MODEL)
+    read = read_direction_file(path)
+    assert (
+        "at layers 3 to 6: --operation add --site resid_post --span to-end --multi"
+        in (read.as_there(read.one())[0])
+    )
 
 
 def test_a_negative_coefficient_turns_what_is_added(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from steersweep.core.errors import SteersweepError
 from steersweep.methods.method import METHODS
 from steersweep.model.source import LAB_PREFIX, find_model
 from steersweep.study.plan import Plan, PlannedModel
+from steersweep.study.settings import effects_of
 from steersweep.study.sweeps import Sweep
 
 
@@ -31,6 +32,7 @@ def workload(plan: Plan, sweep: Sweep, n_prompts: int) -> Workload:
         n_prompts=n_prompts,
         new_tokens=plan.decoding.max_new_tokens,
         rows=plan.decoding.rows,
+        effect_tokens=effects_of(plan).tokens(n_prompts),
         searches=sum(METHODS.get(method).chooses_layer for method in sweep.methods),
     )
 

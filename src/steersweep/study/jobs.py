@@ -21,7 +21,8 @@ from steersweep.study.settings import settings_of
 from steersweep.study.sweeps import Cuts, Sweep
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import make_job
-from steersweep.work.job import Job, placeable, unfinished, window_notes
+from steersweep.work.asked_effects import NO_EFFECTS, note_asked
+from steersweep.work.job import Job, effects_missing, placeable, unfinished, window_notes
 from steersweep.work.overflow import as_it_runs, share_overflow
 
 
@@ -57,6 +58,7 @@ class Ended:
 
 
 OnJob = Callable[[Ended], None]
+_EFFECTS_SHARE = 0.25  # of a job's time, at most, with the usual number of items
 CHECKED_PROMPTS = 1  # the checks of a model take about as long as so many prompts of a cell
 
 
@@ -133,7 +135,7 @@ class Jobs:
         tasks = []
         self._running = {str(sweep): (phase, sweep, job) for sweep, job in jobs}
         for sweep, job in jobs:
-            if unfinished(job, self.store):
+            if unfinished(job, self.store) or effects_missing(job, self.store):
                 tasks.append(self._task(phase, sweep, job))
             else:
                 self._ended(str(sweep), earlier=True)
@@ -184,7 +186,9 @@ class Jobs:
         fingerprint = job.conditions[0].model_fingerprint
         share_overflow(fingerprint, self.store, store)
         folder = store.root.relative_to(self.store.root).as_posix()
-        task = self._task(phase, sweep, as_it_runs(job, store), folder)
+        # What it reproduces is a rate: its conditions are measured where they are swept.
+        job = replace(as_it_runs(job, store), effects=NO_EFFECTS)
+        task = self._task(phase, sweep, job, folder)
         failed = self._scheduler.run(phase, [task])
         share_overflow(fingerprint, store, self.store)
         for error in failed.values():
@@ -245,6 +249,9 @@ class Jobs:
             )
         self.store.write_json(self.store.paths.models, held | {name: fingerprint})
         job = as_it_runs(job, self.store)
+        if job.effects:
+            judge = job.conditions[0].judge
+            note_asked(self.store, job.effects, judge, job.special_tokens)
         for note in job.notes:
             if note not in self._said:
                 self._said.add(note)
@@ -258,11 +265,7 @@ class Jobs:
 
     def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
         # Files that conditions rest on may be missing too.
-        share = (
-            1.0
-            if folder
-            else min(1.0, unfinished(job, self.store) / len(placeable(job, self.store)))
-        )
+        share = 1.0 if folder else self._share_missing(job)
 
         def seconds(kind: str) -> float:
             factor = calibration(self._ledger.timings(kind))
@@ -273,6 +276,11 @@ class Jobs:
         timeout_s = sweep.timeout_s or self.plan.timeout(phase, kind)
         work = Work(str(sweep), job, kind, timeout_s, folder, _labels(sweep))
         return Task(work, seconds)
+
+    def _share_missing(self, job: Job) -> float:
+        """Of a job's time, as what it lacks is a share of what it has; 0 to 1."""
+        share = min(1.0, unfinished(job, self.store) / len(placeable(job, self.store)))
+        return max(share, _EFFECTS_SHARE) if effects_missing(job, self.store) else share
 
     def _ended(self, name: str, *, earlier: bool = False) -> None:
         if name not in self._running:

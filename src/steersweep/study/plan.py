@@ -95,6 +95,23 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class PlannedEffects:
+    """What steering costs the models, measured in every condition besides; changes no condition.
+
+    Attributes:
+        measure: names of effects, or places of a user's own; none: nothing is measured.
+        text: file of texts, or None.
+        choices: file of questions, or None.
+        items: how much is looked at: a `sample` of each set, or `all` of it.
+    """
+
+    measure: tuple[str, ...] = ()
+    text: str | None = None
+    choices: str | None = None
+    items: str = defaults.EFFECT_ITEMS
+
+
+@dataclass(frozen=True)
 class Cut:
     """What `--apply-cuts` may leave out.
 
@@ -188,6 +205,7 @@ class Plan:
         flat_within: half the width of what counts as a flat size curve, as a rate.
         sections: by phase, what it is to run; see `section`. In the order of phases.
         decoding: how answers are generated.
+        effects: what steering costs the models.
         judge: name of the judge.
         seed: of the random control directions.
         prices: USD per hour of kinds of GPU, before the catalog's.
@@ -217,6 +235,7 @@ class Plan:
     flat_within: float
     sections: Mapping[str, object]
     decoding: Decoding
+    effects: PlannedEffects
     judge: str
     seed: int
     prices: Mapping[str, float]

@@ -11,7 +11,9 @@ from itertools import islice
 from typing import Any
 
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
+from steersweep.core.own import is_own
 from steersweep.core.text_files import shown
+from steersweep.effects.effect import EFFECTS
 from steersweep.judging.judge import is_judge_name
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import MAX_CONDITIONS, REMOVED
@@ -118,6 +120,15 @@ def _said(error: Any) -> str:
     return _short(error.message)
 
 
+def _of_effects(plan: Plan) -> Iterator[tuple[FieldPath, str]]:
+    for index, name in enumerate(plan.effects.measure):
+        if name not in EFFECTS.names and not is_own(name):
+            yield ["effects", "measure", index], f"no effect {shown(name)}; there are {EFFECTS}"
+    for field in ("text", "choices"):
+        if getattr(plan.effects, field) is not None and field not in plan.effects.measure:
+            yield ["effects", field], f"is for the effect {field}, which is not among `measure`"
+
+
 def contradictions(plan: Plan) -> Iterator[tuple[FieldPath, str]]:
     """What a schema cannot say: the place of each, and what is wrong there."""
     phases = [phase for phase in all_phases() if phase.name in plan.phases]
@@ -138,6 +149,7 @@ def contradictions(plan: Plan) -> Iterator[tuple[FieldPath, str]]:
         if not removes and mention.name == str(REMOVED):
             wanted = "a multiplier or a relative strength"
             yield mention.path, f"removed goes with operation remove; give {wanted}"
+    yield from _of_effects(plan)
     given = plan.prompts.extraction
     known = {*METHODS.names, *METHODS.own_of(given), *plan.own_methods}
     for mention in _of(mentions, "method"):

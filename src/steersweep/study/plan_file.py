@@ -30,6 +30,7 @@ from steersweep.study.plan import (
     Dropped,
     ModalNames,
     Plan,
+    PlannedEffects,
     PlannedModel,
     Prompts,
     TrackingSettings,
@@ -187,6 +188,7 @@ def _typed(data: dict[str, Any]) -> Plan:
         flat_within=rates.get("flat_within", DEFAULT_FLAT_WITHIN),
         sections={phase.name: phase.read(data) for phase in all_phases() if phase.name in data},
         decoding=Decoding(**data.get("decoding", {})),
+        effects=_effects(data.get("effects", {})),
         judge=data.get("judge", defaults.JUDGE),
         seed=data.get("seed", defaults.SEED),
         prices=data.get("prices", {}),
@@ -208,6 +210,11 @@ def _typed(data: dict[str, Any]) -> Plan:
         own_methods=data.get("own_methods", {}),
         written=data,
     )
+
+
+def _effects(data: Mapping[str, Any]) -> PlannedEffects:
+    """What a plan says of effects."""
+    return PlannedEffects(**{**data, "measure": tuple(data.get("measure", ()))})
 
 
 def _model(

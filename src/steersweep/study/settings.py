@@ -11,9 +11,11 @@ from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.prompts.system import read_system_prompt
 from steersweep.run.decoding_settings import DecodingSettings
-from steersweep.study.plan import Plan
+from steersweep.study.plan import Plan, PlannedEffects
 from steersweep.study.sweeps import Cuts, Sweep
+from steersweep.sweeps.effect_settings import NONE, left_out_notes, make_effects
 from steersweep.sweeps.settings import SweepSettings
+from steersweep.work.asked_effects import AskedEffects
 
 
 def planned_prompts(plan: Plan, cuts: Cuts) -> TestSet:
@@ -66,6 +68,22 @@ def decoding_of(plan: Plan, prompts: TestSet) -> DecodingSettings:
     )
 
 
+def effects_of(plan: Plan) -> AskedEffects:
+    """The effects that a plan measures, with all that they are measured on.
+
+    Raises:
+        InputError: a file cannot be read, or an effect of a user's own cannot be imported.
+    """
+    return _effects_of(plan.effects)
+
+
+@cache
+def _effects_of(asked: PlannedEffects) -> AskedEffects:
+    return make_effects(
+        ",".join(asked.measure) or NONE, text=asked.text, choices=asked.choices, items=asked.items
+    )
+
+
 def prompt_notes(plan: Plan) -> tuple[str, ...]:
     """What the user should know of the plan's prompt files, each once.
 
@@ -73,7 +91,7 @@ def prompt_notes(plan: Plan) -> tuple[str, ...]:
         InputError: a prompt set, or the system prompt, cannot be found or read.
     """
     read_system_prompt(plan.prompts.system)
-    found = [*load_test_set(plan.prompts.test).notes]
+    found = [*load_test_set(plan.prompts.test).notes, *left_out_notes(effects_of(plan))]
     for name in plan.prompts.extraction.values():
         found += load_extraction_set(name).notes
     return tuple(dict.fromkeys(found))
@@ -108,6 +126,7 @@ def settings_of(plan: Plan, sweep: Sweep, cuts: Cuts, revision: str | None = Non
         system=read_system_prompt(plan.prompts.system),
         own_methods=METHODS.own_of(sweep.methods),
         edit=plan.edit,
+        effects=effects_of(plan),
         window=sweep.window,
         decoding=decoding,
     )

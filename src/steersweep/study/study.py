@@ -43,6 +43,7 @@ from steersweep.work.job import OnProgress
 # Changing these changes no result of a finished condition.
 FREE_FIELDS = (
     "description",
+    "effects",
     "prices",
     "prices_as_of",
     "fallback_gpu",

@@ -18,7 +18,7 @@ from steersweep.run.price import DIVERGENCE, effects_of
 from steersweep.run.records import Record
 from steersweep.run.result import AmongMethods, Controls, Priced, Result
 from steersweep.run.verdict import AS_FAR_AS_BROKEN
-from steersweep.sweeps.compared import best_condition, coherent_refusals
+from steersweep.sweeps.compared import best_condition, coherent_refusals, prompts_of
 from steersweep.work.asked_effects import saved_effects
 
 _BROKEN = "garbled"  # quality of most answers of a random direction that breaks the model
@@ -93,7 +93,7 @@ def refuses_as_often(cell: Cell, best: Cell) -> bool:
     The 95 % interval of the paired difference holds 0, or lies above it. On other prompts than the
     best's nothing is said, and that is False.
     """
-    if [s.prompt for s in cell.samples] != [s.prompt for s in best.samples]:
+    if prompts_of(cell) != prompts_of(best):
         return False
     _, high = rate_change(coherent_refusals(best), coherent_refusals(cell))
     return high >= 0

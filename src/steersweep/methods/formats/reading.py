@@ -77,8 +77,8 @@ class DirectionFile:
         own = direction.raw_norm / (self.said.scale or 1.0) * (self.said.sign or 1)
         length = "" if edit.operation == "remove" else f" --multiplier {own:g}"
         where, span, others = f"layer {direction.layer}", edit.span, ""
-        if len(self.directions) > 1:
-            others = f"; it has others for {len(self.directions) - 1} more layers"
+        if len(self.directions) > 1 or (self.said.layer is not None and first < last):
+            others = f"; it has others for {len(self.layers) - 1} more layers"
         elif first < last:
             where, span = f"layers {first} to {last}", "to-end"
         return (

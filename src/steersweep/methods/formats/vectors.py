@@ -137,10 +137,9 @@ def directions_of(
     first = min(vectors)
     if all(np.array_equal(vector, vectors[first]) for vector in vectors.values()):
         vectors = {first: vectors[first]}
-    facts = {
-        "site": agreed(path, "site", site, said.read_at) or "resid_post",
-        "position": agreed(path, "position", position, said.position),
-    }
+    at = agreed(path, "site", site, said.read_at)
+    assert at is not None, "formats see to it"
+    facts = {"site": at, "position": agreed(path, "position", position, said.position)}
     factor = (said.sign or 1) * (said.scale or 1.0)
     return {
         layer: unit_direction(
