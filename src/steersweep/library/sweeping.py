@@ -77,7 +77,7 @@ def sweep(
         prompts: test prompts: a shipped set or a file.
         extraction: extraction prompts: a shipped set or a file; None: those made for each method.
         max_prompts: use the first so many test prompts; None: all.
-        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`, `int8-dynamic` or `fastest`.
         device: `auto` or a torch device.
         max_new_tokens: longest answer.
         stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
