@@ -100,8 +100,8 @@ EffectItemsOption = Annotated[
     str,
     typer.Option(
         "--effect-items",
-        help="How much effects look at: a sample of each set, for a quarter of a sweep's time at "
-        "most; or all of it.",
+        help="How much effects look at: a sample of each set, for about a quarter of the time of "
+        "a sweep of 120 prompts; or all of it.",
     ),
 ]
 MismatchOption = Annotated[

@@ -92,8 +92,8 @@ def sweep(
             `harmful`, `borderline`, or a user's own by its place; `all`, or `none`.
         text: file of texts for the effect `text`; None: those that come with the package.
         choices: file of questions for the effect `choices`, the same.
-        effect_items: `sample`: as much of each set as takes a quarter of the sweep's time at most;
-            or `all` of it.
+        effect_items: `sample`: as much of each set as takes about a quarter of the time of a sweep
+            of 120 prompts; or `all` of it.
         system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
