@@ -77,7 +77,7 @@ def sweep(
         prompts: test prompts: a shipped set or a file.
         extraction: extraction prompts: a shipped set or a file; None: those made for each method.
         max_prompts: use the first so many test prompts; None: all.
-        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`, `int8-dynamic` or `fastest`.
         device: `auto` or a torch device.
         max_new_tokens: longest answer.
         stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
@@ -92,8 +92,8 @@ def sweep(
             `harmful`, `borderline`, or a user's own by its place; `all`, or `none`.
         text: file of texts for the effect `text`; None: those that come with the package.
         choices: file of questions for the effect `choices`, the same.
-        effect_items: `sample`: as much of each set as takes a quarter of the sweep's time at most;
-            or `all` of it.
+        effect_items: `sample`: as much of each set as takes about a quarter of the time of a sweep
+            of 120 prompts; or `all` of it.
         system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
