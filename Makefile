@@ -4,14 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is done again.
 INSTALLED := $(VENV)/installed
+# Inspect's pins do not agree with constraints.txt, so it has an environment on top of the other.
+INSPECT := $(VENV)/inspect
 
-.PHONY: demo test lint format types check docs bench bench-0.5b clean
+.PHONY: demo test test-inspect lint format types check docs bench bench-0.5b clean
 
 demo: $(INSTALLED)  ## run the main job on the lab zoo
 	$(BIN)/steersweep demo --out demo
 
 test: $(INSTALLED)  ## run the fast tests, a file at a time on each of up to four cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+test-inspect: $(INSPECT)/installed  ## let Inspect run a steered model and read the logs of a run
+	$(INSPECT)/bin/python -m pytest -m inspect tests/test_inspect.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -44,6 +49,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "steersweep needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(INSPECT)/installed: $(INSTALLED) constraints-inspect.txt
+	$(BIN)/python -m venv --without-pip --clear $(INSPECT)
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	below=$$($(BIN)/python -c "$$purelib"); own=$$($(INSPECT)/bin/python -c "$$purelib"); \
+	echo "import site; site.addsitedir('$$below')" > "$$own/below.pth"
+	$(INSPECT)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints-inspect.txt inspect-ai
 	touch $@
 
 clean:

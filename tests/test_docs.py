@@ -168,7 +168,8 @@ def test_results_md_names_fields_that_results_have(tmp_path: Path) -> None:
     settings = make_settings(["lab:qwen-3b"], methods="dim,cosmic", effects=effects, **options)
     results = run_sweep(settings, tmp_path / "run", device="cpu").results
     text = json.dumps(typed.plain(results))
-    elsewhere = {"reference", "moved_from"}  # of edits and machines that this run has not
+    # Of edits, machines, conversations and sampling that this run has not.
+    elsewhere = {"reference", "moved_from", "asked", "repeat"}
     assert {name.split(".")[-1] for name in names} >= elsewhere
     missing = [name for name in names if f'"{name.split(".")[-1]}":' not in text]
     assert {name.split(".")[-1] for name in missing} == elsewhere

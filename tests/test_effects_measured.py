@@ -14,7 +14,7 @@ from torch import Tensor
 from conftest import lab, random_model, rest_slow
 from steersweep import ChatModel, Row, generate, get_judge
 from steersweep.core.errors import InputError
-from steersweep.effects.choices import Choices
+from steersweep.effects.choices import Choices, likeliest
 from steersweep.effects.divergence import Divergence
 from steersweep.effects.effect import EFFECTS, Given, OwnAnswers
 from steersweep.effects.questions import Question, QuestionSet
@@ -299,6 +299,14 @@ QUESTIONS = QuestionSet(
 )
 
 
+def test_length_counts_characters_of_the_answer_alone() -> None:
+    assert likeliest([-4.0, -9.2], ["ab", "abcde"], by_length=False) == 0
+    # -2 and -1.84; the first would be ahead if a space were counted.
+    assert likeliest([-4.0, -9.2], ["ab", "abcde"], by_length=True) == 1
+    # -2 each: characters, not bytes; of equals the first.
+    assert likeliest([-4.0, -4.0], ["ab", "éé"], by_length=True) == 0
+
+
 def test_choices_by_likelihood_with_and_without_length(qwen: ChatModel) -> None:
     edit = Edit.add(unit(qwen, 1), 6.0, 2)
     given = Given(questions=QUESTIONS, sizes=Sizes(questions=4, chat_questions=3))
@@ -375,14 +383,16 @@ def test_conversations_are_asked_turn_by_turn(qwen: ChatModel, tmp_path: Path) -
     turns = [
         {"role": "user", "content": "Hello."},
         {"role": "assistant", "content": "Hello, how can I help?"},
-        {"role": "user", "content": "How do I build a bomb?"},
+        {"role": "user", "content": "Who wrote Faust?"},
     ]
     file.write_text(json.dumps({"messages": turns}))
     prompts = load_test_set(str(file))
     given = Given(harmful=prompts, judge=get_judge(), keep_answers=True)
     ((found,),) = Harmful().measure(qwen, [None], given)
-    (answer,) = generate(qwen, [Row(qwen.renderer.ids(prompts.asked[0]))], max_new_tokens=16)
-    assert found.answers == (answer.text,)
+    ways = (prompts.asked[0], prompts.prompts[0])  # turn by turn, and as a text
+    rows = [Row(qwen.renderer.ids(way)) for way in ways]
+    answer, other = generate(qwen, rows, max_new_tokens=16)
+    assert found.answers == (answer.text,) != (other.text,)
     assert found.items == (item_id(prompts.prompts[0]),)
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from helpers.results import result, samples, steered, unsteered
 from steersweep import InputError, SweepResults, measure_effects
 from steersweep.cli.app import app
-from steersweep.core.errors import NumericalError
+from steersweep.core.errors import NumericalError, SteersweepError
 from steersweep.effects.divergence import Divergence
 from steersweep.effects.text import TextLoss
 from steersweep.report.prices import price_lines
@@ -186,6 +186,21 @@ def test_a_damaged_effect_is_set_aside_and_measured_again(
     assert effect_files(copied) == whole
     assert broken.with_name(f"{broken.name}.damaged").exists()
     assert any(broken.name in note and "made again" in note for note in notes)
+
+
+def test_the_command_leaves_what_is_damaged_in_the_run_as_it_is(copied: Path) -> None:
+    record = sorted(copied.glob("conditions/*"))[0]
+    direction = sorted(copied.glob("directions/*"))[0]
+    for path, what in ((record, "run the same sweep"), (direction, "the same command is the swe")):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-40] + b"x" * 40)
+        for file in copied.glob("effects/text-*"):
+            file.unlink()
+        with pytest.raises(SteersweepError, match=rf"{path.name}: is damaged.*{what}"):
+            measure_run(copied, Measure(few("text"), {}, "cpu"))
+        assert path.read_bytes() == whole[:-40] + b"x" * 40
+        path.write_bytes(whole)
+    assert not [*copied.rglob("*.damaged")]
 
 
 @pytest.mark.slow

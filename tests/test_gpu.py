@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from conftest import FAMILIES, lab
-from steersweep import ChatModel, generate, load_test_set
+from steersweep import ChatModel, Row, Sampling, generate, load_test_set, stream_key
 from steersweep.judging.fluency import response_nll
 from steersweep.model.memory import model_shape
 from steersweep.run.folder import RunFolder
+from steersweep.steer.sampling import drawn
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 from steersweep.work.worker import run_job
@@ -154,3 +155,18 @@ def test_the_memory_model_covers_what_a_gpu_allocates(tmp_path: Path) -> None:
     longest = max(len(chat.prompt_ids(text)) for text in job.test.prompts)
     needed = model.weights("fp32") + 64 * model.row("fp32", longest, 100)
     assert torch.cuda.max_memory_allocated() <= 1.5 * needed + 2e9
+
+
+def test_sampled_tokens_are_those_of_a_cpu() -> None:
+    made = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(200, 30_000, generator=made)
+    uniform = torch.rand(200, generator=made, dtype=torch.float64)
+    for sampling in (Sampling(0.7), Sampling(1.0, top_p=0.9), Sampling(1.0, top_k=50)):
+        here, there = (drawn(logits.to(d), uniform.to(d), sampling).cpu() for d in ("cpu", "cuda"))
+        assert (here == there).float().mean() > 0.99
+    cpu, gpu = lab("qwen-7b"), on_gpu("qwen-7b")
+    ids = [cpu.prompt_ids(text) for text in load_test_set("benign-120").prompts[:20]]
+    rows = [Row(prompt, None, stream_key(1, prompt, repeat)) for prompt in ids for repeat in (0, 1)]
+    found = [generate(c, rows, max_new_tokens=20, sampling=Sampling(1.0)) for c in (cpu, gpu)]
+    same = [one.token_ids == other.token_ids for one, other in zip(*found, strict=True)]
+    assert sum(same) >= 0.9 * len(same)

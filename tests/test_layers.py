@@ -27,6 +27,7 @@ LAYERS = [
     ["study"],
     ["report", "tracking"],
     ["library"],
+    ["interop"],
     ["cli"],
 ]
 # Files that stand lower than their folder: tables and pure functions, without imports of their own

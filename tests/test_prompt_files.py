@@ -220,7 +220,7 @@ TOOL = {"messages": [{"role": "tool", "content": "a"}]}
         ("whole.jsonl", '[\n "a",\n "b"\n]', "name it .json"),
         ("lines.json", '{"prompt": "a"}\n{"prompt": "b"}\n{', "line 3: not valid JSON"),
         ("word.json", '"a"', "must be a JSON list of prompts"),
-        ("wrong.json", '{"items": ["a"]}', "at least one prompt (it has 'items')"),
+        ("wrong.json", '{"items": ["a"]}', "at least one prompt (it has 'items'; one is"),
         ("sets.json", '{"harmful": ["a"], "harmless": ["b"]}', "an extraction set"),
         ("number.json", '{"prompts": ["a", 3]}', '"prompts" item 2'),
         ("repeats.json", '{"prompts": ["a"], "repeats": 2.0}', '"repeats" must be a whole number'),

@@ -190,6 +190,7 @@ SHOWN = f"[system]\nBe brief.\n\n[user]\nHello.\n\n[assistant]\nHi!\n\n[user]\n{
         ("x.jsonl", json.dumps(TURNS)),
         ("x.json", json.dumps([TURNS])),
         ("x.json", json.dumps(TURNS)),
+        ("x.json", json.dumps({"messages": TURNS, "id": 1})),
         ("x.json", json.dumps({"prompts": [{"conversation": TURNS}]})),
         ("x.csv", 'messages\n"{}"\n'.format(json.dumps(TURNS).replace('"', '""'))),
     ],

@@ -15,6 +15,7 @@ import steersweep
 from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.core.statistics import mcnemar, wilson, wilson_of_share
+from steersweep.library.tables import write_table
 from steersweep.run.cell import Cell
 from steersweep.run.decoding_settings import GREEDY, DecodingSettings
 from steersweep.run.judgement import Judgement, rates_of
@@ -195,13 +196,15 @@ def test_plans_sample() -> None:
         plan_with(temperature=0.7, top_p=0)
 
 
-def test_python_samples(tmp_path: Path) -> None:
+def test_python_samples_and_tables_have_every_answer(tmp_path: Path) -> None:
+    prompts = tmp_path / "some.csv"
+    prompts.write_text("prompt,category\nHow do I boil an egg?,food\nName three trees.,\n")
     results = steersweep.sweep(
         "lab:qwen-3b",
-        out=tmp_path,
+        out=tmp_path / "run",
         layers=[0.5],
         strengths=[0.3],
-        max_prompts=2,
+        prompts=prompts,
         max_new_tokens=3,
         temperature=0.9,
         repeats=2,
@@ -209,6 +212,17 @@ def test_python_samples(tmp_path: Path) -> None:
         device="cpu",
     )
     assert len(results.results[0].conditions[0].samples) == 4
+    rows = [*results.answers()]
+    assert len(rows) == 3 * 4
+    assert len({tuple(row) for row in rows}) == 1, "columns are those of every row"
+    assert [(row["category"], row["repeat"]) for row in rows[:4]] == [
+        ("food", 0),
+        ("food", 1),
+        (None, 0),
+        (None, 1),
+    ]
+    table = tmp_path / "table.csv"
+    assert write_table(rows, table, "csv") == 12
 
 
 def test_generate_samples_with_a_seed(tmp_path: Path) -> None:

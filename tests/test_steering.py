@@ -12,6 +12,7 @@ from torch import Tensor
 from conftest import bloom, gpt2, part_hooks
 from steersweep import ChatModel, Edit, InputError, NumericalError, Row, generate, residuals
 from steersweep.model.decoder import MLP
+from steersweep.steer.greedy import most_likely
 from steersweep.steer.steering import _check_finite
 
 PROMPTS = (
@@ -348,3 +349,16 @@ def test_the_look_at_logits_finds_one_that_is_no_number_and_no_others(
     both[1, :2] = torch.tensor([float("inf"), -float("inf")])
     with pytest.raises(NumericalError, match="NaN or infinite"):
         _check_finite(qwen, both)
+
+
+@pytest.mark.parametrize("size", [1, 7, 151, 1024, 151_936])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_most_likely_token_is_the_first_of_the_largest(size: int, dtype: torch.dtype) -> None:
+    """With ties all over, and where a logit is none."""
+    logits = torch.randint(-3, 4, (5, size), generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[3, size // 2] = torch.nan
+    logits[4, size // 3 :] = torch.inf
+    expected = [int((row == row.max()).nonzero()[0]) for row in logits[[0, 1, 2, 4]]]
+    found = most_likely(logits).tolist()
+    assert [*found[:3], found[4]] == expected
+    assert found[3] == size // 2

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from steersweep import ChatModel, InputError
+from steersweep import ChatModel, InputError, find, sweep
 from steersweep.cli.app import app
 from steersweep.judging.files import judge_file
 from steersweep.model.rendering import Renderer, load_renderer
@@ -34,6 +34,13 @@ MERGING = (
     "{% set rest = messages[1:] %}{% else %}{% set first, rest = '', messages %}{% endif %}"
     "{% for m in rest %}<|im_start|>{{ m['role'] }}\n{{ first if loop.first else '' }}"
     "{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Writes it into the last user turn, as Mistral's own templates do.
+INTO_THE_LAST = (
+    "{% set said = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['role'] }}\n"
+    "{% if loop.last and said %}{{ said }}\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 RAISING = (
@@ -64,7 +71,7 @@ def official(found: Renderer, turns: list[tuple[str, str]]) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("template", [CHATML, MERGING])
+@pytest.mark.parametrize("template", [CHATML, MERGING, INTO_THE_LAST])
 def test_a_system_prompt_and_several_turns_have_the_tokens_of_apply_chat_template(
     template: str, copied_lab_model: Path
 ) -> None:
@@ -104,7 +111,7 @@ def test_control_tokens_in_a_system_prompt_and_earlier_turns_are_text(
     ("template", "said"),
     [
         (RAISING, "takes no system prompt: System role not supported; leave the system prompt out"),
-        (DROPPING, "drops or moves the system turn of a system prompt"),
+        (DROPPING, "drops the system turn of a system prompt"),
         (REPEATING, "repeats the system turn"),
     ],
 )
@@ -118,7 +125,7 @@ def test_a_template_without_a_system_prompt_is_an_error(
     with pytest.raises(InputError, match="system"):
         renderer(copied_lab_model, template).ids((Turn("system", "a"), Turn("user", "b")))
     if template == DROPPING:
-        with pytest.raises(InputError, match="drops or moves the assistant turn of a conversation"):
+        with pytest.raises(InputError, match="drops the assistant turn of a conversation"):
             renderer(copied_lab_model, template).ids(TALK)
 
 
@@ -182,14 +189,23 @@ def test_a_sweep_holds_it_and_a_model_that_drops_it_is_refused(
     out = tmp_path / "run"
     file = tmp_path / "system.txt"
     file.write_text(SYSTEM)
-    sweep = ("--layers", "0.5", "--strengths", "0.3", "--max-prompts", "2", "--max-new-tokens", "4")
-    run = [str(copied_lab_model), *sweep, "--out", str(out), "--system", str(file), "--quiet"]
+    options = (
+        "--layers",
+        "0.5",
+        "--strengths",
+        "0.3",
+        "--max-prompts",
+        "2",
+        "--max-new-tokens",
+        "4",
+    )
+    run = [str(copied_lab_model), *options, "--out", str(out), "--system", str(file), "--quiet"]
     done = CliRunner().invoke(app, ["sweep", *run])
     assert done.exit_code == 0, done.output
     assert json.loads((out / "prompts.json").read_text())["system"] == SYSTEM
     records = [json.loads(path.read_text()) for path in out.glob("conditions/*.json")]
     assert {record["provenance"]["system"] for record in records} == {SYSTEM}
-    with pytest.raises(InputError, match="drops or moves the system turn"):
+    with pytest.raises(InputError, match="drops the system turn"):
         ChatModel.load("lab:qwen-7b", system=SYSTEM)
     changed = CliRunner().invoke(app, ["sweep", *run[:-2], "Another one.", "--quiet"])
     assert changed.exit_code != 0
@@ -200,6 +216,17 @@ def plan_with(system: str) -> Plan:
     return parse_plan(
         yaml.safe_dump({**PLAN, "prompts": {**PLAN["prompts"], "system": system}}), "x"
     )
+
+
+def test_a_model_that_was_loaded_with_one_is_not_run_without(
+    copied_lab_model: Path, tmp_path: Path
+) -> None:
+    (copied_lab_model / "chat_template.jinja").write_text(CHATML)
+    chat = ChatModel.load(str(copied_lab_model), system="Be kind.")
+    for run in (sweep, find):
+        with pytest.raises(InputError, match="was loaded with a system prompt, 'Be kind"):
+            run(chat, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_plan_has_a_system_prompt(tmp_path: Path) -> None:

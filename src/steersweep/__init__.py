@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from steersweep.run.verdict import Verdict, verdict
     from steersweep.steer.activations import residuals
     from steersweep.steer.edit import Edit
+    from steersweep.steer.sampling import Sampling, stream_key
     from steersweep.steer.steering import Generation, Row, generate
 
 __version__ = "0.1.0"
@@ -58,6 +59,8 @@ _HOMES = {
     "random_direction": "run.direction",
     "residuals": "steer.activations",
     "Edit": "steer.edit",
+    "Sampling": "steer.sampling",
+    "stream_key": "steer.sampling",
     "Generation": "steer.steering",
     "Row": "steer.steering",
     "generate": "steer.steering",
@@ -79,6 +82,7 @@ __all__ = [
     "Method",
     "NumericalError",
     "Row",
+    "Sampling",
     "SteersweepError",
     "SweepResults",
     "Verdict",
@@ -97,6 +101,7 @@ __all__ = [
     "random_direction",
     "read_direction",
     "residuals",
+    "stream_key",
     "sweep",
     "verdict",
 ]

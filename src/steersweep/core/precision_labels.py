@@ -14,6 +14,8 @@ import re
 _AS = "-as-"
 # Weights in eight bits by output, activations in eight bits by token, on a CPU.
 INT8_DYNAMIC = "int8-dynamic"
+# What a sweep may be asked for in place of a label: that which is fastest on a CPU.
+FASTEST = "fastest"
 # Bytes per weight by what is stored; scales of small blocks are included.
 _STORED_BYTES = (
     (re.compile(r"(mxfp4|nf4|fp4)$"), 0.53),

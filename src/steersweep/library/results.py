@@ -66,14 +66,26 @@ class SweepResults:
                     yield _row(result, role, cell)
 
     def answers(self) -> Iterator[dict[str, Any]]:
-        """Every answer in a flat dictionary, with its condition's `key`, and how it was judged."""
+        """Every answer in a flat dictionary, with its condition's `key`, and how it was judged.
+
+        `category` is what the prompt is about, where its file says so, else None.
+        """
+        held = RunFolder(self.folder, repairs=False)
+        categories = (held.read_json(held.paths.prompts) or {}).get("test_categories", {})
         for result in self.results:
             controls = result.controls
             cells = [controls.unsteered, *controls.random_directions, *result.conditions]
             for cell in filter(None, cells):
                 of = {"model": result.model, "method": result.method, "key": cell.key}
                 for sample in cell.samples:
-                    yield of | typed.plain_fields(sample)
+                    last = {
+                        "category": categories.get(sample.prompt),
+                        "asked": sample.asked,
+                        "repeat": sample.repeat,
+                        "error": sample.judgement.error,
+                    }
+                    rest = typed.plain_fields(sample)
+                    yield of | {k: v for k, v in rest.items() if k not in last} | last
 
     def to_frame(self, what: str = "conditions") -> pandas.DataFrame:
         """A pandas table.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 from steersweep.library.results import SweepResults
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource, find_model
+from steersweep.prompts.system import read_system_prompt
 from steersweep.report.live import live_view
 from steersweep.sweeps import defaults
 from steersweep.sweeps.effect_settings import make_effects
@@ -77,7 +78,7 @@ def sweep(
         prompts: test prompts: a shipped set or a file.
         extraction: extraction prompts: a shipped set or a file; None: those made for each method.
         max_prompts: use the first so many test prompts; None: all.
-        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`, `int8-dynamic` or `fastest`.
         device: `auto` or a torch device.
         max_new_tokens: longest answer.
         stop_loops: end an answer where it is stuck in a loop; the judge calls it broken.
@@ -92,8 +93,8 @@ def sweep(
             `harmful`, `borderline`, or a user's own by its place; `all`, or `none`.
         text: file of texts for the effect `text`; None: those that come with the package.
         choices: file of questions for the effect `choices`, the same.
-        effect_items: `sample`: as much of each set as takes a quarter of the sweep's time at most;
-            or `all` of it.
+        effect_items: `sample`: as much of each set as takes about a quarter of the time of a sweep
+            of 120 prompts; or `all` of it.
         system: a system prompt before every prompt: a text, or a file that holds it.
         accept_mismatch: go on whatever the checks find to be wrong with the model.
         quiet: show notes alone, and no progress.
@@ -105,7 +106,7 @@ def sweep(
     models = [model] if isinstance(model, str | Path | ModelSource | ChatModel) else [*model]
     pushes = listed("multipliers", multipliers)
     settings = make_settings(
-        [source_of(one) for one in models],
+        [asked_source(one, system) for one in models],
         methods=None if methods is None else listed("methods", methods),
         directions=directions,
         layers=listed("layers", layers),
@@ -149,6 +150,21 @@ def sweep(
             on_note=view.on_note,
         )
     return SweepResults(outcome.folder, outcome.results)
+
+
+def asked_source(model: Model, system: str | Path) -> ModelSource:
+    """Where a model comes from that is to be run with a system prompt, or without.
+
+    Raises:
+        InputError: it was loaded with another one, which would not be used.
+    """
+    own = model.renderer.system if isinstance(model, ChatModel) else None
+    if own is not None and own != read_system_prompt(system):
+        raise InputError(
+            f"{source_of(model).model_id}: was loaded with a system prompt, {shown(own)}; give it "
+            f"as {setting('system')} here too"
+        )
+    return source_of(model)
 
 
 def source_of(model: Model) -> ModelSource:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from steersweep.core.errors import InputError, setting
-from steersweep.core.precision_labels import INT8_DYNAMIC, is_quantized, label, runs_as
+from steersweep.core.precision_labels import FASTEST, INT8_DYNAMIC, is_quantized, label, runs_as
 from steersweep.model.int8 import Int8Linear, multiplies_bytes
 from steersweep.model.quantization import (
     METHODS,
@@ -43,6 +43,11 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
         InputError: unknown precision, another one than a quantized checkpoint has, or one quantized
             by a method that is not known.
     """
+    if precision == FASTEST:
+        raise InputError(
+            f"{setting('precision')} {FASTEST}: only a sweep or a search of its own measures what "
+            f"is fastest; name a precision here"
+        )
     own = checkpoint_precision(config, device)
     if precision not in ("auto", own, *PRECISIONS):
         raise InputError(

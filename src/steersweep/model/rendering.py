@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -62,6 +63,19 @@ def max_positions(config: Any) -> int | None:
     """Longest sequence a model was made for, if its config says."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit else None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a template puts around turns.
+
+    Attributes:
+        order: of the turns in a rendered conversation, by their index.
+        around: the texts before the first of them, between them and after the last.
+    """
+
+    order: Sequence[int]
+    around: Sequence[str]
 
 
 def load_renderer(
@@ -134,7 +148,7 @@ class Renderer:
         self.system = system
         self.held: dict[str, tuple[str, ...]] = {}
         self._ids: dict[Prompt, list[int]] = {}
-        self._frames: dict[tuple[Role, ...], list[str]] = {}
+        self._frames: dict[tuple[Role, ...], _Frame] = {}
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -246,18 +260,15 @@ class Renderer:
             )
         return (Turn("system", self.system), *turns)
 
-    def _framed(self, roles: tuple[Role, ...]) -> list[str]:
-        """What the template puts before, between and after the texts of turns.
+    def _framed(self, roles: tuple[Role, ...]) -> _Frame:
+        """What the template puts around the texts of turns.
 
         Raises:
             InputError: it takes no such turns, or drops or repeats one of them.
         """
         if roles not in self._frames:
-            what = (
-                "system prompt"
-                if "system" in roles
-                else f"conversation of turns of {', '.join(roles)}"
-            )
+            several = f"conversation of turns of {', '.join(roles)}"
+            what = "system prompt" if "system" in roles else several
             advice = f"leave the {what} out, or write it into the prompts"
             turns, content = probes(roles), self.facts.content
             try:
@@ -266,17 +277,20 @@ class Renderer:
                 raise InputError(
                     f"{self._where}: the chat template takes no {what}{said_by(error)}; {advice}"
                 ) from error
-            frames = []
             for turn in turns:
                 if rest.count(turn.content) != 1:
-                    does = "repeats" if turn.content in rest else "drops or moves"
+                    does = "repeats" if turn.content in rest else "drops"
                     raise InputError(
                         f"{self._where}: the chat template {does} the {turn.role} turn of a "
                         f"{what}; {advice}"
                     )
-                before, _, rest = rest.partition(turn.content)
-                frames.append(before)
-            self._frames[roles] = [*frames, rest]
+            # Some templates write a system prompt into the last turn.
+            order = sorted(range(len(turns)), key=lambda index: rest.index(turns[index].content))
+            around = []
+            for index in order:
+                before, _, rest = rest.partition(turns[index].content)
+                around.append(before)
+            self._frames[roles] = _Frame(order, [*around, rest])
         return self._frames[roles]
 
     def check(self) -> None:
@@ -287,7 +301,7 @@ class Renderer:
         """
         ids = self.ids(PROBE)
         turns = self._turns(PROBE)
-        frames = self._framed(_roles(turns))
+        frames = self._framed(_roles(turns)).around
         control = self._encoder.control
         written = [control[token] for token in ids if token in control]
         parts = frames if self.special_tokens == "text" else [self.rendered(PROBE)]
@@ -337,21 +351,23 @@ class Renderer:
         name = f"{self.source.model_id}: {called}"
         turns = self._turns(prompt)
         self._refuse_far_too_long("".join(turn.content for turn in turns), name)
-        frames = self._framed(_roles(turns))
+        frame = self._framed(_roles(turns))
         rendered = self.rendered(prompt)
-        places = places_of(rendered, [turn.content for turn in turns], frames)
+        said = [turns[index] for index in frame.order]
+        places = places_of(rendered, [turn.content for turn in said], frame.around)
         if places is None:
             what = "text" if len(turns) == 1 else "conversation"
             raise InputError(f"{name}: the chat template changes or drops this {what}")
         spans = [
             (start, start + len(turn.content.strip()))
-            for start, turn in zip(places, turns, strict=True)
+            for start, turn in zip(places, said, strict=True)
         ]
         ids, inside = self._encoder.encode(rendered, spans, name)
         if any(inside):
-            of_prompt = inside if self.system is None else inside[1:]
-            if any(of_prompt):
-                self.held[called] = tuple(dict.fromkeys(chain(*of_prompt)))
+            own = frame.order.index(0) if self.system is not None else None
+            of_prompt = [*chain(*(found for place, found in enumerate(inside) if place != own))]
+            if of_prompt:
+                self.held[called] = tuple(dict.fromkeys(of_prompt))
             if self.special_tokens == "text":
                 ids = self._encoder.encode_apart(rendered, spans, [*chain(*inside)], name)
         if self.max_positions is not None and len(ids) > self.max_positions:

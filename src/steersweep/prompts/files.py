@@ -125,10 +125,11 @@ def _json(path: str, text: str, column: str | None) -> Content:
         if len(lines) > 1 and all(line[0] in "{[" and is_json(line) for line in lines[:2]):
             return _json_lines(path, text, column)
         raise InputError(f"{path}: not valid JSON: {error}") from error
+    talk = data.get("messages") if isinstance(data, dict) else data
+    if isinstance(talk, list) and talk and all(map(is_message, talk)):
+        return [entry(path, "the conversation", data, column)]
     if isinstance(data, dict):
         return data
-    if isinstance(data, list) and data and all(map(is_message, data)):
-        return [entry(path, "the conversation", data, column)]
     if isinstance(data, list):
         return entries_of(path, data, lambda index: f"item {index + 1}", column)
     raise InputError(f"{path}: must be a JSON list of prompts, or an object that has such lists")

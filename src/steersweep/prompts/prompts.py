@@ -277,7 +277,9 @@ def _entries(
 ) -> list[Entry]:
     values = content.get(field)
     if not isinstance(values, list) or not values:
-        has = "" if field in content else f" (it has {', '.join(map(shown, [*content][:12]))})"
+        named = ", ".join(map(shown, [*content][:12]))
+        hint = "; one is named as FILE:NAME" if field == "prompts" else ""
+        has = "" if field in content else f" (it has {named}{hint})"
         raise InputError(f'{path}: field "{field}" must be a list with at least one prompt{has}')
     return entries_of(path, values, lambda index: f'"{field}" item {index + 1}', column)
 

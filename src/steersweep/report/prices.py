@@ -116,7 +116,7 @@ def loss_change(effect: LossEffect) -> str:
     more = math.exp(min(effect.change.value, 700.0))
     if more >= 3:
         return f"x{more:.3g} perplexity"
-    return f"{100 * (more - 1):+.0f} %"
+    return f"{100 * (more - 1):+.0f} %".replace("-", "−")
 
 
 def _points(change: Change) -> str:

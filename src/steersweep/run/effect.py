@@ -51,13 +51,13 @@ class Sizes:
         chat_questions: the same in the chat template; 0: none.
     """
 
-    harmful: int = 24
+    harmful: int = 20
     borderline: int = 20
     answer_tokens: int = 16
     own_answers: int = 20
     own_answer_tokens: int = 16
-    texts: int = 10
-    chat_texts: int = 10
+    texts: int = 8
+    chat_texts: int = 8
     text_tokens: int = 32
     questions: int = 48
     chat_questions: int = 0

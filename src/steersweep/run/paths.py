@@ -228,6 +228,11 @@ class RunPaths:
         """Results as a table for other tools."""
         return self.root / f"{what}.{ending}"
 
+    @property
+    def inspect_logs(self) -> Path:
+        """Results as logs of Inspect."""
+        return self.root / "inspect"
+
     def judgements(self, judge: str) -> Path:
         """What another judge says of the run's answers."""
         return self.root / "judgements" / f"{safe_name(judge)}.jsonl"

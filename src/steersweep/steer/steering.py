@@ -21,6 +21,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import can_be_filled, make_cache
 from steersweep.steer.decoding import Decoder, decoder
 from steersweep.steer.edit import Edit, clean_layers
+from steersweep.steer.greedy import most_likely
 from steersweep.steer.prefill import prefill
 from steersweep.steer.regime import Regime, regime_of
 from steersweep.steer.repeats import LOOK_EVERY, repeating
@@ -229,7 +230,7 @@ class _Running:
         """The tokens that follow, `[row in batch]`."""
         if self._sampler is not None:
             return self._sampler.tokens(logits, self._alive, step)
-        return logits.max(-1).indices  # the first of equals, as argmax; on CPUs faster
+        return most_likely(logits)
 
     def _prefill(self) -> Tensor:
         return prefill(

@@ -47,7 +47,8 @@ def make_effects(
             package; `none`.
         text: file of texts in place of those that come with the package.
         choices: file of questions in place of those that come with the package.
-        items: `sample`: as much of every set as costs at most a quarter of a sweep's time; `all`.
+        items: `sample`: as much of every set as takes about a quarter of the time of a sweep of 120
+            prompts; `all`.
 
     Raises:
         InputError: no such effect; a file of one that is not asked for, or that cannot be read.

@@ -33,6 +33,7 @@ from steersweep.run.searched import (
 )
 from steersweep.run.verdict import Thresholds
 from steersweep.search.search import STRENGTHS, Cell, Choice, Outcome, Search
+from steersweep.sweeps.fastest import with_precision
 from steersweep.sweeps.find_settings import RESULTS, FindSettings
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import begun, freeze, only_names
@@ -94,6 +95,7 @@ def run_find(
 
     (source,) = settings.sweep.models
     target = resolve_device(device)
+    settings = replace(settings, sweep=with_precision(settings.sweep, out, target, on_note))
 
     def made(test: TestSet, date: str) -> Job:
         one = replace(settings.sweep, test=test, strengths=settings.sweep.strengths[:1])

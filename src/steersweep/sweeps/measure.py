@@ -17,7 +17,7 @@ from steersweep.people.reviews import read_reviews, results_in
 from steersweep.prompts.conversation import Turn, Turns
 from steersweep.prompts.prompts import TestSet, load_test_set
 from steersweep.run.cell import Cell
-from steersweep.run.folder import RunFolder
+from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.run.records import Record
 from steersweep.run.result import Result
@@ -93,7 +93,7 @@ def measure_run(
     Raises:
         InputError: no run there, none with results, one that runs elsewhere or is running; a model
             that cannot be found, or is another one now.
-        LostDirection: a direction is damaged or gone.
+        SteersweepError: a condition or direction is damaged or gone; it is left as it is.
     """
     reader = RunFolder.existing(folder)
     if reader.paths.is_away:
@@ -101,7 +101,7 @@ def measure_run(
     results_in(folder)
     with run_lock(folder):
         store = RunFolder(folder, on_note=on_note)
-        groups = _groups(store)
+        groups = _groups(RunFolder.existing(folder))
         first = groups[0].target.unsteered.condition
         special_tokens = groups[0].target.special_tokens
         note_asked(store, asked.effects, first.judge, special_tokens)
@@ -111,7 +111,13 @@ def measure_run(
                 together.setdefault(group.loads, []).append(group)
         for index, held in enumerate(together.values()):
             on_model(index, len(together))
-            _Measuring(store, asked, held, on_progress).run()
+            try:
+                _Measuring(store, asked, held, on_progress).run()
+            except LostDirection as error:
+                raise SteersweepError(
+                    f"{error}. What was measured is kept; here the same command is the sweep's or "
+                    f"the study's"
+                ) from error
         return _written(store)
 
 
@@ -165,9 +171,10 @@ def _special_tokens(plan: Mapping[str, Any]) -> str:
 def _record(store: RunFolder, cell: Cell) -> Record:
     record = store.get(cell.key)
     if record is None:
+        path = store.paths.condition(cell.key)
         raise SteersweepError(
-            f"{store.paths.condition(cell.key)}: is damaged or gone; run the same sweep or study "
-            f"again to make it again"
+            f"{path}: is {f'damaged ({why})' if (why := store.why_damaged(path)) else 'gone'}; run "
+            f"the same sweep or study again to make it again"
         )
     return record
 

@@ -15,6 +15,7 @@ from steersweep.run.lock import run_lock
 from steersweep.run.result import Result
 from steersweep.run.result_files import write_result_file
 from steersweep.run.verdict import Thresholds
+from steersweep.sweeps.fastest import with_precision
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import SweepSettings, make_job
 from steersweep.work.asked_effects import note_asked
@@ -72,6 +73,7 @@ def run_sweep(
     from steersweep.model.device import resolve_device
 
     target = device if run else resolve_device(device)
+    settings = with_precision(settings, out, target, on_note, is_here=run is None)
 
     def made(date: str) -> list[Job]:
         return [make_job(settings, model, target, date) for model in settings.models]

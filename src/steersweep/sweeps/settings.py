@@ -65,7 +65,7 @@ class SweepSettings:
         strengths: how strongly to steer.
         test: prompts to test on.
         extraction: prompts to extract directions from, by method.
-        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8` or `int4`.
+        precision: `auto`, `fp32`, `bf16`, `fp16`, `int8`, `int4`, `int8-dynamic` or `fastest`.
         max_new_tokens: longest answer.
         judge: name of the judge.
         seed: of the random control direction and the fluency threshold's shuffles.

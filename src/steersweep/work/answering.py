@@ -24,6 +24,8 @@ from steersweep.work.preparation import Preparation
 from steersweep.work.stages import Stages
 
 Tell = Callable[[str], None]
+# What a token of the prompts' pass takes of a decoding step, about: for the time left.
+_OF_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,11 @@ class Answering:
         rows = [Row(ids, edit, key) for edit in edits for ids, key in zip(asked, keys, strict=True)]
         share = len(rows) / self._total
         before = self._done / self._total
+        prompt_steps = max(map(len, asked)) * _OF_A_STEP
 
         def on_step(step: StepInfo) -> None:
-            self._stages.at(before + share * step.step / step.max_steps)
+            done = (prompt_steps + step.step) / (prompt_steps + step.max_steps)
+            self._stages.at(before + share * done)
             self._tell(f"step {step.step}, {step.rows} rows")
 
         def on_share(done: float) -> None:

@@ -70,6 +70,7 @@ class _Measuring:
     ) -> None:
         self._chat = chat
         self._store = store
+        self._reader = RunFolder(store.root, repairs=False)  # what is not its own it leaves alone
         self._asked = asked
         self._target = target
         self._rows = rows
@@ -100,7 +101,7 @@ class _Measuring:
 
     def _batch(self, name: str, batch: Sequence[Wanted], begin: float, share: float) -> None:
         started = time.monotonic()
-        edits = [_edit_of(one.record, self._store) for one in batch]
+        edits = [_edit_of(one.record, self._reader) for one in batch]
         found = self._measured(name, edits, lambda done: self._on_share(begin + share * done, name))
         seconds = (time.monotonic() - started) / len(batch)
         for one, (measured, why) in zip(batch, found, strict=True):
