@@ -248,7 +248,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
         ("several", "num_choices 2: is not supported"),
         ("stopped", "stop_seqs ['x']: is not supported"),
         ("tools", "tools (add): a steered model is given none"),
-        ("brief", "lab:qwen-3b: chat_template.jinja: the chat template drops or moves the system"),
+        ("brief", "lab:qwen-3b: chat_template.jinja: the chat template drops the system turn"),
         ("image", "message 1: holds an image; a steered model is given text alone"),
         ("answered", "message 2: is the assistant's; the last one must be the user's"),
     ],
