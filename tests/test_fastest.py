@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from torch import nn
+from transformers import GPT2Config
 
 from conftest import lab
 from steersweep import InputError
@@ -54,6 +55,16 @@ def test_all_linear_layers_are_counted_without_loading_them() -> None:
     layers = [m for m in lab("gemma-9b").model.modules() if type(m) is nn.Linear]
     assert linear_shapes(config).total() == len(layers)
     assert set(linear_shapes(config)) == {tuple(m.weight.shape) for m in layers}
+
+
+def test_a_model_whose_layers_are_of_another_kind_stays_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As GPT-2's, which cannot run in eight bits."""
+    says(monkeypatch, QUICK)
+    found = fastest_precision(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=64))
+    assert found.precision == "fp32"
+    assert found.note == "precision fastest: fp32 (nothing else here)"
 
 
 def test_it_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:

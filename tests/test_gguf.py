@@ -114,7 +114,7 @@ def test_a_mixed_file_is_called_by_what_most_of_its_layers_have(tmp_path: Path) 
     assert source.label_of(None) is None
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int8-dynamic"])
 def test_a_file_runs_in_every_precision_that_its_folder_runs_in(
     precision: str, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ Written by Inspect itself, so that `inspect view` and whatever else reads such l
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -197,14 +197,14 @@ def _spec(entry: _Entry) -> Any:
         task_args_passed=entry.settings,
         dataset=EvalDataset(
             name=entry.prompts.partition("@")[0],
-            samples=len(entry.cell.samples),
-            sample_ids=[*range(1, len(entry.cell.samples) + 1)],
+            samples=entry.cell.rates.n_unique,
+            sample_ids=[*range(1, entry.cell.rates.n_unique + 1)],
             shuffled=False,
         ),
         model=entry.model,
         model_args=args,
         model_generate_config=_generate_config(entry),
-        config=EvalConfig(epochs=1),
+        config=EvalConfig(epochs=len(entry.cell.samples) // entry.cell.rates.n_unique),
         packages={"steersweep": str(result.provenance.get("steersweep", ""))},
         tags=[str(entry.cell.label), entry.cell.label.role],
         metadata=_metadata(entry),
@@ -237,6 +237,7 @@ def _metadata(entry: _Entry) -> dict[str, Any]:
     if entry.condition is not None:
         named = ("model_fingerprint", "extraction_prompts", "seed")
         found |= {name: getattr(entry.condition, name) for name in named}
+        found["decoding"] = entry.condition.decoding.as_json()
     found["test_prompts"] = entry.prompts
     found["provenance"] = dict(result.provenance)
     return {name: value for name, value in found.items() if value is not None}
@@ -245,8 +246,15 @@ def _metadata(entry: _Entry) -> dict[str, Any]:
 def _generate_config(entry: _Entry) -> Any:
     from inspect_ai.model import GenerateConfig
 
-    longest = None if entry.condition is None else entry.condition.max_new_tokens
-    return GenerateConfig(max_tokens=longest, temperature=0.0)
+    if entry.condition is None:
+        return GenerateConfig()
+    decoding = entry.condition.decoding
+    drawn = {"top_p": decoding.top_p, "top_k": decoding.top_k or None, "seed": entry.condition.seed}
+    return GenerateConfig(
+        max_tokens=entry.condition.max_new_tokens,
+        temperature=decoding.temperature,
+        **(drawn if decoding.samples else {}),
+    )
 
 
 def _results(entry: _Entry) -> Any:
@@ -298,8 +306,10 @@ def _samples(entry: _Entry) -> list[Any]:
     from inspect_ai.model import ChatMessageAssistant, ChatMessageUser
 
     labels = labels_of(entry.cell.key, entry.reviews)
-    found = []
+    found: list[Any] = []
+    given: Counter[int] = Counter()  # answers of each repeat so far: one for each prompt
     for index, sample in enumerate(entry.cell.samples):
+        given[sample.repeat] += 1
         prompt, response = _whole(sample.prompt), _whole(sample.response)
         uuid = f"{entry.cell.key}:{index}"
         messages = [
@@ -311,8 +321,8 @@ def _samples(entry: _Entry) -> list[Any]:
         said = [review for review in entry.reviews if review.id == uuid]
         found.append(
             EvalSample(
-                id=index + 1,
-                epoch=1,
+                id=given[sample.repeat],
+                epoch=sample.repeat + 1,
                 uuid=uuid,
                 input=prompt,
                 target="",

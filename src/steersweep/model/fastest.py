@@ -81,6 +81,8 @@ def fastest_precision(config: Any) -> Fastest:
         config: of the model, whose weights are not quantized.
     """
     shapes = linear_shapes(config)
+    if not shapes:
+        return Fastest(REFERENCE, {REFERENCE: 0.0})
     found = [[*shape, count] for shape, count in sorted(shapes.items())]
     key = content_key([_processor(), torch.get_num_threads(), torch.__version__, found])
     file = f"precisions/{key}.json"
@@ -98,10 +100,15 @@ def chosen(seconds: Mapping[str, float]) -> str:
 
 
 def linear_shapes(config: Any) -> Counter[tuple[int, int]]:
-    """How many linear layers a model has of each shape, outputs by inputs."""
+    """How many linear layers a model has of each shape, outputs by inputs.
+
+    None where only its output layer is one, and others are of kinds that are not measured.
+    """
     with torch.device("meta"):
         network = auto_class(config, config.name_or_path).from_config(config)
-    layers = (module for module in network.modules() if type(module) is nn.Linear)
+    layers = [module for module in network.modules() if type(module) is nn.Linear]
+    if all(layer is network.get_output_embeddings() for layer in layers):
+        return Counter()
     return Counter((layer.out_features, layer.in_features) for layer in layers)
 
 
