@@ -152,6 +152,11 @@ def test_inspect_evaluates_a_steered_model(folder: Path) -> None:
     }  # fmt: skip
 
 
+def test_commands_do_not_import_inspect() -> None:
+    code = "import sys, steersweep.cli; sys.exit('inspect_ai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_without_a_direction_the_model_answers_as_it_is(folder: Path) -> None:
     log, _ = evaluate(folder, "benign")
     found = [sample.output.completion for sample in log.samples]
