@@ -72,7 +72,8 @@ def test_the_check_sees_names_joined_paths_and_names_put_together(line: str) -> 
 
 
 def test_no_other_module_spells_a_path_of_the_run_folder() -> None:
-    others = [path for path in sorted(SOURCE.rglob("*.py")) if path != HOME]
+    datasets = SOURCE / "prompts/hub.py"  # a data set saved by `datasets` has a state.json too
+    others = [path for path in sorted(SOURCE.rglob("*.py")) if path not in (HOME, datasets)]
     found = {path.relative_to(SOURCE): spelled(ast.parse(path.read_text())) for path in others}
     assert {path: lines for path, lines in found.items() if lines} == {}
 
