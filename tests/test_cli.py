@@ -159,7 +159,6 @@ def test_bad_input_is_one_clear_message(arguments: str, message: str, tmp_path: 
         ("broken.json", '{"prompts": [', "not valid JSON"),
         ("word.json", '"a"', "JSON list"),
         ("number.json", '{"prompts": ["a", 3]}', "item 2"),
-        ("twice.txt", "a\nb\na\n", "twice"),
         ("repeats.json", '{"prompts": ["a"], "repeats": 0}', '"repeats"'),
     ],
 )

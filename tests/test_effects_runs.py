@@ -27,6 +27,7 @@ from steersweep.run.effect import Sizes
 from steersweep.run.judgement import Quality
 from steersweep.run.price import DivergenceEffect, Effects
 from steersweep.run.result import Controls, Result
+from steersweep.run.verdict import Thresholds
 from steersweep.study.costs import estimate
 from steersweep.study.phases.families import Families
 from steersweep.study.phases.phase import Ahead
@@ -463,7 +464,10 @@ def test_cells_of_equal_refusal_are_ranked_by_price() -> None:
     assert refuses_as_often(near, best)
     assert refuses_as_often(unknown, best)
     assert not refuses_as_often(far, best)
-    assert [c.key for c in equal_cells([best, near, far, unknown], best)] == ["2", "1"]
+    found = equal_cells([best, near, far, unknown], best, Thresholds())
+    assert [c.key for c in found] == ["2", "1"]
+    strict = Thresholds(works=0.85)  # which the second, at 80 %, does not reach
+    assert [c.key for c in equal_cells([best, near], best, strict)] == ["1"]
     elsewhere = steered(samples(*["coherent"] * 20), key="5")
     assert not refuses_as_often(elsewhere, best)
 

@@ -133,14 +133,14 @@ def greedy(chat: ChatModel, where: str, hook: Hook, tokens: int) -> list[int]:
     return ids[start:]
 
 
-TOOLS: list[tuple[str, str, dict[str, Any], Callable[[Path], tuple[str, Hook]]]] = [
+TOOLS: list[Any] = [
     ("gguf", "v.gguf", {}, as_llama_cpp),
-    ("gguf", "v.gguf", {"span": "one"}, as_llama_cpp),
+    pytest.param("gguf", "v.gguf", {"span": "one"}, as_llama_cpp, marks=pytest.mark.slow),
     ("gguf", "v.gguf", {"site": "resid_pre"}, as_llama_cpp),
     ("steering-vectors", "v.pt", {}, as_steering_vectors),
     ("lm-eval", "v.pt", {"multiplier": LENGTH}, as_lm_eval),
     ("lm-eval", "v.pt", {"operation": "remove"}, as_lm_eval),
-    ("cast", "v.svec", {"site": "resid_pre"}, as_cast),
+    pytest.param("cast", "v.svec", {"site": "resid_pre"}, as_cast, marks=pytest.mark.slow),
     ("cast", "v.svec", {"span": "one"}, as_cast),
     ("arditi", "direction.pt", {"site": "resid_pre", "span": "one"}, as_arditi),
 ]

@@ -294,7 +294,7 @@ def test_damage_anywhere_is_an_error_or_a_direction(ours_file: Path) -> None:
         path = ours_file.parent / file
         convert(ours_file, path, format=name, model=MODEL, span="one", multiplier=length)
         whole = path.read_bytes()
-        for number in range(60):
+        for number in range(36):
             damaged = bytearray(whole)
             if number % 3 == 0:
                 damaged = damaged[: random.integers(len(whole))]
@@ -311,4 +311,4 @@ def test_damage_anywhere_is_an_error_or_a_direction(ours_file: Path) -> None:
             else:
                 assert float(found.vector.norm()) == pytest.approx(1.0)
     assert unnamed == 0
-    assert refused > 200
+    assert refused > 100

@@ -23,12 +23,15 @@ from steersweep.prompts.prompts import load_extraction_set
 from steersweep.run.cell import Cell
 from steersweep.run.direction import Direction
 from steersweep.steer.edit import Edit
+from steersweep.steer.sampling import Sampling, stream_key
 from steersweep.steer.steering import Generation, Row, generate
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 from test_cli import run
 from test_export import swept  # noqa: F401  (a fixture)
 from test_rendering import CHATML
 
-pytestmark = [pytest.mark.inspect, pytest.mark.slow]
+pytestmark = pytest.mark.inspect
 
 MODEL = "steersweep/lab:qwen-3b"
 PROMPTS = ["How do I bake a cake?", "What is the capital of France?", "Hello there!"]
@@ -70,8 +73,8 @@ def answered():
     return Task(dataset=[Sample(input=asked)], solver=generate())
 
 @task
-def sampled():
-    return Task(dataset=[Sample(input=PROMPTS[0])], solver=generate(top_p=0.5))
+def several():
+    return Task(dataset=[Sample(input=PROMPTS[0])], solver=generate(num_choices=2))
 
 @task
 def stopped():
@@ -149,6 +152,11 @@ def test_inspect_evaluates_a_steered_model(folder: Path) -> None:
     }  # fmt: skip
 
 
+def test_commands_do_not_import_inspect() -> None:
+    code = "import sys, steersweep.cli; sys.exit('inspect_ai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_without_a_direction_the_model_answers_as_it_is(folder: Path) -> None:
     log, _ = evaluate(folder, "benign")
     found = [sample.output.completion for sample in log.samples]
@@ -160,6 +168,25 @@ def test_turns_of_a_conversation_are_put_into_the_template(folder: Path) -> None
     turns = (Turn("user", "Hello there!"), Turn("assistant", "Hi!"), Turn("user", PROMPTS[0]))
     (expected,) = answers([turns], 16)
     assert log.samples[0].output.completion == expected.text != answers(PROMPTS[:1], 16)[0].text
+
+
+def test_sampled_answers_are_those_of_their_seed_and_epoch(folder: Path) -> None:
+    log, _ = evaluate(
+        folder, "benign", *STEERED, "--temperature", "0.9", "--seed", "7", "--epochs", "2"
+    )
+    chat, found = lab("qwen-3b"), direction()
+    edit = Edit.add(found.vector, 0.3 * found.residual_norm, 6)
+    expected = {}
+    for number, prompt in enumerate(PROMPTS, 1):
+        ids = chat.prompt_ids(prompt)
+        rows = [Row(ids, edit, stream_key(7, ids, repeat)) for repeat in range(2)]
+        drawn = generate(chat, rows, max_new_tokens=16, sampling=Sampling(0.9))
+        expected[number] = sorted(answer.text for answer in drawn)
+    given: dict[int, list[str]] = {}
+    for sample in log.samples:
+        given.setdefault(sample.id, []).append(sample.output.completion)
+    assert {number: sorted(texts) for number, texts in given.items()} == expected
+    assert any(one != other for one, other in expected.values())
 
 
 def test_a_system_message_is_the_templates_own(folder: Path, copied_lab_model: Path) -> None:
@@ -201,12 +228,13 @@ def test_concurrent_requests_share_a_batch(folder: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("task", "options", "said"),
     [
-        ("benign", ("--temperature", "0.7"), "temperature 0.7: is not supported"),
+        ("benign", ("--frequency-penalty", "0.7"), "frequency_penalty 0.7: is not supported"),
+        ("benign", ("--top-p", "0.7"), "--top-p 0.7: has no effect without --temperature"),
         ("benign", ("-M", "strength=0.3"), "-M strength: nothing is steered without -M direction"),
         (
             "benign",
             ("-M", "direction=no.safetensors", "-M", "strength=1"),
-            "no.safetensors: no such",
+            "no.safetensors: cannot be read",
         ),
     ],
 )
@@ -222,10 +250,10 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("sampled", "top_p 0.5: is not supported"),
+        ("several", "num_choices 2: is not supported"),
         ("stopped", "stop_seqs ['x']: is not supported"),
         ("tools", "tools (add): a steered model is given none"),
-        ("brief", "lab:qwen-3b: chat_template.jinja: the chat template drops or moves the system"),
+        ("brief", "lab:qwen-3b: chat_template.jinja: the chat template drops the system turn"),
         ("image", "message 1: holds an image; a steered model is given text alone"),
         ("answered", "message 2: is the assistant's; the last one must be the user's"),
     ],
@@ -285,6 +313,27 @@ def test_logs_hold_every_answer_and_how_it_was_judged(swept: Path, logs: list[An
         low, high = cell.rates.coherent_refusal_ci
         assert (metrics["low"].value, metrics["high"].value) == (low, high)
         assert log.eval.model_generate_config.max_tokens == 16
+        assert log.eval.model_generate_config.temperature == 0
+
+
+def test_sampled_answers_are_epochs_of_their_prompt(tmp_path: Path) -> None:
+    from inspect_ai.log import list_eval_logs, read_eval_log
+
+    settings = make_settings(
+        ["lab:qwen-3b"], layers="0.5", strengths="0.3", max_prompts=3, max_new_tokens=8,
+        temperature=1.0, repeats=2,
+    )  # fmt: skip
+    run_sweep(settings, tmp_path / "run")
+    run("export", "run", "--to", "inspect", "--out", "logs", cwd=tmp_path)
+    (result,) = SweepResults.of(tmp_path / "run").results
+    found = [read_eval_log(info) for info in list_eval_logs(str(tmp_path / "logs"))]
+    (log,) = (log for log in found if log.eval.eval_id == result.best.key)
+    assert (log.eval.config.epochs, log.eval.dataset.samples) == (2, 3)
+    assert log.eval.model_generate_config.temperature == 1
+    prompts = list(dict.fromkeys(sample.prompt for sample in result.best.samples))
+    held = {(prompts.index(s.prompt) + 1, s.repeat + 1): s.response for s in result.best.samples}
+    assert {(s.id, s.epoch): s.output.completion for s in log.samples} == held
+    assert len(held) == 6
 
 
 def test_logs_say_what_was_done_and_what_people_say(swept: Path, logs: list[Any]) -> None:  # noqa: F811

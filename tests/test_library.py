@@ -225,6 +225,7 @@ def test_every_cell_of_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.Mon
             exec(compile(cell, "cell", "exec"), names)
     pictures = [shown._repr_html_() for shown in displayed if hasattr(shown, "_repr_html_")]
     assert ["<svg" in pictures[0], "<table" in pictures[1], "<table" in pictures[2]] == [True] * 3
+    assert "layer_idx" in pictures[3]  # of the exported files
     unsteered, steered = displayed[-1]
     assert unsteered != steered
 

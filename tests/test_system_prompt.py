@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from steersweep import ChatModel, InputError
+from steersweep import ChatModel, InputError, find, sweep
 from steersweep.cli.app import app
 from steersweep.judging.files import judge_file
 from steersweep.model.rendering import Renderer, load_renderer
@@ -189,8 +189,17 @@ def test_a_sweep_holds_it_and_a_model_that_drops_it_is_refused(
     out = tmp_path / "run"
     file = tmp_path / "system.txt"
     file.write_text(SYSTEM)
-    sweep = ("--layers", "0.5", "--strengths", "0.3", "--max-prompts", "2", "--max-new-tokens", "4")
-    run = [str(copied_lab_model), *sweep, "--out", str(out), "--system", str(file), "--quiet"]
+    options = (
+        "--layers",
+        "0.5",
+        "--strengths",
+        "0.3",
+        "--max-prompts",
+        "2",
+        "--max-new-tokens",
+        "4",
+    )
+    run = [str(copied_lab_model), *options, "--out", str(out), "--system", str(file), "--quiet"]
     done = CliRunner().invoke(app, ["sweep", *run])
     assert done.exit_code == 0, done.output
     assert json.loads((out / "prompts.json").read_text())["system"] == SYSTEM
@@ -207,6 +216,17 @@ def plan_with(system: str) -> Plan:
     return parse_plan(
         yaml.safe_dump({**PLAN, "prompts": {**PLAN["prompts"], "system": system}}), "x"
     )
+
+
+def test_a_model_that_was_loaded_with_one_is_not_run_without(
+    copied_lab_model: Path, tmp_path: Path
+) -> None:
+    (copied_lab_model / "chat_template.jinja").write_text(CHATML)
+    chat = ChatModel.load(str(copied_lab_model), system="Be kind.")
+    for run in (sweep, find):
+        with pytest.raises(InputError, match="was loaded with a system prompt, 'Be kind"):
+            run(chat, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_plan_has_a_system_prompt(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def generate(
 ) -> None:
     """Answer prompts unsteered and steered, side by side.
 
-    Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.5
+    Example: `steersweep generate lab:qwen-7b --direction refusal.safetensors --strength 0.3
     --prompt "How do I bake a cake?"`
     """
     from steersweep.core.setting_values import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,20 +17,16 @@ from typing import Any
 from steersweep.core import typed
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
+from steersweep.interop.inspect_samples import COHERENT, PEOPLE, QUALITY, samples_of, usage_of
 from steersweep.library.results import SweepResults
 from steersweep.people.reviews import Review, labels_of, read_reviews
 from steersweep.run.cell import Cell
 from steersweep.run.condition import Condition, content_key
 from steersweep.run.folder import RunFolder
-from steersweep.run.judgement import UNJUDGED, Rates
-from steersweep.run.records import Sample
+from steersweep.run.judgement import Rates
 from steersweep.run.result import Result
 
-# What Inspect calls the ends of answers.
-_STOP_REASONS: dict[str, Any] = {"eos": "stop", "length": "max_tokens", "loop": "unknown"}
 _MISSING = "Inspect is not installed: pip install 'steersweep[inspect]'"
-
-_COHERENT, _QUALITY, _PEOPLE = "coherent_refusal", "quality", "people"
 
 
 @dataclass(frozen=True)
@@ -163,8 +159,8 @@ def _log(entry: _Entry) -> Any:
     """The `EvalLog` of a condition."""
     from inspect_ai.log import EvalLog, EvalPlan, EvalPlanStep, EvalStats
 
-    samples = _samples(entry)
-    usage = {entry.model: _usage(sum(sample.n_tokens for sample in entry.cell.samples))}
+    samples = samples_of(entry.model, entry.cell, entry.reviews)
+    usage = {entry.model: usage_of(sum(sample.n_tokens for sample in entry.cell.samples))}
     return EvalLog(
         status="success",
         eval=_spec(entry),
@@ -197,14 +193,14 @@ def _spec(entry: _Entry) -> Any:
         task_args_passed=entry.settings,
         dataset=EvalDataset(
             name=entry.prompts.partition("@")[0],
-            samples=len(entry.cell.samples),
-            sample_ids=[*range(1, len(entry.cell.samples) + 1)],
+            samples=entry.cell.rates.n_unique,
+            sample_ids=[*range(1, entry.cell.rates.n_unique + 1)],
             shuffled=False,
         ),
         model=entry.model,
         model_args=args,
         model_generate_config=_generate_config(entry),
-        config=EvalConfig(epochs=1),
+        config=EvalConfig(epochs=len(entry.cell.samples) // entry.cell.rates.n_unique),
         packages={"steersweep": str(result.provenance.get("steersweep", ""))},
         tags=[str(entry.cell.label), entry.cell.label.role],
         metadata=_metadata(entry),
@@ -237,6 +233,7 @@ def _metadata(entry: _Entry) -> dict[str, Any]:
     if entry.condition is not None:
         named = ("model_fingerprint", "extraction_prompts", "seed")
         found |= {name: getattr(entry.condition, name) for name in named}
+        found["decoding"] = entry.condition.decoding.as_json()
     found["test_prompts"] = entry.prompts
     found["provenance"] = dict(result.provenance)
     return {name: value for name, value in found.items() if value is not None}
@@ -245,8 +242,15 @@ def _metadata(entry: _Entry) -> dict[str, Any]:
 def _generate_config(entry: _Entry) -> Any:
     from inspect_ai.model import GenerateConfig
 
-    longest = None if entry.condition is None else entry.condition.max_new_tokens
-    return GenerateConfig(max_tokens=longest, temperature=0.0)
+    if entry.condition is None:
+        return GenerateConfig()
+    decoding = entry.condition.decoding
+    drawn = {"top_p": decoding.top_p, "top_k": decoding.top_k or None, "seed": entry.condition.seed}
+    return GenerateConfig(
+        max_tokens=entry.condition.max_new_tokens,
+        temperature=decoding.temperature,
+        **(drawn if decoding.samples else {}),
+    )
 
 
 def _results(entry: _Entry) -> Any:
@@ -268,11 +272,11 @@ def _results(entry: _Entry) -> Any:
         quality: sum(sample.judgement.quality == quality for sample in entry.cell.samples) / n
         for quality in ("coherent", "garbled", "normal")
     }
-    counted = [(_COHERENT, judge, values, judged), (_QUALITY, judge, qualities, judged)]
+    counted = [(COHERENT, judge, values, judged), (QUALITY, judge, qualities, judged)]
     labels = labels_of(entry.cell.key, entry.reviews)
     if labels:
         coherent = sum(label == "coherent" for label in labels.values()) / len(labels)
-        counted.append((_PEOPLE, _PEOPLE, {"coherent": coherent}, len(labels)))
+        counted.append((PEOPLE, PEOPLE, {"coherent": coherent}, len(labels)))
     return EvalResults(
         total_samples=n,
         completed_samples=n,
@@ -288,110 +292,3 @@ def _results(entry: _Entry) -> Any:
         ],
         metadata={"rates": {f.name: getattr(rates, f.name) for f in fields(Rates)}},
     )
-
-
-# -- its samples -----------------------------------------------------------------------------------
-
-
-def _samples(entry: _Entry) -> list[Any]:
-    from inspect_ai.log import EvalSample
-    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser
-
-    labels = labels_of(entry.cell.key, entry.reviews)
-    found = []
-    for index, sample in enumerate(entry.cell.samples):
-        prompt, response = _whole(sample.prompt), _whole(sample.response)
-        uuid = f"{entry.cell.key}:{index}"
-        messages = [
-            ChatMessageUser(id=f"{uuid}:user", content=prompt),
-            ChatMessageAssistant(
-                id=f"{uuid}:assistant", content=response, model=entry.model, source="generate"
-            ),
-        ]
-        said = [review for review in entry.reviews if review.id == uuid]
-        found.append(
-            EvalSample(
-                id=index + 1,
-                epoch=1,
-                uuid=uuid,
-                input=prompt,
-                target="",
-                messages=messages,
-                output=_output(entry, sample, messages[-1]),
-                scores=_scores(sample, labels.get(index), said),
-                metadata=_facts(sample),
-                model_usage={entry.model: _usage(sample.n_tokens)},
-            )
-        )
-    return found
-
-
-def _output(entry: _Entry, sample: Sample, message: Any) -> Any:
-    from inspect_ai.model import ChatCompletionChoice, ModelOutput
-
-    reason = _STOP_REASONS[sample.finish_reason]
-    choice = ChatCompletionChoice(message=message, stop_reason=reason)
-    return ModelOutput(model=entry.model, choices=[choice], usage=_usage(sample.n_tokens))
-
-
-def _usage(n_tokens: int) -> Any:
-    """Tokens of answers; those of prompts are not in a run's results."""
-    from inspect_ai.model import ModelUsage
-
-    return ModelUsage(output_tokens=n_tokens, total_tokens=n_tokens)
-
-
-def _scores(sample: Sample, label: str | None, said: Sequence[Review]) -> dict[str, Any]:
-    """The judge's label in two forms, and people's where somebody looked."""
-    from inspect_ai.scorer import Score
-
-    judged = sample.judgement
-    if judged.quality == UNJUDGED:
-        lost = Score.unscored(reason="grader_failed", explanation=_whole(judged.error))
-        scores = {_COHERENT: lost, _QUALITY: lost}
-    else:
-        why = _explanation(sample)
-        coherent = judged.refusal and judged.quality == "coherent"
-        scores = {
-            _COHERENT: Score(value=int(coherent), answer=_whole(sample.response), explanation=why),
-            _QUALITY: Score(value=judged.quality, explanation=why),
-        }
-    if label is not None:
-        lines = [
-            f"{one.reviewer}: {one.label}" + (f" ({one.note})" if one.note else "") for one in said
-        ]
-        scores[_PEOPLE] = Score(value=label, explanation=_whole("\n".join(lines)))
-    return scores
-
-
-def _explanation(sample: Sample) -> str:
-    """What the judge saw, in words."""
-    judged = sample.judgement
-    stance = {
-        "refuses": "refuses",
-        "partial": "refuses in part",
-        "helps": "does not refuse",
-        "unknown": "says neither yes nor no",
-    }[judged.stance]
-    parts = [f"{stance} (probability of a refusal {judged.score:.2f})"]
-    text = {"garbled": "broken text", "coherent": "fluent text", "normal": "fluent text"}
-    mode = f" ({judged.failure_mode})" if judged.failure_mode else ""
-    parts.append(f"{text[judged.quality]}{mode}")
-    if judged.ambiguous:
-        parts.append("the judge is not sure")
-    return "; ".join(parts)
-
-
-def _facts(sample: Sample) -> dict[str, Any]:
-    """Every fact of a judged answer but its texts."""
-    found: Mapping[str, Any] = typed.plain_fields(sample)
-    return {
-        name: _whole(value) if isinstance(value, str) else value
-        for name, value in found.items()
-        if name not in ("prompt", "response") and value not in (None, "")
-    }
-
-
-def _whole(text: str) -> str:
-    """Half a surrogate pair, which a broken answer may end in, is no text in a file."""
-    return text.encode("utf-8", "replace").decode()

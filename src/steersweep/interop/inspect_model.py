@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -35,13 +37,16 @@ from steersweep.interop.steered_model import Reply, Request, SteeredModel
 from steersweep.interop.steered_settings import SteeredModelSettings
 from steersweep.model.thinking import split_thinking
 from steersweep.prompts.conversation import Prompt, Role, Turn
+from steersweep.run.decoding_settings import DecodingSettings
+from steersweep.sweeps import defaults
 
 logger = logging.getLogger(__name__)
 
 LONGEST = 2048  # tokens of an answer, as with Inspect's own local models
 _QUIET = 0.1  # seconds without another request, then a batch begins
 
-# Settings that are Inspect's own business, or change nothing of a greedy answer.
+# Settings that are heeded, and those that are Inspect's own business.
+_DECODING = ("temperature", "top_p", "top_k")
 _INSPECTS_OWN = {
     "max_retries",
     "timeout",
@@ -62,8 +67,6 @@ _INSPECTS_OWN = {
 }
 # Values that ask for what is done anyway.
 _AS_IT_IS: dict[str, Any] = {
-    "temperature": 0,
-    "top_p": 1,
     "num_choices": 1,
     "best_of": 1,
     "frequency_penalty": 0,
@@ -100,9 +103,12 @@ class SteersweepAPI(ModelAPI):
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
         try:
-            _check_config(config)
-            self._model = SteeredModel.load(SteeredModelSettings.read(model_name, model_args))
+            _decoding(config)
         except SteersweepError as error:  # shown in one line, without a traceback
+            raise PrerequisiteError(escape(error.told(_option))) from error
+        try:
+            self._model = SteeredModel.load(SteeredModelSettings.read(model_name, model_args))
+        except SteersweepError as error:
             raise PrerequisiteError(escape(error.told(_argument))) from error
         for note in self._model.notes:
             logger.warning(note)
@@ -112,6 +118,7 @@ class SteersweepAPI(ModelAPI):
         self._batches: Collector[Request, Reply] = Collector(
             self._model.answer, most=self._model.rows, quiet=_QUIET
         )
+        self._asked: Counter[Request] = Counter()
 
     async def aclose(self) -> None:
         """End the thread that answers."""
@@ -140,9 +147,16 @@ class SteersweepAPI(ModelAPI):
             NumericalError: numbers of the model overflowed.
         """
         _check_tools(tools)
-        _check_config(config)
-        longest = config.max_tokens or self.max_tokens() or LONGEST
-        reply = await _done(self._batches.ask(Request(_prompt(input), longest)))
+        request = Request(
+            _prompt(input),
+            config.max_tokens or self.max_tokens() or LONGEST,
+            _decoding(config),
+            defaults.SEED if config.seed is None else config.seed,
+        )
+        if request.decoding.samples:  # another answer for each epoch
+            self._asked[request] += 1
+            request = replace(request, repeat=self._asked[request] - 1)
+        reply = await _done(self._batches.ask(request))
         usage = ModelUsage(
             input_tokens=reply.n_prompt,
             output_tokens=reply.n_tokens,
@@ -163,6 +177,11 @@ class SteersweepAPI(ModelAPI):
 def _argument(setting: str) -> str:
     """What Inspect's command line calls a setting."""
     return f"-M {setting}"
+
+
+def _option(setting: str) -> str:
+    """What Inspect's command line calls a setting of generation."""
+    return "--" + setting.replace("_", "-")
 
 
 async def _done(future: Future[Reply]) -> Reply:
@@ -192,19 +211,23 @@ def _check_tools(tools: Sequence[Any]) -> None:
         raise InputError(f"tools ({names}): a steered model is given none; use a task without")
 
 
-def _check_config(config: GenerateConfig) -> None:
-    """Refuse by name what would be ignored.
+def _decoding(config: GenerateConfig) -> DecodingSettings:
+    """How tokens are chosen by Inspect's settings; greedily where they say nothing.
 
     Raises:
-        InputError: something would be.
+        InputError: a setting that would be ignored, by its name, or a number out of bounds.
     """
-    for name, value in config.model_dump(exclude_none=True).items():
-        if name in _INSPECTS_OWN or (name in _AS_IT_IS and value == _AS_IT_IS[name]):
+    given = config.model_dump(exclude_none=True)
+    for name, value in given.items():
+        if name in _DECODING or name in _INSPECTS_OWN:
+            continue
+        if name in _AS_IT_IS and value == _AS_IT_IS[name]:
             continue
         raise InputError(
-            f"{name} {value!r}: is not supported; answers are greedy, one for each prompt, and "
-            f"end where the model ends them or at max_tokens"
+            f"{name} {value!r}: is not supported; a prompt has one answer, which ends where the "
+            f"model ends it or at max_tokens"
         )
+    return DecodingSettings.chosen(**{name: given[name] for name in _DECODING if name in given})
 
 
 def _prompt(messages: Sequence[ChatMessage]) -> Prompt:

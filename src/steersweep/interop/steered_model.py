@@ -13,7 +13,9 @@ from steersweep.library.steering import SteeringSettings
 from steersweep.methods.formats.reading import read_direction_file
 from steersweep.methods.method import METHODS
 from steersweep.prompts.conversation import Prompt
+from steersweep.run.decoding_settings import GREEDY, DecodingSettings
 from steersweep.run.direction import Direction
+from steersweep.sweeps import defaults
 
 if TYPE_CHECKING:
     from steersweep.model.chat_model import ChatModel
@@ -23,10 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, and how many tokens its answer may have."""
+    """A prompt, and how it is answered.
+
+    Attributes:
+        prompt: the user's text, or a conversation that ends with one.
+        max_new_tokens: tokens of the answer at most.
+        decoding: how tokens are chosen.
+        seed: of tokens that are drawn.
+        repeat: how often the same was asked before; another answer is drawn each time.
+    """
 
     prompt: Prompt
     max_new_tokens: int
+    decoding: DecodingSettings = GREEDY
+    seed: int = defaults.SEED
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,22 +134,31 @@ class SteeredModel:
 
     def answer(self, requests: Sequence[Request]) -> list[Reply | Exception]:
         """Answers in order; a request that cannot be answered gets its error."""
+        from steersweep.steer.sampling import sampling_of, stream_key
         from steersweep.steer.steering import Row, generate
 
         answers: dict[int, Reply | Exception] = {}
-        groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
+        alike: dict[tuple[int, DecodingSettings], list[tuple[int, Row]]] = defaultdict(list)
         for index, request in enumerate(requests):
             try:
                 ids = self.chat.renderer.ids(request.prompt)
-                groups[self._room(len(ids), request.max_new_tokens)].append((index, ids))
+                most = self._room(len(ids), request.max_new_tokens)
             except SteersweepError as error:
                 answers[index] = error
-        for most, members in groups.items():
-            rows = [Row(ids, self.edit) for _, ids in members]
-            found = generate(self.chat, rows, max_new_tokens=most, max_rows=self.rows)
-            for (index, ids), generation in zip(members, found, strict=True):
+                continue
+            key = stream_key(request.seed, ids, request.repeat)
+            alike[most, request.decoding].append((index, Row(ids, self.edit, key)))
+        for (most, decoding), members in alike.items():
+            found = generate(
+                self.chat,
+                [row for _, row in members],
+                max_new_tokens=most,
+                max_rows=self.rows,
+                sampling=sampling_of(decoding),
+            )
+            for (index, row), generation in zip(members, found, strict=True):
                 cut = most < requests[index].max_new_tokens
-                answers[index] = self._reply(generation, len(ids), cut)
+                answers[index] = self._reply(generation, len(row.prompt_ids), cut)
         return [answers[index] for index in range(len(requests))]
 
     def _room(self, n_prompt: int, wanted: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from steersweep.library.results import SweepResults
-from steersweep.library.sweeping import Model, listed, source_of
+from steersweep.library.sweeping import Model, asked_source, listed
 from steersweep.report.found import lines
 from steersweep.report.live import live_view
 from steersweep.run.direction import Direction
@@ -107,7 +107,7 @@ def find(
         SteersweepError: the search could not finish; what did finish is in `out`.
     """
     settings = make_find_settings(
-        source_of(model),
+        asked_source(model, system),
         methods=None if methods is None else listed("methods", methods),
         directions=directions,
         layers=listed("layers", layers),

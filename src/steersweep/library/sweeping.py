@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steersweep.core.errors import InputError
+from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 from steersweep.library.results import SweepResults
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.source import ModelSource, find_model
+from steersweep.prompts.system import read_system_prompt
 from steersweep.report.live import live_view
 from steersweep.sweeps import defaults
 from steersweep.sweeps.effect_settings import make_effects
@@ -105,7 +106,7 @@ def sweep(
     models = [model] if isinstance(model, str | Path | ModelSource | ChatModel) else [*model]
     pushes = listed("multipliers", multipliers)
     settings = make_settings(
-        [source_of(one) for one in models],
+        [asked_source(one, system) for one in models],
         methods=None if methods is None else listed("methods", methods),
         directions=directions,
         layers=listed("layers", layers),
@@ -149,6 +150,21 @@ def sweep(
             on_note=view.on_note,
         )
     return SweepResults(outcome.folder, outcome.results)
+
+
+def asked_source(model: Model, system: str | Path) -> ModelSource:
+    """Where a model comes from that is to be run with a system prompt, or without.
+
+    Raises:
+        InputError: it was loaded with another one, which would not be used.
+    """
+    own = model.renderer.system if isinstance(model, ChatModel) else None
+    if own is not None and own != read_system_prompt(system):
+        raise InputError(
+            f"{source_of(model).model_id}: was loaded with a system prompt, {shown(own)}; give it "
+            f"as {setting('system')} here too"
+        )
+    return source_of(model)
 
 
 def source_of(model: Model) -> ModelSource:

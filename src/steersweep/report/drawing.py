@@ -134,8 +134,8 @@ def _figures(run: Run) -> list[Figure]:
             "price_map",
             "What each layer and strength costs",
             "Nats per token from the unsteered model, over its own answers. Framed: cells that "
-            "refuse as often as the best (95 % interval of the paired difference); thick: the "
-            "cheapest of them.",
+            "refuse as often as the best where that works at least in part; thick: the cheapest "
+            "of them.",
             lambda: prices.price_map_figure(priced),
         )
     if by_method := prices.compared_methods(priced):

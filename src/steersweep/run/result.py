@@ -227,8 +227,8 @@ class Priced:
     """Conditions of equal refusal by what they cost: nats per token from the unsteered model.
 
     Attributes:
-        equal: keys of the conditions that refuse as often as the best, the cheapest first. They
-            do where the 95 % interval of the paired difference holds 0.
+        equal: keys of the conditions that refuse as often as the best, the cheapest first: the
+            95 % interval of the paired difference holds 0, and the outcome is no worse.
         breaks_from: the price of the cheapest random direction that breaks the model; None: none
             of those tried does.
         among_methods: None where the model was steered by one method.

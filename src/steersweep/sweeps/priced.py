@@ -17,7 +17,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.price import DIVERGENCE, effects_of
 from steersweep.run.records import Record
 from steersweep.run.result import AmongMethods, Controls, Priced, Result
-from steersweep.run.verdict import AS_FAR_AS_BROKEN
+from steersweep.run.verdict import AS_FAR_AS_BROKEN, Thresholds, verdict
 from steersweep.sweeps.compared import best_condition, coherent_refusals, prompts_of
 from steersweep.work.asked_effects import saved_effects
 
@@ -99,10 +99,33 @@ def refuses_as_often(cell: Cell, best: Cell) -> bool:
     return high >= 0
 
 
-def equal_cells(cells: Iterable[SteeredCell], best: SteeredCell) -> list[SteeredCell]:
-    """Cells with a price that refuse as often as the best, the cheapest first."""
-    found = [cell for cell in cells if cell.price is not None and refuses_as_often(cell, best)]
+def equal_cells(
+    cells: Iterable[SteeredCell], best: SteeredCell, thresholds: Thresholds
+) -> list[SteeredCell]:
+    """Cells with a price that refuse as often as the best, the cheapest first.
+
+    Their outcome is no worse than the best's either: with few prompts an interval holds 0 for rates
+    that are far apart.
+    """
+    least = _rank(best, thresholds)
+    found = [
+        cell
+        for cell in cells
+        if cell.price is not None
+        and refuses_as_often(cell, best)
+        and _rank(cell, thresholds) >= least
+    ]
     return sorted(found, key=_price)
+
+
+def _rank(cell: SteeredCell, thresholds: Thresholds) -> int:
+    """How good the outcome of a cell is, from 0."""
+    found = verdict(
+        coherent_refusal_rate=cell.rates.coherent_refusal_rate,
+        garbled_refusal_rate=cell.rates.garbled_refusal_rate,
+        thresholds=thresholds,
+    )
+    return ("fails", "partial", "works").index(found.outcome)
 
 
 def front(cells: Iterable[SteeredCell]) -> list[SteeredCell]:
@@ -132,7 +155,7 @@ def _price(cell: SteeredCell) -> float:
 
 def _priced(result: Result) -> Result:
     """A result with its conditions ranked, and a flag where the best costs what breaking does."""
-    equal = equal_cells(result.conditions, result.best)
+    equal = equal_cells(result.conditions, result.best, result.verdict.thresholds)
     flags = tuple(flag for flag in result.verdict.flags if flag != AS_FAR_AS_BROKEN)
     if not equal:
         return replace(result, priced=None, verdict=replace(result.verdict, flags=flags))
@@ -156,7 +179,7 @@ def _among_methods(results: Sequence[Result], measured: _Measured) -> list[Resul
     cells = {
         result.method: equal[0]
         for result in compared
-        if (equal := equal_cells(result.conditions, best))
+        if (equal := equal_cells(result.conditions, best, result.verdict.thresholds))
     }
     if not cells:
         return list(results)

@@ -41,7 +41,9 @@ def vector_of(called: str, value: Any) -> NDArray[np.float64]:
     found = array.astype(np.float64)
     if not np.isfinite(found).all():
         raise InputError(f"{called}: holds NaN or infinity")
-    if not 0 < float(np.linalg.norm(found)) < np.finfo(np.float32).max:
+    with np.errstate(over="ignore"):
+        length = float(np.linalg.norm(found))
+    if not 0 < length < np.finfo(np.float32).max:
         raise InputError(f"{called}: has no length that can be used (zeros, or far too large)")
     return found
 

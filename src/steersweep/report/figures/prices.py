@@ -130,6 +130,13 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
     axis.set_title(short(results[0].model))
 
 
+def _padded() -> Any:
+    """A layout in which the longest label does not touch the edge."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return ConstrainedLayoutEngine(w_pad=0.15)
+
+
 def _plain_ticks(axis: Any) -> None:
     """Numbers as they are, not as powers, along a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -173,7 +180,7 @@ def price_map_figure(models: Models) -> Any:
             0.9 + sum(0.7 + 0.3 * n for n in n_lines),
         ),
         squeeze=False,
-        layout="constrained",
+        layout=_padded(),
         sharey="row",
         height_ratios=[0.7 + 0.3 * n for n in n_lines],
     )
@@ -203,7 +210,9 @@ def _panels(results: Sequence[Result]) -> list[_Panel]:
     for result in results:
         name = str(result.label.at_given_layer)
         methods.setdefault(name, []).extend(result.conditions)
-        equal[name] = (*equal.get(name, ()), *(result.priced.equal if result.priced else ()))
+        works = result.priced is not None and result.verdict.outcome != "fails"
+        keys = result.priced.equal if works and result.priced else ()
+        equal[name] = (*equal.get(name, ()), *keys)
         random |= {cell.key: cell for cell in result.controls.random_directions}
     found = [(f"\n{name.upper()}", cells, equal[name]) for name, cells in methods.items()]
     title, cells, keys = found[0]
@@ -284,7 +293,7 @@ def methods_figure(models: Models) -> Any:
     names = [*dict.fromkeys(result.method for held in shown for result in held)]
     looks = Looks(names)
     rows = [(held, result) for held in shown for result in held]
-    figure, axis = plt.subplots(figsize=(PAGE * 0.8, 0.9 + 0.24 * len(rows)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(PAGE, 0.9 + 0.24 * len(rows)), layout=_padded())
     labels = []
     for index, (_, result) in enumerate(rows):
         labels.append(f"{short(result.model)}, {result.method.upper()}")
@@ -307,7 +316,7 @@ def methods_figure(models: Models) -> Any:
             color=looks.colour(result.method),
             elinewidth=1,
         )
-        axis.annotate(
+        note = axis.annotate(
             f"layer {cell.layer}, {cell.rates.coherent_refusal_rate:.0%}",
             (high, -index),
             xytext=(5, 0),
@@ -315,9 +324,11 @@ def methods_figure(models: Models) -> Any:
             va="center",
             fontsize=7,
         )
+        note.set_in_layout(False)
     axis.set_yticks([-index for index in range(len(rows))], labels)
+    axis.tick_params(axis="y", length=0)
     axis.set_ylim(-len(rows) + 0.4, 0.6)
     axis.set_xlim(left=0)
-    axis.margins(x=0.2)
-    axis.set_xlabel("nats per token from unsteered, where it refuses as often as the best method")
+    axis.set_xlim(right=1.3 * axis.get_xlim()[1])
+    axis.set_xlabel("nats per token from unsteered")
     return figure
