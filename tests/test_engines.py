@@ -612,6 +612,7 @@ def test_a_job_that_does_not_fit_moves_to_the_next_larger_gpu(
     ]
 
 
+@pytest.mark.slow
 def test_a_job_that_fits_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_above(0, monkeypatch)
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB", "A100-80GB": "A10G"})

@@ -20,7 +20,7 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
-from conftest import lab
+from conftest import lab, rest_slow
 from gguf_files import ARCHITECTURES, write_gguf
 from hub_server import COMMIT, Hub, serving
 from steersweep import ChatModel
@@ -73,7 +73,7 @@ def refusal(path: Path | str) -> str:
 # -- the same model ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", rest_slow(list(ARCHITECTURES), fast=2))
 def test_a_file_is_the_model_that_its_folder_is(family: str, tmp_path: Path) -> None:
     found = ChatModel.load(str(write_gguf(family, tmp_path / "small.gguf")), device="cpu")
     own = ChatModel.load(f"lab:{family}", device="cpu")  # prompts with control tokens are noted

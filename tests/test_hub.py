@@ -100,6 +100,7 @@ def test_an_unknown_model_is_named(hub: Hub, tmp_path: Path) -> None:
     assert "the hub knows no such model" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_too_large_for_the_disk_is_not_begun(hub: Hub, tmp_path: Path) -> None:
     hub.claimed_bytes = 10**16
     done = steersweep(hub, tmp_path, "sweep", NAME, *SWEEP, "--out", "run")

@@ -362,7 +362,8 @@ def test_an_adapter_is_refused_beside_a_model_and_alone_with_its_base(folder: Pa
     assert "merge_and_unload" in message
 
 
-@pytest.mark.parametrize("has_model", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("has_model", [True, False])
 def test_an_adapter_on_the_hub_is_refused_before_a_download(
     tmp_path: Path, has_model: bool
 ) -> None:

@@ -255,6 +255,7 @@ def test_a_container_that_is_lost_is_called_again(
     assert results(tmp_path / "run") == results(alone)
 
 
+@pytest.mark.slow
 def test_a_job_too_large_is_called_on_the_larger_gpu(
     tmp_path: Path, server: ModalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +330,7 @@ def told_of(folder: Path) -> set[str]:
     return {run["run"] for run in state["wandb"].values()}
 
 
+@pytest.mark.slow
 def test_a_tracker_hears_of_what_finished_before_a_stop(
     tmp_path: Path, server: ModalServer
 ) -> None:
@@ -348,6 +350,7 @@ def test_a_tracker_hears_of_what_finished_before_a_stop(
     assert "wandb: 1 of 2 runs new or changed" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_models_of_a_plan_are_checked_there(tmp_path: Path, server: ModalServer) -> None:
     written = dict(planned_on("A10G", size_sweep={"methods": ["dim"]}).written)
     written["families"]["mistral"][0]["model"] = "lab:nothing"

@@ -272,6 +272,7 @@ def test_a_run_that_goes_on_keeps_its_files(run_copy: Path) -> None:
     assert results_of(run_copy)[0].verdict.outcome == "fails"
 
 
+@pytest.mark.slow
 def test_a_damaged_label_is_named_by_every_command_that_rests_on_labels(run_copy: Path) -> None:
     add_review(run_copy, queue(results_of(run_copy))[0].id, "normal", "Ada")
     path = run_copy / "reviews.jsonl"

@@ -328,13 +328,12 @@ def scores_a_little_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(official, "score_candidates", scaled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plant", "seen", "unseen"),
     [
         (rounded_share, "layers compared", "mean differences"),
-        pytest.param(
-            scores_a_little_off, "COSMIC linear: S_comply", "choice", marks=pytest.mark.slow
-        ),
+        (scores_a_little_off, "COSMIC linear: S_comply", "choice"),
     ],
 )
 def test_wrong_arithmetic_is_caught(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import bloom, gpt2, part_hooks
+from conftest import FAMILIES, bloom, gpt2, lab, part_hooks, rest_slow
 from steersweep import ChatModel, Edit, InputError, NumericalError, Row, generate, residuals
 from steersweep.model.decoder import MLP
 from steersweep.steer.greedy import most_likely
@@ -70,7 +70,9 @@ def plain_greedy(chat: ChatModel, row: Row, max_new_tokens: int) -> list[int]:
     return ids[len(row.prompt_ids) :]
 
 
-def test_a_batch_of_different_additions_equals_one_row_at_a_time(family: ChatModel) -> None:
+@pytest.mark.parametrize("name", rest_slow(list(FAMILIES), fast=2))
+def test_a_batch_of_different_additions_equals_one_row_at_a_time(name: str) -> None:
+    family = lab(name)
     rows = mixed_rows(family)
     together = generate(family, rows, max_new_tokens=30)
     alone = [plain_greedy(family, row, 30) for row in rows]

@@ -141,6 +141,7 @@ def test_missing_parts_of_a_fixture_are_named(fixture_copy: Path, tmp_path: Path
     assert "no such folder" in refused("verify", "cosmic", "--fixtures", "none", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_reproduction_and_sign_off(tmp_path: Path) -> None:
     arguments = ["--fixtures", str(LLAMA), "--model", "lab:qwen-7b", "--layer", "4"]
     arguments += ["--strength", "0.5", "--max-prompts", "8", "--expect", "0.2", "--out", "v"]
