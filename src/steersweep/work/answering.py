@@ -63,6 +63,7 @@ class Answering:
         rows: how many fit.
         each: how often each prompt stands there, one after the other.
         prepared: where parts of a condition wait for its other parts.
+        sets_threshold: whether what counts as unlikely rests on the unsteered control's answers.
         asks: whether the likelihood of a text may change what is said of it.
         stages: told how far it is.
         tell: told what goes on.
@@ -76,6 +77,7 @@ class Answering:
         prepared: Preparation,
         *,
         each: int,
+        sets_threshold: bool,
         asks: Callable[[str], bool],
         stages: Stages,
         tell: Tell,
@@ -85,6 +87,7 @@ class Answering:
         self._rows = rows
         self._prepared = prepared
         self._each = each
+        self._sets_threshold = sets_threshold
         self._asks = asks
         self._stages = stages
         self._tell = tell
@@ -176,7 +179,8 @@ class Answering:
         )
         self._stages.at(before + share)
         self._stages.begin(LIKELIHOODS)
-        whole = conditions[0].label == UNSTEERED  # what the threshold rests on
+        # What the threshold rests on is looked at whole.
+        whole = self._sets_threshold and conditions[0].label == UNSTEERED
         n = len(asked)
         looked_at = [
             self._looked_at(answer, whole=whole and index < n)

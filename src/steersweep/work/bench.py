@@ -78,6 +78,7 @@ class Bench:
             if condition.direction is not None:
                 self._borrow(condition, condition.direction)
         self._references = References(chat, job, self.rows)
+        self._sets_threshold = True  # by the unsteered control, once that has answered
         self.answering = self._answering()
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
@@ -86,14 +87,13 @@ class Bench:
         """The same model and directions for conditions on other prompts, or of other lengths.
 
         Lengths of the residual stream stay those of this bench's prompts, so strengths mean the
-        same. So does what counts as unlikely text, unless the job has its own unsteered control.
+        same. So does what counts as unlikely text.
         """
         other = copy(self)
         other.job = job
         other.prompt_ids = self.chat.renderer.ids_of(job.test.asked, "test prompt")
         other.rows = other._row_limit(self.rows.most)
-        own = job.conditions[0].label == UNSTEERED
-        other._threshold = None if own else self._fluency_threshold()
+        other._threshold, other._sets_threshold = self._fluency_threshold(), False
         other.answering = other._answering()
         return other
 
@@ -104,6 +104,7 @@ class Bench:
             self.rows,
             self.prepared,
             each=self.job.test.each,
+            sets_threshold=self._sets_threshold,
             asks=self._asks_likelihood,
             stages=self._stages,
             tell=self._tell,
@@ -271,9 +272,10 @@ class Bench:
         steering = [self._edit(condition) for condition in conditions]
         found = self.answering.answered(batch, [edit for _, edit in steering])
         earlier = self.store.get(conditions[0].key, self.job.test.prompts)
-        if conditions[0].label == UNSTEERED and earlier is not None:
+        sets = self._sets_threshold and conditions[0].label == UNSTEERED
+        if sets and earlier is not None:
             self._threshold = None  # that of the record, whatever batch it was made in
-        elif conditions[0].label == UNSTEERED:
+        elif sets:
             self._threshold = self.rows.run(
                 lambda most: fluency_threshold(
                     self.chat,
