@@ -134,6 +134,12 @@ def torch_files(files: Files) -> None:
     files.saved("class.pt", Edit.remove(VECTOR, 1), "names steersweep.steer.edit.Edit")
     torch.save(VECTOR, files.folder / "whole.pt")
     files.add("cut.pt", "is cut or damaged", (files.folder / "whole.pt").read_bytes()[:-200])
+    locked = bytearray((files.folder / "whole.pt").read_bytes())
+    for sign, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = -1
+        while (start := locked.find(sign, start + 1)) >= 0:
+            locked[start + flags] |= 1
+    files.add("locked.pt", "encrypted", bytes(locked))
     with zipfile.ZipFile(
         files.add("bomb.pt", "is compressed"), "w", zipfile.ZIP_DEFLATED
     ) as archive:

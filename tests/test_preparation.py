@@ -91,6 +91,11 @@ def test_rows_of_a_batch_follow_the_time_that_a_pass_took() -> None:
     calm = rows_in_time(job, shape, "cpu", tokens=740, seconds=4.9, steps=steps)
     assert 40 <= calm <= 120
     assert rows_in_time(job, shape, "cpu", tokens=740, seconds=9.8, steps=steps) >= calm // 2
+    # A batch that can be kept as it stands may take longer; at most 400 MB are kept of it.
+    longer = rows_in_time(job, shape, "cpu", tokens=740, seconds=4.9, steps=steps, stands=True)
+    assert 1.5 * calm < longer <= 400_000_000 // shape.cache("fp32", 100)
+    wide = replace(shape, kv_width=40 * shape.kv_width)
+    assert rows_in_time(job, wide, "cpu", tokens=740, seconds=4.9, steps=steps, stands=True) == calm
 
 
 def test_steps_of_one_row_and_of_many_are_timed(qwen: ChatModel) -> None:

@@ -94,7 +94,7 @@ def generate(
         standing: where batches that take long are kept as they stand, and gone on with from there;
             see `can_stand`.
         is_stuck: whether a text is stuck in a loop; asked of answers that repeat themselves. Where
-            it is, the answer ends with finish reason `loop`. What is stuck must stay so.
+            it is, the answer ends with finish reason `loop`.
         sampling: how tokens are drawn; None: greedily.
 
     Raises:

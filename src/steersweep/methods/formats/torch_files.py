@@ -83,7 +83,8 @@ def _in_archive(path: Path, data: bytes) -> bytes:
                     )
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
             return archive.read(pickles[0]) if pickles else b""
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+    # RuntimeError: parts are encrypted, or compressed in a way that is not known here.
+    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError) as error:
         raise InputError(f"{path}: is cut or damaged: {first_line(error)}") from error
 
 
