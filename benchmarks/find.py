@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steersweep.core.statistics import wilson
-from steersweep.search.search import ROUNDS, Cell, Choice, Outcome, Search, spread
+from steersweep.search.search import ROUNDS, Cell, Choice, Outcome, Search, Span, spread
 from steersweep.work.asking import SHORT
 
 GRIDS = Path(__file__).parent / "grids"
@@ -70,15 +70,13 @@ class Grid:
         """A search on some prompts, and the tokens it took."""
         tokens = 0
 
-        def ask(
-            cells: Sequence[Cell], start: int, stop: int, *, short: bool
-        ) -> Mapping[Cell, Sequence[Outcome]]:
+        def ask(spans: Sequence[Span], *, short: bool) -> Mapping[Cell, Sequence[Outcome]]:
             nonlocal tokens
-            some = prompts[start:stop]
             found = {}
-            for cell in cells:
-                whole, lengths, brief = self.cells[cell.layer, cell.rung][:, some]
-                found[cell] = [_OUTCOMES[code] for code in (brief if short else whole)]
+            for span in spans:
+                some = prompts[span.start : span.stop]
+                whole, lengths, brief = self.cells[span.cell.layer, span.cell.rung][:, some]
+                found[span.cell] = [_OUTCOMES[code] for code in (brief if short else whole)]
                 tokens += int(np.minimum(lengths, SHORT).sum() if short else lengths.sum())
             return found
 

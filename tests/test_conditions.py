@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steersweep import InputError
-from steersweep.run.condition import Condition, LayerChoice, Strength, in_batches
+from steersweep.run.condition import Condition, LayerChoice, Strength
 from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import Label
+from steersweep.work.batches import in_batches
 
 CONDITION = Condition(
     model_id="lab:qwen-7b",
@@ -95,11 +96,35 @@ def test_strength_units() -> None:
     assert Strength("relative", 0.5).multiplier(71.4) == pytest.approx(35.7)
 
 
-def test_batches_hold_whole_conditions_or_equal_parts_of_one() -> None:
-    conditions = [replace(CONDITION, seed=seed) for seed in range(10)]
-    batches = [*in_batches(conditions, n_prompts=40, max_rows=256)]
-    assert [len(batch.conditions) for batch in batches] == [6, 4]
-    assert {batch.parts for batch in batches} == {((0, 40),)}
-    batches = [*in_batches(conditions, n_prompts=10, max_rows=4)]
-    assert [len(batch.conditions) for batch in batches] == [1] * 10
-    assert {batch.parts for batch in batches} == {((0, 3), (3, 6), (6, 10))}
+CONDITIONS = [replace(CONDITION, seed=seed) for seed in range(10)]
+
+
+def spans(asked: list[tuple[Condition, int]], max_rows: int) -> list[list[tuple[int, int, int]]]:
+    batches = [*in_batches(asked, max_rows)]
+    return [[(part.condition.seed, part.start, part.stop) for part in batch] for batch in batches]
+
+
+def test_batches_hold_whole_conditions_where_these_fill_them() -> None:
+    found = spans([(condition, 40) for condition in CONDITIONS], 256)
+    assert [len(batch) for batch in found] == [6, 4]
+    assert {(start, stop) for batch in found for _, start, stop in batch} == {(0, 40)}
+
+
+def test_a_condition_goes_on_in_the_next_batch_where_whole_ones_would_leave_room() -> None:
+    assert spans([(condition, 60) for condition in CONDITIONS[:4]], 84) == [
+        [(0, 0, 60), (1, 0, 20)],
+        [(1, 20, 60), (2, 0, 40)],
+        [(2, 40, 60), (3, 0, 60)],
+    ]
+    assert spans([(CONDITIONS[0], 10)], 4) == [[(0, 0, 3)], [(0, 3, 6)], [(0, 6, 10)]]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=10), st.integers(1, 50))
+def test_batches_hold_every_row_once_in_order(sizes: list[int], max_rows: int) -> None:
+    asked = [*zip(CONDITIONS, sizes, strict=False)]
+    batches = [*in_batches(asked, max_rows)]
+    parts = [part for batch in batches for part in batch]
+    rows = [(part.condition.seed, i) for part in parts for i in range(part.start, part.stop)]
+    assert rows == [(condition.seed, i) for condition, size in asked for i in range(size)]
+    assert all(0 < sum(p.stop - p.start for p in batch) <= max_rows for batch in batches)
+    assert len(batches) <= max(1.25 * -(-sum(sizes) // max_rows), 1)

@@ -25,7 +25,7 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.result_files import read_result_file, result_files
 from steersweep.run.searched import read_searched
 from steersweep.search.race import beaten, log_evidence
-from steersweep.search.search import ROUNDS, STRENGTHS, Cell, Outcome, Search, spread
+from steersweep.search.search import ROUNDS, STRENGTHS, Cell, Outcome, Search, Span, spread
 from steersweep.search.window import window_strengths
 from steersweep.study.status import status
 from steersweep.study.study import StudyOptions, run_study
@@ -79,16 +79,15 @@ def landscape(cell: Cell) -> tuple[float, int]:
 def asking(seed: int, log: list[tuple[int, int, bool]] | None = None) -> replay.Any:
     thresholds = np.random.default_rng(seed).random(ROUNDS[-1])
 
-    def ask(
-        cells: Sequence[Cell], start: int, stop: int, *, short: bool
-    ) -> Mapping[Cell, Sequence[Outcome]]:
+    def ask(spans: Sequence[Span], *, short: bool) -> Mapping[Cell, Sequence[Outcome]]:
         found = {}
-        for cell in cells:
-            rate, breaks = landscape(cell)
-            some = thresholds[start:stop]
-            found[cell] = [B if cell.rung >= breaks else R if rate > t else N for t in some]
+        for span in spans:
+            rate, breaks = landscape(span.cell)
+            some = thresholds[span.start : span.stop]
+            broken = span.cell.rung >= breaks
+            found[span.cell] = [B if broken else R if rate > t else N for t in some]
             if log is not None:
-                log.append((start, stop - start, short))
+                log.append((span.start, span.stop - span.start, short))
         return found
 
     return ask

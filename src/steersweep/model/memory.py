@@ -89,6 +89,10 @@ class RowLimit:
         """As many as a batch may have by what was seen so far."""
         return self._most
 
+    def fit(self, row_bytes: int) -> None:
+        """Rows take so much from now on."""
+        self._row_bytes = row_bytes
+
     def run(self, attempt: Callable[[int], T]) -> T:
         """`attempt(rows)`, again with half the rows as long as memory runs out.
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal
 
 from steersweep.core.errors import InputError
@@ -222,33 +221,3 @@ def content_key(content: object) -> str:
     """Hash of JSON-serialisable content, 24 hexadecimal digits, independent of key order."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-@dataclass(frozen=True)
-class ConditionBatch:
-    """Conditions whose rows are answered together.
-
-    Attributes:
-        conditions: one or several.
-        parts: bounds `[start, stop)` of the prompts that share a batch; several parts where a batch
-            does not hold all prompts of a single condition.
-    """
-
-    conditions: tuple[Condition, ...]
-    parts: tuple[tuple[int, int], ...]
-
-
-def in_batches(
-    conditions: Sequence[Condition], n_prompts: int, max_rows: int
-) -> Iterator[ConditionBatch]:
-    """Conditions that share a batch of at most `max_rows` rows, or single ones in equal parts.
-
-    A function of the full list only, never of what is already done: arithmetic on a batch may
-    differ in the last bit with its size, so a continued run must form the same batches to write
-    the same results.
-    """
-    size = max(1, max_rows // n_prompts)
-    n_parts = -(-n_prompts // max_rows)
-    bounds = [n_prompts * part // n_parts for part in range(n_parts + 1)]
-    for first in range(0, len(conditions), size):
-        yield ConditionBatch(tuple(conditions[first : first + size]), tuple(pairwise(bounds)))

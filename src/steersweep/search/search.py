@@ -56,13 +56,20 @@ class Cell:
         return f"{self.method}, layer {self.layer} at {STRENGTHS[self.rung]:g}"
 
 
+@dataclass(frozen=True)
+class Span:
+    """Discovery prompts that a cell is to answer, from `start` to before `stop`."""
+
+    cell: Cell
+    start: int
+    stop: int
+
+
 class Ask(Protocol):
     """Has cells answer discovery prompts."""
 
-    def __call__(
-        self, cells: Sequence[Cell], start: int, stop: int, *, short: bool
-    ) -> Mapping[Cell, Sequence[Outcome]]:
-        """Outcomes of each cell, by prompt from `start` to before `stop`."""
+    def __call__(self, spans: Sequence[Span], *, short: bool) -> Mapping[Cell, Sequence[Outcome]]:
+        """Outcomes of each cell, by prompt; no cell is there twice."""
 
 
 @dataclass
@@ -253,15 +260,12 @@ class Search:
 
     def _answer(self, cells: Sequence[Cell], stop: int, *, short: bool = False) -> None:
         """Have cells answer the prompts up to one that they have not answered."""
-        groups: dict[int, list[Cell]] = {}
-        for cell in dict.fromkeys(cells):
-            if (have := len(self._held(cell, short=short))) < stop:
-                groups.setdefault(have, []).append(cell)
-        for start, due in groups.items():
-            for cell, outcomes in self._ask(due, start, stop, short=short).items():
-                seen = self.seen.setdefault(cell, Seen())
-                (seen.short if short else seen.whole).extend(outcomes)
-                self.spent += len(outcomes) * (self._short_row if short else 1.0)
+        have = {cell: len(self._held(cell, short=short)) for cell in cells}
+        spans = [Span(cell, start, stop) for cell, start in have.items() if start < stop]
+        for cell, outcomes in (self._ask(spans, short=short) if spans else {}).items():
+            seen = self.seen.setdefault(cell, Seen())
+            (seen.short if short else seen.whole).extend(outcomes)
+            self.spent += len(outcomes) * (self._short_row if short else 1.0)
 
     def _best_of(self, cells: Iterable[Cell], count: int) -> list[Cell]:
         """The best cells so far; of equal ones the weaker push, then the one nearer the middle."""

@@ -14,6 +14,7 @@ from steersweep.core.errors import NumericalError
 from steersweep.core.precision_labels import runs_as
 from steersweep.core.statistics import mcnemar, wilson
 from steersweep.model.memory import free_memory
+from steersweep.model.rendering import test_rendered
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.condition import Condition
@@ -38,7 +39,7 @@ from steersweep.sweeps.find_settings import RESULTS, FindSettings
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import begun, freeze, only_names
 from steersweep.sweeps.settings import make_job
-from steersweep.work.asking import SHORT, Asking, outcomes
+from steersweep.work.asking import SHORT, Asking, Question, outcomes
 from steersweep.work.job import Job, OnProgress, missing_notes, unsteered_note
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.worker import Told, open_bench
@@ -142,9 +143,11 @@ class _Finding:
         for note in missing_notes(job, store):
             self._told("directions", warning=note)
         before = time.monotonic() - started
+        # Of the confirmation the unsteered answers wait for nothing, and fill a batch.
         self._asking = Asking(bench, job, store, self._told.count, rows)
-        self._unsteered = store.get(job.conditions[0].key)
-        if self._unsteered is not None and (thinks := unsteered_note(self._unsteered)):
+        self._first = self._asking.answers([self._asking.unsteered, self._unsteered_control()])
+        self._unsteered = self._first[job.conditions[0].key]
+        if thinks := unsteered_note(self._unsteered):
             self._told("saved", warning=thinks)
         self._budget = self._rows_at_most(before)
 
@@ -152,9 +155,7 @@ class _Finding:
         places = self._asking.places
         layers = sorted({layer for found in places.values() for layer in found})
         search = Search(
-            lambda cells, start, stop, *, short: self._asking.ask(
-                cells, self._settings.asked(start, stop), short=short
-            ),
+            lambda spans, *, short: self._asking.ask(spans, self._settings.asked, short=short),
             places,
             rounds=self._settings.rounds,
             budget=self._budget,
@@ -178,13 +179,14 @@ class _Finding:
             before: seconds until the first of these.
         """
         asked = float("inf") if self._settings.budget is None else self._settings.budget
-        if self._settings.minutes is None or self._unsteered is None:
+        if self._settings.minutes is None:
             return asked
         seconds, rows = self._unsteered.runtime_seconds, len(self._unsteered.samples)
         held = self._store.write_once(
             self._store.paths.search_pace, {"before": before, "rows_a_second": rows / seconds}
         )
         left = 60 * self._settings.minutes - float(held["before"]) - seconds
+        # Five conditions confirm, one of which has answered along with these.
         confirm = 5 * len(self._settings.confirmation.prompts)
         return min(asked, max(0.0, left * float(held["rows_a_second"]) - confirm))
 
@@ -195,9 +197,6 @@ class _Finding:
         test = self._settings.confirmation
         new = self._settings.sweep.max_new_tokens
         chosen = self._asking.condition(best, test, new)
-        unsteered = replace(
-            self._job.conditions[0], test_prompts=test.id, test_rendered=chosen.test_rendered
-        )
         like = next(c for c in self._job.conditions if c.label == RANDOM and c.layer == best.layer)
         random = replace(
             chosen,
@@ -206,16 +205,30 @@ class _Finding:
             extraction_rendered=like.extraction_rendered,
             method_code=None,
         )
-        asked: dict[What, Condition] = {"unsteered": unsteered, "chosen": chosen}
+        unsteered = self._unsteered_control().condition
+        asked: dict[What, Condition] = {"chosen": chosen}
         asked["random direction"] = random
         beside: tuple[tuple[What, int], ...] = (("weaker", -1), ("stronger", 1))
         for what, step in beside:
             if 0 <= best.rung + step < len(STRENGTHS):
                 cell = replace(best, rung=best.rung + step)
                 asked[what] = self._asking.condition(cell, test, new)
-        records = self._asking.answers("confirm", [*asked.values()], test)
+        records = self._asking.answers(
+            [Question("confirm", condition, test) for condition in asked.values()]
+        )
+        found: dict[What, Record] = {"unsteered": self._first[unsteered.key]}
+        found |= {what: records[condition.key] for what, condition in asked.items()}
         job = replace(self._job, conditions=(unsteered, chosen, random), test=test)
-        return job, {what: records[condition.key] for what, condition in asked.items()}
+        return job, found
+
+    def _unsteered_control(self) -> Question:
+        """The unsteered control on the confirmation prompts."""
+        test = self._settings.confirmation
+        rendered = test_rendered(self._bench.chat.renderer, test)
+        unsteered = self._job.conditions[0]
+        return Question(
+            "confirm", replace(unsteered, test_prompts=test.id, test_rendered=rendered), test
+        )
 
     def _searched(
         self, choice: Choice, layers: Sequence[int], records: Mapping[What, Record]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,11 +15,10 @@ from steersweep.judging.text import Text
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
 from steersweep.model.thinking import split_thinking
-from steersweep.run.condition import Condition, ConditionBatch
-from steersweep.run.label import UNSTEERED
 from steersweep.steer.edit import Edit
 from steersweep.steer.sampling import sampling_of, stream_key
 from steersweep.steer.steering import Generation, Row, StepInfo, generate
+from steersweep.work.batches import Part
 from steersweep.work.preparation import Preparation
 from steersweep.work.stages import Stages
 
@@ -29,8 +28,35 @@ _OF_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Prompts of a condition to answer.
+
+    Attributes:
+        part: which.
+        edit: what the condition does, or None.
+        prompt_ids: token ids of these prompts.
+        each: how often each of the condition's prompts stands there, one after the other.
+    """
+
+    part: Part
+    edit: Edit | None
+    prompt_ids: Sequence[Sequence[int]]
+    each: int
+
+    def rows(self) -> list[Row]:
+        """What to generate."""
+        condition = self.part.condition
+        if not condition.decoding.samples:
+            return [Row(ids, self.edit) for ids in self.prompt_ids]
+        return [
+            Row(ids, self.edit, stream_key(condition.seed, ids, index % self.each))
+            for index, ids in enumerate(self.prompt_ids, self.part.start)
+        ]
+
+
+@dataclass(frozen=True)
 class Answered:
-    """What a condition's prompts were answered.
+    """What prompts of a condition were answered.
 
     Attributes:
         answers: in the order of the prompts.
@@ -53,17 +79,24 @@ class Answered:
         nlls = (None if nll is None else ResponseNll(**nll) for nll in data["nlls"])
         return cls(tuple(answers), tuple(nlls), data["seconds"])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Answered]) -> Answered:
+        """Parts of a condition, in order, as one."""
+        return cls(
+            tuple(answer for part in parts for answer in part.answers),
+            tuple(nll for part in parts for nll in part.nlls),
+            sum(part.seconds for part in parts),
+        )
+
 
 class Answering:
-    """Answers the prompts of a job.
+    """Answers prompts of conditions.
 
     Args:
         chat: the model.
-        prompt_ids: of the test prompts.
         rows: how many fit.
-        each: how often each prompt stands there, one after the other.
         prepared: where parts of a condition wait for its other parts.
-        sets_threshold: whether what counts as unlikely rests on the unsteered control's answers.
+        measure: key of the condition whose answers say what counts as unlikely.
         asks: whether the likelihood of a text may change what is said of it.
         stages: told how far it is.
         tell: told what goes on.
@@ -72,22 +105,18 @@ class Answering:
     def __init__(
         self,
         chat: ChatModel,
-        prompt_ids: Sequence[Sequence[int]],
         rows: RowLimit,
         prepared: Preparation,
         *,
-        each: int,
-        sets_threshold: bool,
+        measure: str,
         asks: Callable[[str], bool],
         stages: Stages,
         tell: Tell,
     ) -> None:
         self._chat = chat
-        self._prompt_ids = prompt_ids
         self._rows = rows
         self._prepared = prepared
-        self._each = each
-        self._sets_threshold = sets_threshold
+        self._measure = measure
         self._asks = asks
         self._stages = stages
         self._tell = tell
@@ -104,55 +133,42 @@ class Answering:
         for stage in (GENERATION, LIKELIHOODS, JUDGING):
             self._stages.skip(stage, rows / self._total)
 
-    def answered(self, batch: ConditionBatch, edits: Sequence[Edit | None]) -> list[Answered]:
-        """What each condition of a batch answered, in order.
+    def answered(self, batch: Sequence[Asked], missing: Container[str]) -> list[Answered | None]:
+        """What each part of a batch was answered, in order; None where nothing is missing of it.
+
+        Parts of conditions that go on in a later batch are kept until then. Where a missing part
+        was not kept, all of the batch is answered, so that it comes out as it would have.
 
         Args:
-            batch: the conditions.
-            edits: what each of them does.
+            batch: prompts of conditions.
+            missing: keys of the conditions that have no record.
         """
-        if len(batch.parts) == 1:
-            return self._answer(batch.conditions, batch.parts[0], edits)
-        (condition,) = batch.conditions
-        parts = [self._part(condition, part, edits) for part in batch.parts]
-        return [
-            Answered(
-                tuple(answer for part in parts for answer in part.answers),
-                tuple(nll for part in parts for nll in part.nlls),
-                sum(part.seconds for part in parts),
-            )
+        due = [asked.part.condition.key in missing for asked in batch]
+        held = [
+            self._held(asked.part) if is_due else None
+            for asked, is_due in zip(batch, due, strict=True)
         ]
+        if sum(found is not None for found in held) == sum(due):
+            self.skip(sum(len(asked.prompt_ids) for asked in batch))
+            return held
+        found = self._answer(batch)
+        for asked, answered in zip(batch, found, strict=True):
+            if not asked.part.is_last:
+                self._prepared.keep_facts("answers", _rests_on(asked.part), answered.as_json())
+        return [answered if is_due else None for answered, is_due in zip(found, due, strict=True)]
 
-    def _part(
-        self,
-        condition: Condition,
-        part: tuple[int, int],
-        edits: Sequence[Edit | None],
-    ) -> Answered:
-        """A part of a condition's prompts: kept by a run that was killed, or answered now."""
-        rests_on = [condition.key, *part]
-        held = self._prepared.facts("answers", rests_on)
-        if held is not None:
-            self.skip(part[1] - part[0])
-            return Answered.from_json(held)
-        (found,) = self._answer([condition], part, edits)
-        self._prepared.keep_facts("answers", rests_on, found.as_json())
-        return found
+    def _held(self, part: Part) -> Answered | None:
+        """A part that an earlier call kept."""
+        held = None if part.is_whole else self._prepared.facts("answers", _rests_on(part))
+        return None if held is None else Answered.from_json(held)
 
-    def _answer(
-        self,
-        conditions: Sequence[Condition],
-        part: tuple[int, int],
-        edits: Sequence[Edit | None],
-    ) -> list[Answered]:
+    def _answer(self, batch: Sequence[Asked]) -> list[Answered]:
         started = time.monotonic()
-        asked = self._prompt_ids[slice(*part)]
-        decoding = conditions[0].decoding
-        keys = self._streams(conditions[0], part)
-        rows = [Row(ids, edit, key) for edit in edits for ids, key in zip(asked, keys, strict=True)]
+        first = batch[0].part.condition
+        rows = [row for asked in batch for row in asked.rows()]
         share = len(rows) / self._total
         before = self._done / self._total
-        prompt_steps = max(map(len, asked)) * _OF_A_STEP
+        prompt_steps = max(len(row.prompt_ids) for row in rows) * _OF_A_STEP
 
         def on_step(step: StepInfo) -> None:
             done = (prompt_steps + step.step) / (prompt_steps + step.max_steps)
@@ -163,28 +179,27 @@ class Answering:
             self._stages.at(before + share * done)
             self._tell("likelihoods of answers")
 
-        standing = self._prepared.standing([[c.key for c in conditions], *part])
+        standing = self._prepared.standing([_rests_on(asked.part) for asked in batch])
         self._stages.begin(GENERATION)
         answers = self._rows.run(
             lambda most: generate(
                 self._chat,
                 rows,
-                max_new_tokens=conditions[0].max_new_tokens,
+                max_new_tokens=first.max_new_tokens,
                 max_rows=most,
                 on_step=on_step,
                 standing=standing,
-                is_stuck=_is_stuck if decoding.stop_loops else None,
-                sampling=sampling_of(decoding),
+                is_stuck=_is_stuck if first.decoding.stop_loops else None,
+                sampling=sampling_of(first.decoding),
             )
         )
         self._stages.at(before + share)
         self._stages.begin(LIKELIHOODS)
-        # What the threshold rests on is looked at whole.
-        whole = self._sets_threshold and conditions[0].label == UNSTEERED
-        n = len(asked)
+        of_row = [asked.part.condition.key for asked in batch for _ in asked.prompt_ids]
         looked_at = [
-            self._looked_at(answer, whole=whole and index < n)
-            for index, answer in enumerate(answers)
+            # What the threshold rests on is looked at whole.
+            self._looked_at(answer, whole=key == self._measure)
+            for answer, key in zip(answers, of_row, strict=True)
         ]
         nlls = self._rows.run(
             lambda most: response_nll(
@@ -197,20 +212,15 @@ class Answering:
         )
         self._done += len(rows)
         self._stages.at(self._done / self._total)
-        seconds = (time.monotonic() - started) / len(conditions)
-        return [
-            Answered(tuple(answers[i : i + n]), tuple(nlls[i : i + n]), seconds)
-            for i in range(0, len(rows), n)
-        ]
-
-    def _streams(self, condition: Condition, part: tuple[int, int]) -> Sequence[int]:
-        """Of a part of the prompts, the keys of the random numbers that answers are drawn with."""
-        if not condition.decoding.samples:
-            return [0] * (part[1] - part[0])
-        return [
-            stream_key(condition.seed, self._prompt_ids[index], index % self._each)
-            for index in range(*part)
-        ]
+        seconds = (time.monotonic() - started) / len(rows)
+        found = []
+        begin = 0
+        for asked in batch:
+            end = begin + len(asked.prompt_ids)
+            parts = tuple(answers[begin:end]), tuple(nlls[begin:end])
+            found.append(Answered(*parts, seconds * (end - begin)))
+            begin = end
+        return found
 
     def _looked_at(self, answer: Generation, *, whole: bool) -> tuple[int, ...]:
         """The tokens of an answer whose likelihood is asked for; none where its text decides.
@@ -228,3 +238,7 @@ class Answering:
 
 def _is_stuck(text: str) -> bool:
     return is_loop(Text(text))
+
+
+def _rests_on(part: Part) -> list[object]:
+    return [part.condition.key, part.start, part.stop]

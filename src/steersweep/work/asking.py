@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.model.rendering import test_rendered
 from steersweep.prompts.prompts import TestSet
-from steersweep.run.condition import Condition, Strength, in_batches
+from steersweep.run.condition import Condition, Strength
 from steersweep.run.decoding_settings import DecodingSettings
 from steersweep.run.folder import RunFolder
 from steersweep.run.records import Record
-from steersweep.search.search import STRENGTHS, Cell, Outcome
+from steersweep.search.search import STRENGTHS, Cell, Outcome, Span
+from steersweep.work.batches import in_batches
 from steersweep.work.bench import Bench
 from steersweep.work.job import Job, missing_notes
 
@@ -23,6 +24,21 @@ OUTCOMES = {"coherent": Outcome.REFUSES, "garbled": Outcome.BROKEN}  # any other
 def outcomes(record: Record) -> list[Outcome]:
     """What each answer of a condition is."""
     return [OUTCOMES.get(sample.judgement.quality, Outcome.OTHER) for sample in record.samples]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A condition that is asked some prompts.
+
+    Attributes:
+        kind: of answers: `whole`, `short`, or another that callers name.
+        condition: what is asked.
+        test: the prompts.
+    """
+
+    kind: str
+    condition: Condition
+    test: TestSet
 
 
 class Asking:
@@ -37,7 +53,7 @@ class Asking:
         expected: answers in all, for the time left.
 
     Attributes:
-        rows: answers by kind: `whole`, `short`, and others that callers name.
+        rows: answers by kind of question.
         lengths: new tokens of each answer that is not short.
         tokens: of all answers.
     """
@@ -54,7 +70,11 @@ class Asking:
         self.rows: dict[str, int] = {}
         self.lengths: list[int] = []
         self.tokens = 0
-        self.answers("whole", [job.conditions[0]], job.test)
+
+    @property
+    def unsteered(self) -> Question:
+        """The unsteered control, which is asked before any cell."""
+        return Question("whole", self._job.conditions[0], self._job.test)
 
     @property
     def places(self) -> dict[str, list[int]]:
@@ -76,16 +96,26 @@ class Asking:
         return found
 
     def ask(
-        self, cells: Sequence[Cell], test: TestSet, *, short: bool
+        self, spans: Sequence[Span], prompts: Callable[[int, int], TestSet], *, short: bool
     ) -> dict[Cell, Sequence[Outcome]]:
-        """Outcomes of cells, by prompt."""
+        """Outcomes of cells, by prompt.
+
+        Args:
+            spans: which prompts each cell is asked.
+            prompts: those from one number to before another.
+            short: whether a few tokens are enough.
+        """
         new = self._job.conditions[0].max_new_tokens
         length = min(SHORT, new) if short else new
-        conditions = [self.condition(cell, test, length) for cell in cells]
-        records = self.answers("short" if short else "whole", conditions, test)
+        questions = []
+        for span in spans:
+            test = prompts(span.start, span.stop)
+            condition = self.condition(span.cell, test, length)
+            questions.append(Question("short" if short else "whole", condition, test))
+        records = self.answers(questions)
         return {
-            cell: outcomes(records[condition.key])
-            for cell, condition in zip(cells, conditions, strict=True)
+            span.cell: outcomes(records[question.condition.key])
+            for span, question in zip(spans, questions, strict=True)
         }
 
     def condition(self, cell: Cell, test: TestSet, max_new_tokens: int) -> Condition:
@@ -100,41 +130,46 @@ class Asking:
             max_new_tokens=max_new_tokens,
         )
 
-    def answers(
-        self, kind: str, conditions: Sequence[Condition], test: TestSet
-    ) -> Mapping[str, Record]:
-        """Records of conditions on some prompts, by key: those that are there, others made now.
+    def answers(self, questions: Sequence[Question]) -> Mapping[str, Record]:
+        """Records of conditions, by key: those that are there, others made now.
 
         Raises:
             SteersweepError: a record was damaged meanwhile.
         """
-        job = replace(self._job, conditions=tuple(conditions), test=test)
-        bench = self._bench if test == self._job.test else self._bench.on(job)
-        n_prompts = len(test.prompts)
+        bench = self._bench
+        for question in questions:
+            bench.put(question.test)
+        asked = {question.condition.key: question for question in questions}
+        missing = {key for key, question in asked.items() if not self._has(question)}
         bench.answering.expect(self._expected, done=sum(self.rows.values()))
+        sizes = [(q.condition, len(q.test.prompts)) for q in questions]
         found: dict[str, Record] = {}
-        for batch in in_batches(conditions, n_prompts, bench.max_rows):
-            if all(self._has(bench, c, test) for c in batch.conditions):
-                bench.answering.skip(len(batch.conditions) * n_prompts)
-            else:
-                for made in bench.run(batch):
-                    self._store.put(made)
-            for condition in batch.conditions:
-                record = self._store.get(condition.key, test.prompts)
-                if record is None:
-                    raise SteersweepError(
-                        f"{self._store.paths.condition(condition.key)}: was damaged while the "
-                        f"search went on; run the same command again"
-                    )
-                found[condition.key] = record
-                self._told(1)
-                lengths = [sample.n_tokens for sample in record.samples]
-                self.tokens += sum(lengths)
-                if kind != "short":
-                    self.lengths += lengths
-            self.rows[kind] = self.rows.get(kind, 0) + len(batch.conditions) * n_prompts
+        for batch in in_batches(sizes, bench.max_rows):
+            for made in bench.run(batch, missing):
+                self._store.put(made)
+            for part in batch:
+                if part.is_last:
+                    key = part.condition.key
+                    found[key] = self._record(asked[key])
+                    self._told(1)
         return found
 
-    def _has(self, bench: Bench, condition: Condition, test: TestSet) -> bool:
-        held = self._store.get(condition.key, test.prompts) is not None
-        return held and bench.has_direction(condition)
+    def _record(self, question: Question) -> Record:
+        """What was answered; counted."""
+        key = question.condition.key
+        record = self._store.get(key, question.test.prompts)
+        if record is None:
+            raise SteersweepError(
+                f"{self._store.paths.condition(key)}: was damaged while the search went on; run "
+                f"the same command again"
+            )
+        lengths = [sample.n_tokens for sample in record.samples]
+        self.tokens += sum(lengths)
+        if question.kind != "short":
+            self.lengths += lengths
+        self.rows[question.kind] = self.rows.get(question.kind, 0) + len(lengths)
+        return record
+
+    def _has(self, question: Question) -> bool:
+        held = self._store.get(question.condition.key, question.test.prompts) is not None
+        return held and self._bench.has_direction(question.condition)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,8 +22,8 @@ from steersweep.methods.method import Given
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
 from steersweep.model.rendering import extraction_rendered
-from steersweep.prompts.prompts import ExtractionSet
-from steersweep.run.condition import Condition, ConditionBatch
+from steersweep.prompts.prompts import ExtractionSet, TestSet
+from steersweep.run.condition import Condition
 from steersweep.run.direction import Direction, random_direction
 from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.judgement import Judgement, rates_of
@@ -33,7 +32,8 @@ from steersweep.run.records import Record, Sample, Steering
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, can_stand
-from steersweep.work.answering import Answered, Answering
+from steersweep.work.answering import Answered, Answering, Asked
+from steersweep.work.batches import Part
 from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
 from steersweep.work.job import Job, found_by
 from steersweep.work.pace import MANY, Clock, rows_in_time, step_seconds
@@ -64,6 +64,7 @@ class Bench:
         self._tell = tell
         self.prepared = Preparation(job, store)
         self.prompt_ids = chat.renderer.ids_of(job.test.asked, "test prompt")
+        self._tests = {job.test.id: (job.test, self.prompt_ids)}
         self.shape = shape
         self.rows = self._row_limit(job.max_rows)
         # One length per layer for all methods: strengths mean the same whatever is added.
@@ -78,47 +79,40 @@ class Bench:
             if condition.direction is not None:
                 self._borrow(condition, condition.direction)
         self._references = References(chat, job, self.rows)
-        self._sets_threshold = True  # by the unsteered control, once that has answered
-        self.answering = self._answering()
+        self.answering = Answering(
+            chat,
+            self.rows,
+            self.prepared,
+            measure=job.conditions[0].key,
+            asks=self._asks_likelihood,
+            stages=stages,
+            tell=tell,
+        )
+        self._parts: dict[str, list[Answered]] = {}  # of conditions that go on in later batches
         self.facts = provenance.facts(chat.device)
         self._threshold: float | None = None
 
-    def on(self, job: Job) -> Bench:
-        """The same model and directions for conditions on other prompts, or of other lengths.
+    def put(self, test: TestSet) -> None:
+        """Take other prompts, of which conditions may be asked too.
 
-        Lengths of the residual stream stay those of this bench's prompts, so strengths mean the
-        same. So does what counts as unlikely text.
+        Lengths of the residual stream stay those of the job's prompts, so strengths mean the same.
+        So does what counts as unlikely text.
         """
-        other = copy(self)
-        other.job = job
-        other.prompt_ids = self.chat.renderer.ids_of(job.test.asked, "test prompt")
-        other.rows = other._row_limit(self.rows.most)
-        other._threshold, other._sets_threshold = self._fluency_threshold(), False
-        other.answering = other._answering()
-        return other
-
-    def _answering(self) -> Answering:
-        return Answering(
-            self.chat,
-            self.prompt_ids,
-            self.rows,
-            self.prepared,
-            each=self.job.test.each,
-            sets_threshold=self._sets_threshold,
-            asks=self._asks_likelihood,
-            stages=self._stages,
-            tell=self._tell,
-        )
+        if test.id not in self._tests:
+            ids = self.chat.renderer.ids_of(test.asked, "test prompt")
+            self._tests[test.id] = test, ids
+            self.rows.fit(self._row_bytes())
 
     def _row_limit(self, most: int) -> RowLimit:
         job = self.job
-        new_tokens = max(condition.max_new_tokens for condition in job.conditions)
-        return RowLimit(
-            most,
-            self.shape.row(job.precision, max(map(len, self.prompt_ids)), new_tokens),
-            str(self.chat.device),
-            f"{job.source.model_id} on {job.device}",
-        )
+        what = f"{job.source.model_id} on {job.device}"
+        return RowLimit(most, self._row_bytes(), str(self.chat.device), what)
+
+    def _row_bytes(self) -> int:
+        """What a row of the longest prompt takes."""
+        new_tokens = max(condition.max_new_tokens for condition in self.job.conditions)
+        longest = max(len(ids) for _, prompts in self._tests.values() for ids in prompts)
+        return self.shape.row(self.job.precision, longest, new_tokens)
 
     def _read_prompts(self) -> tuple[list[float], int]:
         """Mean length of the residual stream at each layer, and rows of a batch in a minute.
@@ -266,31 +260,51 @@ class Bench:
             found, layer=condition.layer, residual_norm=norm
         )
 
-    def run(self, batch: ConditionBatch) -> list[Record]:
-        """Generate, score and judge the conditions of one batch."""
-        conditions = batch.conditions
-        steering = [self._edit(condition) for condition in conditions]
-        found = self.answering.answered(batch, [edit for _, edit in steering])
-        earlier = self.store.get(conditions[0].key, self.job.test.prompts)
-        sets = self._sets_threshold and conditions[0].label == UNSTEERED
-        if sets and earlier is not None:
-            self._threshold = None  # that of the record, whatever batch it was made in
-        elif sets:
-            self._threshold = self.rows.run(
-                lambda most: fluency_threshold(
-                    self.chat,
-                    self.prompt_ids,
-                    [answer.token_ids for answer in found[0].answers],
-                    found[0].nlls,
-                    conditions[0].seed,
-                    max_rows=most,
-                )
-            )
+    def run(self, batch: Sequence[Part], missing: Container[str]) -> list[Record]:
+        """Generate, score and judge what is in a batch.
+
+        Args:
+            batch: one of `in_batches`, in whose order they are run.
+            missing: keys of the conditions that have no record.
+
+        Returns:
+            Records of the missing conditions that are answered to the end now.
+        """
+        if not any(part.condition.key in missing for part in batch):
+            self.answering.skip(sum(part.stop - part.start for part in batch))
+            return []
+        found = self.answering.answered([self._asked(part) for part in batch], missing)
+        ended: list[tuple[Condition, Answered]] = []
+        for part, answered in zip(batch, found, strict=True):
+            if answered is not None:
+                parts = self._parts.setdefault(part.condition.key, [])
+                parts.append(answered)
+                if part.is_last:
+                    del self._parts[part.condition.key]
+                    ended.append((part.condition, Answered.joined(parts)))
+        for condition, answered in ended:
+            if condition.key == self.job.conditions[0].key and condition.label == UNSTEERED:
+                self._threshold = self._threshold_of(condition, answered)
         self._stages.begin(JUDGING)
-        return [
-            self._record(condition, direction, answered)
-            for condition, (direction, _), answered in zip(conditions, steering, found, strict=True)
-        ]
+        return [self._record(condition, answered) for condition, answered in ended]
+
+    def _asked(self, part: Part) -> Asked:
+        test, ids = self._tests[part.condition.test_prompts]
+        _, edit = self._edit(part.condition)
+        return Asked(part, edit, ids[part.start : part.stop], test.each)
+
+    def _threshold_of(self, unsteered: Condition, answered: Answered) -> float:
+        """What counts as unlikely text, by answers of the unsteered control."""
+        return self.rows.run(
+            lambda most: fluency_threshold(
+                self.chat,
+                self.prompt_ids,
+                [answer.token_ids for answer in answered.answers],
+                answered.nlls,
+                unsteered.seed,
+                max_rows=most,
+            )
+        )
 
     def _direction(self, condition: Condition) -> Direction | None:
         if condition.label == UNSTEERED:
@@ -370,33 +384,29 @@ class Bench:
     def _asks_likelihood(self, text: str) -> bool:
         return self._judge.asks_likelihood(self.chat.opened_thought + text)
 
-    def _record(
-        self,
-        condition: Condition,
-        direction: Direction | None,
-        answered: Answered,
-    ) -> Record:
+    def _record(self, condition: Condition, answered: Answered) -> Record:
+        test, _ = self._tests[condition.test_prompts]
+        direction = self._direction(condition)
         answers, nlls = answered.answers, answered.nlls
         threshold = self._fluency_threshold()
         asked = [
             Answer(
-                self.job.test.question(prompt),
+                test.question(prompt),
                 # Reasoning that the template opened is kept as reasoning.
                 self.chat.opened_thought + answer.text,
                 None if nll is None else Fluency(nll.worst, nll.mean, threshold, nll.n_tokens),
             )
-            for prompt, answer, nll in zip(self.job.test.prompts, answers, nlls, strict=True)
+            for prompt, answer, nll in zip(test.prompts, answers, nlls, strict=True)
         ]
         judged = self._judge.judge(asked)
         own = condition.label.own_method
-        samples = zip(self.job.test.prompts, asked, judged, answers, nlls, strict=True)
+        samples = zip(test.prompts, asked, judged, answers, nlls, strict=True)
         return Record(
             condition=condition,
-            rates=rates_of(judged, self.job.test.repeats, each=self.job.test.each),
+            rates=rates_of(judged, test.repeats, each=test.each),
             steering=self._steering(condition, direction),
             samples=tuple(
-                _sample(*parts, repeat=index % self.job.test.each)
-                for index, parts in enumerate(samples)
+                _sample(*parts, repeat=index % test.each) for index, parts in enumerate(samples)
             ),
             fluency_threshold=None if threshold == float("inf") else threshold,
             extraction_seconds=None if own is None else self.extraction_seconds[own],

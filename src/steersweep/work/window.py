@@ -30,11 +30,10 @@ def find_window(bench: Bench, job: Job, store: RunFolder, likely: int) -> int:
     layers = {c.layer for c in job.conditions if c.layer is not None}
     rows = len(job.test.prompts) + few * _ROUNDS * len(layers) * len(job.extraction)
     asking = Asking(bench, job, store, lambda _count: None, likely + rows)
+    asking.answers([asking.unsteered])
     places = asking.places
     search = Search(
-        lambda cells, start, stop, *, short: asking.ask(
-            cells, job.test.part(start, stop), short=short
-        ),
+        lambda spans, *, short: asking.ask(spans, job.test.part, short=short),
         places,
         rounds=(min(few, len(job.test.unique)),),
     )

@@ -13,12 +13,12 @@ from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory, model_shape
 from steersweep.model.rendering import extraction_rendered, test_rendered
-from steersweep.run.condition import in_batches
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
 from steersweep.search.search import STRENGTHS
 from steersweep.search.window import MOST
 from steersweep.smoke.required import check_for_run
+from steersweep.work.batches import in_batches
 from steersweep.work.bench import Bench
 from steersweep.work.comparing import keep_comparison
 from steersweep.work.expected import APART, CHECKS, COMPARISON, expected_seconds
@@ -118,17 +118,13 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
             f"layers or extraction prompts"
         )
     bench.answering.expect(len(conditions) * n_prompts + asked, done=asked)
-    for batch in in_batches(conditions, n_prompts, bench.max_rows):
-        missing = {condition.key for condition in batch.conditions} - done
-        if not missing:
-            bench.answering.skip(len(batch.conditions) * n_prompts)
-            continue
-        for record in bench.run(batch):
+    missing = {condition.key for condition in conditions} - done
+    for batch in in_batches([(c, n_prompts) for c in conditions], bench.max_rows):
+        for record in bench.run(batch, missing):
             store.put(record)
             if record.condition.label == UNSTEERED and (thinks := unsteered_note(record)):
                 told("saved", warning=thinks)
-        done |= missing
-        told.done = len(done)
+            told.done += 1
         told("saved")
     told.stages.finish(GENERATION, LIKELIHOODS, JUDGING)
     measure(bench, job, store, told)
