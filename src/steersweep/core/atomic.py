@@ -118,6 +118,19 @@ def read_file(path: Path) -> bytes | None:
         os.close(handle)
 
 
+def file_state(path: Path) -> object:
+    """What changes with a file, as far as the system tells; None: it is not there.
+
+    Equal states are no proof: what was written in place within the clock's tick, with as many
+    bytes, shows in none.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove temporary files that killed processes left in a folder; returns what they were.
 

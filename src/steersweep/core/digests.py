@@ -104,8 +104,8 @@ def unseal(name: str, data: bytes) -> Any:
     return value
 
 
-def check(name: str, data: bytes) -> None:
-    """See that a sealed JSON file is as it was written, without reading it.
+def check(name: str, data: bytes) -> str:
+    """See that a sealed JSON file is as it was written, without reading it; its digest.
 
     Raises:
         Damaged: it is not.
@@ -117,9 +117,11 @@ def check(name: str, data: bytes) -> None:
     before, after = _BEFORE[kind], _AFTER[kind]
     end = len(data) - len(after)
     body = data[: max(0, end - _HEX - len(before))]
-    if data[len(body) :] != before + _hex(name, body) + after:
+    found = _hex(name, body)
+    if data[len(body) :] != before + found + after:
         written = data[len(body) : end - _HEX] == before and data[end:] == after
         raise Damaged("its digest is wrong" if written else "its digest is missing")
+    return found.decode()
 
 
 def seal_text(name: str, text: str) -> bytes:

@@ -40,7 +40,7 @@ def pieces(
     """
     is_object = isinstance(value, Mapping)
     if not is_object and not isinstance(value, list | tuple):
-        if type(value) in _SIMPLE:
+        if value is None or isinstance(value, str | int | float):
             yield _encoder(0).encode(value)
         else:
             yield from pieces(later(value), later, depth)
