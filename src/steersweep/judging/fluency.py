@@ -18,6 +18,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import fill
 from steersweep.model.memory import free_bytes
 from steersweep.steer.activations import OnShare
+from steersweep.steer.beginnings import is_worth_it, run_prompts, shared_beginning
 from steersweep.steer.regime import Regime, regime_of
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of a response to it
@@ -149,7 +150,10 @@ def _after_shared_prompts(
     prompts = chat.pad([*numbers])
     width = prompts.input_ids.shape[1]
     held, cache = regime.cache(chat, width), regime.cache(chat, width + longest)
-    first = chat.logits(prompts.input_ids, prompts.attention_mask, prompts.position_ids, cache=held)
+    shared = shared_beginning([*numbers])
+    first, _ = run_prompts(
+        chat, prompts, held, shared if is_worth_it(shared, len(numbers) - 1) else 0
+    )
     of_row = torch.tensor([numbers[prompt] for prompt, _ in pairs], device=chat.device)
     fill(cache, slice(0, len(pairs)), len(pairs), [(held, of_row)] * chat.n_layers)
 
@@ -157,7 +161,7 @@ def _after_shared_prompts(
         [[*response, *[_NO_TOKEN] * (longest - len(response))] for _, response in pairs],
         device=chat.device,
     )
-    losses = [_cross_entropy(first[of_row], targets[:, :1])]
+    losses = [_cross_entropy(first[of_row][:, None], targets[:, :1])]
     if longest > 1:
         given = targets[:, :-1]  # nothing is asked about what follows the last token
         real = given != _NO_TOKEN
