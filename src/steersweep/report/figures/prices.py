@@ -26,12 +26,12 @@ Models = Sequence[Sequence[Result]]
 
 
 def priced_models(results: Iterable[Result]) -> list[list[Result]]:
-    """Results with prices, by model and precision."""
+    """Results with prices, by model and precision, of models with more than one cell."""
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         if result.priced is not None:
             found.setdefault((result.model, result.quantization), []).append(result)
-    return [*found.values()]
+    return [held for held in found.values() if sum(len(one.conditions) for one in held) > 1]
 
 
 def front_figure(models: Models) -> Any:
