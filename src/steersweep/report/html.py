@@ -75,6 +75,24 @@ def write_report(folder: Path) -> Report:
         ) from error
 
 
+def standing_report(folder: Path, results_file: Path) -> tuple[Path | None, list[Path]]:
+    """The page of results that stand, and its figures, if nothing shown was written since.
+
+    Args:
+        folder: the run folder.
+        results_file: its results, which no run has made anew.
+    """
+    paths = RunPaths(folder)
+    shown = [results_file, paths.reviews, paths.gates, paths.ledger, paths.changes]
+    figures = sorted(paths.figures.glob("*.png"))
+    made = [paths.report, *figures]
+    if not figures or not paths.report.is_file():
+        return None, []
+    newest = max(path.stat().st_mtime_ns for path in shown if path.exists())
+    is_newer = all(path.stat().st_mtime_ns > newest for path in made)
+    return (paths.report, figures) if is_newer else (None, [])
+
+
 def _write(folder: Path) -> Report:
     paths = RunPaths(folder)
     samples = Samples(paths.samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from steersweep.run.result import Result
 
 Object = Mapping[str, Any]  # plain JSON
 
+_DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"')
 _LARGE = 1 << 26  # bytes from which samples stay in their file
 
 # What the files of a sweep of one's own, of a study's phases and of a verification begin with.
@@ -107,6 +109,17 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest that a result file says it has; None: there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 200))
+            found = _DIGEST.search(file.read())
+    except OSError:
+        return None
+    return None if found is None else found[1].decode()
 
 
 def result_files(root: Path) -> list[Path]:
