@@ -20,8 +20,8 @@ from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.core.digests import seal
 from steersweep.engines.engine import Event, Work, carry_out
-from steersweep.people.reviews import results_in
-from steersweep.report.html import write_report
+from steersweep.people.reviews import add_review, results_in
+from steersweep.report.html import standing_report, write_report
 from steersweep.report.run import read_run
 from steersweep.run import finished as finished_records
 from steersweep.run.folder import RunFolder
@@ -37,6 +37,7 @@ from steersweep.run.result_files import (
 )
 from steersweep.sweeps import results as sweep_results
 from steersweep.sweeps import run as sweep_run
+from steersweep.sweeps import unchanged
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
 
@@ -267,3 +268,48 @@ def test_results_with_packed_samples_are_the_same(
     assert all(isinstance(cell.samples, PackedSamples) for cell in cells)
     assert outcome.results == expected
     assert file.read_bytes() == held
+
+
+def test_results_stand_as_long_as_they_rest_on_the_same(
+    run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of very many answers; nothing that changes them may be missed."""
+    monkeypatch.setattr(unchanged, "MANY", 1)
+    file = run_sweep(settings, run_copy).results_file
+    held = file.read_bytes()
+
+    def stands() -> bool:
+        outcome = run_sweep(settings, run_copy)
+        assert outcome.results_file == max(run_copy.glob("results/*.json"))
+        assert outcome.results == read_result_file(outcome.results_file)
+        return outcome.stood
+
+    assert stands()
+    file.write_bytes(held[:-9])
+    assert not stands()
+    assert file.read_bytes() == held
+    file.unlink()
+    assert not stands()
+    assert stands()
+    add_review(run_copy, f"{read_result_file(file)[0].best.key}:0", "garbled", "Ada")
+    assert not stands()
+    assert read_result_file(file)[0].verdict.review is not None
+    assert stands()
+    next(run_copy.glob("conditions/*.json")).write_text("null")  # and so made again
+    assert not stands()
+    (run_copy / ".results.json").write_text("null")
+    assert not stands()
+    assert stands()
+    monkeypatch.setattr("steersweep.__version__", "another")
+    assert not stands()
+
+
+def test_a_report_of_results_that_stand_is_not_written_again(
+    run_copy: Path, settings: SweepSettings
+) -> None:
+    file = run_sweep(settings, run_copy).results_file
+    assert standing_report(run_copy, file) == (None, [])
+    report = write_report(run_copy)
+    assert standing_report(run_copy, file) == (report.path, sorted(report.figures))
+    add_review(run_copy, f"{read_result_file(file)[0].best.key}:0", "garbled", "Ada")
+    assert standing_report(run_copy, file) == (None, [])
