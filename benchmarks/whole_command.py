@@ -115,7 +115,7 @@ def _generated(asked: argparse.Namespace) -> int:
     layers = sorted({LayerChoice(text).index(chat.n_layers) for text in LAYERS.split(",")})
     directions = dim_directions(chat, load_extraction_set("extract-dim-5"), layers=layers)
     edits = [
-        Edit.add(d.vector, float(strength) * d.residual_norm, d.layer)
+        Edit.add(d.vector, float(strength) * (d.residual_norm or 0.0), d.layer)
         for d in directions
         for strength in STRENGTHS.split(",")
     ]
