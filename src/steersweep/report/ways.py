@@ -71,7 +71,7 @@ def _way(way: Way) -> str:
     least, most = price.interval
     push = f", {cell.steering.relative_strength:.2g}" if cell.steering.multiplier else ""
     found = [
-        f"{nats(price.nats_per_token):>9} [{least:.2g}, {most:.2g}]",
+        f"{nats(price.nats_per_token)} [{least:.2g}, {most:.2g}]",
         "the cheapest"
         if more is None
         else f"{more.value:+.2g} [{more.low:+.2g}, {more.high:+.2g}] against the cheapest",
