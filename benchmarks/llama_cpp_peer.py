@@ -53,6 +53,11 @@ def sweep(
     return found
 
 
+@llama_cpp.llama_log_callback
+def _silent(_level: int, _text: bytes, _data: object) -> None:
+    """Nothing of what it tells of itself is shown."""
+
+
 @cache
 def context_of(file: Path, sequences: int, longest: int) -> Context:
     """The context for a file and a size, made once."""
@@ -63,6 +68,7 @@ class Context:
     """A model with a context for several sequences."""
 
     def __init__(self, file: Path, sequences: int, longest: int) -> None:
+        llama_cpp.llama_log_set(_silent, None)
         settings = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), settings)
         wanted = llama_cpp.llama_context_default_params()

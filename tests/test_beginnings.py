@@ -11,8 +11,6 @@ from torch import Tensor
 
 from conftest import lab, random_model, rest_slow
 from steersweep import ChatModel, Edit, Row, generate
-from steersweep.judging.fluency import response_nll
-from steersweep.steer import beginnings
 from steersweep.steer.beginnings import Beginning, is_worth_it, padding, shared_beginning
 
 BEGINNING = [*range(20, 60)]  # as long as a system prompt
@@ -112,22 +110,6 @@ def test_an_edit_of_the_last_token_edits_no_beginning() -> None:
     last = Edit.add(vectors(chat, 1)[0], 5.0, 2, positions="last")
     rows = [Row(prompt, edit) for edit in (last, None) for prompt in PROMPTS * 2]
     assert texts(chat, rows) == [texts(chat, [row])[0] for row in rows]
-
-
-def test_likelihoods_are_those_of_whole_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = lab("qwen-7b")
-    responses = [[200 + n, 300, 301 + n, 5] for n in range(len(PROMPTS))]
-    with tokens_run(chat) as once:
-        found = response_nll(chat, PROMPTS, responses)
-    monkeypatch.setattr(beginnings, "_WORTH_IT", 10**9)
-    with tokens_run(chat) as whole:
-        expected = response_nll(chat, PROMPTS, responses)
-    assert sum(whole) - sum(once) == len(BEGINNING) * (len(PROMPTS) - 1)
-    for one, other in zip(found, expected, strict=True):
-        assert one is not None
-        assert other is not None
-        assert one.mean == pytest.approx(other.mean, abs=1e-5)
-        assert one.worst == pytest.approx(other.worst, abs=1e-5)
 
 
 def test_the_beginning_is_found_in_a_row_with_padding() -> None:

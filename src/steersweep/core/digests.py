@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from steersweep.core.indented import pieces, plain_already
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,16 +49,47 @@ def seal(name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> b
     Raises:
         ValueError: NaN or infinity in it, which other programs cannot read; an empty list.
     """
+    return b"".join(sealed(name, value))
+
+
+def sealed(
+    name: str,
+    value: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    later: Callable[[Any], Any] = plain_already,
+) -> Iterator[bytes]:
+    """What `seal` gives, in pieces.
+
+    Args:
+        name: see `seal`.
+        value: see `seal`.
+        later: see `pieces`.
+
+    Raises:
+        ValueError: see `seal`.
+    """
     last = value if isinstance(value, Mapping) else value[-1] if value else {}
     if FIELD in last or (last is not value and not last):
         raise ValueError(f"{name}: cannot hold a digest: nothing to add it to, or one is there")
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    data = text.encode("utf-8", errors="backslashreplace")
-    kind = data[:1]
-    body = data.removesuffix(b"\n }\n]" if kind == b"[" else b"}").removesuffix(b"\n")
+    kind = b"{" if isinstance(value, Mapping) else b"["
+    end = (b"\n}" if last else b"}") if kind == b"{" else b"\n }\n]"
+    digest = hashlib.sha256(name.encode() + b"\n")
+    held = b""  # not given on yet: it may be the end, where the digest goes
+    for chunk in _in_chunks(pieces(value, later)):
+        held += chunk
+        body, held = held[: -len(end)], held[-len(end) :]
+        digest.update(body)
+        yield body
+    assert held == end, "so does JSON with this indent end"
     if last:
-        body += b","
-    return body + _BEFORE[kind] + _hex(name, body) + _AFTER[kind]
+        digest.update(b",")
+        yield b","
+    yield _BEFORE[kind] + digest.hexdigest().encode() + _AFTER[kind]
+
+
+def _in_chunks(texts: Iterator[str]) -> Iterator[bytes]:
+    """Texts as UTF-8, some hundred at a time."""
+    while some := "".join(islice(texts, 512)):
+        yield some.encode("utf-8", errors="backslashreplace")
 
 
 def unseal(name: str, data: bytes) -> Any:
@@ -70,8 +104,8 @@ def unseal(name: str, data: bytes) -> Any:
     return value
 
 
-def check(name: str, data: bytes) -> None:
-    """See that a sealed JSON file is as it was written, without reading it.
+def check(name: str, data: bytes) -> str:
+    """See that a sealed JSON file is as it was written, without reading it; its digest.
 
     Raises:
         Damaged: it is not.
@@ -83,9 +117,11 @@ def check(name: str, data: bytes) -> None:
     before, after = _BEFORE[kind], _AFTER[kind]
     end = len(data) - len(after)
     body = data[: max(0, end - _HEX - len(before))]
-    if data[len(body) :] != before + _hex(name, body) + after:
+    found = _hex(name, body)
+    if data[len(body) :] != before + found + after:
         written = data[len(body) : end - _HEX] == before and data[end:] == after
         raise Damaged("its digest is wrong" if written else "its digest is missing")
+    return found.decode()
 
 
 def seal_text(name: str, text: str) -> bytes:

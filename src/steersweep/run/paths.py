@@ -90,6 +90,11 @@ class RunPaths:
         """The record of a finished condition."""
         return self.root / "conditions" / f"{key}.json"
 
+    @property
+    def finished(self) -> Path:
+        """Which records were found right, by their digests; made again where it is lost."""
+        return self.root / ".finished.json"
+
     def direction(self, key: str) -> Path:
         """A direction, named by its content key."""
         return self.root / "directions" / f"{key}.safetensors"

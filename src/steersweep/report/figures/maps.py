@@ -6,7 +6,7 @@ random-direction control stands beside it, so that a break caused by any push of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
@@ -73,10 +73,10 @@ def _draw_map(
     axis: Any, results: Sequence[Result], cells: Sequence[SteeredCell], title: str
 ) -> None:
     from matplotlib.collections import PolyCollection
-    from matplotlib.patheffects import withStroke
 
     lines, strengths = lines_of(results), strengths_of(results)
     parts: dict[str, list[Corners]] = {kind: [] for kind in COLOURS}
+    labels: dict[str, Corners] = {}
     for cell in cells:
         x = strengths.index(strength_of(cell))
         y = lines.index(line_of(cell))
@@ -86,17 +86,9 @@ def _draw_map(
             low, high = y - 0.4, y + 0.4
             parts[kind].append([(left, low), (right, low), (right, high), (left, high)])
             left = right
-        label = axis.text(
-            x,
-            y,
-            f"{cell.rates.coherent_refusal_rate:.0%}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color=TEXT,
-        )
-        # Readable on every colour, also where two meet.
-        label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
+        rate = f"{cell.rates.coherent_refusal_rate:.0%}"
+        labels.setdefault(rate, []).append((x, y))
+    _write_labels(axis, labels)
     for kind, found in parts.items():  # a patch per cell would take minutes for large maps
         axis.add_collection(PolyCollection(found, facecolors=COLOURS[kind], linewidths=0, zorder=1))
     axis.set_xticks(range(len(strengths)), [strength_label(*one) for one in strengths], fontsize=8)
@@ -107,6 +99,36 @@ def _draw_map(
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def _write_labels(axis: Any, labels: Mapping[str, Corners]) -> None:
+    """Write texts over their places, readable on every colour, also where two meet.
+
+    There are at most a hundred different ones, and each is drawn as one shape at all its places: a
+    text of its own for each cell takes most of a large map's time.
+    """
+    from matplotlib.collections import PathCollection
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
+
+    points = Affine2D().scale(1 / 72) + axis.figure.dpi_scale_trans
+    for text, places in labels.items():
+        shape = TextPath((0, 0), text, size=7.5)
+        box = shape.get_extents()
+        middle = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2)
+        for colour, edge, width in (("none", "white", 2.2), (TEXT, "none", 0.0)):
+            drawn = PathCollection(
+                [shape.transformed(middle)],
+                offsets=places,
+                offset_transform=axis.transData,
+                facecolors=colour,
+                edgecolors=edge,
+                linewidths=width,
+                zorder=3,
+            )
+            drawn.set_transform(points)
+            drawn.set_in_layout(False)
+            axis.add_collection(drawn, autolim=False)
 
 
 def shares_of(rates: Rates) -> dict[str, float]:

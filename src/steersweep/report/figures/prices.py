@@ -39,7 +39,8 @@ def priced_models(results: Iterable[Result]) -> list[list[Result]]:
 def front_figure(models: Models) -> Any:
     """A panel per model: each cell's coherent refusals over its price, and the Pareto front.
 
-    Random directions stand beside them; a cross is one that breaks the model.
+    Random directions stand beside them. Cells whose answers are mostly garbled are hollow, and
+    crosses are random directions that break the model.
     """
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
@@ -73,10 +74,20 @@ def front_figure(models: Models) -> Any:
         ),
         Line2D([], [], color=COLOURS["coherent"], linewidth=1, label="front"),
         Line2D([], [], color=_RANDOM, marker=".", label="random direction", **styles),
-        Line2D([], [], color=COLOURS["garbled"], marker="x", label="breaks the model", **styles),
     ]
+    results = [result for held in shown for result in held]
+    if any(_is_broken(cell) for r in results for cell in r.conditions):
+        styles |= {"color": looks.colour(names[0]), "markerfacecolor": "none", "marker": "o"}
+        handles.append(Line2D([], [], label="mostly garbled", **styles))
+    if any(_is_broken(cell) for r in results for cell in r.controls.random_directions):
+        styles |= {"color": COLOURS["garbled"], "marker": "x"}
+        handles.append(Line2D([], [], label="random, mostly garbled", **styles))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(2 * columns, len(handles)))
     return figure
+
+
+def _is_broken(cell: SteeredCell) -> bool:
+    return cell.rates.output_quality == "garbled"
 
 
 def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
@@ -85,7 +96,7 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
         random |= {cell.key: cell for cell in result.controls.random_directions}
     for cell in random.values():
         if cell.price is not None:
-            broken = cell.rates.output_quality == "garbled"
+            broken = _is_broken(cell)
             axis.scatter(
                 [_x(cell)],
                 [cell.rates.coherent_refusal_rate],
@@ -101,7 +112,7 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
             cells = [
                 cell
                 for cell in result.conditions
-                if cell.price is not None and (cell.rates.output_quality == "garbled") == garbled
+                if cell.price is not None and _is_broken(cell) == garbled
             ]
             axis.scatter(
                 [_x(cell) for cell in cells],
