@@ -53,11 +53,11 @@ def sweep(
     return found
 
 
-def _say_nothing(_level: int, _text: bytes, _data: object) -> None:
+def _ignore(_level: int, _text: bytes, _data: object) -> None:
     """Nothing of what it tells of itself is shown."""
 
 
-_silent = llama_cpp.llama_log_callback(_say_nothing)
+_silent = llama_cpp.llama_log_callback(_ignore)  # held as long as it may be called
 
 
 @cache
