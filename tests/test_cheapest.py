@@ -110,7 +110,7 @@ def test_where_the_best_fails_nothing_is_compared() -> None:
     assert asked.pick() == Pick(BEST)
 
 
-# -- a model ---------------------------------------------------------------------------------------
+# -- a model; a fast test of it is in test_search.py -----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,7 @@ def held(folder: Path) -> Searched:
     return found
 
 
+@pytest.mark.slow
 def test_a_search_that_has_ended_is_asked_for_the_cheapest(searched: Path, cheapest: Path) -> None:
     before, found = held(searched), held(cheapest)
     assert before.cheapest is None
@@ -193,6 +194,7 @@ def test_a_search_that_has_ended_is_asked_for_the_cheapest(searched: Path, cheap
     assert result.controls.random_direction.price == random.nats_per_token
 
 
+@pytest.mark.slow
 def test_no_answer_is_generated_again_for_it(searched: Path, cheapest: Path) -> None:
     for file in (searched / "conditions").iterdir():
         assert (cheapest / "conditions" / file.name).read_bytes() == file.read_bytes()
@@ -224,6 +226,7 @@ def test_one_that_was_stopped_comes_to_the_same_end(
     assert (folder / "search.json").read_bytes() == (searched / "search.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_it_says_what_the_best_would_have_cost(said: Said) -> None:
     folder, in_short = said
     found = held(folder)

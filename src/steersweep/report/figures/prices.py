@@ -15,9 +15,11 @@ from steersweep.report.figures.maps import (
     x_label,
 )
 from steersweep.report.figures.style import COLOURS, PAGE, Looks, percent_axis, short
+from steersweep.report.ways import names_of_ways
 from steersweep.run.cell import SteeredCell
 from steersweep.run.result import Result
 from steersweep.sweeps.priced import front
+from steersweep.sweeps.ways import Compared
 
 _MOST_PANELS = 12
 _LOWEST = 1e-3  # nats per token; less is drawn there
@@ -298,19 +300,33 @@ def compared_methods(models: Models) -> list[list[Result]]:
 
 def methods_figure(models: Models) -> Any:
     """What each method costs where it refuses as often as the best of all, with 95 % intervals."""
-    from matplotlib import pyplot as plt
-
     shown = models[:_MOST_PANELS]
-    names = [*dict.fromkeys(result.method for held in shown for result in held)]
-    looks = Looks(names)
-    rows = [(held, result) for held in shown for result in held]
-    figure, axis = plt.subplots(figsize=(PAGE, 0.9 + 0.24 * len(rows)), layout=_padded())
-    labels = []
-    for index, (_, result) in enumerate(rows):
-        labels.append(f"{short(result.model)}, {result.method.upper()}")
+    rows = []
+    for result in (one for held in shown for one in held):
         priced = result.priced
         key = priced.among_methods.key if priced and priced.among_methods else None
         cell = next((c for c in result.conditions if c.key == key), None)
+        name = f"{short(result.model)}, {result.method.upper()}"
+        rows.append((name, result.method, cell))
+    return _price_rows(rows)
+
+
+def ways_figure(compared: Sequence[Compared]) -> Any:
+    """The same of ways to steer."""
+    rows = []
+    for model in compared[:_MOST_PANELS]:
+        for name, way in zip(names_of_ways(model.ways), model.ways, strict=True):
+            rows.append((f"{short(model.model)}, {name}", way.method, way.cheapest))
+    return _price_rows(rows)
+
+
+def _price_rows(rows: Sequence[tuple[str, str, SteeredCell | None]]) -> Any:
+    """Prices of cells with their intervals, a line for each: its label, its method, the cell."""
+    from matplotlib import pyplot as plt
+
+    looks = Looks([method for _, method, _ in rows])
+    figure, axis = plt.subplots(figsize=(PAGE, 0.9 + 0.24 * len(rows)), layout=_padded())
+    for index, (_, method, cell) in enumerate(rows):
         if cell is None or cell.effects is None or cell.effects.divergence is None:
             axis.text(
                 0.01, -index, "refuses less often", va="center", fontsize=7, color=_RANDOM,
@@ -323,8 +339,8 @@ def methods_figure(models: Models) -> Any:
             [found.nats_per_token],
             [-index],
             xerr=[[found.nats_per_token - low], [high - found.nats_per_token]],
-            marker=looks.marker(result.method),
-            color=looks.colour(result.method),
+            marker=looks.marker(method),
+            color=looks.colour(method),
             elinewidth=1,
         )
         note = axis.annotate(
@@ -336,7 +352,7 @@ def methods_figure(models: Models) -> Any:
             fontsize=7,
         )
         note.set_in_layout(False)
-    axis.set_yticks([-index for index in range(len(rows))], labels)
+    axis.set_yticks([-index for index in range(len(rows))], [label for label, _, _ in rows])
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(-len(rows) + 0.4, 0.6)
     axis.set_xlim(left=0)
