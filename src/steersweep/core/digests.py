@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from steersweep.core.indented import pieces, plain_already
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 FIELD = "digest"
 _HEX = 64
+_TAIL = 4096  # bytes in which the end of a large file is looked for
+_CHUNK = 1 << 22
 _SPACE = b" \t\r\n"
 _COMMENT = b"# digest: "
 # How a file goes on after the digest, by its first character.
@@ -122,6 +125,33 @@ def check(name: str, data: bytes) -> str:
         written = data[len(body) : end - _HEX] == before and data[end:] == after
         raise Damaged("its digest is wrong" if written else "its digest is missing")
     return found.decode()
+
+
+def check_file(name: str, file: BinaryIO) -> None:
+    """`check` of an open file that may be larger than memory.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    file.seek(0)
+    kind = file.read(1)
+    size = file.seek(0, os.SEEK_END)
+    begin = max(0, size - _TAIL)
+    file.seek(begin)
+    tail = file.read().rstrip(_SPACE) + b"\n"
+    if kind not in _BEFORE:
+        raise Damaged("no JSON object")
+    before, after = _BEFORE[kind], _AFTER[kind]
+    end = len(tail) - len(after)
+    rest = end - _HEX - len(before)  # what of the tail comes before the digest
+    digest = hashlib.sha256(name.encode() + b"\n")
+    file.seek(0)
+    left = begin + rest
+    while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+        digest.update(chunk)
+        left -= len(chunk)
+    if rest < 0 or left or tail[rest:] != before + digest.hexdigest().encode() + after:
+        raise Damaged("its digest is wrong or missing")
 
 
 def seal_text(name: str, text: str) -> bytes:

@@ -357,13 +357,20 @@ class RunFolder:
 
         Results are written anew by every run, and what cannot be made again speaks for itself.
         """
+        self.digests()
+        for name in FOLDERS:
+            for path in sorted((self.root / name).glob("*.safetensors")):
+                self._read(path, unseal_tensors)
+
+    def digests(self) -> dict[str, str]:
+        """By name, digests of all JSON files but results that are as they were written."""
         apart = (self.paths.cuts, self.paths.engine)  # nothing else says what is in them
+        found = {}
         for folder in (self.root, *(self.root / name for name in FOLDERS)):
             for path in sorted(folder.glob("*.json")):
                 if folder != self.paths.results and path not in apart:
-                    self._digest(path)
-            for path in sorted(folder.glob("*.safetensors")):
-                self._read(path, unseal_tensors)
+                    found[self.paths.name_of(path)] = self._digest(path)
+        return {name: digest for name, digest in found.items() if digest and name[0] != "."}
 
     def set_aside(self, path: Path, why: str) -> None:
         """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.

@@ -169,6 +169,11 @@ class RunPaths:
         """A result file; `stem` ends in the time it was finished."""
         return self.results / f"{stem}.json"
 
+    @property
+    def of_results(self) -> Path:
+        """What the results of a sweep with very many answers rest on."""
+        return self.root / ".results.json"
+
     def phase(self, phase: str) -> Path:
         """Which conditions a phase consists of."""
         return self.root / "phases" / f"{phase}.json"
