@@ -338,6 +338,7 @@ def test_no_more_jobs_of_a_kind_run_at_once_than_the_plan_allows(
     assert len(list(folder.glob("runs/*/conditions"))) == 13
 
 
+@pytest.mark.slow
 def test_a_cluster_without_the_gpu_says_so_at_once(tmp_path: Path, cluster: Any) -> None:
     engine = RayEngine()
     engine.open(tmp_path)
@@ -345,6 +346,7 @@ def test_a_cluster_without_the_gpu_says_so_at_once(tmp_path: Path, cluster: Any)
         engine.capacity("H100")
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_cluster_does_not_see_is_refused(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +356,7 @@ def test_a_folder_that_the_cluster_does_not_see_is_refused(
     RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_machine_with_other_libraries_is_refused_by_name(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,7 +365,12 @@ def test_a_machine_with_other_libraries_is_refused_by_name(
     real = versions()["torch"]
     with pytest.raises(InputError, match=rf"torch {real} there, 1.13.1 here.*install"):
         RayEngine().open(tmp_path)
+
+
+def test_differences_between_libraries_are_named() -> None:
+    here = versions()
     assert differences({**here, "accelerate": "1"}, here | {"accelerate": "1"}) == []
+    assert differences(here, here | {"torch": "1.13.1"})
     without = {name: version for name, version in here.items() if name != "transformers"}
     (told,) = differences(without, here)
     assert told.startswith("transformers missing there")
