@@ -483,19 +483,24 @@ def test_the_commands_of_the_guide_work_after_a_run_on_this_machine(tmp_path: Pa
                     process.kill()
 
 
+class TwoAtOnce(LocalEngine):
+    """Takes two jobs, of which the second waits here."""
+
+    def capacity(self, kind: str) -> int | None:
+        return 2
+
+
 def test_a_job_waits_for_the_money_that_others_may_not_need(tmp_path: Path) -> None:
     """Reservations of two do not fit at once, but the first costs far less than it reserved."""
-    engine = ProcessEngine(["cpu", "cpu"])
+    engine = TwoAtOnce("cpu")
     engine.open(tmp_path)
-    try:
-        tasks = [
-            Task(Work(name, job_of(), "local", folder=name), seconds=lambda _kind: 1000.0)
-            for name in "ab"
-        ]
-        dear = scheduler(engine, tmp_path, Limits(2000.0), prices={"local": 3600})
-        assert dear.run("family_sweep", tasks) == {}
-    finally:
-        engine.close()
+    tasks = [
+        Task(Work(name, job_of(), "local", folder=name), seconds=lambda _kind: 1000.0)
+        for name in "ab"
+    ]
+    dear = scheduler(engine, tmp_path, Limits(2000.0), prices={"local": 3600})
+    assert dear.run("family_sweep", tasks) == {}
+    assert [entry["do"] for entry in Ledger(tmp_path).entries()] == ["reserve", "settle"] * 2
     assert Ledger(tmp_path).spent() < 500
 
 
@@ -522,6 +527,7 @@ def dear_again(engine: Engine, folder: Path) -> dict[str, SteersweepError]:
     return scheduler(engine, folder).run("size_sweep", tasks)
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_a_job_in_another_process(tmp_path: Path) -> None:
     engine = ProcessEngine(["cpu"])
     engine.open(tmp_path)

@@ -25,6 +25,7 @@ def last_logits(chat: ChatModel) -> torch.Tensor:
     return chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0].float()
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 @pytest.mark.parametrize(("precision", "error"), [("bf16", 0.03), ("int8", 0.05), ("int4", 0.9)])
 def test_every_family_runs_in_every_precision(
     family: ChatModel, precision: str, error: float

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import gpt2, random_model, rest_slow
+from conftest import FAMILIES, gpt2, random_model, rest_slow
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
 from steersweep.methods import cosmic_scoring, official
 from steersweep.methods.dim import dim_directions
@@ -304,6 +304,7 @@ def test_a_planted_trap_is_caught(
     trap: str, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant, expected = TRAPS[trap]  # without it the model passes, see test_lab_models_pass
+    regime_of(chat)  # what is wrong from the start on is got around
     plant(chat, monkeypatch)
     found = failed(chat)
     assert expected <= found
@@ -426,6 +427,7 @@ def test_a_reader_that_cannot_read_a_model_is_no_disagreement(
     assert "nnsight cannot read it" in checks(chat)["readers"].seen
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre"])
 def test_nnsight_extracts_what_hooks_extract(family: ChatModel, site: Any) -> None:
     prompts = [family.prompt_ids(text) for text in ("Hello", "How do I bake a cake?")]

@@ -441,7 +441,7 @@ def test_a_study_needs_no_dim(tmp_path: Path) -> None:
         "confirmed": {"qwen": {"model": "q7", "layer": 0.5}},
     }
     data["size_sweep"] = {"methods": methods}
-    data["precision_sweep"] |= {"methods": ["caa"]}
+    data["precision_sweep"] |= {"methods": ["caa"], "tiers": 1}
     data["transfer_sweep"] = {"methods": ["caa"], "among": ["q7", "m7"]}
     run_study(parse_plan(yaml.safe_dump(data, sort_keys=False), "x.yaml"), tmp_path / "run")
     found = decided(tmp_path / "run")
