@@ -7,6 +7,8 @@
 - batched: `generate` of transformers on all prompts of one condition at a time.
 - steering-vectors, repeng, nnsight: where they are installed
   (`pip install --no-deps -r benchmarks/peers.txt`), each in its best form; see peers.py.
+- llama.cpp with each `--gguf FILE` of the same model, where llama-cpp-python is installed; see
+  llama_cpp_peer.py.
 - steersweep: all conditions' rows in shared batches.
 
 Every run times all of them, one after the other in the same process, so that the ratios hold when
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--gguf", type=Path, action="append", default=[], help="for llama.cpp")
     parser.add_argument("--ways", help="only these, with commas; steersweep is always one")
     parser.add_argument("--study-share", type=float, default=1.0)
     asked = parser.parse_args()
@@ -57,6 +60,11 @@ def main() -> None:
         print(f"{asked.shape or model}, {chat.precision}; {named(chat.device)}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs")
         ways: dict[str, Way] = {"study": study, "batched": batched, **installed()}
+        if asked.gguf:
+            from llama_cpp_peer import llama_cpp_ways
+
+            for file in asked.gguf:
+                ways |= llama_cpp_ways(file)
         if asked.ways:
             ways = {name: ways[name] for name in asked.ways.split(",") if name != "steersweep"}
         compare(

@@ -318,6 +318,16 @@ def test_questions_given_twice_are_refused(tmp_path: Path) -> None:
         ("a.json", b'{"question": 1}\n{"question": 2}', "name the file .jsonl"),
         ("a.jsonl", b'{"text": "\xff"}', "line 1: byte 0xFF is not UTF-8"),
         ("a.jsonl", b'{"text": NaN}', "line 1: not valid JSON"),
+        (
+            "a.jsonl",
+            b'\n{"text" "b"}',
+            "line 2: not valid JSON: Expecting ':' delimiter at column 9$",
+        ),
+        (
+            "a.json",
+            b'[{"text": "a"},\n {"text" "b"}]',
+            "not valid JSON: Expecting ':' delimiter at line 2, column 10$",
+        ),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
         ("a.parquet", b"PAR1 and no more", "is no whole Parquet file"),
         ("a.csv", b'text,question,A\n"a,b', "line 2: not a table's line"),

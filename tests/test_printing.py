@@ -110,3 +110,48 @@ def test_ordinary_names_stay_and_different_ones_stay_different() -> None:
         assert safe_name(name) == name
     names = ["a/b", "a b", "a-b", "a\\b", "../a-b", "x" * 200, "x" * 201]
     assert len({safe_name(name) for name in names}) == len(names)
+
+
+def found(action: str) -> dict[str, Any]:
+    return {
+        "families": [{"family": "q", "action": action, "reason": "a reason", "diverged": False}],
+        "outcomes": [],
+        "depths": [],
+        "notes": [f"a note on {action}"],
+        "failures": {},
+    }
+
+
+def test_a_bit_that_flips_anywhere_in_the_findings_is_noticed(tmp_path: Path) -> None:
+    store = RunFolder(tmp_path)
+    log = tmp_path / "FINDINGS_LOG.md"
+    for action in ("exclude", "use", "sweep"):  # the first two are of before
+        append_findings(store, "family_sweep", found(action))
+    whole = log.read_bytes()
+    append_findings(store, "family_sweep", found("sweep"))
+    assert log.read_bytes() == whole, "a section that is there is not added again"
+    missed = []
+    for place in range(len(whole)):
+        changed = bytes([*whole[:place], whole[place] ^ 1 << place % 7, *whole[place + 1 :]])
+        log.write_bytes(changed)
+        append_findings(store, "family_sweep", found("sweep"))
+        aside = log.with_name("FINDINGS_LOG.md.damaged")
+        if not aside.exists():
+            missed.append((place, changed[place - 20 : place + 20]))
+            continue
+        assert aside.read_bytes() == changed
+        aside.unlink()
+        kept = log.read_text()
+        assert kept.count("## Phase 1") in (2, 3), "only the damaged section is left out"
+        assert "a note on sweep" in kept
+    assert not missed
+
+
+def test_people_may_write_between_findings(tmp_path: Path) -> None:
+    store = RunFolder(tmp_path)
+    log = tmp_path / "FINDINGS_LOG.md"
+    append_findings(store, "family_sweep", found("use"))
+    log.write_text(log.read_text() + "\n## What I think\n\nNot much.\n")
+    append_findings(store, "family_sweep", found("exclude"))
+    assert "Not much." in log.read_text()
+    assert [*tmp_path.glob("*.damaged")] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -220,6 +221,28 @@ def test_many_samples_lie_beside_the_page(
     shutil.rmtree(few_copy / "report-samples")
     tab.reload()
     tab.locator("#sample-status", has_text="is missing").wait_for()
+
+
+def test_very_many_samples_of_a_model_are_browsed_in_parts(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_report(run_copy).n_samples
+    monkeypatch.setattr(samples, "EMBED_UP_TO", 0)
+    monkeypatch.setattr(samples, "MOST_OF_GROUP", 30)
+    report = write_report(run_copy)
+    assert report.n_samples == whole
+    held = {}
+    for path in (run_copy / "report-samples").glob("*.js"):
+        written = re.fullmatch(r"steersweepSamples\((\d+), (.*)\);\n", path.read_text(), re.DOTALL)
+        assert written is not None
+        held[written[1]] = [one["key"] for one in json.loads(written[2])["conditions"]]
+    keys = [key for found in held.values() for key in found]
+    assert len(keys) == len({*keys})
+    page = report.path.read_text()
+    links = re.findall(r'href="#c=(\d+)\.(\w+)"', page)
+    assert len({group for group, _ in links}) > 2
+    assert all(key in held[group] for group, key in links)
+    assert ", part 2" in page
 
 
 def test_a_run_sent_without_some_directions_has_a_report(run_copy: Path) -> None:

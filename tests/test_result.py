@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -13,13 +13,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import jsonschema
 import pytest
 
-from helpers.results import edited, result, samples, steered, unsteered
+from helpers.results import edited, result, sample, samples, steered, unsteered
 from steersweep import InputError
-from steersweep.core import typed
+from steersweep.core import digests, typed
+from steersweep.run import packed, result_files
 from steersweep.run.cell import AgainstDim, AgainstUnsteered, Cell, SteeredCell
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.effect import Change
 from steersweep.run.label import Label
+from steersweep.run.packed import PackedSamples
 from steersweep.run.price import (
     Accuracy,
     ChoicesEffect,
@@ -42,7 +44,11 @@ from steersweep.run.result import (
     Result,
     Reviewed,
 )
-from steersweep.run.result_files import read_result_file, write_result_file
+from steersweep.run.result_files import (
+    read_result_file,
+    replace_result_file,
+    write_result_file,
+)
 from steersweep.run.verdict import Thresholds
 
 SCHEMA = json.loads((resources.files("steersweep.run") / "result.schema.json").read_text())
@@ -170,7 +176,7 @@ def kinds_of(hint: Any) -> set[str]:
         elif origin is Literal or arm is Label:
             found.add("string")
         else:
-            found.add("array" if origin in (list, tuple) else "object")
+            found.add("array" if origin in (list, tuple, Sequence) else "object")
     return found
 
 
@@ -206,7 +212,7 @@ def check(kind: Any, node: Mapping[str, Any], place: str) -> None:
         part, here = node["properties"][name], f"{place}.{name}"
         assert kinds_of(hint) == kinds(part), here
         for arm in arms(hint):
-            element = get_args(arm)[0] if get_origin(arm) is tuple else arm
+            element = get_args(arm)[0] if get_origin(arm) in (tuple, Sequence) else arm
             if get_origin(arm) is Literal:
                 assert {*get_args(arm)} == {*resolved(part)["enum"]}, here
             elif is_dataclass(element) and element is not Label:
@@ -301,3 +307,68 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(typed.WrongField, match=r"conditions\.0\.residual_norm: is missing"):
         typed.read(Result, held)
     assert isinstance(typed.read(Result, typed.plain(whole())).conditions[0], SteeredCell)
+
+
+# -- very many samples -----------------------------------------------------------------------------
+
+
+def many_samples() -> list[Result]:
+    """Results whose texts look like the lines that samples begin and end in."""
+    texts = ['"samples": [\n', "\n    ]\n     {", '"}', "\udc80", "é\u2028", ""]
+    answers = [sample(f"prompt {n}", "coherent", text) for n, text in enumerate(texts)]
+    cells = [steered(answers[: n + 1], key=f"key{n}", layer=n) for n in range(6)]
+    return [whole(), result(cells, control=unsteered(answers)), result(cells[2:])]
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_samples_that_stay_in_a_large_file_are_those_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    path = write_result_file(tmp_path, "sweep", many_samples())
+    expected = read_result_file(path)
+    monkeypatch.setattr(result_files, "_LARGE", 1)
+    monkeypatch.setattr(packed, "_CHUNK", chunk)
+    found = read_result_file(path)
+    assert all(isinstance(cell.samples, PackedSamples) for cell in found[1].conditions)
+    assert [len(cell.samples) for cell in found[1].conditions] == [1, 2, 3, 4, 5, 6]
+    assert found == expected
+    held = path.read_bytes()
+    # Written over the file that the samples stand in.
+    assert replace_result_file(path, found).read_bytes() == held
+    assert found == expected
+
+
+def test_packed_samples_are_written_as_others_are(tmp_path: Path) -> None:
+    plain = many_samples()
+    held = write_result_file(tmp_path, "sweep", plain).read_bytes()
+    packed_ones = [
+        replace(
+            one,
+            conditions=tuple(
+                replace(cell, samples=PackedSamples.of(cell.samples)) for cell in one.conditions
+            ),
+        )
+        for one in plain
+    ]
+    assert packed_ones == plain
+    assert write_result_file(tmp_path, "sweep", packed_ones).read_bytes() == held
+    cell = packed_ones[1].conditions[5]
+    assert (cell.samples[-1], cell.samples[1:3]) == (
+        plain[1].conditions[5].samples[-1],
+        plain[1].conditions[5].samples[1:3],
+    )
+
+
+def test_damage_to_a_large_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_result_file(tmp_path, "sweep", many_samples())
+    expected = read_result_file(path)
+    held = path.read_bytes()
+    monkeypatch.setattr(result_files, "_LARGE", 1)
+    monkeypatch.setattr(digests, "_CHUNK", 100)
+    path.write_bytes(held + b"\n \n")  # as an editor leaves it
+    assert read_result_file(path) == expected
+    changed = bytes([held[500] ^ 1])
+    for data in (held[:-3], held[:500] + changed + held[501:], held * 2, b"[" * 500, b"x" * 5000):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=rf"{path.name}: is damaged"):
+            read_result_file(path)

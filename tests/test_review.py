@@ -300,7 +300,7 @@ def test_foreign_result_files_are_named(run_copy: Path, content: str) -> None:
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    assert "no results to review" in refused("review", "nowhere", "--summary", cwd=tmp_path)
+    assert "no results yet" in refused("review", "nowhere", "--summary", cwd=tmp_path)
 
 
 class Page:

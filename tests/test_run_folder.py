@@ -20,10 +20,13 @@ from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.core.digests import seal
 from steersweep.engines.engine import Event, Work, carry_out
-from steersweep.people.reviews import results_in
-from steersweep.report.html import write_report
+from steersweep.people.reviews import add_review, results_in
+from steersweep.report.html import standing_report, write_report
 from steersweep.report.run import read_run
+from steersweep.run import finished as finished_records
 from steersweep.run.folder import RunFolder
+from steersweep.run.packed import PackedSamples
+from steersweep.run.records import Record
 from steersweep.run.result_files import (
     FAMILY_SWEEP,
     read_result_file,
@@ -32,7 +35,9 @@ from steersweep.run.result_files import (
     write_result_file,
     write_verification,
 )
+from steersweep.sweeps import results as sweep_results
 from steersweep.sweeps import run as sweep_run
+from steersweep.sweeps import unchanged
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
 
@@ -192,3 +197,119 @@ def test_a_folder_that_may_not_be_written_is_named(
     assert shown.exit_code == 0, shown.exception
     assert said.replace("\n", "") in shown.output.replace("\n", "")
     assert (run_copy / "report.html").read_bytes() == before
+
+
+# -- very many conditions --------------------------------------------------------------------------
+
+
+def test_a_record_that_was_found_right_is_not_looked_into_again(
+    run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even by another process; unless its bytes or the prompts are others."""
+    monkeypatch.setattr(finished_records, "_WORTH_KEEPING", 1)
+    prompts, looked_into = settings.test.prompts, []
+    read = Record.from_json
+
+    def noted(facts: Any, key: str, prompts: Any = None) -> Record:
+        looked_into.append(key)
+        return read(facts, key, prompts)
+
+    monkeypatch.setattr(Record, "from_json", noted)
+    store = RunFolder(run_copy)
+    keys = sorted(path.stem for path in run_copy.glob("conditions/*.json"))
+    first = {key: store.finished(key, prompts) for key in keys}
+    assert looked_into == keys
+    assert {key: store.finished(key, prompts) for key in keys} == first
+    other = RunFolder(run_copy)
+    assert {key: other.finished(key, prompts) for key in keys} == first
+    assert looked_into == keys
+    for key, found in first.items():
+        record = store.get(key, prompts)
+        assert record is not None
+        assert found is not None
+        steering = record.steering
+        assert found.direction == (None if steering is None else steering.direction_file)
+
+    facts = json.loads((run_copy / "conditions" / f"{keys[0]}.json").read_text())
+    facts["samples"][0]["refusal"] = not facts["samples"][0]["refusal"]
+    del facts["digest"]
+    path = run_copy / "conditions" / f"{keys[0]}.json"
+    path.write_bytes(seal(f"conditions/{keys[0]}.json", facts))  # with a digest that fits
+    for key, asked in ((keys[0], prompts), (keys[1], prompts[:1])):
+        for run in (RunFolder.existing(run_copy), store):  # the second sets it aside
+            assert run.finished(key, asked) is None
+            assert f"conditions/{key}.json" in run.damaged
+
+
+@pytest.mark.parametrize(
+    "content", [b"null", seal(".finished.json", {"version": 1}), seal(".finished.json", {})]
+)
+def test_what_was_found_right_is_found_again_where_that_is_lost(
+    run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(finished_records, "_WORTH_KEEPING", 1)
+    run_sweep(settings, run_copy)
+    kept = run_copy / ".finished.json"
+    held = kept.read_bytes()
+    kept.write_bytes(content)
+    run_sweep(settings, run_copy)
+    assert kept.read_bytes() == held
+
+
+def test_results_with_packed_samples_are_the_same(
+    run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = result_files(run_copy)
+    held, expected = file.read_bytes(), read_result_file(file)
+    file.unlink()
+    monkeypatch.setattr(sweep_results, "MANY", 1)
+    outcome = run_sweep(settings, run_copy)
+    cells = [cell for result in outcome.results for cell in result.conditions]
+    assert all(isinstance(cell.samples, PackedSamples) for cell in cells)
+    assert outcome.results == expected
+    assert file.read_bytes() == held
+
+
+def test_results_stand_as_long_as_they_rest_on_the_same(
+    run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of very many answers; nothing that changes them may be missed."""
+    monkeypatch.setattr(unchanged, "MANY", 1)
+    file = run_sweep(settings, run_copy).results_file
+    held = file.read_bytes()
+
+    def stands() -> bool:
+        outcome = run_sweep(settings, run_copy)
+        assert outcome.results_file == max(run_copy.glob("results/*.json"))
+        assert outcome.results == read_result_file(outcome.results_file)
+        return outcome.stood
+
+    assert stands()
+    file.write_bytes(held[:-9])
+    assert not stands()
+    assert file.read_bytes() == held
+    file.unlink()
+    assert not stands()
+    assert stands()
+    add_review(run_copy, f"{read_result_file(file)[0].best.key}:0", "garbled", "Ada")
+    assert not stands()
+    assert read_result_file(file)[0].verdict.review is not None
+    assert stands()
+    next(run_copy.glob("conditions/*.json")).write_text("null")  # and so made again
+    assert not stands()
+    (run_copy / ".results.json").write_text("null")
+    assert not stands()
+    assert stands()
+    monkeypatch.setattr("steersweep.__version__", "another")
+    assert not stands()
+
+
+def test_a_report_of_results_that_stand_is_not_written_again(
+    run_copy: Path, settings: SweepSettings
+) -> None:
+    file = run_sweep(settings, run_copy).results_file
+    assert standing_report(run_copy, file) == (None, [])
+    report = write_report(run_copy)
+    assert standing_report(run_copy, file) == (report.path, sorted(report.figures))
+    add_review(run_copy, f"{read_result_file(file)[0].best.key}:0", "garbled", "Ada")
+    assert standing_report(run_copy, file) == (None, [])

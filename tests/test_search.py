@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -184,6 +185,29 @@ def test_a_continued_search_asks_nothing_again(
     run_find(settings, found_folder, device="cpu")
     assert (found_folder / "search.json").read_bytes() == before
     assert {f: f.stat().st_mtime_ns for f in (found_folder / "conditions").iterdir()} == files
+
+
+def test_a_search_that_has_ended_prices_its_cells(found_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(found_folder, tmp_path / "run"))
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250, cheapest=True)
+    run_find(settings, folder, device="cpu")
+    before, found = (read_searched(one / "search.json") for one in (found_folder, folder))
+    assert before is not None
+    assert found is not None
+    cheapest = found.cheapest
+    assert cheapest is not None
+    assert (cheapest.best_layer, cheapest.best_strength) == (before.layer, before.strength)
+    assert sum(cell.price is not None for cell in found.cells) == cheapest.compared
+    # The budget is spent: only cells that had answered as much as the best came into question.
+    assert found.cost.search_rows == before.cost.search_rows
+    chosen, random = found.confirmed_as("chosen"), found.confirmed_as("random direction")
+    assert chosen.price is not None
+    assert random.price is not None
+    (result,) = read_result_file(result_files(folder)[-1])
+    assert result.best.effects is not None
+    assert result.best.effects.divergence == chosen.price
+    assert f"{chosen.price.nats_per_token:.2g} nats" in "\n".join(lines(found))
+    assert in_short(found)["price"]["n"] == 20
 
 
 def test_where_nothing_is_found_it_says_where_it_looked(found_folder: Path) -> None:

@@ -46,7 +46,10 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Studies": (
         studies.plan, studies.run, studies.status, studies.decide, studies.approve, studies.fetch,
     ),
-    "Results": (effects.effects, results.report, results.review, results.track, export.export),
+    "Results": (
+        effects.effects, effects.prices, results.report, results.review, results.track,
+        export.export,
+    ),
 }  # fmt: skip
 for panel, commands in _PANELS.items():
     for command in commands:

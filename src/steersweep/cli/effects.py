@@ -1,4 +1,4 @@
-"""The command `effects`: what steering costs the model, of a run that is finished."""
+"""What steering costs the model, of runs that are finished: `effects` and `prices`."""
 
 from __future__ import annotations
 
@@ -85,6 +85,40 @@ def effects(
     for line in price_lines(results):
         say(line)
     say(f"\nReport:  {report.path}")
+
+
+def prices(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders of one model on the same prompts.", metavar="DIR ..."),
+    ],
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw it too: FILE.png, and FILE.svg beside it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare ways to steer by what they cost where they refuse as often as the best of all.
+
+    A way is a method with its operation, span, site and positions; each run has one of the latter.
+    What a run costs must have been measured there: `steersweep effects DIR --effects divergence`.
+
+    Example: `steersweep prices runs/to-the-end runs/one-layer runs/affine --figure ways.png`
+    """
+    from steersweep.core import typed
+    from steersweep.report.drawing import draw_ways
+    from steersweep.report.ways import way_lines
+    from steersweep.sweeps.ways import compare_ways
+
+    compared = compare_ways(folders)
+    written = None if figure is None else draw_ways(compared, figure)
+    if as_json:
+        models = [typed.plain(model.without_samples()) for model in compared]
+        say(json.dumps({"models": models, "figure": written and str(written)}, indent=1))
+        return
+    for line in way_lines(compared):
+        say(line)
+    if written is not None:
+        say(f"Figure:  {written}")
 
 
 def _places(models: Sequence[str]) -> dict[str, ModelSource]:

@@ -61,6 +61,13 @@ def find(
     minutes: Annotated[
         float | None, typer.Option(help="Time for all of it, by the pace of the first answers.")
     ] = None,
+    cheapest: Annotated[
+        bool,
+        typer.Option(
+            help="Choose the cell that moves the model least from itself, of those that refuse as "
+            "often as the best."
+        ),
+    ] = False,
     precision: PrecisionOption = defaults.PRECISION,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = defaults.FIND_NEW_TOKENS,
     stop_loops: StopLoopsOption = True,
@@ -106,6 +113,7 @@ def find(
         extraction=extraction,
         budget_rows=budget_rows,
         minutes=minutes,
+        cheapest=cheapest,
         precision=precision,
         max_new_tokens=max_new_tokens,
         stop_loops=stop_loops,

@@ -199,7 +199,7 @@ def sweep(
 def _run_and_show(
     settings: SweepSettings, out: Path, device: str, *, as_json: bool, quiet: bool
 ) -> None:
-    from steersweep.report.html import write_report
+    from steersweep.report.html import standing_report, write_report
     from steersweep.report.live import live_view
     from steersweep.report.terminal import power_line, print_verdicts
     from steersweep.search.window import MOST
@@ -220,11 +220,14 @@ def _run_and_show(
             on_model=view.on_model,
             on_note=view.on_note,
         )
-    report = write_report(out)
+    page, figures = standing_report(out, outcome.results_file) if outcome.stood else (None, [])
+    if page is None:
+        report = write_report(out)
+        page, figures = report.path, report.figures
     if as_json:
         say(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
         return
     print_verdicts(outcome.results)
     say(f"\nResults: {outcome.results_file}")
-    say(f"Figures: {report.figures[-1]} and {len(report.figures) - 1} more")
-    say(f"Report:  {report.path}")
+    say(f"Figures: {figures[-1]} and {len(figures) - 1} more")
+    say(f"Report:  {page}")

@@ -12,6 +12,7 @@ import secrets
 import socket
 import stat
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ class DiskFull(SteersweepError):
 def write_bytes(path: Path, data: bytes) -> None:
     """Write to a temporary file beside `path`, flush it to disk, and rename it into place.
 
+    Raises as `write_pieces`.
+    """
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, data: Iterable[bytes]) -> None:
+    """`write_bytes` of what comes bit by bit; nothing is changed if it does not come to an end.
+
     A reader, or a run that continues after a kill, sees the old file or the new one, never a part.
     The price is one flush per file. Parent folders are made. The user's umask says who may read it.
 
@@ -62,7 +71,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -107,6 +116,19 @@ def read_file(path: Path) -> bytes | None:
         raise
     finally:
         os.close(handle)
+
+
+def file_state(path: Path) -> object:
+    """What changes with a file, as far as the system tells; None: it is not there.
+
+    Equal states are no proof: what was written in place within the clock's tick, with as many
+    bytes, shows in none.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

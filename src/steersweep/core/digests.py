@@ -16,14 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from steersweep.core.indented import pieces, plain_already
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIELD = "digest"
 _HEX = 64
+_TAIL = 4096  # bytes in which the end of a large file is looked for
+_CHUNK = 1 << 22
 _SPACE = b" \t\r\n"
 _COMMENT = b"# digest: "
 # How a file goes on after the digest, by its first character.
@@ -46,16 +52,47 @@ def seal(name: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> b
     Raises:
         ValueError: NaN or infinity in it, which other programs cannot read; an empty list.
     """
+    return b"".join(sealed(name, value))
+
+
+def sealed(
+    name: str,
+    value: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    later: Callable[[Any], Any] = plain_already,
+) -> Iterator[bytes]:
+    """What `seal` gives, in pieces.
+
+    Args:
+        name: see `seal`.
+        value: see `seal`.
+        later: see `pieces`.
+
+    Raises:
+        ValueError: see `seal`.
+    """
     last = value if isinstance(value, Mapping) else value[-1] if value else {}
     if FIELD in last or (last is not value and not last):
         raise ValueError(f"{name}: cannot hold a digest: nothing to add it to, or one is there")
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    data = text.encode("utf-8", errors="backslashreplace")
-    kind = data[:1]
-    body = data.removesuffix(b"\n }\n]" if kind == b"[" else b"}").removesuffix(b"\n")
+    kind = b"{" if isinstance(value, Mapping) else b"["
+    end = (b"\n}" if last else b"}") if kind == b"{" else b"\n }\n]"
+    digest = hashlib.sha256(name.encode() + b"\n")
+    held = b""  # not given on yet: it may be the end, where the digest goes
+    for chunk in _in_chunks(pieces(value, later)):
+        held += chunk
+        body, held = held[: -len(end)], held[-len(end) :]
+        digest.update(body)
+        yield body
+    assert held == end, "so does JSON with this indent end"
     if last:
-        body += b","
-    return body + _BEFORE[kind] + _hex(name, body) + _AFTER[kind]
+        digest.update(b",")
+        yield b","
+    yield _BEFORE[kind] + digest.hexdigest().encode() + _AFTER[kind]
+
+
+def _in_chunks(texts: Iterator[str]) -> Iterator[bytes]:
+    """Texts as UTF-8, some hundred at a time."""
+    while some := "".join(islice(texts, 512)):
+        yield some.encode("utf-8", errors="backslashreplace")
 
 
 def unseal(name: str, data: bytes) -> Any:
@@ -70,8 +107,8 @@ def unseal(name: str, data: bytes) -> Any:
     return value
 
 
-def check(name: str, data: bytes) -> None:
-    """See that a sealed JSON file is as it was written, without reading it.
+def check(name: str, data: bytes) -> str:
+    """See that a sealed JSON file is as it was written, without reading it; its digest.
 
     Raises:
         Damaged: it is not.
@@ -83,9 +120,38 @@ def check(name: str, data: bytes) -> None:
     before, after = _BEFORE[kind], _AFTER[kind]
     end = len(data) - len(after)
     body = data[: max(0, end - _HEX - len(before))]
-    if data[len(body) :] != before + _hex(name, body) + after:
+    found = _hex(name, body)
+    if data[len(body) :] != before + found + after:
         written = data[len(body) : end - _HEX] == before and data[end:] == after
         raise Damaged("its digest is wrong" if written else "its digest is missing")
+    return found.decode()
+
+
+def check_file(name: str, file: BinaryIO) -> None:
+    """`check` of an open file that may be larger than memory.
+
+    Raises:
+        Damaged: it is not as it was written.
+    """
+    file.seek(0)
+    kind = file.read(1)
+    size = file.seek(0, os.SEEK_END)
+    begin = max(0, size - _TAIL)
+    file.seek(begin)
+    tail = file.read().rstrip(_SPACE) + b"\n"
+    if kind not in _BEFORE:
+        raise Damaged("no JSON object")
+    before, after = _BEFORE[kind], _AFTER[kind]
+    end = len(tail) - len(after)
+    rest = end - _HEX - len(before)  # what of the tail comes before the digest
+    digest = hashlib.sha256(name.encode() + b"\n")
+    file.seek(0)
+    left = begin + rest
+    while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+        digest.update(chunk)
+        left -= len(chunk)
+    if rest < 0 or left or tail[rest:] != before + digest.hexdigest().encode() + after:
+        raise Damaged("its digest is wrong or missing")
 
 
 def seal_text(name: str, text: str) -> bytes:

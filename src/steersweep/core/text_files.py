@@ -91,6 +91,14 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
+def json_problem(error: ValueError) -> str:
+    """What `parse_json` found, and where: by column in a single line, else by line and column."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    line = f"line {error.lineno}, " if "\n" in error.doc else ""
+    return f"{error.msg} at {line}column {error.colno}"
+
+
 def lone_surrogate(text: str) -> str | None:
     """The first half of a character without its other half, as `U+D800`, or None.
 

@@ -273,21 +273,31 @@ def _inner(hint: Any) -> Any:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def plain(value: Any) -> Any:
-    """A value as `json.dumps` takes it."""
+def plain(value: Any, later: tuple[type, ...] = ()) -> Any:
+    """A value as `json.dumps` takes it; those of the classes `later` stay as they are."""
+    if later and isinstance(value, later):
+        return value
     if own := getattr(value, "as_json", None):
         return own()
     if is_dataclass(value) and not isinstance(value, type):
-        return str(value) if hasattr(value, "parse") else plain_fields(value)
+        return str(value) if hasattr(value, "parse") else plain_fields(value, later=later)
     if isinstance(value, Mapping):
-        return {name: plain(held) for name, held in value.items()}
+        return {name: plain(held, later) for name, held in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [plain(part, later) for part in value]
     return value
 
 
-def plain_fields(value: Any, *, whole: bool = False) -> dict[str, Any]:
-    """A dataclass by its fields, whatever `as_json` it has; `whole`: with defaults too."""
+def plain_fields(
+    value: Any, *, whole: bool = False, later: tuple[type, ...] = ()
+) -> dict[str, Any]:
+    """A dataclass by its fields, whatever `as_json` it has.
+
+    Args:
+        value: the dataclass.
+        whole: with defaults too.
+        later: classes whose values stay as they are.
+    """
     found: dict[str, Any] = {}
     kind: Any = type(value)
     for name, written, is_flat, default in _written(kind):
@@ -295,9 +305,9 @@ def plain_fields(value: Any, *, whole: bool = False) -> dict[str, Any]:
         if default is not MISSING and held == default and not whole:
             continue
         if is_flat:
-            found |= {} if held is None else plain(held)
+            found |= {} if held is None else plain(held, later)
         else:
-            found[written] = held if type(held) in _AS_THEY_ARE else plain(held)
+            found[written] = held if type(held) in _AS_THEY_ARE else plain(held, later)
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import check_regular, parse_json, read_text, shown
+from steersweep.core.text_files import check_regular, json_problem, parse_json, read_text, shown
 from steersweep.prompts.arrow import parquet_objects
 from steersweep.prompts.lists import refuse_bad_text
 from steersweep.prompts.records import (
@@ -159,7 +159,7 @@ def _json(path: str, text: str, wanted: Wanted) -> Iterator[tuple[str, Any]]:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and is_json(lines[0]):
             raise InputError(f"{path}: holds a JSON value a line; name the file .jsonl") from error
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+        raise InputError(f"{path}: not valid JSON: {json_problem(error)}") from error
     values = data.get(wanted.what) if isinstance(data, dict) else data
     if not isinstance(values, list):
         raise InputError(

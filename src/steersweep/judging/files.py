@@ -9,7 +9,7 @@ from typing import Any
 from steersweep.core import typed
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
-from steersweep.core.text_files import parse_json, read_text
+from steersweep.core.text_files import json_problem, parse_json, read_text
 from steersweep.judging.judge import Answer, get_judge
 from steersweep.prompts.conversation import read_turns
 
@@ -72,7 +72,7 @@ def _row(source: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = parse_json(line)
     except ValueError as error:
-        raise InputError(f"{where}: not valid JSON: {error}") from error
+        raise InputError(f"{where}: not valid JSON: {json_problem(error)}") from error
     if not isinstance(row, dict):
         raise InputError(f"{where}: must be a JSON object")
     return row

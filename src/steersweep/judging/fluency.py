@@ -11,14 +11,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.kv_cache import fill
-from steersweep.model.memory import free_bytes
 from steersweep.steer.activations import OnShare
-from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.continuations import Continuation, log_likelihoods
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of a response to it
 
@@ -27,8 +22,6 @@ _Pair = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a prompt and of 
 _STRETCH = 8
 # Where between fluent (0) and shuffled (1) text a response counts as broken.
 _BROKEN_FROM = 0.25
-_NO_TOKEN = -1  # where a row of a batch has ended
-_LOGITS_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,6 @@ class ResponseNll:
     n_tokens: int
 
 
-@torch.inference_mode()
 def response_nll(
     chat: ChatModel,
     prompts: Sequence[Sequence[int]],
@@ -67,110 +59,21 @@ def response_nll(
     Returns:
         One entry per response; None for an empty one.
     """
-    result: list[ResponseNll | None] = [None] * len(responses)
     # Greedy answers repeat: weak steering changes nothing, and a broken model says one thing.
     places: dict[_Pair, list[int]] = {}
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if response:
             places.setdefault((tuple(prompt), tuple(response)), []).append(index)
-    regime = regime_of(chat)
-    pairs = sorted(places, key=_by_prompt if regime.continues else _by_length)
-    budget = _LOGITS_BYTES.get(chat.device.type, 1 << 28)
-    free = free_bytes(str(chat.device))
-    if free is not None:  # the loss holds a few copies of the logits
-        budget = min(budget, free // 6)
-    lengths = [len(prompt) + len(response) for prompt, response in pairs]
-    done = 0
-    for group in regime.groups(lengths, len(pairs)):
-        rest = [pairs[index] for index in group]
-        while rest:
-            # Logits in float32 are the largest tensor: bound them by the longest row of the batch.
-            longest = max(len(response) for _, response in rest[:max_rows])
-            count = budget // (4 * chat.vocab_size * (longest + 1))
-            some = rest[: max(1, min(max_rows, count))]
-            del rest[: len(some)]
-            for pair, losses in zip(some, _losses(chat, regime, some), strict=True):
-                stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
-                nll = ResponseNll(float(losses.mean()), float(stretches.max()), len(losses))
-                for index in places[pair]:
-                    result[index] = nll
-            done += len(some)
-            on_share(done / len(pairs))
+    asked = [Continuation(*pair) for pair in places]
+    (found,) = log_likelihoods(chat, asked, [None], max_rows=max_rows, on_share=on_share)
+    result: list[ResponseNll | None] = [None] * len(responses)
+    for indices, logs in zip(places.values(), found, strict=True):
+        losses = -logs
+        stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
+        nll = ResponseNll(float(losses.mean()), float(stretches.max()), len(losses))
+        for index in indices:
+            result[index] = nll
     return result
-
-
-def _by_prompt(pair: _Pair) -> tuple[object, ...]:
-    """Each prompt runs once for the responses to it that share a pass."""
-    return pair[0], len(pair[1])
-
-
-def _by_length(pair: _Pair) -> tuple[object, ...]:
-    """Equal lengths together waste nothing on padding."""
-    return len(pair[1]), len(pair[0])
-
-
-def _losses(chat: ChatModel, regime: Regime, pairs: Sequence[_Pair]) -> list[Tensor]:
-    """Negative log-likelihood of every token of each response after its prompt, `[token]`."""
-    longest = max(len(response) for _, response in pairs)
-    if regime.continues:
-        losses, targets = _after_shared_prompts(chat, regime, pairs)
-    else:
-        batch = chat.pad([[*prompt, *response] for prompt, response in pairs])
-        logits = chat.logits(
-            batch.input_ids, batch.attention_mask, batch.position_ids, keep=longest + 1
-        )[:, :-1]
-        targets = batch.input_ids[:, -longest:].clone()
-        for row, (_, response) in enumerate(pairs):
-            targets[row, : longest - len(response)] = _NO_TOKEN
-        losses = _cross_entropy(logits, targets)
-    return [row[wanted] for row, wanted in zip(losses.double(), targets != _NO_TOKEN, strict=True)]
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of `[row, token, vocabulary]`, `[row, token]`: 0 where there is no token."""
-    # Several times as fast with the vocabulary in the last dimension.
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_NO_TOKEN, reduction="none"
-    )
-    return losses.view(targets.shape)
-
-
-def _after_shared_prompts(
-    chat: ChatModel, regime: Regime, pairs: Sequence[_Pair]
-) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihoods of the responses' tokens, `[row, token]`, and these tokens.
-
-    Each different prompt runs once; the responses go on from its keys and values. Responses follow
-    their prompts without a gap and are padded behind, so that windows of attention stay as they
-    are.
-    """
-    longest = max(len(response) for _, response in pairs)
-    numbers = {prompt: index for index, prompt in enumerate(dict.fromkeys(p for p, _ in pairs))}
-    prompts = chat.pad([*numbers])
-    width = prompts.input_ids.shape[1]
-    held, cache = regime.cache(chat, width), regime.cache(chat, width + longest)
-    first = chat.logits(prompts.input_ids, prompts.attention_mask, prompts.position_ids, cache=held)
-    of_row = torch.tensor([numbers[prompt] for prompt, _ in pairs], device=chat.device)
-    fill(cache, slice(0, len(pairs)), len(pairs), [(held, of_row)] * chat.n_layers)
-
-    targets = torch.tensor(
-        [[*response, *[_NO_TOKEN] * (longest - len(response))] for _, response in pairs],
-        device=chat.device,
-    )
-    losses = [_cross_entropy(first[of_row], targets[:, :1])]
-    if longest > 1:
-        given = targets[:, :-1]  # nothing is asked about what follows the last token
-        real = given != _NO_TOKEN
-        before = prompts.rows(of_row)
-        after = chat.logits(
-            given.masked_fill(~real, chat.pad_id),
-            torch.cat([before.attention_mask, real.long()], dim=1),
-            before.position_ids[:, -1:] + torch.arange(1, longest, device=chat.device),
-            cache=cache,
-            keep=longest - 1,
-        )
-        losses.append(_cross_entropy(after, targets[:, 1:]))
-    return torch.cat(losses, dim=1), targets
 
 
 def fluency_threshold(

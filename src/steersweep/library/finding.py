@@ -61,6 +61,7 @@ def find(
     extraction: str | Path | None = None,
     budget_rows: int | None = None,
     minutes: float | None = None,
+    cheapest: bool = False,
     precision: str = defaults.PRECISION,
     device: str = defaults.DEVICE,
     max_new_tokens: int = defaults.FIND_NEW_TOKENS,
@@ -91,6 +92,8 @@ def find(
         extraction: see `sweep`.
         budget_rows: answers of the search at most; its first two steps are made all the same.
         minutes: time for all of it, by the pace of the first answers.
+        cheapest: choose the cell that moves the model least from itself, of those that refuse as
+            often as the best; may be asked of a search that has ended.
         precision: see `sweep`.
         device: see `sweep`.
         max_new_tokens: longest answer.
@@ -119,6 +122,7 @@ def find(
         extraction=None if extraction is None else str(extraction),
         budget_rows=budget_rows,
         minutes=minutes,
+        cheapest=cheapest,
         precision=precision,
         max_new_tokens=max_new_tokens,
         stop_loops=stop_loops,

@@ -133,6 +133,35 @@ def fill(cache: Cache, rows: slice, n_rows: int, sources: Sequence[Source]) -> N
         layer.put(rows, n_rows, held.keys[chosen], held.values[chosen])
 
 
+def fill_beginning(cache: Cache, sources: Sequence[Source], padding: Tensor) -> None:
+    """Put what all rows begin with into an empty cache: a source for each layer, a row for each.
+
+    Args:
+        cache: can be filled.
+        sources: caches of the beginning and which of their rows; layers that hold nothing there
+            hold nothing here.
+        padding: tokens that each row has before its beginning, `[row]`. What is moved past the
+            beginning's width by them is left out.
+    """
+    for index, (source, chosen) in enumerate(sources):
+        layer: Any = cache.layers[index]
+        held: Any = source.layers[index]
+        if held.is_initialized:
+            keys, values = (_moved(tensor[chosen], padding) for tensor in (held.keys, held.values))
+            layer.put(slice(0, len(keys)), len(keys), keys, values)
+
+
+def _moved(states: Tensor, by: Tensor) -> Tensor:
+    """`[row, head, position, d_head]`, each row's positions so many places further on, after 0."""
+    if not bool(by.any()):
+        return states
+    n_rows, _, width, _ = states.shape
+    place = torch.arange(width, device=by.device) - by[:, None]  # [row, position]
+    rows = torch.arange(n_rows, device=by.device)[:, None]
+    moved = states.transpose(1, 2)[rows, place.clamp(min=0)]  # [row, position, head, d_head]
+    return moved.masked_fill((place < 0)[:, :, None, None], 0).transpose(1, 2)
+
+
 def write_at(cache: Cache, place: Tensor) -> int:
     """From now on new keys and values go where `place` `[1]` says, and all of the cache is seen.
 

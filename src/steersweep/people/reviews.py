@@ -226,7 +226,7 @@ def results_in(folder: Path) -> list[tuple[Path, list[Result]]]:
     """
     found = [(path, read_result_file(path)) for path in result_files(folder)]
     if not found:
-        raise InputError(f"{folder}: no results to review; run a sweep or study there first")
+        raise InputError(f"{folder}: no results yet; run a sweep or study there first")
     return found
 
 

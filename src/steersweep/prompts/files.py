@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import check_regular, parse_json, read_text, shown
+from steersweep.core.text_files import check_regular, json_problem, parse_json, read_text, shown
 from steersweep.prompts.arrow import arrow_rows, parquet_rows
 from steersweep.prompts.characters import trimmed
 from steersweep.prompts.conversation import is_message
@@ -124,7 +124,7 @@ def _json(path: str, text: str, column: str | None) -> Content:
         lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and all(line[0] in "{[" and is_json(line) for line in lines[:2]):
             return _json_lines(path, text, column)
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+        raise InputError(f"{path}: not valid JSON: {json_problem(error)}") from error
     talk = data.get("messages") if isinstance(data, dict) else data
     if isinstance(talk, list) and talk and all(map(is_message, talk)):
         return [entry(path, "the conversation", data, column)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import parse_json, read_text, shown
+from steersweep.core.text_files import json_problem, parse_json, read_text, shown
 from steersweep.prompts.entries import Entry, collect
 from steersweep.prompts.files import is_prompt_file, read_prompt_file
 
@@ -143,7 +143,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = parse_json(read_text(path, max_bytes=_MAX_ABOUT))
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
+        raise InputError(f"{path}: not valid JSON: {json_problem(error)}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: must be a JSON object")
     return found

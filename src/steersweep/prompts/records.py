@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.core.text_files import parse_json, shown
+from steersweep.core.text_files import json_problem, parse_json, shown
 from steersweep.prompts.characters import trimmed
 
 DELIMITERS = ",;\t|"
@@ -51,7 +51,8 @@ def json_lines(path: str, text: str) -> Iterator[tuple[int, Any]]:
             value = parse_json(line)
         except ValueError as error:
             hint = "; the file is one JSON value: name it .json" if is_json(text) else ""
-            raise InputError(f"{path}, line {number}: not valid JSON: {error}{hint}") from error
+            problem = f"not valid JSON: {json_problem(error)}{hint}"
+            raise InputError(f"{path}, line {number}: {problem}") from error
         yield number, value
 
 

@@ -18,7 +18,7 @@ from steersweep.report.figures import (
     transfers,
 )
 from steersweep.report.figures.maps import lines_of, map_figure, strengths_of
-from steersweep.report.figures.style import Looks, drawing, inline_svg, save
+from steersweep.report.figures.style import FORMATS, Looks, drawing, inline_svg, save
 from steersweep.report.run import Run
 from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result
@@ -27,6 +27,7 @@ from steersweep.study.phases.precisions import PRECISIONS
 from steersweep.study.phases.sizes import SIZES
 from steersweep.study.phases.transfer import TRANSFER
 from steersweep.study.rows import CurveRow, PrecisionRow, TransferRow
+from steersweep.sweeps.ways import Compared
 
 _MOST_MAPS = 24  # as files; the page has all of them
 _MOST_LINES = 80  # of the maps of all models in one figure: about a metre high
@@ -75,6 +76,22 @@ def draw(run: Run, folder: Path) -> Drawn:
         if old.with_suffix(".png") not in drawn.files:
             old.unlink()
     return drawn
+
+
+def draw_ways(compared: Sequence[Compared], path: Path) -> Path:
+    """Draw what ways to steer cost, as PNG and SVG; returns the PNG.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from matplotlib import pyplot as plt
+
+    with drawing():
+        figure = prices.ways_figure(compared)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = save(figure, path.with_suffix("") if path.suffix[1:] in FORMATS else path)
+        plt.close(figure)
+    return file
 
 
 Figure = tuple[str, str, str, Callable[[], Any]]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from steersweep.core import typed
 from steersweep.report.console import PlainConsole
-from steersweep.run.searched import Confirmed, Searched
+from steersweep.report.prices import nats
+from steersweep.run.searched import Cheapest, Confirmed, Searched
 
 _BESIDE = {"weaker": "one step weaker", "stronger": "one step stronger"}
 
@@ -22,7 +24,8 @@ def lines(found: Searched) -> Iterator[str]:
     """What the terminal shows, line by line."""
     where = f"layer {found.layer} of {found.n_layers} at {found.strength:g} of the residual norm"
     if found.found:
-        yield f"{found.model}: refuses most at {where} ({found.multiplier:.3g}x, {found.method})"
+        what = "refuses most" if _is_best(found) else "refuses as often for the least"
+        yield f"{found.model}: {what} at {where} ({found.multiplier:.3g}x, {found.method})"
     else:
         yield f"{found.model}: no window. What refused most in the search, {where},"
         yield "  does not refuse clearly more often than both its controls (p < 0.05) on prompts"
@@ -33,6 +36,8 @@ def lines(found: Searched) -> Iterator[str]:
     yield ""
     yield f"coherent: refused in fluent text, on {found.confirmation} prompts that the search never"
     yield "  saw [95 % interval]. p: exact paired test against the chosen cell"
+    if found.cheapest is not None:
+        yield from _cheapest(found, found.cheapest)
     if found.window is not None:
         yield from _gentler(found)
         yield _window(found)
@@ -48,6 +53,44 @@ def lines(found: Searched) -> Iterator[str]:
     yield (
         f"A grid of {n_layers} layers and 6 strengths with controls on these prompts: "
         f"about {cost.grid_tokens:,}, {times:.{0 if times >= 3 else 1}f} times as many."
+    )
+
+
+def _is_best(found: Searched) -> bool:
+    """Whether the chosen cell is the one that refused most in the search."""
+    return found.cheapest is None or not found.cheapest.equal
+
+
+def _cheapest(found: Searched, cheapest: Cheapest) -> Iterator[str]:
+    """How the price of the chosen cell compares with that of the one that refused most."""
+    yield (
+        "nats: per token from the unsteered model, over its own answers to these prompts "
+        "[95 % interval]"
+    )
+    if not cheapest.compared:
+        yield "the best cell of the search fails, so that no cheaper one was looked for"
+        return
+    yield (
+        f"compared the price of {cheapest.compared} cells: {cheapest.cheaper} cost less than the "
+        f"one that refused most, {cheapest.equal} of them refuse as often on "
+        f"{cheapest.prompts} discovery prompts"
+    )
+    if _is_best(found):
+        return
+    cost, more = cheapest.best_price, cheapest.best_dearer
+    price = (
+        "an unknown price"
+        if cost is None or more is None
+        else f"{nats(cost.nats_per_token)}, {more.value:+.2g} [{more.low:+.2g}, {more.high:+.2g}] "
+        f"against the chosen on the same answers"
+    )
+    yield (
+        f"  that one: {cheapest.best_method}, layer {cheapest.best_layer} at "
+        f"{cheapest.best_strength:g}: {price}"
+    )
+    yield (
+        f"  it refused {cheapest.best_refuses} of the {cheapest.prompts} discovery prompts, the "
+        f"chosen {cheapest.chosen_refuses}"
     )
 
 
@@ -68,6 +111,8 @@ def in_short(found: Searched) -> dict[str, Any]:
         "n_confirm": chosen.n,
         "random": {"coherent_refusal_rate": found.confirmed_as("random direction").rate},
         "unsteered": {"coherent_refusal_rate": found.confirmed_as("unsteered").rate},
+        "price": None if chosen.price is None else typed.plain(chosen.price),
+        "cheapest": None if found.cheapest is None else typed.plain(found.cheapest),
         "window": None if window is None else [window.weakest, window.strongest],
         "generated_tokens": found.cost.tokens,
         "grid_tokens": found.cost.grid_tokens,
@@ -79,9 +124,13 @@ def _line(cell: Confirmed) -> str:
     at = "" if cell.strength is None else f"{cell.strength:.3g}"
     low, high = (100 * bound for bound in cell.interval)
     p = "" if cell.p is None else f"  p {_shown_p(cell.p)}"
+    price = ""
+    if cell.price is not None:
+        least, most = cell.price.interval
+        price = f"  {nats(cell.price.nats_per_token)} [{least:.2g}-{most:.2g}]"
     return (
         f"  {what:18}{at:>7}  coherent {100 * cell.rate:3.0f}% [{low:.0f}-{high:.0f}]  "
-        f"garbled {100 * cell.broken / cell.n:3.0f}%{p}"
+        f"garbled {100 * cell.broken / cell.n:3.0f}%{p}{price}"
     )
 
 

@@ -75,6 +75,24 @@ def write_report(folder: Path) -> Report:
         ) from error
 
 
+def standing_report(folder: Path, results_file: Path) -> tuple[Path | None, list[Path]]:
+    """The page of results that stand, and its figures, if nothing shown was written since.
+
+    Args:
+        folder: the run folder.
+        results_file: its results, which no run has made anew.
+    """
+    paths = RunPaths(folder)
+    shown = [results_file, paths.reviews, paths.gates, paths.ledger, paths.changes]
+    figures = sorted(paths.figures.glob("*.png"))
+    made = [paths.report, *figures]
+    if not figures or not paths.report.is_file():
+        return None, []
+    newest = max(path.stat().st_mtime_ns for path in shown if path.exists())
+    is_newer = all(path.stat().st_mtime_ns > newest for path in made)
+    return (paths.report, figures) if is_newer else (None, [])
+
+
 def _write(folder: Path) -> Report:
     paths = RunPaths(folder)
     samples = Samples(paths.samples)
@@ -209,6 +227,7 @@ class CellShown:
 
     Attributes:
         key: of the condition.
+        group: number of its samples.
         rate: what stands in it.
         coherent: from the left, where coherent refusals end, in percent.
         garbled: where garbled text ends.
@@ -216,6 +235,7 @@ class CellShown:
     """
 
     key: str
+    group: int
     rate: str
     coherent: int
     garbled: int
@@ -230,7 +250,6 @@ class MapShown:
         phase: name of the phase.
         model: name of the model.
         precision: it ran in.
-        group: number of its samples.
         across: what the columns are.
         strengths: unit and value of each column.
         lines: from above: who chose the layer, and the layer.
@@ -241,7 +260,6 @@ class MapShown:
     phase: str
     model: str
     precision: str
-    group: int
     across: str
     strengths: list[tuple[str, float]]
     lines: list[tuple[str, int]]
@@ -267,6 +285,7 @@ def _maps(run: Sequence[Listed], samples: Samples) -> list[MapShown]:
             random |= {cell.key: cell for cell in result.controls.random_directions}
         if len(panels) > 4:  # transfers: many borrowed directions at one place
             continue
+        of = {cell.key: one for one in members for cell in _steered_cells(one.result)}
         lines = [*reversed(lines_of(held))]
         shown = {**panels, "random direction": [*random.values()]} if random else panels
         found.append(
@@ -274,13 +293,17 @@ def _maps(run: Sequence[Listed], samples: Samples) -> list[MapShown]:
                 phase=phase,
                 model=model,
                 precision=shown_precision(precision),
-                group=samples.number(members[0]),
                 across=x_label(held[0]),
                 strengths=strengths_of(held),
                 lines=lines,
                 labels=[line_label(line, held[0]) for line in lines],
                 panels={
-                    name: {(line_of(cell), strength_of(cell)): _shown(cell) for cell in cells}
+                    name: {
+                        (line_of(cell), strength_of(cell)): _shown(
+                            cell, samples.number(of[cell.key], cell.key)
+                        )
+                        for cell in cells
+                    }
                     for name, cells in shown.items()
                 },
             )
@@ -288,11 +311,16 @@ def _maps(run: Sequence[Listed], samples: Samples) -> list[MapShown]:
     return found
 
 
-def _shown(cell: SteeredCell) -> CellShown:
+def _steered_cells(result: Result) -> tuple[SteeredCell, ...]:
+    return (*result.conditions, *result.controls.random_directions)
+
+
+def _shown(cell: SteeredCell, group: int) -> CellShown:
     rates, shares = cell.rates, shares_of(cell.rates)
     low, high = rates.coherent_refusal_ci
     return CellShown(
         key=cell.key,
+        group=group,
         rate=f"{rates.coherent_refusal_rate:.0%}",
         coherent=round(100 * shares["coherent"]),
         garbled=round(100 * (shares["coherent"] + shares["garbled"])),

@@ -19,6 +19,7 @@ from steersweep.report.run import Listed
 from steersweep.run.cell import Cell, SteeredCell
 
 EMBED_UP_TO = 6_000_000  # bytes of JSON
+MOST_OF_GROUP = 50_000  # samples, so that a browser loads them in a moment
 # A browser shows nothing for most control characters; these pictures of them it does.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
@@ -63,7 +64,7 @@ class Samples:
         self._folder = folder
         self._open: _Open | None = None
         self._open_name: tuple[str, ...] = ()
-        self._numbers: dict[tuple[str, ...], int] = {}
+        self._numbers: dict[tuple[str, ...], dict[str, int]] = {}  # by condition
         self._texts: list[str] = []  # JSON of closed groups, while they go into the page
         self._embedded_bytes = 0
         self._beside = False
@@ -75,23 +76,32 @@ class Samples:
     def add(self, listed: Listed) -> None:
         """Take a result's samples; those of a model share a group if they follow one another."""
         result, name = listed.result, _name(listed)
-        if self._open is None or name != self._open_name:
-            self._close()
-            self._open_name, self._open = name, _Open()
-            self._numbers[name] = len(self.groups)
-            self.groups.append(
-                Group(
-                    f"{short(result.model)}, {shown_precision(result.quantization)}", listed.phase
-                )
-            )
+        if name != self._open_name:
+            self._begin(listed)
         controls = result.controls
         for cell in (controls.unsteered, *result.conditions, *controls.random_directions):
-            if cell is not None:
+            if cell is None or cell.key in self._numbers[name]:
+                continue  # a control that methods share
+            if self._open is None or len(self._open.samples) > MOST_OF_GROUP:
+                self._begin(listed)
+            self._numbers[name][cell.key] = len(self.groups) - 1
+            if self._open is not None:
                 self._add_cell(self._open, cell)
 
-    def number(self, listed: Listed) -> int:
-        """Of the group that has a result's samples."""
-        return self._numbers[_name(listed)]
+    def number(self, listed: Listed, key: str) -> int:
+        """Of the group that has a condition's samples."""
+        held = self._numbers[_name(listed)]
+        return held.get(key, min(held.values(), default=0))
+
+    def _begin(self, listed: Listed) -> None:
+        """Close the group that is open, and open one for a result, or one more."""
+        result, name = listed.result, _name(listed)
+        self._close()
+        held = self._numbers.setdefault(name, {})
+        part = 1 + len({*held.values()})
+        label = f"{short(result.model)}, {shown_precision(result.quantization)}"
+        self.groups.append(Group(label if part == 1 else f"{label}, part {part}", listed.phase))
+        self._open_name, self._open = name, _Open()
 
     def finish(self) -> list[str] | None:
         """JSON of every group for the page; None where they were written beside it."""
@@ -101,8 +111,6 @@ class Samples:
         return None
 
     def _add_cell(self, group: _Open, cell: Cell) -> None:
-        if cell.key in group.conditions:
-            return  # a control that methods share
         index = len(group.conditions)
         group.conditions[cell.key] = _facts(cell)
         prompts = group.prompts

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from steersweep.core import typed
 from steersweep.run.condition import Strength
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.judgement import Rates
 from steersweep.run.label import Label
+from steersweep.run.packed import PackedSamples
 from steersweep.run.price import Effects
 from steersweep.run.records import Sample, Steering
 
+_C = TypeVar("_C", bound="Cell")
 # What stands for a steering where there is none.
 _UNSTEERED = (
     "layer_idx",
@@ -54,7 +56,7 @@ class Cell:
     fluency_threshold: float | None
     steering: Steering | None = field(default=None, metadata=typed.FLAT)
     runtime_seconds: float
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     effects: Effects | None = None
 
     @property
@@ -81,7 +83,7 @@ class Cell:
         Raises:
             WrongField: it is no condition.
         """
-        return typed.read_fields(cls, _without_empty(facts))
+        return _read(cls, facts)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class SteeredCell(Cell):
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> SteeredCell:
         """See `Cell`."""
-        return typed.read_fields(cls, _without_empty(facts))
+        return _read(cls, facts)
 
     @property
     def layer(self) -> int:
@@ -139,6 +141,15 @@ class SteeredCell(Cell):
     def cosine_to_dim(self) -> float | None:
         """See `AgainstDim`."""
         return None if self.against_dim is None else self.against_dim.cosine_to_dim
+
+
+def _read(kind: type[_C], facts: Mapping[str, Any]) -> _C:
+    """A condition of a kind; packed samples stay so."""
+    held = _without_empty(facts)
+    samples = held.get("samples")
+    if not isinstance(samples, PackedSamples):
+        return typed.read_fields(kind, held)
+    return replace(typed.read_fields(kind, {**held, "samples": []}), samples=samples)
 
 
 def _without_empty(facts: Mapping[str, Any]) -> dict[str, Any]:

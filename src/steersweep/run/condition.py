@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
@@ -172,8 +172,16 @@ class Condition:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, as records hold it: every field, the label's text as `method`."""
-        facts = {"method" if name == "label" else name: v for name, v in asdict(self).items()}
-        return {**facts, "method": str(self.label), "decoding": self.decoding.as_json()}
+        # Field by field: `asdict` copies everything, and sweeps have 10,000 of them.
+        facts = {"method" if name == "label" else name: getattr(self, name) for name in _FIELDS}
+        strength = self.strength
+        return {
+            **facts,
+            "method": str(self.label),
+            "strength": strength and {"unit": strength.unit, "value": strength.value},
+            "edit": self.edit.as_json(),
+            "decoding": self.decoding.as_json(),
+        }
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Condition:
@@ -198,6 +206,9 @@ class Condition:
             return "unsteered"
         where = "" if self.layer is None else f" layer {self.layer}"
         return f"{self.label}{where} at {self.strength}"
+
+
+_FIELDS = tuple(field.name for field in fields(Condition))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from steersweep.core.errors import InputError, setting
@@ -58,7 +58,7 @@ class EditSettings:
 
     def as_json(self) -> dict[str, str]:
         """Plain data."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _CHOICES}
 
     def stop(self, start: int) -> int | None:
         """First layer no longer edited if `start` is the first that is; None: to the end."""

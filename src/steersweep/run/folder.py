@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from steersweep.core import journal
-from steersweep.core.atomic import read_file, remove_leftovers, write_bytes
+from steersweep.core.atomic import file_state, read_file, remove_leftovers, write_bytes
 from steersweep.core.digests import (
     Damaged,
     check,
@@ -25,11 +25,17 @@ from steersweep.core.digests import (
     unseal_tensors,
     unseal_text,
 )
-from steersweep.core.errors import InputError, SteersweepError, setting
+from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.plain_yaml import parse_yaml
 from steersweep.core.printing import printable
 from steersweep.run.direction import Direction, stored_vector
-from steersweep.run.lock import refuse_other_files, unwritable
+from steersweep.run.finished import Finished, FinishedRecords
+from steersweep.run.lock import (
+    refuse_other_files,
+    refuse_other_run,
+    refuse_other_version,
+    unwritable,
+)
 from steersweep.run.paths import FOLDERS, RunPaths, free_damaged_name
 from steersweep.run.records import Record
 
@@ -74,6 +80,11 @@ class RunFolder:
         self.damaged: dict[str, str] = {}
         self._repairs = repairs
         self._on_note = on_note
+        self._digests: dict[Path, tuple[object, str]] = {}
+        self._finished = FinishedRecords(
+            partial(self.read_checked, self.paths.finished),
+            partial(self._write, self.paths.finished) if repairs else None,
+        )
 
     @classmethod
     def open(
@@ -111,7 +122,7 @@ class RunFolder:
         held = run.get_plan() if root.exists() else None
         changed = [n for n in {**held, **asked} if held.get(n) != asked.get(n)] if held else []
         different = [name for name in changed if name not in (*may_differ, *accept)]
-        _refuse_other_run(root, held or {}, asked, different, way_out)
+        refuse_other_run(root, held or {}, asked, different, way_out)
         try:
             root.mkdir(parents=True, exist_ok=True)
             remove_leftovers(root)
@@ -169,7 +180,7 @@ class RunFolder:
         """The frozen settings, None where there are none or they are damaged."""
 
         def whole(data: bytes) -> dict[str, Any]:
-            _refuse_other_version(self.root, data)
+            refuse_other_version(self.root, data)
             name = self.paths.plan.name
             try:
                 held: dict[str, Any] = parse_yaml(unseal_text(name, data), name).data
@@ -210,20 +221,40 @@ class RunFolder:
 
         return self._read(path, whole)
 
+    def finished(self, key: str, prompts: Sequence[str]) -> Finished | None:
+        """What is known of a finished condition, or None; as sure as `get`, and much faster.
+
+        The file is read and compared with its digest, once as long as it is left alone. Only one
+        that was never found right is looked into.
+
+        Args:
+            key: of the condition.
+            prompts: that it must have been tested on, in order.
+        """
+        digest = self._digest(self.paths.condition(key))
+        if digest is None:
+            return None
+        found = self._finished.get(key, digest, prompts)
+        if found is None and (record := self.get(key, prompts)) is not None:
+            found = Finished.of(record, digest)
+            self._finished.note(key, found)
+        return found
+
+    def keep_finished(self) -> None:
+        """Keep which records were found right, where they are many."""
+        self._finished.keep()
+
     def put(self, record: Record) -> None:
         """Save a finished condition under its key, unless it is there already."""
         if self.get(record.key) is None:
-            self._write(self.paths.condition(record.key), record.as_json())
+            path = self.paths.condition(record.key)
+            self._write(path, record.as_json())
+            if (digest := self._digest(path)) is not None:
+                self._finished.note(record.key, Finished.of(record, digest))
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
-        path = self.paths.condition(key)
-
-        def whole(data: bytes) -> bool:
-            check(self.paths.name_of(path), data)
-            return True
-
-        return bool(self._read(path, whole))
+        return self._digest(self.paths.condition(key)) is not None
 
     # -- directions and other tensors --------------------------------------------------------------
 
@@ -326,13 +357,20 @@ class RunFolder:
 
         Results are written anew by every run, and what cannot be made again speaks for itself.
         """
+        self.digests()
+        for name in FOLDERS:
+            for path in sorted((self.root / name).glob("*.safetensors")):
+                self._read(path, unseal_tensors)
+
+    def digests(self) -> dict[str, str]:
+        """By name, digests of all JSON files but results that are as they were written."""
         apart = (self.paths.cuts, self.paths.engine)  # nothing else says what is in them
+        found = {}
         for folder in (self.root, *(self.root / name for name in FOLDERS)):
             for path in sorted(folder.glob("*.json")):
                 if folder != self.paths.results and path not in apart:
-                    self._read(path, partial(check, self.paths.name_of(path)))
-            for path in sorted(folder.glob("*.safetensors")):
-                self._read(path, unseal_tensors)
+                    found[self.paths.name_of(path)] = self._digest(path)
+        return {name: digest for name, digest in found.items() if digest and name[0] != "."}
 
     def set_aside(self, path: Path, why: str) -> None:
         """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.
@@ -349,6 +387,20 @@ class RunFolder:
                 f"{path}: is damaged ({why}) and cannot be moved: {error.strerror}; remove it"
             ) from error
         self._on_note(f"{path}: damaged ({why}); kept as {aside.name}, and made again")
+
+    def _digest(self, path: Path) -> str | None:
+        """The digest of a JSON file that is as it was written, else None.
+
+        A file whose size, times and place on the disk are those of the last time is not read again.
+        """
+        state = file_state(path)
+        held = self._digests.get(path)
+        if held is not None and held[0] == state:
+            return held[1]
+        found = self._read(path, partial(check, self.paths.name_of(path)))
+        if found is not None and state is not None:
+            self._digests[path] = state, found
+        return found
 
     def _write(self, path: Path, value: Mapping[str, Any]) -> None:
         write_bytes(path, seal(self.paths.name_of(path), value))
@@ -369,26 +421,3 @@ class RunFolder:
         if data is not None:
             self.damaged.pop(name, None)  # made again since
         return found
-
-
-def _refuse_other_run(
-    folder: Path,
-    held: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    different: Collection[str],
-    way_out: str,
-) -> None:
-    if different:
-        differences = "; ".join(
-            f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
-        )
-        raise InputError(f"{setting('out')} {folder}: holds another run ({differences}). {way_out}")
-
-
-def _refuse_other_version(folder: Path, data: bytes) -> None:
-    """Runs of versions that wrote no digests began with this field, and cannot be checked."""
-    if data.startswith(b"kind: "):
-        raise InputError(
-            f"{folder}: holds a run of an earlier version, whose files have no digests; this "
-            f"version cannot read it. Use a new folder"
-        )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from steersweep.core.errors import InputError, setting
 from steersweep.run.paths import RunPaths, free_damaged_name
@@ -60,4 +61,43 @@ def refuse_other_files(root: Path) -> None:
         raise InputError(
             f"{setting('out')} {root}: holds files that are no steersweep run "
             f"({', '.join(others[:3])}); choose an empty or new folder"
+        )
+
+
+def refuse_other_run(
+    folder: Path,
+    held: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    different: Collection[str],
+    way_out: str,
+) -> None:
+    """A run is continued with its own settings.
+
+    Args:
+        folder: of the run.
+        held: its settings.
+        asked: those asked for.
+        different: names of settings that differ and must not.
+        way_out: what the user can do.
+
+    Raises:
+        InputError: there are such settings.
+    """
+    if different:
+        differences = "; ".join(
+            f"{name}: {held.get(name)!r} there, {asked.get(name)!r} asked" for name in different
+        )
+        raise InputError(f"{setting('out')} {folder}: holds another run ({differences}). {way_out}")
+
+
+def refuse_other_version(folder: Path, data: bytes) -> None:
+    """Runs of versions that wrote no digests began with this field, and cannot be checked.
+
+    Raises:
+        InputError: `data`, of the run's settings, does.
+    """
+    if data.startswith(b"kind: "):
+        raise InputError(
+            f"{folder}: holds a run of an earlier version, whose files have no digests; this "
+            f"version cannot read it. Use a new folder"
         )

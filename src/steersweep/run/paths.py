@@ -90,6 +90,11 @@ class RunPaths:
         """The record of a finished condition."""
         return self.root / "conditions" / f"{key}.json"
 
+    @property
+    def finished(self) -> Path:
+        """Which records were found right, by their digests; made again where it is lost."""
+        return self.root / ".finished.json"
+
     def direction(self, key: str) -> Path:
         """A direction, named by its content key."""
         return self.root / "directions" / f"{key}.safetensors"
@@ -163,6 +168,11 @@ class RunPaths:
     def result(self, stem: str) -> Path:
         """A result file; `stem` ends in the time it was finished."""
         return self.results / f"{stem}.json"
+
+    @property
+    def of_results(self) -> Path:
+        """What the results of a sweep with very many answers rest on."""
+        return self.root / ".results.json"
 
     def phase(self, phase: str) -> Path:
         """Which conditions a phase consists of."""

@@ -108,7 +108,7 @@ class Record:
     condition: Condition
     rates: Rates
     steering: Steering | None
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     fluency_threshold: float | None
     extraction_seconds: float | None
     runtime_seconds: float

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from steersweep.core import typed
-from steersweep.core.atomic import read_file, write_bytes
-from steersweep.core.digests import Damaged, seal, unseal
+from steersweep.core.atomic import read_file, write_pieces
+from steersweep.core.digests import FIELD, Damaged, check_file, sealed, unseal
 from steersweep.core.errors import InputError
+from steersweep.run.cell import Cell
+from steersweep.run.packed import without_samples
 from steersweep.run.paths import RunPaths
 from steersweep.run.result import Result
 
 Object = Mapping[str, Any]  # plain JSON
+
+_DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"')
+_LARGE = 1 << 26  # bytes from which samples stay in their file
 
 # What the files of a sweep of one's own, of a study's phases and of a verification begin with.
 SWEEP = "sweep"
@@ -51,7 +59,8 @@ def read_result_file(path: Path) -> list[Result]:
         InputError: it is not as it was written, cannot be read, or holds no results.
     """
     try:
-        return typed.read(list[Result], read_objects(path))
+        large = path.is_file() and path.stat().st_size >= _LARGE
+        return typed.read(list[Result], _read_large(path) if large else read_objects(path))
     except typed.WrongField as error:
         raise InputError(
             f"{path}: {error}. If another version wrote it, run the same sweep or study again"
@@ -64,11 +73,35 @@ def read_objects(path: Path) -> list[Object]:
     Raises:
         InputError: it is not as it was written, or cannot be read.
     """
-    try:
+    with _named(path):
         data = read_file(path)
         if data is None:
             raise InputError(f"{path}: no such file")
         found: list[Object] = unseal(_name(path), data)
+    return found
+
+
+def _read_large(path: Path) -> list[Object]:
+    """The same, with samples that stay in the file."""
+    with _named(path):
+        file = path.open("rb", buffering=0)  # open as long as any of its samples is wanted
+        check_file(_name(path), file)
+        head, samples = without_samples(file)
+
+    def with_samples(facts: dict[str, Any]) -> dict[str, Any]:
+        number = facts.get("samples")
+        return facts | {"samples": samples[number]} if isinstance(number, int) else facts
+
+    found: list[Object] = json.loads(head, object_hook=with_samples)
+    found[-1] = {name: value for name, value in found[-1].items() if name != FIELD}
+    return found
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file is damaged, or cannot be read."""
+    try:
+        yield
     except Damaged as error:
         raise InputError(
             f"{path}: is damaged, or of an earlier version ({error}); run the same command again "
@@ -76,7 +109,17 @@ def read_objects(path: Path) -> list[Object]:
         ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    return found
+
+
+def digest_of(path: Path) -> str | None:
+    """The digest that a result file says it has; None: there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 200))
+            found = _DIGEST.search(file.read())
+    except OSError:
+        return None
+    return None if found is None else found[1].decode()
 
 
 def result_files(root: Path) -> list[Path]:
@@ -100,7 +143,8 @@ def _newest(root: Path) -> dict[str, Path]:
 
 
 def _plain(results: Iterable[Result]) -> list[Object]:
-    return [typed.plain(result) for result in results]
+    """Results as plain data, but for conditions: each is made so when it is written."""
+    return [typed.plain(result, later=(Cell,)) for result in results]
 
 
 def _write_new(root: Path, kind: str, objects: Sequence[Object]) -> Path:
@@ -110,7 +154,7 @@ def _write_new(root: Path, kind: str, objects: Sequence[Object]) -> Path:
 
 
 def _write(path: Path, objects: Sequence[Object]) -> Path:
-    write_bytes(path, seal(_name(path), objects))
+    write_pieces(path, sealed(_name(path), objects, typed.plain))
     return path
 
 

@@ -11,6 +11,10 @@ from steersweep.core import typed
 from steersweep.core.atomic import read_file, write_bytes
 from steersweep.core.digests import Damaged, seal, unseal
 from steersweep.core.errors import InputError
+from steersweep.run.effect import Change
+from steersweep.run.price import DivergenceEffect
+
+What = Literal["chosen", "weaker", "stronger", "random direction", "unsteered"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class SearchedCell:
         broken: of these, broken.
         raced: whether it took part in the race.
         end: why it was dropped; empty where it was not.
+        price: nats per token from the unsteered model, over its answers to discovery prompts; None
+            where that was not measured.
     """
 
     method: str
@@ -40,6 +46,7 @@ class SearchedCell:
     broken: int
     raced: bool
     end: str
+    price: float | None
 
 
 @dataclass(frozen=True)
@@ -55,15 +62,18 @@ class Confirmed:
         interval: of the rate of refusals in fluent text, 95 % Wilson; of the chosen cell as good as
             any, since it was chosen on other prompts.
         p: exact McNemar test against the chosen cell; None for itself.
+        price: divergence from the unsteered model, over its answers to these prompts; None without
+            steering, and where it was not measured.
     """
 
-    what: Literal["chosen", "weaker", "stronger", "random direction", "unsteered"]
+    what: What
     strength: float | None
     n: int
     refuses: int
     broken: int
     interval: tuple[float, float]
     p: float | None
+    price: DivergenceEffect | None
 
     @property
     def rate(self) -> float:
@@ -86,6 +96,39 @@ class Window:
     strongest: float
     weaker: float | None
     stronger: float | None
+
+
+@dataclass(frozen=True)
+class Cheapest:
+    """How the chosen cell compares with the one that refused most, where the cheapest was asked.
+
+    Attributes:
+        compared: cells of the race whose price was measured: those that may refuse as often as the
+            best, and the best; 0 where the best fails, and is chosen.
+        cheaper: how many of these cost less than the best.
+        equal: how many of these refuse as often on all of `prompts`.
+        prompts: discovery prompts.
+        chosen_refuses: of these, refused in fluent text by the chosen cell.
+        best_method: of the cell that refused most.
+        best_layer: of that cell.
+        best_strength: of that cell, relative to the residual norm.
+        best_refuses: as `chosen_refuses`, of that cell.
+        best_price: its divergence over answers to confirmation prompts, as `Confirmed.price`.
+        best_dearer: by how much that is more than the chosen cell's, on the same answers; None
+            where they are one.
+    """
+
+    compared: int
+    cheaper: int
+    equal: int
+    prompts: int
+    chosen_refuses: int
+    best_method: str
+    best_layer: int
+    best_strength: float
+    best_refuses: int
+    best_price: DivergenceEffect | None
+    best_dearer: Change | None
 
 
 @dataclass(frozen=True)
@@ -132,6 +175,8 @@ class Searched:
         rounds: prompts after each round of the race.
         cells: all that were asked, in order.
         cost: what was generated.
+        cheapest: how the chosen cell compares with the one that refused most; None where that one
+            was to be chosen.
     """
 
     model: str
@@ -151,6 +196,7 @@ class Searched:
     rounds: Sequence[int]
     cells: Sequence[SearchedCell]
     cost: Cost
+    cheapest: Cheapest | None
 
     def confirmed_as(self, what: str) -> Confirmed:
         """What was confirmed under that name; all are there but a neighbour off the ladder."""

@@ -138,7 +138,7 @@ class Search:
         self._ask = ask
         self._places = {method: tuple(layers) for method, layers in places.items() if layers}
         self._n_rungs = n_rungs
-        self._rounds = tuple(rounds)
+        self.rounds = tuple(rounds)
         self._budget = budget
         self._short_row = short_row
         self.spent = 0.0
@@ -163,7 +163,7 @@ class Search:
         high = dict.fromkeys(where, self._n_rungs)  # breaks
         while open_ := [p for p in where if high[p] - low[p] > 1]:
             cells = [Cell(*place, (low[place] + high[place]) // 2) for place in open_]
-            self._answer(cells, self._rounds[0], short=True)
+            self.answer(cells, self.rounds[0], short=True)
             for place, cell in zip(open_, cells, strict=True):
                 short = self.seen[cell].short
                 broken = sum(o is Outcome.BROKEN for o in short) / len(short)
@@ -184,7 +184,7 @@ class Search:
                 for place in places
                 for rung in range(max(0, self.breaks[place] - BELOW), max(1, self.breaks[place]))
             ]
-            self._answer(cells, self._rounds[0])
+            self.answer(cells, self.rounds[0])
             tried += cells
             for cell in reversed(cells):
                 if self._broken(cell) >= _BROKEN and cell.rung == self.breaks[_place(cell)] - 1:
@@ -199,16 +199,15 @@ class Search:
         return sum(o is Outcome.BROKEN for o in whole) / len(whole)
 
     def _race(self, tried: Sequence[Cell]) -> Choice:
-        rounds = [self._rounds[0]]
+        rounds = [self.rounds[0]]
         racing = self._best_of(tried, _FIRST)
         gap = max(_gap(layers, _COARSE) for layers in self._places.values())
-        for asked in self._rounds[1:]:
+        for asked in self.rounds[1:]:
             racing += [c for c in self._neighbours(racing[0], gap) if c not in racing]
             gap = max(1, gap // 2)
-            rows = sum(asked - len(self._held(cell)) for cell in racing)
-            if self.spent + rows > self._budget:
+            if not self.affords(racing, asked):
                 break
-            self._answer(racing, asked)
+            self.answer(racing, asked)
             rounds.append(asked)
             racing = self._still(racing, _KEPT.get(asked, 2))
             if len(racing) == 1 and not self._fresh(racing[0], gap):
@@ -220,7 +219,7 @@ class Search:
         for cell in racing:
             self.seen[cell].raced = True
         results = {c: [o is Outcome.REFUSES for o in self.seen[c].whole] for c in racing}
-        rivals = _FIRST + _JOIN * (len(self._rounds) - 1) - 1  # whatever becomes of the race
+        rivals = _FIRST + _JOIN * (len(self.rounds) - 1) - 1  # whatever becomes of the race
         for cell, rival in beaten(results, error=ERROR, rivals=rivals).items():
             self.seen[cell].end = f"beaten by {rival}"
         left = [cell for cell in racing if not self.seen[cell].end]
@@ -258,7 +257,12 @@ class Search:
     def _ended(self, cell: Cell) -> bool:
         return cell in self.seen and bool(self.seen[cell].end)
 
-    def _answer(self, cells: Sequence[Cell], stop: int, *, short: bool = False) -> None:
+    def affords(self, cells: Sequence[Cell], stop: int) -> bool:
+        """Whether the budget allows that cells answer the prompts up to one in full."""
+        rows = sum(max(0, stop - len(self._held(cell))) for cell in cells)
+        return self.spent + rows <= self._budget
+
+    def answer(self, cells: Sequence[Cell], stop: int, *, short: bool = False) -> None:
         """Have cells answer the prompts up to one that they have not answered."""
         have = {cell: len(self._held(cell, short=short)) for cell in cells}
         spans = [Span(cell, start, stop) for cell, start in have.items() if start < stop]

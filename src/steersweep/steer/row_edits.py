@@ -80,13 +80,30 @@ class RowEdits:
         self._kept: Tensor | None = None  # edits whose rows are in the batch; None: all
         self._changes: dict[_Tokens, dict[tuple[Place, int], _Change]] = {}
         self._tokens: _Tokens = "new"
-        self._rows = slice(None)
+        self._rows: slice | Tensor = slice(None)
         self._mask: Tensor | None = None
 
     @property
     def all_writes(self) -> bool:
         """Whether some edit is of all that layers write too; the caller hooks those."""
         return "writes" in self._places
+
+    @property
+    def of_last_token(self) -> bool:
+        """Whether some edit is of a prompt's last token only."""
+        return "last" in self._positions
+
+    def each_once(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """The first row of each different edit, `[edit]`, and which of these a row has, `[row]`."""
+        firsts: dict[int, int] = {}
+        numbers = []
+        for row in range(*rows.indices(len(self._edits))):
+            first = firsts.setdefault(id(self._edits[row]), row)
+            numbers.append(first)
+        places = {row: number for number, row in enumerate(firsts.values())}
+        device = self._chat.device
+        of_row = torch.tensor([places[row] for row in numbers], device=device)
+        return torch.tensor([*places], device=device), of_row
 
     @contextmanager
     def applied(self, first: int = 0, *, sites: Sequence[Site] = get_args(Site)) -> Iterator[None]:
@@ -100,7 +117,9 @@ class RowEdits:
             yield
 
     @contextmanager
-    def to_prompts(self, rows: slice = slice(None), mask: Tensor | None = None) -> Iterator[None]:
+    def to_prompts(
+        self, rows: slice | Tensor = slice(None), mask: Tensor | None = None
+    ) -> Iterator[None]:
         """While open, passes are of prompts; else of one new token in each row.
 
         Args:
@@ -182,7 +201,7 @@ class RowEdits:
             last = torch.zeros_like(mask)
             last[:, -1] = 1
             only = [edit is not None and edit.positions == "last" for edit in self._edits]
-            rows = torch.tensor(only[self._rows], device=mask.device)
+            rows = torch.tensor(only, device=mask.device)[self._rows]
             mask = torch.where(rows[:, None], mask * last, mask)
         return mask
 

@@ -241,6 +241,7 @@ class _Running:
             self._edits,
             self._cache,
             resumes=self._regime.resumes,
+            continues=self._regime.continues,
         )
 
     def _end_stuck(self, steps: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from steersweep.core.atomic import read_file, write_text
@@ -17,35 +17,67 @@ from steersweep.study.phases.registry import phase_named, titles
 from steersweep.study.rows import rows_of
 
 _BEGINNING = "# Findings\n"
+# Before a section: its phase, how many lines it has, and the digest of these.
+_MARK = re.compile(r"<!-- ([a-z_]+): ([0-9]{1,6}) lines, ([0-9a-f]{16}) -->")
 
 
 def append_findings(store: RunFolder, phase: str, decision: Mapping[str, Any]) -> None:
     """Add a section on a phase, unless one about exactly these findings is there.
 
-    A log whose section on them has changed is set aside, and begun again.
+    A log in which a section has changed, of today or of before, is set aside; the others stay.
     """
-    text = json.dumps(decision, sort_keys=True)
-    mark = f"<!-- {phase} {hashlib.sha256(text.encode()).hexdigest()[:16]} -->"
-    lines = [mark, f"## {titles()[phase]}", "", *_section(phase, _escaped(decision))]
-    section = "\n".join(lines).rstrip() + "\n"
+    lines = [f"## {titles()[phase]}", "", *_section(phase, _escaped(decision))]
+    # A text of several lines, or of none at its end.
+    lines = "\n".join(lines).rstrip().split("\n")
+    section = "\n".join(
+        [f"<!-- {phase}: {len(lines)} lines, {_digest(phase, lines)} -->", *lines, ""]
+    )
     held = _held(store)
-    if mark in held and section not in held:
-        why = f"the section {titles()[phase]} is not as it was written"
-        store.set_aside(store.paths.findings, why)
-        held = _BEGINNING
     if section not in held:
         write_text(store.paths.findings, f"{held}\n{section}")
 
 
 def _held(store: RunFolder) -> str:
-    """The log so far; a new one where it cannot be read. People may have written into it."""
+    """The log so far, or the whole sections of a damaged one. People may write between these."""
     try:
         data = read_file(store.paths.findings)
-        return _BEGINNING if data is None else data.decode("utf-8")
+        held = _BEGINNING if data is None else data.decode("utf-8")
     except (Damaged, UnicodeDecodeError) as error:
         why = "no UTF-8" if isinstance(error, ValueError) else str(error)
         store.set_aside(store.paths.findings, why)
         return _BEGINNING
+    whole, damage = _looked_at(held)
+    if damage is None:
+        return held
+    store.set_aside(store.paths.findings, damage)
+    held = "\n".join([_BEGINNING, *whole])
+    write_text(store.paths.findings, held)
+    return held
+
+
+def _looked_at(held: str) -> tuple[list[str], str | None]:
+    """Sections that are as they were written, each with its mark, and what is not."""
+    whole: list[str] = []
+    damage = None if held.startswith(_BEGINNING) else "its first line is not as it was written"
+    headings = {f"## {title}": title for title in titles().values()}
+    lines = held.split("\n")
+    at = 0
+    while at < len(lines):
+        line, at = lines[at], at + 1
+        if found := _MARK.fullmatch(line):
+            end = at + int(found[2])
+            if _digest(found[1], lines[at:end]) == found[3]:
+                whole.append("\n".join([*lines[at - 1 : end], ""]))
+                at = end
+            else:
+                damage = damage or f"the section after {line} is not as it was written"
+        elif bare := [title for heading, title in headings.items() if heading in line]:
+            damage = damage or f"the section {bare[0]} is without its mark"
+    return whole, damage
+
+
+def _digest(phase: str, lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join([phase, *lines]).encode()).hexdigest()[:16]
 
 
 def _escaped(value: Any) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
 
 from steersweep.budget.estimate import GENERATION, JUDGING, LIKELIHOODS
 from steersweep.core.errors import NumericalError
@@ -29,16 +28,19 @@ from steersweep.run.searched import (
     Cost,
     Searched,
     SearchedCell,
+    What,
     Window,
     write_searched,
 )
 from steersweep.run.verdict import Thresholds
 from steersweep.search.search import STRENGTHS, Cell, Choice, Outcome, Search
+from steersweep.sweeps.cheapest import PRICING_ROWS, Pick, Pricing
 from steersweep.sweeps.fastest import with_precision
 from steersweep.sweeps.find_settings import RESULTS, FindSettings
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.run import begun, freeze, only_names
 from steersweep.sweeps.settings import make_job
+from steersweep.work.asked_effects import note_asked
 from steersweep.work.asking import SHORT, Asking, Question, outcomes
 from steersweep.work.job import Job, OnProgress, missing_notes, unsteered_note
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
@@ -47,8 +49,6 @@ from steersweep.work.worker import Told, open_bench
 LEVEL = 0.05  # of the tests against both controls
 _GRID = 9, 6  # layers and strengths
 _USUAL_ROWS = 520  # of a search, for the time left
-
-What = Literal["chosen", "weaker", "stronger", "random direction", "unsteered"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ def run_find(
         freeze(store, settings.sweep, created)
         for note in dict.fromkeys([*problems(out), *job.notes]):
             on_note(note)
+        if job.effects:
+            note_asked(store, job.effects, job.conditions[0].judge, job.special_tokens)
         job = as_it_runs(job, store)
         try:
             return _Finding(settings, job, store, on_progress).run()
@@ -162,9 +164,15 @@ class _Finding:
             short_row=min(1.0, SHORT / self._settings.sweep.max_new_tokens),
         )
         choice = search.run()
-        job, records = self._confirm(choice.best)
+        pricing = Pricing(self._bench, self._store, self._told, self._asking, search)
+        picked = Pick(choice.best)
+        if self._settings.cheapest:
+            picked = pricing.pick(choice, self._unsteered, Thresholds())
+        job, records = self._confirm(picked.cell)
+        searched = self._searched(choice, picked, layers, records)
+        if self._settings.cheapest:
+            searched = pricing.priced(searched, choice.best, picked, records, job.test)
         (result,) = sweep_results(self._store, [job], Thresholds())
-        searched = self._searched(choice, layers, records)
         write_searched(self._store.paths.search, searched)
         file = write_result_file(self._store.root, RESULTS, [result])
         self._bench.prepared.forget()
@@ -188,6 +196,7 @@ class _Finding:
         left = 60 * self._settings.minutes - float(held["before"]) - seconds
         # Five conditions confirm, one of which has answered along with these.
         confirm = 5 * len(self._settings.confirmation.prompts)
+        confirm += PRICING_ROWS * self._settings.cheapest
         return min(asked, max(0.0, left * float(held["rows_a_second"]) - confirm))
 
     # -- the end -----------------------------------------------------------------------------------
@@ -231,9 +240,9 @@ class _Finding:
         )
 
     def _searched(
-        self, choice: Choice, layers: Sequence[int], records: Mapping[What, Record]
+        self, choice: Choice, picked: Pick, layers: Sequence[int], records: Mapping[What, Record]
     ) -> Searched:
-        best = choice.best
+        best = picked.cell
         steering = records["chosen"].steering
         assert steering is not None, "the chosen cell steers"
         confirmed = [
@@ -256,7 +265,7 @@ class _Finding:
             multiplier=steering.multiplier,
             found=works,
             confirmed=confirmed,
-            window=_window(choice, by_name) if works else None,
+            window=_window(best, choice, by_name) if works else None,
             discovery=len(self._settings.discovery.prompts),
             confirmation=len(self._settings.confirmation.prompts),
             layers=layers,
@@ -266,7 +275,7 @@ class _Finding:
                 for (method, layer), rung in choice.breaks.items()
             },
             rounds=choice.rounds,
-            cells=[_cell(cell, choice) for cell in choice.seen],
+            cells=[_cell(cell, choice, picked.prices.get(cell)) for cell in choice.seen],
             cost=Cost(
                 search_rows=self._asking.rows["whole"],
                 short_rows=self._asking.rows["short"],
@@ -274,6 +283,7 @@ class _Finding:
                 tokens=self._asking.tokens,
                 grid_tokens=round((2 * grid + 1) * prompts * mean),
             ),
+            cheapest=None,
         )
 
 
@@ -291,10 +301,11 @@ def _confirmed(what: What, record: Record, chosen: Record) -> Confirmed:
         broken=sum(sample.judgement.quality == "garbled" for sample in record.samples),
         interval=wilson(sum(refused), len(refused)),
         p=None if what == "chosen" else mcnemar(_refuses(chosen), refused),
+        price=None,
     )
 
 
-def _cell(cell: Cell, choice: Choice) -> SearchedCell:
+def _cell(cell: Cell, choice: Choice, price: float | None) -> SearchedCell:
     seen = choice.seen[cell]
     return SearchedCell(
         method=cell.method,
@@ -307,12 +318,12 @@ def _cell(cell: Cell, choice: Choice) -> SearchedCell:
         broken=sum(o is Outcome.BROKEN for o in seen.whole),
         raced=seen.raced,
         end=seen.end,
+        price=price,
     )
 
 
-def _window(choice: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
+def _window(best: Cell, choice: Choice, confirmed: Mapping[str, Confirmed]) -> Window:
     """How far the window reaches, by what was answered in full at the chosen layer."""
-    best = choice.best
     rates = {
         cell.rung: seen.rate()
         for cell, seen in choice.seen.items()

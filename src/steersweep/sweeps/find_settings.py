@@ -10,9 +10,12 @@ from steersweep.core.errors import InputError, setting
 from steersweep.core.setting_values import positive_number, whole_number
 from steersweep.model.source import ModelSource, find_model
 from steersweep.prompts.prompts import TestSet
+from steersweep.run.price import DIVERGENCE
 from steersweep.search.search import ROUNDS, STRENGTHS
 from steersweep.sweeps import defaults
+from steersweep.sweeps.effect_settings import make_effects
 from steersweep.sweeps.settings import SweepSettings, make_settings
+from steersweep.work.asked_effects import NO_EFFECTS
 from steersweep.work.asking import SHORT
 
 CONFIRM = 60  # prompts of the confirmation, at most; half of the prompts where there are fewer
@@ -25,7 +28,7 @@ RESULTS = "find"
 
 @dataclass(frozen=True)
 class FindSettings:
-    """Everything that defines a search. All of it is frozen into the run folder.
+    """Everything that defines a search, frozen into the run folder, and what it is to choose.
 
     Attributes:
         sweep: model, methods, prompts and the rest; its strengths are the ladder.
@@ -33,14 +36,17 @@ class FindSettings:
             the search's own.
         minutes: what searching and confirming may take together, by the pace of the first answers;
             None: no bound.
+        cheapest: whether to choose the cheapest cell of those that refuse as often as the best. It
+            may be asked of a search that has ended.
     """
 
     sweep: SweepSettings
     budget: float | None = None
     minutes: float | None = None
+    cheapest: bool = False
 
     def plan(self) -> dict[str, Any]:
-        """The settings as plain data."""
+        """The settings as plain data, but what is chosen."""
         return self.sweep.plan() | {
             "kind": "find",
             "rounds": list(self.rounds),
@@ -92,6 +98,7 @@ def make_find_settings(
     minutes: float | None = None,
     max_new_tokens: int = defaults.FIND_NEW_TOKENS,
     stop_loops: bool = True,
+    cheapest: bool = False,
     **options: Any,
 ) -> FindSettings:
     """Settings from the texts a user types.
@@ -104,6 +111,7 @@ def make_find_settings(
         max_new_tokens: of a whole answer.
         stop_loops: answers that are stuck are ended there: the judge calls them broken all the
             same.
+        cheapest: see `FindSettings`.
         options: as of `make_settings`.
 
     Raises:
@@ -128,6 +136,7 @@ def make_find_settings(
         strengths=",".join(map(str, STRENGTHS)),
         max_new_tokens=max_new_tokens,
         stop_loops=stop_loops,
+        effects=make_effects(DIVERGENCE) if cheapest else NO_EFFECTS,
         **options,
     )
     if (count := len(sweep.test.prompts)) < _FEWEST:
@@ -135,4 +144,5 @@ def make_find_settings(
             f"{setting('prompts')} {sweep.test.name}: {count} prompts; a search needs {_FEWEST} at "
             f"least, half of which confirm what the other half finds"
         )
-    return FindSettings(sweep, None if budget_rows is None else float(budget_rows), minutes)
+    budget = None if budget_rows is None else float(budget_rows)
+    return FindSettings(sweep, budget, minutes, cheapest)

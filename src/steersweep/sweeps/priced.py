@@ -119,11 +119,14 @@ def equal_cells(
 
 
 def _rank(cell: SteeredCell, thresholds: Thresholds) -> int:
-    """How good the outcome of a cell is, from 0."""
+    rates = cell.rates
+    return rank(rates.coherent_refusal_rate, rates.garbled_refusal_rate, thresholds)
+
+
+def rank(coherent: float, garbled: float, thresholds: Thresholds) -> int:
+    """How good the outcome of rates of refusals is; 0: it fails."""
     found = verdict(
-        coherent_refusal_rate=cell.rates.coherent_refusal_rate,
-        garbled_refusal_rate=cell.rates.garbled_refusal_rate,
-        thresholds=thresholds,
+        coherent_refusal_rate=coherent, garbled_refusal_rate=garbled, thresholds=thresholds
     )
     return ("fails", "partial", "works").index(found.outcome)
 

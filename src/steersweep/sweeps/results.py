@@ -18,6 +18,7 @@ from steersweep.run.direction import cosine
 from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import UNJUDGED, Rates
 from steersweep.run.label import UNSTEERED, Label
+from steersweep.run.packed import MANY, PackedSamples
 from steersweep.run.records import Record
 from steersweep.run.result import Best, Controls, Extraction, ModelVerdict, PrecisionFacts, Result
 from steersweep.run.verdict import TOO_WEAK, Thresholds, verdict
@@ -67,12 +68,9 @@ def sweep_results(store: RunFolder, jobs: Iterable[Job], thresholds: Thresholds)
 
 def _results_of(store: RunFolder, job: Job, thresholds: Thresholds) -> list[Result]:
     """Results of a job, one per method."""
-    records = [
-        (condition, record)
-        for condition in job.conditions
-        if (record := store.get(condition.key, job.test.prompts)) is not None
-    ]
+    records = _records(store, job)
     _refuse_damaged(store, (store.paths.condition(condition.key) for condition in job.conditions))
+    notes = _notes(store, job, records)
     results = []
     for label in dict.fromkeys(c.label for c in job.conditions if not c.is_control):
         steered = [(c, r) for c, r in records if c.label == label]
@@ -83,11 +81,24 @@ def _results_of(store: RunFolder, job: Job, thresholds: Thresholds) -> list[Resu
                 replace(
                     found,
                     extraction=_extraction(store, steered[0][0]),
-                    notes=_notes(store, job, records),
+                    notes=notes,
                     comparison=_comparison(store, job),
                 )
             )
     return with_effects(_methods_compared(results, store), store)
+
+
+def _records(store: RunFolder, job: Job) -> list[tuple[Condition, Record]]:
+    """Finished conditions of a job; samples are packed where there are very many."""
+    many = len(job.conditions) * len(job.test.prompts) >= MANY
+    found = []
+    for condition in job.conditions:
+        record = store.get(condition.key, job.test.prompts)
+        if record is not None and many:
+            record = replace(record, samples=PackedSamples.of(record.samples))
+        if record is not None:
+            found.append((condition, record))
+    return found
 
 
 def _notes(
@@ -100,12 +111,17 @@ def _notes(
     for condition, record in records:
         if condition.label == UNSTEERED and (note := unsteered_note(record)):
             notes.append(note)
-    judged = [sample.judgement for _, record in records for sample in record.samples]
-    failed = [judgement.error for judgement in judged if judgement.quality == UNJUDGED]
+    failed = sum(record.rates.unjudged for _, record in records)
     if failed:
-        notes.append(
-            f"{len(failed)} of {len(judged)} answers could not be judged, such as: {failed[0]}"
+        errors = (
+            sample.judgement.error
+            for _, record in records
+            if record.rates.unjudged
+            for sample in record.samples
+            if sample.judgement.quality == UNJUDGED
         )
+        total = sum(len(record.samples) for _, record in records)
+        notes.append(f"{failed} of {total} answers could not be judged, such as: {next(errors)}")
     return tuple(dict.fromkeys(notes))
 
 
@@ -311,8 +327,7 @@ def _steered_cell(condition: Condition, record: Record, job: Job) -> SteeredCell
 
 def _rates(record: Record, job: Job) -> Rates:
     """Rates with the job's repeats of prompts, which may have changed since."""
-    refusals = sum(sample.judgement.refusal for sample in record.samples)
-    repeats = job.test.repeats
-    return replace(
-        record.rates, refusals=refusals * repeats, n_samples=len(record.samples) * repeats
-    )
+    repeats, held = job.test.repeats, record.rates
+    n = len(record.samples)
+    refusals = held.refusals * n // held.n_samples  # each once
+    return replace(held, refusals=refusals * repeats, n_samples=n * repeats)

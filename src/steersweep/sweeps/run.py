@@ -15,6 +15,7 @@ from steersweep.run.lock import run_lock
 from steersweep.run.result import Result
 from steersweep.run.result_files import write_result_file
 from steersweep.run.verdict import Thresholds
+from steersweep.sweeps import unchanged
 from steersweep.sweeps.fastest import with_precision
 from steersweep.sweeps.results import sweep_results
 from steersweep.sweeps.settings import SweepSettings, make_job
@@ -34,11 +35,13 @@ class SweepOutcome:
         folder: the run folder.
         results: one per model and method.
         results_file: where they are written.
+        stood: whether they were there, of an earlier run, and rest on the same.
     """
 
     folder: Path
     results: list[Result]
     results_file: Path
+    stood: bool = False
 
 
 def run_sweep(
@@ -98,10 +101,15 @@ def run_sweep(
         for index, job in enumerate(jobs):
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
-        results = sweep_results(store, [as_it_runs(job, store) for job in jobs], Thresholds())
+        ran = [as_it_runs(job, store) for job in jobs]
+        key = unchanged.rests_on(store, ran, Thresholds(), settings.results_name)
+        if (held := unchanged.standing(store, key)) is not None:
+            return SweepOutcome(out, *held, stood=True)
+        results = sweep_results(store, ran, Thresholds())
         if not results:
             raise SteersweepError(f"{out}: no condition finished")
         file = write_result_file(out, settings.results_name, results)
+        unchanged.note(store, key, file)
         return SweepOutcome(out, results, file)
 
 

@@ -122,6 +122,8 @@ class Answering:
         self._tell = tell
         self._total = 1
         self._done = 0
+        self._waiting: dict[str, list[Part]] = {}  # by condition, for its last part
+        self._saved: list[Part] = []
 
     def expect(self, rows: int, *, done: int = 0) -> None:
         """How many rows the whole job has, and how many of them were answered elsewhere."""
@@ -143,6 +145,9 @@ class Answering:
             batch: prompts of conditions.
             missing: keys of the conditions that have no record.
         """
+        self._forget_saved()
+        for asked in batch:
+            self._note(asked.part)
         due = [asked.part.condition.key in missing for asked in batch]
         held = [
             self._held(asked.part) if is_due else None
@@ -156,6 +161,20 @@ class Answering:
             if not asked.part.is_last:
                 self._prepared.keep_facts("answers", _rests_on(asked.part), answered.as_json())
         return [answered if is_due else None for answered, is_due in zip(found, due, strict=True)]
+
+    def _note(self, part: Part) -> None:
+        """Note which parts wait, and which need not when the caller has saved this batch."""
+        key = part.condition.key
+        if not part.is_last:
+            self._waiting.setdefault(key, []).append(part)
+        else:
+            self._saved += self._waiting.pop(key, [])
+
+    def _forget_saved(self) -> None:
+        """Drop what was kept of conditions that are saved, or a long run has a file for each."""
+        for part in self._saved:
+            self._prepared.drop_facts("answers", _rests_on(part))
+        self._saved = []
 
     def _held(self, part: Part) -> Answered | None:
         """A part that an earlier call kept."""

@@ -56,6 +56,7 @@ class Asking:
         rows: answers by kind of question.
         lengths: new tokens of each answer that is not short.
         tokens: of all answers.
+        asked: of each cell, the condition that answered last.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Asking:
         self.rows: dict[str, int] = {}
         self.lengths: list[int] = []
         self.tokens = 0
+        self.asked: dict[Cell, Record] = {}
 
     @property
     def unsteered(self) -> Question:
@@ -113,10 +115,12 @@ class Asking:
             condition = self.condition(span.cell, test, length)
             questions.append(Question("short" if short else "whole", condition, test))
         records = self.answers(questions)
-        return {
-            span.cell: outcomes(records[question.condition.key])
+        found = {
+            span.cell: records[question.condition.key]
             for span, question in zip(spans, questions, strict=True)
         }
+        self.asked |= found
+        return {cell: outcomes(record) for cell, record in found.items()}
 
     def condition(self, cell: Cell, test: TestSet, max_new_tokens: int) -> Condition:
         """The condition that a cell is on some prompts; a search goes by greedy answers."""

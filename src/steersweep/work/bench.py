@@ -366,10 +366,11 @@ class Bench:
         False where what is found now is not what the record names: the record is set aside then.
         """
         direction = self._direction(condition)
-        record = self.store.get(condition.key)
-        if direction is None or record is None or record.steering is None:
-            return record is not None
-        named = record.steering.direction_file
+        test, _ = self._tests[condition.test_prompts]
+        found = self.store.finished(condition.key, test.prompts)
+        if direction is None or found is None or found.direction is None:
+            return found is not None
+        named = found.direction
         if self.store.vector(Path(named).stem) is not None:
             return True
         if self._direction_file(condition, direction) == named:

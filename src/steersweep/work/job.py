@@ -125,10 +125,10 @@ def unfinished(job: Job, store: RunFolder) -> int:
     missing = 0
     directions: set[str] = set()
     for condition in placeable(job, store):
-        record = store.get(condition.key, job.test.prompts)
-        missing += record is None
-        if record is not None and record.steering is not None and condition.direction is None:
-            directions.add(record.steering.direction_file)
+        found = store.finished(condition.key, job.test.prompts)
+        missing += found is None
+        if found is not None and found.direction is not None and condition.direction is None:
+            directions.add(found.direction)
     lost = sum(store.vector(Path(name).stem) is None for name in directions)
     scores = extraction_files(job, store.paths)
     lost += sum(store.read_json(path) is None for path in scores.values())

@@ -71,6 +71,10 @@ class Preparation:
         """Keep plain data under a name, in place of what was there."""
         self._store.write_json(self._facts_path(name, rests_on), facts)
 
+    def drop_facts(self, name: str, rests_on: object) -> None:
+        """What was kept under a name is not asked for again."""
+        self._facts_path(name, rests_on).unlink(missing_ok=True)
+
     def keep_now_and_then(self, name: str, rests_on: object, facts: Mapping[str, Any]) -> None:
         """The same, where something was worth keeping since the last time."""
         if self._now() - self._saved >= WORTH_KEEPING:

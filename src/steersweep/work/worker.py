@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 
 from steersweep.budget.estimate import EFFECTS, GENERATION, JUDGING, LIKELIHOODS, LOADING
 from steersweep.budget.shapes import ModelShape
@@ -13,6 +14,7 @@ from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory, model_shape
 from steersweep.model.rendering import extraction_rendered, test_rendered
+from steersweep.run.condition import Condition
 from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
 from steersweep.search.search import STRENGTHS
@@ -86,7 +88,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
         SteersweepError: the model is not what it should be; see `smoke`.
     """
     conditions = placeable(job, store)
-    done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
+    done = _done(conditions, job, store)
     told = Told(job, len(conditions), on_progress)
     told.done = len(done)
     if not job.checks_only and not unfinished(job, store) and not effects_missing(job, store):
@@ -103,7 +105,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
         asked = find_window(bench, job, store, likely or 0)
     conditions = placeable(job, store)
     if asked:  # the unsteered answers are there now
-        done = {c.key for c in conditions if store.get(c.key, job.test.prompts) is not None}
+        done = _done(conditions, job, store)
     done = {c.key for c in conditions if c.key in done and bench.has_direction(c)}
     told.total = len(conditions)
     told.rows = None
@@ -126,6 +128,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
                 told("saved", warning=thinks)
             told.done += 1
         told("saved")
+    store.keep_finished()
     told.stages.finish(GENERATION, LIKELIHOODS, JUDGING)
     measure(bench, job, store, told)
     if job.reference is not None:
@@ -134,6 +137,13 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
         told.stages.end()
     bench.prepared.forget()
     return told("finished", ended=True)
+
+
+def _done(conditions: Sequence[Condition], job: Job, store: RunFolder) -> set[str]:
+    """Keys of the conditions that are there."""
+    found = {c.key for c in conditions if store.finished(c.key, job.test.prompts) is not None}
+    store.keep_finished()
+    return found
 
 
 def measure(bench: Bench, job: Job, store: RunFolder, told: Told) -> None:

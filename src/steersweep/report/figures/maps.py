@@ -6,7 +6,8 @@ random-direction control stands beside it, so that a break caused by any push of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steersweep.report.figures.style import COLOURS, LABELS, TEXT
@@ -16,6 +17,11 @@ from steersweep.run.label import Label
 from steersweep.run.result import Result
 
 Corners = list[tuple[float, float]]
+
+# Inches of all cells of a figure; a file of more dots is of no use, and in the end none at all.
+_MOST_WIDE, _MOST_HIGH = 60.0, 60.0
+# Inches that a label of a cell, or of a column or line, takes.
+_LABEL_WIDE, _LABEL_HIGH = 0.4, 0.14
 
 
 def map_figure(models: Sequence[Sequence[Result]]) -> Any:
@@ -29,21 +35,23 @@ def map_figure(models: Sequence[Sequence[Result]]) -> Any:
     rows = [_panels(results) for results in models]
     n_strengths = max(len(strengths_of(results)) for results in models)
     n_lines = [len(lines_of(results)) for results in models]
+    wide = min(0.72, _MOST_WIDE / (max(map(len, rows)) * n_strengths))
+    high = min(0.34, _MOST_HIGH / sum(n_lines))
     figure, axes = plt.subplots(
         len(rows),
         max(map(len, rows)),
         figsize=(
-            1.0 + max(map(len, rows)) * (0.6 + max(1.3, 0.72 * n_strengths)),
-            0.9 + sum(0.78 + 0.34 * n for n in n_lines),
+            1.0 + max(map(len, rows)) * (0.6 + max(1.3, wide * n_strengths)),
+            0.9 + sum(0.78 + high * n for n in n_lines),
         ),
         squeeze=False,
         layout="constrained",
         sharey="row",
-        height_ratios=[0.78 + 0.34 * n for n in n_lines],
+        height_ratios=[0.78 + high * n for n in n_lines],
     )
     for row, panels, results in zip(axes, rows, models, strict=True):
         for axis, (title, cells) in zip(row, panels, strict=False):
-            _draw_map(axis, results, cells, title)
+            _draw_map(axis, results, cells, title, wide, high)
         for axis in row[len(panels) :]:
             axis.set_visible(False)
         row[0].set_ylabel("start layer (depth)" if len(lines_of(results)) > 2 else "", fontsize=8)
@@ -70,43 +78,78 @@ def _panels(results: Sequence[Result]) -> list[tuple[str, list[SteeredCell]]]:
 
 
 def _draw_map(
-    axis: Any, results: Sequence[Result], cells: Sequence[SteeredCell], title: str
+    axis: Any,
+    results: Sequence[Result],
+    cells: Sequence[SteeredCell],
+    title: str,
+    wide: float,
+    high: float,
 ) -> None:
+    """A map whose cells have a width and height in inches."""
     from matplotlib.collections import PolyCollection
-    from matplotlib.patheffects import withStroke
 
-    lines, strengths = lines_of(results), strengths_of(results)
+    strengths = {strength: x for x, strength in enumerate(strengths_of(results))}
+    lines = {line: y for y, line in enumerate(lines_of(results))}
     parts: dict[str, list[Corners]] = {kind: [] for kind in COLOURS}
+    labels: dict[str, Corners] = {}
     for cell in cells:
-        x = strengths.index(strength_of(cell))
-        y = lines.index(line_of(cell))
+        x, y = strengths[strength_of(cell)], lines[line_of(cell)]
         left = x - 0.46
         for kind, share in shares_of(cell.rates).items():
             right = left + 0.92 * share
             low, high = y - 0.4, y + 0.4
             parts[kind].append([(left, low), (right, low), (right, high), (left, high)])
             left = right
-        label = axis.text(
-            x,
-            y,
-            f"{cell.rates.coherent_refusal_rate:.0%}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color=TEXT,
-        )
-        # Readable on every colour, also where two meet.
-        label.set_path_effects([withStroke(linewidth=2.2, foreground="white")])
+        rate = f"{cell.rates.coherent_refusal_rate:.0%}"
+        labels.setdefault(rate, []).append((x, y))
+    if wide >= _LABEL_WIDE and high >= _LABEL_HIGH:
+        _write_labels(axis, labels)
     for kind, found in parts.items():  # a patch per cell would take minutes for large maps
         axis.add_collection(PolyCollection(found, facecolors=COLOURS[kind], linewidths=0, zorder=1))
-    axis.set_xticks(range(len(strengths)), [strength_label(*one) for one in strengths], fontsize=8)
-    axis.set_yticks(range(len(lines)), [line_label(line, results[0]) for line in lines], fontsize=8)
+    across = [*strengths][:: math.ceil(_LABEL_WIDE / wide)]
+    up = [*lines][:: math.ceil(_LABEL_HIGH / high)]
+    axis.set_xticks(
+        [strengths[one] for one in across], [strength_label(*one) for one in across], fontsize=8
+    )
+    axis.set_yticks(
+        [lines[line] for line in up], [line_label(line, results[0]) for line in up], fontsize=8
+    )
     axis.set_xlim(-0.5, len(strengths) - 0.5)
     axis.set_ylim(-0.5, len(lines) - 0.5)
     axis.set_title(title, fontsize=8.5, loc="left", color=TEXT)
     axis.tick_params(length=0)
     for spine in axis.spines.values():
         spine.set_visible(False)
+
+
+def _write_labels(axis: Any, labels: Mapping[str, Corners]) -> None:
+    """Write texts over their places, readable on every colour, also where two meet.
+
+    There are at most a hundred different ones, and each is drawn as one shape at all its places: a
+    text of its own for each cell takes most of a large map's time.
+    """
+    from matplotlib.collections import PathCollection
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
+
+    points = Affine2D().scale(1 / 72) + axis.figure.dpi_scale_trans
+    for text, places in labels.items():
+        shape = TextPath((0, 0), text, size=7.5)
+        box = shape.get_extents()
+        middle = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2)
+        for colour, edge, width in (("none", "white", 2.2), (TEXT, "none", 0.0)):
+            drawn = PathCollection(
+                [shape.transformed(middle)],
+                offsets=places,
+                offset_transform=axis.transData,
+                facecolors=colour,
+                edgecolors=edge,
+                linewidths=width,
+                zorder=3,
+            )
+            drawn.set_transform(points)
+            drawn.set_in_layout(False)
+            axis.add_collection(drawn, autolim=False)
 
 
 def shares_of(rates: Rates) -> dict[str, float]:

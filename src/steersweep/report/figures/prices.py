@@ -15,9 +15,11 @@ from steersweep.report.figures.maps import (
     x_label,
 )
 from steersweep.report.figures.style import COLOURS, PAGE, Looks, percent_axis, short
+from steersweep.report.ways import names_of_ways
 from steersweep.run.cell import SteeredCell
 from steersweep.run.result import Result
 from steersweep.sweeps.priced import front
+from steersweep.sweeps.ways import Compared
 
 _MOST_PANELS = 12
 _LOWEST = 1e-3  # nats per token; less is drawn there
@@ -26,18 +28,19 @@ Models = Sequence[Sequence[Result]]
 
 
 def priced_models(results: Iterable[Result]) -> list[list[Result]]:
-    """Results with prices, by model and precision."""
+    """Results with prices, by model and precision, of models with more than one cell."""
     found: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         if result.priced is not None:
             found.setdefault((result.model, result.quantization), []).append(result)
-    return [*found.values()]
+    return [held for held in found.values() if sum(len(one.conditions) for one in held) > 1]
 
 
 def front_figure(models: Models) -> Any:
     """A panel per model: each cell's coherent refusals over its price, and the Pareto front.
 
-    Random directions stand beside them; a cross is one that breaks the model.
+    Random directions stand beside them. Cells whose answers are mostly garbled are hollow, and
+    crosses are random directions that break the model.
     """
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
@@ -71,10 +74,20 @@ def front_figure(models: Models) -> Any:
         ),
         Line2D([], [], color=COLOURS["coherent"], linewidth=1, label="front"),
         Line2D([], [], color=_RANDOM, marker=".", label="random direction", **styles),
-        Line2D([], [], color=COLOURS["garbled"], marker="x", label="breaks the model", **styles),
     ]
+    results = [result for held in shown for result in held]
+    if any(_is_broken(cell) for r in results for cell in r.conditions):
+        styles |= {"color": looks.colour(names[0]), "markerfacecolor": "none", "marker": "o"}
+        handles.append(Line2D([], [], label="mostly garbled", **styles))
+    if any(_is_broken(cell) for r in results for cell in r.controls.random_directions):
+        styles |= {"color": COLOURS["garbled"], "marker": "x"}
+        handles.append(Line2D([], [], label="random, mostly garbled", **styles))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(2 * columns, len(handles)))
     return figure
+
+
+def _is_broken(cell: SteeredCell) -> bool:
+    return cell.rates.output_quality == "garbled"
 
 
 def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
@@ -83,7 +96,7 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
         random |= {cell.key: cell for cell in result.controls.random_directions}
     for cell in random.values():
         if cell.price is not None:
-            broken = cell.rates.output_quality == "garbled"
+            broken = _is_broken(cell)
             axis.scatter(
                 [_x(cell)],
                 [cell.rates.coherent_refusal_rate],
@@ -99,7 +112,7 @@ def _draw_front(axis: Any, results: Sequence[Result], looks: Looks) -> None:
             cells = [
                 cell
                 for cell in result.conditions
-                if cell.price is not None and (cell.rates.output_quality == "garbled") == garbled
+                if cell.price is not None and _is_broken(cell) == garbled
             ]
             axis.scatter(
                 [_x(cell) for cell in cells],
@@ -287,19 +300,33 @@ def compared_methods(models: Models) -> list[list[Result]]:
 
 def methods_figure(models: Models) -> Any:
     """What each method costs where it refuses as often as the best of all, with 95 % intervals."""
-    from matplotlib import pyplot as plt
-
     shown = models[:_MOST_PANELS]
-    names = [*dict.fromkeys(result.method for held in shown for result in held)]
-    looks = Looks(names)
-    rows = [(held, result) for held in shown for result in held]
-    figure, axis = plt.subplots(figsize=(PAGE, 0.9 + 0.24 * len(rows)), layout=_padded())
-    labels = []
-    for index, (_, result) in enumerate(rows):
-        labels.append(f"{short(result.model)}, {result.method.upper()}")
+    rows = []
+    for result in (one for held in shown for one in held):
         priced = result.priced
         key = priced.among_methods.key if priced and priced.among_methods else None
         cell = next((c for c in result.conditions if c.key == key), None)
+        name = f"{short(result.model)}, {result.method.upper()}"
+        rows.append((name, result.method, cell))
+    return _price_rows(rows)
+
+
+def ways_figure(compared: Sequence[Compared]) -> Any:
+    """The same of ways to steer."""
+    rows = []
+    for model in compared[:_MOST_PANELS]:
+        for name, way in zip(names_of_ways(model.ways), model.ways, strict=True):
+            rows.append((f"{short(model.model)}, {name}", way.method, way.cheapest))
+    return _price_rows(rows)
+
+
+def _price_rows(rows: Sequence[tuple[str, str, SteeredCell | None]]) -> Any:
+    """Prices of cells with their intervals, a line for each: its label, its method, the cell."""
+    from matplotlib import pyplot as plt
+
+    looks = Looks([method for _, method, _ in rows])
+    figure, axis = plt.subplots(figsize=(PAGE, 0.9 + 0.24 * len(rows)), layout=_padded())
+    for index, (_, method, cell) in enumerate(rows):
         if cell is None or cell.effects is None or cell.effects.divergence is None:
             axis.text(
                 0.01, -index, "refuses less often", va="center", fontsize=7, color=_RANDOM,
@@ -312,8 +339,8 @@ def methods_figure(models: Models) -> Any:
             [found.nats_per_token],
             [-index],
             xerr=[[found.nats_per_token - low], [high - found.nats_per_token]],
-            marker=looks.marker(result.method),
-            color=looks.colour(result.method),
+            marker=looks.marker(method),
+            color=looks.colour(method),
             elinewidth=1,
         )
         note = axis.annotate(
@@ -325,7 +352,7 @@ def methods_figure(models: Models) -> Any:
             fontsize=7,
         )
         note.set_in_layout(False)
-    axis.set_yticks([-index for index in range(len(rows))], labels)
+    axis.set_yticks([-index for index in range(len(rows))], [label for label, _, _ in rows])
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(-len(rows) + 0.4, 0.6)
     axis.set_xlim(left=0)
