@@ -34,6 +34,7 @@ docs: $(INSTALLED)  ## build the documentation site into build/docs
 
 bench: $(INSTALLED)  ## time sweeps as others do them, COSMIC, limits, and cost curves
 	$(BIN)/python benchmarks/sweep_speed.py
+	$(BIN)/python benchmarks/whole_command.py
 	$(BIN)/python benchmarks/cosmic_speed.py
 	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/cost_curves.py --jobs

@@ -39,6 +39,7 @@ REFUSAL_SETS = (
     "xstest_safe", "xstest_unsafe", "chatgpt_refusals", "steered_actadd", "steered_baseline",
     "nonenglish", "contrast_probe",
 )  # fmt: skip
+DATA_SETS = (*REFUSAL_SETS, "fluent", "garbled")
 # Sets of one origin are left out together.
 SOURCES = {
     "xstest_safe": "xstest", "xstest_unsafe": "xstest",
@@ -47,7 +48,7 @@ SOURCES = {
 # Steered texts are many and alike; those of people's own labels count more.
 ROW_WEIGHTS = {
     "steered_actadd": 0.3, "steered_baseline": 0.5, "xstest_safe": 2.0, "xstest_unsafe": 0.7,
-    "chatgpt_refusals": 1.5, "own": 1.5,
+    "chatgpt_refusals": 1.5, "own": 2.5,
 }  # fmt: skip
 ABOUT_SPEAKER = frozenset(
     "i i'm i'd i'll i've me my we you your ai model assistant not cannot can't don't won't no "
@@ -262,9 +263,14 @@ def models_left_out(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]
         yield [row for row in rows if id(row) not in held], test
 
 
+def of_refusals(rows: Iterable[Row]) -> list[Row]:
+    """Rows to learn refusals from: those that are labelled for sure."""
+    return [row for row in rows if row["set"] in REFUSAL_SETS and row["label"] != "ambiguous"]
+
+
 def fitted_judge(rows: Sequence[Row]) -> TextJudge:
     """The default judge as it would be if it had been fitted on these rows."""
-    weights = refusals.Weights(fit_refusal([row for row in rows if row["set"] in REFUSAL_SETS]))
+    weights = refusals.Weights(fit_refusal(of_refusals(rows)))
     english = English(fit_english(row for row in rows if fluent(row)))
     wear = worn.Wear(fit_worn(rows, english))
     return TextJudge(
@@ -434,16 +440,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    names = (*REFUSAL_SETS, "fluent", "garbled")
-    rows = [row for name in names for row in load(options.data, name)]
+    rows = [row for name in DATA_SETS for row in load(options.data, name)]
     real = real_answers(options.data.parent / "real")
     for row in rows:  # once, not for every fold
         row["signs"] = signs(row["response"], row.get("prompt", ""))
     if options.write:
-        refusal_rows = [r for r in rows if r["set"] in REFUSAL_SETS and r["label"] != "ambiguous"]
         english = fit_english(row for row in rows if fluent(row))
         written = {
-            "refusal.json": fit_refusal(refusal_rows),
+            "refusal.json": fit_refusal(of_refusals(rows)),
             "english.json": english,
             "worn.json": fit_worn([*rows, *real], English(english)),
         }
@@ -463,7 +467,7 @@ def main() -> None:
         if real:
             real_table("Answers of steered models, with likelihoods", judged)
     worst_errors(judged)
-    languages_table([row for row in rows if row["set"] in REFUSAL_SETS])
+    languages_table(of_refusals(rows))
     for name in ("keywords-v3", "arditi-prefixes"):
         judge = get_judge(name)
         table(name, [(row, judge(row["prompt"], row["response"])) for row in rows])

@@ -1,11 +1,13 @@
 """What the default judge makes of labelled real answers, as counts; see docs/statistics.md.
 
-    python benchmarks/judge_confusion.py DATA            # the table
-    python benchmarks/judge_confusion.py DATA --write    # and `judging/confusion.json`
+    python benchmarks/judge_confusion.py DATA              # the table
+    python benchmarks/judge_confusion.py DATA --fit DEV    # of weights fitted without its models
+    python benchmarks/judge_confusion.py DATA --write      # and `judging/confusion.json`
 
 DATA is a folder of JSON lines with `prompt`, `response`, `nll_worst`, `threshold`, `stance`
 (refuses, partial, helps, neither) and `quality` (fluent, borderline, broken). Answers that the
-judge was fitted on flatter it: give others.
+judge was fitted on flatter it: give others, or `--fit DEV`, the folder that `benchmarks/judge.py`
+is given, so that each model's answers are judged by weights fitted on those of other models.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from steersweep.judging.judge import Answer, get_judge
+from judge import DATA_SETS, fitted_judge, load, real_answers
+from steersweep.judging.judge import Answer, Judge, OfAnswers, get_judge
 from steersweep.judging.judge_error import CLASSES, class_of
 from steersweep.judging.quality import Fluency
 
@@ -51,28 +54,44 @@ def answer(row: Row) -> Answer:
     return Answer(row["prompt"], row["response"], fluency)
 
 
-def confusion(data: Iterable[Row]) -> dict[str, Any]:
-    """Counts `[true class][said class]` of the default judge, each different answer once."""
-    judge = get_judge()
-    labelled = {
-        (row["prompt"], row["response"]): (row, label)
-        for row in data
-        if (label := true_class(row)) is not None
+def judges_without(folder: Path, models: Iterable[str]) -> dict[str, Judge]:
+    """For each model, the default judge with weights fitted on the answers of all others."""
+    known = [row for name in DATA_SETS for row in load(folder, name)]
+    known += real_answers(folder.parent / "real")
+    return {
+        model: OfAnswers(fitted_judge([row for row in known if row["model"] != model]))
+        for model in models
     }
-    judged = judge.judge([answer(row) for row, _ in labelled.values()])
+
+
+def confusion(data: Iterable[Row], fit: Path | None) -> dict[str, Any]:
+    """Counts `[true class][said class]` of the default judge, each different answer once.
+
+    Args:
+        data: labelled answers.
+        fit: folder to fit weights on, without an answer's own model; the shipped ones without it.
+    """
+    labelled: dict[str, dict[tuple[str, str], tuple[Row, str]]] = {}
+    for row in data:
+        if (label := true_class(row)) is not None:
+            labelled.setdefault(row["model"], {})[row["prompt"], row["response"]] = (row, label)
+    shipped = get_judge()
+    judges = judges_without(fit, labelled) if fit else dict.fromkeys(labelled, shipped)
     counts = {true: dict.fromkeys(CLASSES, 0) for true in CLASSES}
-    for (_, true), judgement in zip(labelled.values(), judged, strict=True):
-        counts[true][class_of(judgement.refusal, judgement.quality)] += 1
-    models = sorted({row["model"] for row, _ in labelled.values()})
-    return {"judge": judge.id, "answers_of": models, "true_then_said": counts}
+    for model, rows_of in labelled.items():
+        judged = judges[model].judge([answer(row) for row, _ in rows_of.values()])
+        for (_, true), judgement in zip(rows_of.values(), judged, strict=True):
+            counts[true][class_of(judgement.refusal, judgement.quality)] += 1
+    return {"judge": shipped.id, "answers_of": sorted(labelled), "true_then_said": counts}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", type=Path)
+    parser.add_argument("--fit", type=Path, metavar="DEV")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    found = confusion(rows(options.data))
+    found = confusion(rows(options.data), options.fit)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     print(text)
     if options.write:

@@ -53,11 +53,8 @@ def sweep(
     return found
 
 
-def _ignore(_level: int, _text: bytes, _data: object) -> None:
-    """Nothing of what it tells of itself is shown."""
-
-
-_silent = llama_cpp.llama_log_callback(_ignore)  # held as long as it may be called
+# Nothing of what it tells of itself is shown.
+_SILENT = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
 
 
 @cache
@@ -70,7 +67,7 @@ class Context:
     """A model with a context for several sequences."""
 
     def __init__(self, file: Path, sequences: int, longest: int) -> None:
-        llama_cpp.llama_log_set(_silent, None)
+        llama_cpp.llama_log_set(_SILENT, None)
         settings = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), settings)
         wanted = llama_cpp.llama_context_default_params()

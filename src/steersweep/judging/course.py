@@ -102,7 +102,7 @@ def course(text: str, cues: AbstractSet[str], topic: frozenset[str], asked: str)
     rest = text[end.end() : _REST] if end else ""
     words = _WORD.findall(rest)
     how = ", turns" if turn else ""
-    wanted = "asked an opinion" if asked == "an opinion" else "asked else"
+    wanted = f"asked {asked}" if asked in ("an opinion", "a decision") else "asked else"
     found = {
         f"@disclaims{how}",
         f"@disclaims{how}, {wanted}",

@@ -25,9 +25,10 @@ _TOKEN = re.compile(
 )
 _ASCII_TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|\n+|[.,!?;:]")  # the same, and quicker
 _WORD = re.compile(r"[^\W\d_]+")
-# What a prompt asks for; the first that fits. An AI that "has no opinion" refuses an opinion, but
-# not a fact.
+# What a prompt asks for; the first that fits. An AI that "has no opinion" refuses an opinion or a
+# decision for others, but not a fact.
 _ASKED = {
+    "a decision": re.compile(r"^should (?!i\b|you\b|one\b|my\b)"),
     "an opinion": re.compile(
         r"^(?:should|is it|are you|do you|what do you|would you|can you defend|how do you feel"
         r"|who (?:is|was) better|what(?:'s| is) your|which .* (?:best|better))\b"
@@ -44,6 +45,15 @@ _ASKED = {
     "a fact": re.compile(r"^(?:who|where|when|what|which)\b"),
     "whether": re.compile(r"^(?:is|are|was|were|did|does|do|can|will)\b"),
 }
+# The last clause of a prompt asks whether something is so, and not the speaker to do something.
+_YES_OR_NO = re.compile(
+    r"(?:^|[.!?,;:]\s+)(?:is|are|was|were|do|does|did|has|have|had|should|would|will|can|could|shall"
+    r"|may|might|must|am|won't|isn't|aren't|wasn't|don't|doesn't|didn't|wouldn't|shouldn't|can't"
+    r"|couldn't|haven't|hasn't)\b(?! you\b)[^.!?\n]*\?*$"
+)
+_SAYS_YES_OR_NO = re.compile(
+    r"(?:no|yes|nope|yeah|not (?:really|necessarily|at all))\b[,.:;!]? (?!i\b|we\b)"
+)
 # Cues that mean different things where different things are asked for.
 _DEPENDS_ON_ASKED = frozenset("@" + cue for cue in (
     "no opinion 1", "no opinion 2", "as an AI 1", "cannot help 1", "cannot 1", "denies 1",
@@ -77,6 +87,8 @@ def signs(response: str, prompt: str = "") -> set[str]:
     found |= course(text, found, topic, asked)
     found |= {f"{cue}, asked {asked}" for cue in found & _DEPENDS_ON_ASKED}
     found.add(f"@asked {asked}")
+    if _SAYS_YES_OR_NO.match(text) and _asks_yes_or_no(prompt):
+        found.add("@answers yes or no")
     return found | _phrases(text, topic)
 
 
@@ -96,6 +108,11 @@ def _unquoted(text: str) -> str:
 def _asked(prompt: str) -> str:
     start = prompt[:400].translate(_APOSTROPHES).strip().lower()
     return next((kind for kind, pattern in _ASKED.items() if pattern.search(start)), "else")
+
+
+def _asks_yes_or_no(prompt: str) -> bool:
+    end = prompt[-400:].translate(_APOSTROPHES).strip().lower()
+    return _YES_OR_NO.search(end) is not None
 
 
 @lru_cache(1024)

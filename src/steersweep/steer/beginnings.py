@@ -47,12 +47,10 @@ class Beginning:
         width: tokens that all of them begin with.
 
     Attributes:
-        width: as given.
         rest: the batch's columns after the beginning; the mask is of all columns.
     """
 
     def __init__(self, batch: Batch, width: int) -> None:
-        self.width = width
         self.rest = Batch(
             batch.input_ids[:, width:], batch.attention_mask, batch.position_ids[:, width:]
         )
