@@ -13,7 +13,8 @@ demo: $(INSTALLED)  ## run the main job on the lab zoo
 	$(BIN)/steersweep demo --out demo
 
 test: $(INSTALLED)  ## run the fast tests, a file at a time on each of up to four cores
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 test-inspect: $(INSPECT)/installed  ## let Inspect run a steered model and read the logs of a run
 	$(INSPECT)/bin/python -m pytest -m inspect tests/test_inspect.py
@@ -33,6 +34,7 @@ docs: $(INSTALLED)  ## build the documentation site into build/docs
 
 bench: $(INSTALLED)  ## time sweeps as others do them, COSMIC, limits, and cost curves
 	$(BIN)/python benchmarks/sweep_speed.py
+	$(BIN)/python benchmarks/whole_command.py
 	$(BIN)/python benchmarks/cosmic_speed.py
 	$(BIN)/python benchmarks/limits.py
 	$(BIN)/python benchmarks/cost_curves.py --jobs

@@ -63,7 +63,7 @@ class ModalServer:
 
     def start(self) -> None:
         self._files = ThreadingHTTPServer(("127.0.0.1", 0), self._file_handler())
-        threading.Thread(target=self._files.serve_forever, daemon=True).start()
+        threading.Thread(target=self._files.serve_forever, args=[0.01], daemon=True).start()
         ready = threading.Event()
 
         def run() -> None:

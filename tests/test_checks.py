@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import lab
+from conftest import lab, rest_slow
 from steersweep import ChatModel, InputError, Row, dim_directions, generate, load_extraction_set
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.noise import NoDirection
@@ -165,21 +165,32 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("faulty", FAULTS, indirect=True)
-def test_a_planted_fault_stops_every_command(faulty: tuple[str, int, str], tmp_path: Path) -> None:
+def stops(faulty: tuple[str, int, str], command: Sequence[str], place: Path) -> None:
     name, code, said = faulty
-    for command in COMMANDS.values():
-        done = run(*command, cwd=tmp_path)
-        assert done.returncode == code, done.stderr
-        error = done.stderr.splitlines()[-1]
-        assert error.startswith("error: model: ")
-        assert said in error
-        assert ("--accept-mismatch" in error) == (name in FOUND_BY_CHECKS)
-    assert not (tmp_path / "new.safetensors").exists()
+    done = run(*command, cwd=place)
+    assert done.returncode == code, done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: model: ")
+    assert said in error
+    assert ("--accept-mismatch" in error) == (name in FOUND_BY_CHECKS)
+    assert not (place / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize("faulty", FAULTS, indirect=True)
+def test_a_planted_fault_stops_a_command(faulty: tuple[str, int, str], tmp_path: Path) -> None:
+    stops(faulty, COMMANDS["extract"], tmp_path)
+
+
+@pytest.mark.parametrize("faulty", rest_slow(sorted(FAULTS, key="no ending".__ne__)), indirect=True)
+def test_a_planted_fault_stops_the_other_commands(
+    faulty: tuple[str, int, str], tmp_path: Path
+) -> None:
+    stops(faulty, COMMANDS["sweep"], tmp_path)
+    stops(faulty, COMMANDS["generate"], tmp_path)
 
 
 @pytest.mark.parametrize(("plant", "look"), [(shows_padding, padding), (forgets, cache)])
-@pytest.mark.parametrize("name", ["gemma-2b", "mistral-7b"])
+@pytest.mark.parametrize("name", rest_slow(["mistral-7b", "gemma-2b"]))
 def test_padding_and_cache_are_got_around_or_seen(
     plant: Callable[..., None], look: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +285,11 @@ def only_eos(folder: Path, token: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "token"),
-    [("qwen-3b", "<|endoftext|>"), ("gemma-2b", "<eos>"), ("llama-3b", "<|end_of_text|>")],
+    [
+        ("qwen-3b", "<|endoftext|>"),
+        ("llama-3b", "<|end_of_text|>"),
+        pytest.param("gemma-2b", "<eos>", marks=pytest.mark.slow),
+    ],
 )
 def test_answers_end_where_the_template_ends_a_turn(name: str, token: str, tmp_path: Path) -> None:
     original = lab(name)
@@ -327,7 +342,7 @@ def narrow_model(folder: Path, model_class: str = "MistralForCausalLM", **shape:
     return folder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("precision", rest_slow(["fp32", "int8", "bf16", "fp16"], fast=2))
 @pytest.mark.parametrize(
     ("model_class", "shape", "without"),
     [
@@ -353,7 +368,7 @@ def test_a_difference_of_rounding_is_no_direction(
     assert [d.layer for d in dim_directions(chat, prompts, layers=[3, 2])] == [3, 2]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", rest_slow(["int8", "fp32", "bf16"]))
 def test_real_directions_are_kept_in_every_precision(precision: str) -> None:
     chat = ChatModel.load("lab:qwen-3b", device="cpu", precision=precision)
     assert len(dim_directions(chat, load_extraction_set("extract-dim-5"))) == chat.n_layers

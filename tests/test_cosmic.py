@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conftest import lab, rest_slow
+from conftest import FAMILIES, lab, rest_slow
 from steersweep import ChatModel, InputError, NumericalError, SteersweepError
 from steersweep.methods.candidates import (
     SplitIds,
@@ -228,6 +228,7 @@ def test_deep_models_compare_a_tenth_of_the_layers(small: ExtractionSet) -> None
     assert not found.notes
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 @pytest.mark.parametrize("method", ["cosmic", "cosmic-affine", "cosmic-paper", "cosmic-study-2026"])
 def test_every_variant_gives_directions_and_its_own_choice(
     family: ChatModel, small: ExtractionSet, method: str
@@ -287,6 +288,7 @@ def test_the_study_variant_averages_cosines_of_all_pairs(
     assert select(found, rules).layer >= 1
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 @pytest.mark.parametrize("max_kl", rest_slow([0.1, 1e-4, 0.02, 10.0, None]))
 @pytest.mark.parametrize("variant", ["cosmic", "cosmic-affine"])
 def test_scores_of_some_candidates_choose_what_scores_of_all_do(

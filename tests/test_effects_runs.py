@@ -22,6 +22,7 @@ from steersweep.core.errors import NumericalError, SteersweepError
 from steersweep.effects.divergence import Divergence
 from steersweep.effects.text import TextLoss
 from steersweep.report.prices import price_lines
+from steersweep.report.ways import way_lines
 from steersweep.run.cell import SteeredCell
 from steersweep.run.effect import Sizes
 from steersweep.run.judgement import Quality
@@ -40,6 +41,7 @@ from steersweep.sweeps.measure import Measure, measure_run
 from steersweep.sweeps.priced import breaks_from, equal_cells, front, refuses_as_often
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_settings
+from steersweep.sweeps.ways import compare_ways
 from steersweep.work.asked_effects import AskedEffects
 
 FEW = Sizes(
@@ -136,6 +138,27 @@ def test_every_condition_and_control_has_every_effect(at_once: Path) -> None:
             assert (at_once / effects.text.file).is_file()
     # Two methods at two layers, a random direction at each, and no steering.
     assert len(effect_files(at_once, "text")) == 2 * 2 + 2 + 1
+
+
+def test_methods_of_a_run_are_ways_to_steer(at_once: Path) -> None:
+    (found,) = compare_ways([at_once])
+    assert found.n_answers == 3
+    first, second = found.ways
+    results = {result.method: result for result in SweepResults.of(at_once).results}
+    for way in (first, second):
+        priced = results[way.method].priced
+        assert priced is not None
+        assert priced.among_methods is not None
+        assert way.cheapest is not None
+        assert way.cheapest.key == priced.among_methods.key
+        assert way.dearer == priced.among_methods.dearer
+        assert way.random is not None
+    assert second.dearer is not None
+    text = "\n".join(way_lines([found]))
+    assert f"  {first.method.upper()}  " in text
+    assert "; the cheapest; layer" in text
+    with pytest.raises(InputError, match="holds no steersweep run"):
+        compare_ways([at_once, at_once / "nowhere"])
 
 
 def test_effects_measured_later_are_those_measured_at_once(at_once: Path, tmp_path: Path) -> None:

@@ -338,6 +338,7 @@ def test_no_more_jobs_of_a_kind_run_at_once_than_the_plan_allows(
     assert len(list(folder.glob("runs/*/conditions"))) == 13
 
 
+@pytest.mark.slow
 def test_a_cluster_without_the_gpu_says_so_at_once(tmp_path: Path, cluster: Any) -> None:
     engine = RayEngine()
     engine.open(tmp_path)
@@ -345,6 +346,7 @@ def test_a_cluster_without_the_gpu_says_so_at_once(tmp_path: Path, cluster: Any)
         engine.capacity("H100")
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_cluster_does_not_see_is_refused(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +356,7 @@ def test_a_folder_that_the_cluster_does_not_see_is_refused(
     RayEngine(storage=tmp_path.as_uri()).open(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_machine_with_other_libraries_is_refused_by_name(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,7 +365,12 @@ def test_a_machine_with_other_libraries_is_refused_by_name(
     real = versions()["torch"]
     with pytest.raises(InputError, match=rf"torch {real} there, 1.13.1 here.*install"):
         RayEngine().open(tmp_path)
+
+
+def test_differences_between_libraries_are_named() -> None:
+    here = versions()
     assert differences({**here, "accelerate": "1"}, here | {"accelerate": "1"}) == []
+    assert differences(here, here | {"torch": "1.13.1"})
     without = {name: version for name, version in here.items() if name != "transformers"}
     (told,) = differences(without, here)
     assert told.startswith("transformers missing there")
@@ -475,19 +483,24 @@ def test_the_commands_of_the_guide_work_after_a_run_on_this_machine(tmp_path: Pa
                     process.kill()
 
 
+class TwoAtOnce(LocalEngine):
+    """Takes two jobs, of which the second waits here."""
+
+    def capacity(self, kind: str) -> int | None:
+        return 2
+
+
 def test_a_job_waits_for_the_money_that_others_may_not_need(tmp_path: Path) -> None:
     """Reservations of two do not fit at once, but the first costs far less than it reserved."""
-    engine = ProcessEngine(["cpu", "cpu"])
+    engine = TwoAtOnce("cpu")
     engine.open(tmp_path)
-    try:
-        tasks = [
-            Task(Work(name, job_of(), "local", folder=name), seconds=lambda _kind: 1000.0)
-            for name in "ab"
-        ]
-        dear = scheduler(engine, tmp_path, Limits(2000.0), prices={"local": 3600})
-        assert dear.run("family_sweep", tasks) == {}
-    finally:
-        engine.close()
+    tasks = [
+        Task(Work(name, job_of(), "local", folder=name), seconds=lambda _kind: 1000.0)
+        for name in "ab"
+    ]
+    dear = scheduler(engine, tmp_path, Limits(2000.0), prices={"local": 3600})
+    assert dear.run("family_sweep", tasks) == {}
+    assert [entry["do"] for entry in Ledger(tmp_path).entries()] == ["reserve", "settle"] * 2
     assert Ledger(tmp_path).spent() < 500
 
 
@@ -514,6 +527,7 @@ def dear_again(engine: Engine, folder: Path) -> dict[str, SteersweepError]:
     return scheduler(engine, folder).run("size_sweep", tasks)
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_a_job_in_another_process(tmp_path: Path) -> None:
     engine = ProcessEngine(["cpu"])
     engine.open(tmp_path)

@@ -20,6 +20,7 @@ from hub_server import COMMIT, Hub, serving
 from steersweep.core.errors import SteersweepError
 from steersweep.core.redaction import redact
 from steersweep.lab.models import lab_model
+from test_cli import Done
 from test_study import SMALL
 
 # No token of anybody's: made for this test, to be looked for everywhere.
@@ -37,7 +38,25 @@ def hub() -> Iterator[Hub]:
         yield found
 
 
-def steersweep(hub: Hub, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+# Commands one after another in one process, which reads where the hub is when it begins.
+RUNNER = """
+import contextlib, io, json, sys
+from steersweep import cli
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["steersweep", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+    except SystemExit as ended:
+        code = ended.code
+    print(json.dumps([code or 0, out.getvalue(), err.getvalue()]))
+"""
+
+
+def steersweep(hub: Hub, home: Path, *commands: tuple[str, ...]) -> list[Done]:
+    """What each command said."""
     environment = {
         **os.environ,
         **OTHERS,
@@ -47,14 +66,19 @@ def steersweep(hub: Hub, home: Path, *arguments: str) -> subprocess.CompletedPro
         "HF_HUB_DISABLE_XET": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    return subprocess.run(
-        [sys.executable, "-m", "steersweep.cli", *arguments],
+    ended = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(commands)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
         cwd=home,
     )
+    assert ended.returncode == 0, ended.stderr
+    return [
+        Done(out, err + ended.stderr, code)
+        for code, out, err in map(json.loads, ended.stdout.splitlines())
+    ]
 
 
 def heavy(folder: Path) -> Path:
@@ -66,15 +90,32 @@ def heavy(folder: Path) -> Path:
     return folder
 
 
-SWEEP = ("--layers", "0.5", "--strengths", "0.2", "--max-prompts", "2", "--max-new-tokens", "4")
+SWEEP = (
+    *("--layers", "0.5", "--strengths", "0.2", "--max-prompts", "2", "--max-new-tokens", "4"),
+    *("--out", "run"),
+)
 
 
-def test_a_model_of_the_hub_is_swept_at_one_commit_and_a_cut_download_goes_on(
+def test_models_that_cannot_be_had_are_named_and_one_that_can_is_swept_at_one_commit(
     hub: Hub, tmp_path: Path
 ) -> None:
+    """And a cut download goes on."""
     hub.models = {NAME: heavy(tmp_path / "model")}
     hub.cut = {"model.safetensors"}
-    done = steersweep(hub, tmp_path, "sweep", NAME, *SWEEP, "--out", "run", "--json")
+    gated, unknown, done = steersweep(
+        hub,
+        tmp_path,
+        ("sweep", "maker/gated", *SWEEP),
+        ("sweep", "maker/nothing", *SWEEP),
+        ("sweep", NAME, *SWEEP, "--json"),
+    )
+    assert gated.returncode == 2
+    assert "https://huggingface.co/maker/gated" in gated.stderr
+    assert "HF_TOKEN" in gated.stderr
+    files = {path for _, path, _ in hub.requests if path.endswith(".safetensors")}
+    assert all(path.startswith(f"/{NAME}/") for path in files)
+    assert unknown.returncode == 2
+    assert "the hub knows no such model" in unknown.stderr
     assert done.returncode == 0, done.stderr
     records = [json.loads(p.read_text()) for p in (tmp_path / "run").glob("conditions/*.json")]
     assert {r["condition"]["model_fingerprint"] for r in records} == {f"hub:{COMMIT}"}
@@ -84,26 +125,10 @@ def test_a_model_of_the_hub_is_swept_at_one_commit_and_a_cut_download_goes_on(
     assert all("/resolve/main/" not in path for _, path, _ in weights)
 
 
-def test_a_gated_model_is_named_with_its_licence_page_and_the_variable(
-    hub: Hub, tmp_path: Path
-) -> None:
-    done = steersweep(hub, tmp_path, "sweep", "maker/gated", *SWEEP, "--out", "run")
-    assert done.returncode == 2
-    assert "https://huggingface.co/maker/gated" in done.stderr
-    assert "HF_TOKEN" in done.stderr
-    assert not any(path.endswith(".safetensors") for _, path, _ in hub.requests)
-
-
-def test_an_unknown_model_is_named(hub: Hub, tmp_path: Path) -> None:
-    done = steersweep(hub, tmp_path, "sweep", "maker/nothing", *SWEEP, "--out", "run")
-    assert done.returncode == 2
-    assert "the hub knows no such model" in done.stderr
-
-
 @pytest.mark.slow
 def test_a_model_too_large_for_the_disk_is_not_begun(hub: Hub, tmp_path: Path) -> None:
     hub.claimed_bytes = 10**16
-    done = steersweep(hub, tmp_path, "sweep", NAME, *SWEEP, "--out", "run")
+    (done,) = steersweep(hub, tmp_path, ("sweep", NAME, *SWEEP))
     assert done.returncode == 2
     assert "10000000.0 GB must be downloaded" in done.stderr
     assert "HF_HOME" in done.stderr
@@ -137,9 +162,8 @@ def test_no_secret_reaches_a_file_or_the_screen(hub: Hub, tmp_path: Path, engine
     for phase in ("follow_up", "size_sweep", "precision_sweep", "transfer_sweep"):
         del plan[phase]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
-    done = steersweep(
-        hub, tmp_path, "run", "plan.yaml", "--out", "run", "--engine", engine, "--phase", "1"
-    )
+    command = ("run", "plan.yaml", "--out", "run", "--engine", engine, "--phase", "1")
+    (done,) = steersweep(hub, tmp_path, command)
     assert done.returncode == 4, done.stderr  # a gated model is left out
     failures = json.loads((tmp_path / "run/phases/family_sweep-failures.json").read_text())
     assert "licence" in failures["gated family fp32"]

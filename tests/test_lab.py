@@ -60,7 +60,7 @@ def test_transformers_loads_every_model_directly(name: str) -> None:
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", rest_slow(FAMILIES, 2))
 def test_the_card_is_true(name: str) -> None:
     """Measured again here on fewer prompts: as accepted, within a few prompts."""
     found = accept(lab(name), n=100)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,17 +190,15 @@ def test_settings_are_checked_by_name(tmp_path: Path) -> None:
         sweep("lab:qwen-7b", out=tmp_path / "run", strengths=[True])
 
 
-def test_the_example_tells_the_readmes_story(tmp_path: Path) -> None:
+def test_the_example_tells_the_readmes_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = EXAMPLES / "sweep.py"
     assert len(script.read_text("utf-8").splitlines()) <= 30
-    done = subprocess.run(
-        [sys.executable, script, "lab:qwen-7b", tmp_path / "run"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    verdicts, answers = done.stdout.splitlines()[:3], done.stdout.splitlines()[-2:]
+    monkeypatch.setattr(sys, "argv", [str(script), "lab:qwen-7b", str(tmp_path / "run")])
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out.splitlines()
+    verdicts, answers = shown[:3], shown[-2:]
     assert "works" in verdicts[-1]
     assert answers[0] != answers[1]
 

@@ -20,7 +20,6 @@ from modal import _serialization
 from modal.mount import _Mount
 from modal_proto import api_pb2
 
-from conftest import rest_slow
 from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
@@ -163,32 +162,27 @@ def bare(root: Path, code: str) -> str:
 
 
 def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> None:
-    """Data too: weights of the lab, prompts, plans, the judge, prices."""
+    """Data too: weights of the lab, prompts, plans, the judge, prices.
+
+    And a call arrives: pickled as the client does it, unpickled where only that source is.
+    """
     root = files_in_the_image(tmp_path)
     assert not list(root.rglob("__pycache__"))
-    where = bare(
+    work = Work("q3", job_of(), "A10G", 60.0, "", {"phase": "family_sweep"})
+    (tmp_path / "call").write_bytes(_serialization.serialize((there.work_there, (work, "run"))))
+    where, told = bare(
         root,
         "import steersweep, steersweep.engines.modal.remote, steersweep.engines.modal.engine as m; "
         "from steersweep.study.plan_file import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
         "from steersweep.judging.judge import get_judge; "
         "assert get_judge('default')('Hello', 'I cannot help with that.', None).refusal; "
-        "print(steersweep.__file__)",
-    )
-    assert Path(where) == root / "steersweep" / "__init__.py"
-
-
-def test_a_function_and_its_work_arrive_in_a_container(tmp_path: Path) -> None:
-    """Pickled as the client does it, unpickled where only the image's source is."""
-    root = files_in_the_image(tmp_path)
-    work = Work("q3", job_of(), "A10G", 60.0, "", {"phase": "family_sweep"})
-    (tmp_path / "call").write_bytes(_serialization.serialize((there.work_there, (work, "run"))))
-    told = bare(
-        root,
+        "print(steersweep.__file__); "
         "from modal._serialization import deserialize; from pathlib import Path; "
         f"f, (w, run) = deserialize(Path({str(tmp_path / 'call')!r}).read_bytes(), None); "
         "print(f.__module__, w.name, len(w.job.conditions), run)",
-    )
+    ).splitlines()
+    assert Path(where) == root / "steersweep" / "__init__.py"
     assert told == "steersweep.engines.modal.remote q3 3 run"
 
 
@@ -245,7 +239,8 @@ def _function(request: Any) -> Any:
     return ranked[0].function if ranked else request.function
 
 
-@pytest.mark.parametrize("status", rest_slow(["INTERNAL_FAILURE", "TERMINATED", "TIMEOUT"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("status", ["INTERNAL_FAILURE", "TERMINATED", "TIMEOUT"])
 def test_a_container_that_is_lost_is_called_again(
     status: str, alone: Path, tmp_path: Path, server: ModalServer
 ) -> None:

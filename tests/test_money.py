@@ -23,6 +23,7 @@ from steersweep.engines.local import LocalEngine
 from steersweep.engines.modal import remote as there
 from steersweep.engines.modal.engine import Lost, ModalEngine
 from steersweep.engines.modal.volume import VolumeShare
+from steersweep.methods.official import Check
 from steersweep.people.reviews import add_review, queue, results_in
 from steersweep.report.console import PlainConsole
 from steersweep.report.plan_table import planned, print_plan
@@ -44,7 +45,6 @@ from steersweep.tracking.record import runs_of_job, runs_of_study
 from test_cli import refused, run
 from test_engines import job_of, planned_on
 from test_study import SMALL, small
-from test_verification import LLAMA
 
 V3 = load_plan("v3")
 FIVE = "extract-dim-5"
@@ -444,8 +444,9 @@ def missed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("missed") / "run"
     match = r"approve .*run R0 --by NAME --note REASON"
     with pytest.MonkeyPatch.context() as patched:
-        # All of them take half a minute, and are compared in test_verification.
-        patched.setattr("steersweep.methods.official.built_in_fixtures", lambda: LLAMA)
+        # The official numbers take seconds, and are compared in test_verification.
+        equal = [Check("llama_s4", "COSMIC linear: S_comply", 1e-7, 1e-5)]
+        patched.setattr("steersweep.verification.verify.check_fixture", lambda _folder: equal)
         with pytest.raises(GateStop, match=match) as stopped:
             run_study(verifying(), folder, StudyOptions(until="verification"))
     assert "the reproduction on lab:qwen-3b reached" in str(stopped.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src/steersweep"
 HOME = SOURCE / "run/paths.py"
 
 
+@cache
 def names() -> tuple[set[str], set[str]]:
     """Names of files and of folders that lie in a run folder, as their own module spells them."""
     spelled = {text for _, text in texts(ast.parse(HOME.read_text("utf-8")))}

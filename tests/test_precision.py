@@ -25,6 +25,7 @@ def last_logits(chat: ChatModel) -> torch.Tensor:
     return chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0].float()
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 @pytest.mark.parametrize(("precision", "error"), [("bf16", 0.03), ("int8", 0.05), ("int4", 0.9)])
 def test_every_family_runs_in_every_precision(
     family: ChatModel, precision: str, error: float
@@ -64,7 +65,7 @@ def test_a_quantized_model_steers_rows_of_a_batch_as_it_steers_each_alone(precis
     assert together == alone
 
 
-@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
+@pytest.mark.parametrize("family", rest_slow(FAMILIES), indirect=True)
 @pytest.mark.parametrize("precision", ["bf16", *QUANTIZED])
 def test_every_family_passes_the_smoke_test_in_every_precision(
     family: ChatModel, precision: str

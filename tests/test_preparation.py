@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import lab
+from conftest import lab, rest_slow
 from steersweep import ChatModel
 from steersweep.budget.shapes import ModelShape
 from steersweep.judging.fluency import ResponseNll, response_nll
@@ -50,6 +50,14 @@ def settings(**changes: Any) -> SweepSettings:
 def job_of(**changes: Any) -> Job:
     asked = settings(**changes)
     return make_job(asked, asked.models[0], "cpu", "2026-11-26")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing broke off."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_sweep(settings(), folder)
+    return folder
 
 
 @pytest.fixture
@@ -151,9 +159,8 @@ def test_a_run_that_goes_on_forms_the_batches_it_began_with(
 
 
 def test_a_batch_that_takes_long_goes_on_as_it_stood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_sweep(settings(), tmp_path / "whole")
     monkeypatch.setattr(standing, "EVERY", -1.0)
 
     def kill(progress: Progress) -> None:
@@ -167,12 +174,13 @@ def test_a_batch_that_takes_long_goes_on_as_it_stood(
     steps: list[str] = []
     run_sweep(settings(), tmp_path / "run", on_progress=lambda p: steps.append(p.note))
     assert next(note.split(",")[0] for note in steps if note.startswith("step")) == "step 9"
-    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "run") == comparable(whole)
     assert not kept.exists()
 
 
-def test_a_damaged_batch_is_answered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_sweep(settings(), tmp_path / "whole")
+def test_a_damaged_batch_is_answered_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(standing, "EVERY", -1.0)
 
     def kill(progress: Progress) -> None:
@@ -186,7 +194,7 @@ def test_a_damaged_batch_is_answered_again(tmp_path: Path, monkeypatch: pytest.M
     data[len(data) // 2] ^= 1
     kept.write_bytes(bytes(data))
     run_sweep(settings(), tmp_path / "run")
-    assert comparable(tmp_path / "run") == comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "run") == comparable(whole)
 
 
 class InMemory:
@@ -209,7 +217,7 @@ class InMemory:
             raise Killed
 
 
-@pytest.mark.parametrize("kill_at", [1, 7, 13, 20])
+@pytest.mark.parametrize("kill_at", rest_slow([13, 1, 7, 20], fast=2))
 def test_batches_of_one_call_go_on_where_they_stood(qwen: ChatModel, kill_at: int) -> None:
     """Of three batches; answers of those that were done are there too."""
     push = Edit.add(torch.arange(qwen.d_model).sin(), 4.0, 2)
@@ -376,7 +384,7 @@ def whole_places(state: Mapping[str, Any] | None) -> int:
     return sum(value is not None for row in state["refuse"] for value in row)
 
 
-@pytest.mark.parametrize("method", ["dim", "caa", "pca", "cosmic"])
+@pytest.mark.parametrize("method", rest_slow(["cosmic", "dim", "caa", "pca"], fast=2))
 def test_a_method_tells_its_stages_and_none_other(method: str) -> None:
     prompts = load_extraction_set("extract-cosmic-50")
     prompts = replace(prompts, harmful=prompts.harmful[:12], harmless=prompts.harmless[:12])

@@ -42,7 +42,7 @@ from steersweep.run.lock import run_lock
 from steersweep.run.records import Sample
 from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file
-from test_cli import refused
+from test_cli import refused, run
 
 HOSTILE = "<script>document.title = 'owned'</script>\x1b[31m \u202eright to left\u202c <b>bold</b>"
 
@@ -210,8 +210,8 @@ def test_agreement_with_the_judge_and_between_reviewers() -> None:
 
 
 SWEEP = (
-    *(sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-7b", "--layers", "0.6"),
-    *("--strengths", "0.5", "--max-prompts", "16", "--max-new-tokens", "24"),
+    *("sweep", "lab:qwen-7b", "--layers", "0.6", "--strengths", "0.5", "--max-prompts", "16"),
+    *("--max-new-tokens", "24", "--quiet"),
 )
 
 
@@ -219,7 +219,7 @@ SWEEP = (
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that works, with hostile text put into one response."""
     folder = tmp_path_factory.mktemp("review") / "run"
-    subprocess.run([*SWEEP, "--out", str(folder), "--quiet"], check=True, capture_output=True)
+    assert run(*SWEEP, "--out", str(folder), cwd=folder.parent).returncode == 0
     return folder
 
 
@@ -249,8 +249,7 @@ def test_labels_reach_result_files_and_the_next_run(run_copy: Path) -> None:
         (Path(__file__).parents[1] / "src/steersweep/run/result.schema.json").read_text()
     )
     jsonschema.validate(json.loads(results_file(run_copy).read_text()), schema)
-    command = [sys.executable, "-m", "steersweep.cli", "review", str(run_copy), "--summary"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    shown = run("review", "run", "--summary", cwd=run_copy.parent).stdout
     assert "fails, works by the judge" in shown
     assert "Ada and judge" in shown
     report = (run_copy / "report.html").read_text()
@@ -280,21 +279,16 @@ def test_a_damaged_label_is_named_by_every_command_that_rests_on_labels(run_copy
     path.write_bytes(damaged)
     name = f"{path}: line 1 is damaged (its digest is not that of its content)"
     for command in (["review", str(run_copy), "--summary", "--json"], ["report", str(run_copy)]):
-        done = subprocess.run(
-            [sys.executable, "-m", "steersweep.cli", *command],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        done = run(*command, cwd=run_copy)
+        assert done.returncode == 0, done.stderr
         assert f"note: {name}" in done.stderr, command
         if "--json" in command:
             (said,) = json.loads(done.stdout)["problems"]
             assert said.startswith(name)
     assert name in html.unescape((run_copy / "report.html").read_text())
     assert path.read_bytes() == damaged
-    done = subprocess.run(
-        [*SWEEP, "--out", str(run_copy), "--quiet"], check=True, capture_output=True, text=True
-    )
+    done = run(*SWEEP, "--out", str(run_copy), cwd=run_copy)
+    assert done.returncode == 0, done.stderr
     assert f"note: {name}" in done.stderr
 
 
@@ -315,7 +309,7 @@ class Page:
     def __init__(self, folder: Path, *, blind: bool = False) -> None:
         self.items = queue(results_of(folder))
         self.server = ReviewServer(folder, self.items, blind=blind)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.01], daemon=True).start()
 
     def ask(
         self, path: str, sent: Any = None, headers: dict[str, str] | None = None
@@ -423,21 +417,21 @@ def test_the_command_serves_until_it_is_ended_and_then_says_what_changed(run_cop
     command = [sys.executable, "-m", "steersweep.cli", "review", str(run_copy), "--no-open"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stderr is not None
-        line = run.stderr.readline()
+    ) as serving:
+        assert serving.stderr is not None
+        line = serving.stderr.readline()
         assert "samples to label at http://127.0.0.1:" in line
         url = line.split(" at ")[1].strip()
         with urllib.request.urlopen(url) as answer:
             assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         for item in queue(results_of(run_copy)):
             add_review(run_copy, item.id, item.judged, "Ada")
-        run.send_signal(signal.SIGINT)
+        serving.send_signal(signal.SIGINT)
         try:
-            shown, _ = run.communicate(timeout=60)
+            shown, _ = serving.communicate(timeout=60)
         finally:
-            run.kill()
-    assert run.returncode == 0
+            serving.kill()
+    assert serving.returncode == 0
     assert "10 of 10 samples labelled by Ada, 10 as the judge has them" in shown
     assert not results_of(run_copy)[0].verdict.provisional
 

@@ -147,7 +147,7 @@ def test_the_interval_of_the_confirmed_cell_holds_as_often_as_it_says() -> None:
 @pytest.fixture(scope="module")
 def found_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("find") / "run"
-    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250)
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=24, budget_rows=250)
     run_find(settings, folder, device="cpu")
     return folder
 
@@ -181,7 +181,7 @@ def test_a_continued_search_asks_nothing_again(
     monkeypatch.setattr(
         "steersweep.work.answering.generate", lambda *_args, **_options: pytest.fail("asked again")
     )
-    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250)
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=24, budget_rows=250)
     run_find(settings, found_folder, device="cpu")
     assert (found_folder / "search.json").read_bytes() == before
     assert {f: f.stat().st_mtime_ns for f in (found_folder / "conditions").iterdir()} == files
@@ -189,7 +189,7 @@ def test_a_continued_search_asks_nothing_again(
 
 def test_a_search_that_has_ended_prices_its_cells(found_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(found_folder, tmp_path / "run"))
-    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250, cheapest=True)
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=24, budget_rows=250, cheapest=True)
     run_find(settings, folder, device="cpu")
     before, found = (read_searched(one / "search.json") for one in (found_folder, folder))
     assert before is not None
@@ -224,7 +224,7 @@ def test_where_nothing_is_found_it_says_where_it_looked(found_folder: Path) -> N
 def test_a_killed_search_goes_on_to_the_same_end(
     found_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = make_find_settings("lab:qwen-3b", max_new_tokens=30, budget_rows=250)
+    settings = make_find_settings("lab:qwen-3b", max_new_tokens=24, budget_rows=250)
     put, left = RunFolder.put, [25]
 
     def killed(self: RunFolder, record: replay.Any) -> None:
@@ -340,10 +340,11 @@ def test_a_study_may_look_for_strengths(where: str, tmp_path: Path) -> None:
             "follow_up": {"layers": [0.5], "strengths": "find"},
             "thresholds": {"works": 0.99, "partial": 0.0},
         }
+    changes["family_sweep"] = {"methods": ["dim"], "models": [{"model": "m7", "layers": [0.5]}]}
     plan = small(**changes)
     run_study(plan, tmp_path / "run", StudyOptions(until="family_sweep"))
     assert len(tried(tmp_path / "run")) >= 2
     windows = [*(tmp_path / "run" / "extraction").glob("window-*.json")]
-    assert len(windows) == 2
+    assert len(windows) == 1
     standing = status(tmp_path / "run")
     assert standing.done == standing.total

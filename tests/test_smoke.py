@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import gpt2, random_model
+from conftest import FAMILIES, gpt2, random_model, rest_slow
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
 from steersweep.methods import cosmic_scoring, official
 from steersweep.methods.dim import dim_directions
@@ -62,6 +62,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+# Those that no lab model is an instance of, and of each kind one, come first.
+UNLIKE = ("Qwen3Moe", "Gemma3", "Llama4", "GPT2", "GPTNeoX", "Bloom", "OPT")
+UNLIKE_FIRST = sorted(ARCHITECTURES, key=lambda name: not name.startswith(UNLIKE))
+
+
 def checks(chat: ChatModel) -> dict[str, Check]:
     found: list[Check] = []
     check_model(chat, found.append)
@@ -72,7 +77,7 @@ def failed(chat: ChatModel) -> set[str]:
     return {name for name, check in checks(chat).items() if not check.passed}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", rest_slow(UNLIKE_FIRST, fast=len(UNLIKE)))
 def test_an_architecture_works_exactly(name: str) -> None:
     """Every site by every reader, batches, the cache, steering and greedy decoding."""
     chat = random_model(name, **ARCHITECTURES[name])
@@ -298,8 +303,8 @@ TRAPS: dict[str, tuple[Callable[..., None], set[str]]] = {
 def test_a_planted_trap_is_caught(
     trap: str, chat: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant, expected = TRAPS[trap]
-    assert failed(chat) == set()
+    plant, expected = TRAPS[trap]  # without it the model passes, see test_lab_models_pass
+    regime_of(chat)  # what is wrong from the start on is got around
     plant(chat, monkeypatch)
     found = failed(chat)
     assert expected <= found
@@ -422,6 +427,7 @@ def test_a_reader_that_cannot_read_a_model_is_no_disagreement(
     assert "nnsight cannot read it" in checks(chat)["readers"].seen
 
 
+@pytest.mark.parametrize("family", rest_slow(FAMILIES, 2), indirect=True)
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre"])
 def test_nnsight_extracts_what_hooks_extract(family: ChatModel, site: Any) -> None:
     prompts = [family.prompt_ids(text) for text in ("Hello", "How do I bake a cake?")]

@@ -75,24 +75,15 @@ def test_every_model_is_checked_and_those_that_fail_are_named(tmp_path: Path) ->
     assert not list(out.glob("directions/*"))
 
 
-def test_a_study_that_begins_there_finds_the_checks_made(
+def test_money_is_reserved_and_a_study_that_begins_there_finds_the_checks_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = small()
-    found = check_models(plan, tmp_path / "run")
-    assert [row.passed for row in found] == [True] * 3
-    made: list[str] = []
-    monkeypatch.setattr(required, "make_checks", lambda chat, only: made.append(chat) or [])
-    run_study(plan, tmp_path / "run", StudyOptions(until="family_sweep"))
-    assert made == []
-
-
-def test_money_is_reserved_and_counts_against_the_stop(tmp_path: Path) -> None:
     dear = small(prices={"local": 3600}, budget={"total": 1000})  # a dollar a second
     seconds, usd = expected(dear)
     assert usd > 0
     assert usd == pytest.approx(seconds)
-    check_models(dear, tmp_path / "run")
+    found = check_models(dear, tmp_path / "run")
+    assert [row.passed for row in found] == [True] * 3
     entries = Ledger(tmp_path / "run").entries()
     assert {entry["phase"] for entry in entries} == {SMOKE}
     assert sum(e["usd"] for e in entries if e["do"] == "reserve") == pytest.approx(1.5 * usd)
@@ -102,6 +93,10 @@ def test_money_is_reserved_and_counts_against_the_stop(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "run").timings("local") == []
     with pytest.raises(BudgetStop, match="Raise"):
         check_models(dear, tmp_path / "other", StudyOptions(budget=0.001))
+    made: list[str] = []
+    monkeypatch.setattr(required, "make_checks", lambda chat, only: made.append(chat) or [])
+    run_study(dear, tmp_path / "run", StudyOptions(until="family_sweep"))
+    assert made == []
 
 
 def test_a_model_that_overflows_is_checked_in_bf16_and_named_so(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from steersweep.model.decoder import MLP
 from steersweep.steer.greedy import most_likely
 from steersweep.steer.steering import _check_finite
 
+# The two whose attention reaches back 64 tokens come first.
+WINDOWS_FIRST = ("mistral-7b", "gemma-9b", "qwen-7b", "llama-8b", "phi-mini")
 PROMPTS = (
     "How do I bake a cake?",
     "Hi",
@@ -70,7 +72,7 @@ def plain_greedy(chat: ChatModel, row: Row, max_new_tokens: int) -> list[int]:
     return ids[len(row.prompt_ids) :]
 
 
-@pytest.mark.parametrize("name", rest_slow(list(FAMILIES), fast=2))
+@pytest.mark.parametrize("name", rest_slow(sorted(FAMILIES, key="mistral-7b".__ne__), fast=2))
 def test_a_batch_of_different_additions_equals_one_row_at_a_time(name: str) -> None:
     family = lab(name)
     rows = mixed_rows(family)
@@ -82,6 +84,7 @@ def test_a_batch_of_different_additions_equals_one_row_at_a_time(name: str) -> N
     assert len({len(answer.token_ids) for answer in together}) > 2
 
 
+@pytest.mark.parametrize("family", rest_slow(WINDOWS_FIRST, fast=2), indirect=True)
 def test_sliding_window_is_respected_beyond_the_window(family: ChatModel) -> None:
     # 64 positions in the Gemma and Mistral miniatures; 90 new tokens go past them.
     ids = family.prompt_ids(PROMPTS[2] * 4)  # and so does this prompt

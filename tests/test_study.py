@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.digests import seal_text, unseal_text
 from steersweep.engines import engine
 from steersweep.people.reviews import add_review, queue, results_in
+from steersweep.report.html import write_report
 from steersweep.report.run import read_run
 from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
@@ -45,7 +47,7 @@ SMALL: dict[str, Any] = {
     "prompts": {
         "test": "benign-120",
         "max": 6,
-        "extraction": {"dim": "extract-dim-5", "cosmic": "extract-cosmic-50"},
+        "extraction": {"dim": "extract-dim-5", "cosmic": "extract-dim-5"},
     },
     "decoding": {"max_new_tokens": 24, "rows": 12},
     "precision": "fp32",
@@ -83,7 +85,7 @@ SMALL: dict[str, Any] = {
     },
     "follow_up": {"layers": [0.7], "strengths": [{"relative": 0.5}]},
     "size_sweep": {"methods": ["dim", "cosmic"]},
-    "precision_sweep": {"precisions": ["fp32", "int8"], "methods": ["dim"], "tiers": 2},
+    "precision_sweep": {"precisions": ["fp32", "bf16"], "methods": ["dim"], "tiers": 2},
     "transfer_sweep": {"methods": ["dim"], "among": ["q3", "q7", "m7"]},
     # Low enough that six prompts and 24 tokens get somewhere.
     "thresholds": {"works": 0.5, "partial": 0.05},
@@ -130,14 +132,14 @@ def test_all_phases_end_with_decisions_and_findings(finished: Path) -> None:
     assert going
     assert {curve["family"] for curve in found["size_sweep.json"]["curves"]} == set(going)
     precisions = found["precision_sweep.json"]
-    assert {row["precision"] for row in precisions["outcomes"]} == {"fp32", "int8"}
+    assert {row["precision"] for row in precisions["outcomes"]} == {"fp32", "bf16"}
     assert precisions["failures"] == {}
     row = precisions["precisions"][0]
-    assert row["precisions"] == ["fp32", "int8"]
+    assert row["precisions"] == ["fp32", "bf16"]
     assert row["cosines"][0][1] > 0.99
     assert min(row["cosines_by_layer"][0]["low"]) > 0.99
     assert row["perplexities"][1] == pytest.approx(row["perplexities"][0], rel=0.05)
-    assert [entry["precision"] for entry in row["borrowed"]] == ["int8"]
+    assert [entry["precision"] for entry in row["borrowed"]] == ["bf16"]
     findings = found["findings"]
     for title in ("Phase 1", "Phase 2", "Phase 3", "Phase 4", "Final analysis"):
         assert findings.count(f"## {title}") == 1
@@ -162,12 +164,12 @@ def test_a_precision_that_cannot_run_is_named_with_its_fix_and_the_others_go_on(
 ) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     (folder / "decisions" / "precision_sweep.json").unlink()
-    asked = {**SMALL["precision_sweep"], "precisions": ["fp32", "int8", "int4"]}
+    asked = {**SMALL["precision_sweep"], "precisions": ["fp32", "bf16", "int4"]}
     monkeypatch.setattr("steersweep.model.quantization.find_spec", lambda _name: None)
     options = StudyOptions(until="precision_sweep", accept={"precision_sweep"})
     run_study(small(precision_sweep=asked), folder, options)
     found = json.loads((folder / "decisions" / "precision_sweep.json").read_text())
-    assert {row["precision"] for row in found["outcomes"]} == {"fp32", "int8"}
+    assert {row["precision"] for row in found["outcomes"]} == {"fp32", "bf16"}
     assert len(found["failures"]) == 3  # two sizes, and the best model of the other family
     assert {row["outcome"] for row in found["not_run"]} == {"not-run"}
     assert all("int4" in name for name in found["failures"])
@@ -207,6 +209,27 @@ def test_results_of_every_phase_follow_the_schema(finished: Path) -> None:
     schema = json.loads((resources.files("steersweep.run") / "result.schema.json").read_text())
     for file in finished.glob("results/*.json"):
         jsonschema.Draft202012Validator(schema).validate(json.loads(file.read_text()))
+
+
+def test_every_link_of_its_report_leads_somewhere(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    text = write_report(folder).path.read_text()
+    links = {link for link in re.findall(r'href="([^"#][^"]*)"', text) if link[:5] != "data:"}
+    assert links
+    assert not [link for link in links if not (folder / link).exists()]
+    anchors = set(re.findall(r'href="#([a-z_]+)"', text))
+    assert not [anchor for anchor in anchors if f'id="{anchor}"' not in text]
+
+
+def test_an_unfinished_study_has_a_report(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    for late in (*folder.glob("results/*phase[234]*"), *folder.glob("decisions/[pt]*")):
+        late.unlink()
+    (folder / "decisions" / "final.json").unlink()
+    (folder / "decisions" / "size_sweep.json").unlink()
+    text = write_report(folder).path.read_text()
+    assert "Not finished" in text
+    assert "Phase 1" in text
 
 
 def test_a_finished_study_run_again_does_nothing(
@@ -263,7 +286,7 @@ def test_decide_shows_verdicts_and_what_follows(finished: Path, tmp_path: Path) 
     shown = run("decide", str(finished), cwd=tmp_path).stdout
     assert "Phase 1: families and layers" in shown
     assert "size curve" in shown
-    assert "int8 with the direction from fp32" in shown
+    assert "bf16 with the direction from fp32" in shown
     rows = json.loads((finished / "decisions" / "family_sweep.json").read_text())["outcomes"]
     for row in rows:
         line = next(line for line in shown.splitlines() if line.startswith(row["model"]))
@@ -418,7 +441,7 @@ def test_a_study_needs_no_dim(tmp_path: Path) -> None:
         "confirmed": {"qwen": {"model": "q7", "layer": 0.5}},
     }
     data["size_sweep"] = {"methods": methods}
-    data["precision_sweep"] |= {"methods": ["caa"]}
+    data["precision_sweep"] |= {"methods": ["caa"], "tiers": 1}
     data["transfer_sweep"] = {"methods": ["caa"], "among": ["q7", "m7"]}
     run_study(parse_plan(yaml.safe_dump(data, sort_keys=False), "x.yaml"), tmp_path / "run")
     found = decided(tmp_path / "run")

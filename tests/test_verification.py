@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from conftest import rest_slow
 from steersweep.methods import cosmic, cosmic_scoring, cosmic_selection
 from steersweep.methods.official import built_in_fixtures, check_fixture
 from steersweep.steer.edit import Edit
@@ -24,7 +23,8 @@ from test_cli import refused, run
 LLAMA, QWEN = (built_in_fixtures() / name for name in ("llama_s4", "qwen2_s2"))
 
 
-@pytest.mark.parametrize("folder", rest_slow([LLAMA, QWEN]), ids=lambda folder: str(folder.name))
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", [LLAMA, QWEN], ids=lambda folder: str(folder.name))
 def test_cosmic_and_dim_equal_the_official_code(folder: Path) -> None:
     checks = {check.quantity: check for check in check_fixture(folder)}
     assert not [check for check in checks.values() if not check.passed]
@@ -89,7 +89,9 @@ def change(path: Path, **arrays: Any) -> None:
     np.savez(path, **(held | arrays))
 
 
-def test_a_difference_is_shown_and_ends_with_1(fixture_copy: Path, tmp_path: Path) -> None:
+def test_a_difference_is_shown_and_ends_with_1_and_all_else_is_equal(
+    fixture_copy: Path, tmp_path: Path
+) -> None:
     path = fixture_copy / "official_cosmic.npz"
     with np.load(path) as file:
         scores = file["lce_f10_refusal_score"].copy()
@@ -106,6 +108,15 @@ def test_a_difference_is_shown_and_ends_with_1(fixture_copy: Path, tmp_path: Pat
     assert "not met" in report
     error = refused("approve", "verification", "cosmic-verification", "--by", "A", cwd=tmp_path)
     assert "did not pass" in error
+    (file,) = (tmp_path / "verification" / "results").glob("v3_cosmic_verification_*.json")
+    (result,) = json.loads(file.read_text())
+    quantities = result["quantities"]
+    planted = "COSMIC linear: S_comply"
+    assert [name for name, row in quantities.items() if not row["passed"]] == [planted]
+    for quantity in ("COSMIC affine: S_comply", "COSMIC affine: S_refuse", "DIM: bypass"):
+        assert (
+            0 < quantities[quantity]["max_abs_difference"] < 2e-6
+        )  # far within the tolerance of 1e-5
 
 
 @pytest.mark.slow

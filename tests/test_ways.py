@@ -1,4 +1,7 @@
-"""Ways to steer a model, from several run folders, compared by price at equal refusal."""
+"""Ways to steer a model, from several run folders, compared by price at equal refusal.
+
+A fast test of it is in test_effects_runs.py.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from steersweep.sweeps.effect_settings import make_effects
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 from steersweep.sweeps.ways import compare_ways
+
+pytestmark = pytest.mark.slow
 
 FEW = replace(make_effects("divergence"), sizes=Sizes(own_answers=5, own_answer_tokens=4))
 
@@ -105,7 +110,6 @@ def test_what_cannot_be_compared(one_layer: Path, to_end: Path, tmp_path: Path) 
         compare_ways([to_end, tmp_path])
 
 
-@pytest.mark.slow
 def test_runs_on_other_answers_are_refused(to_end: Path, tmp_path: Path) -> None:
     other = swept(tmp_path / "other", max_new_tokens=8, span="one")
     with pytest.raises(InputError, match=r"to-end, .*other: .* \(max_new_tokens differ\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import steersweep
+from steersweep.cli.app import app
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.running import GateStop
 from steersweep.study.study import run_study
@@ -26,7 +29,7 @@ PLAN: dict[str, Any] = {
     "prompts": {
         "test": "benign-120",
         "max": 4,
-        "extraction": {"dim": "extract-dim-5", "cosmic": "extract-cosmic-50"},
+        "extraction": {"dim": "extract-dim-5"},
     },
     "decoding": {"max_new_tokens": 12, "rows": 64},
     "precision": "fp32",
@@ -43,22 +46,20 @@ PLAN: dict[str, Any] = {
         ]
     },
     "family_sweep": {
-        "methods": ["dim", "cosmic"],
+        "methods": ["dim"],
         "models": [{"model": "q7", "layers": [0.4, 0.5]}],
     },
     "thresholds": {"works": 0.5, "partial": 0.05},
     "gates": {"R1": ["Is it so?"]},
 }
 
-# Runs commands one after another in one process; with `blocked`, no import of these gets through.
+# Runs commands one after another in one process, in which torch cannot be imported.
 RUNNER = """
 import json, sys
 
-blocked, commands = json.loads(sys.argv[1])
-
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
+        if name.split(".")[0] in ("torch", "transformers"):
             raise ModuleNotFoundError(f"{name} cannot be imported here")
         return None
 
@@ -66,7 +67,7 @@ sys.meta_path.insert(0, Refuse())
 from typer.testing import CliRunner
 from steersweep.cli.app import app
 
-for command in commands:
+for command in json.loads(sys.argv[1]):
     result = CliRunner().invoke(app, command)
     print(json.dumps([command, result.exit_code, repr(result.exception), result.output]))
 """
@@ -106,10 +107,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run_all(place: Path, blocked: list[str]) -> list[Any]:
-    """Each command with its exit code, exception and output, in one process."""
+def run_here(place: Path) -> list[Any]:
+    """Each command with its exit code, exception and output, in this process, which has torch."""
+    assert "torch" in sys.modules
+    with contextlib.chdir(place):
+        ended = [CliRunner(env={"COLUMNS": "120"}).invoke(app, command) for command in COMMANDS]
+    return [
+        [command, end.exit_code, repr(end.exception), end.output]
+        for command, end in zip(COMMANDS, ended, strict=True)
+    ]
+
+
+def run_without_torch(place: Path) -> list[Any]:
+    """The same, in a process that cannot have it."""
     ended = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps([blocked, COMMANDS])],
+        [sys.executable, "-c", RUNNER, json.dumps(COMMANDS)],
         cwd=place,
         env={**os.environ, "COLUMNS": "120"},
         capture_output=True,
@@ -134,9 +146,9 @@ def test_reading_needs_no_torch_and_says_the_same(finished: Path, tmp_path: Path
     with_torch, without = (
         Path(shutil.copytree(finished, tmp_path / name)) for name in ("with", "without")
     )
-    said = run_all(with_torch, [])
+    said = run_here(with_torch)
     assert all((code, error) == (0, "None") for _, code, error, _ in said), said
-    assert run_all(without, ["torch", "transformers"]) == said
+    assert run_without_torch(without) == said
     assert {name.partition("/")[2] for name in written(without)} >= {"report.html"}
     assert written(without) == written(with_torch)
 

@@ -76,7 +76,7 @@ def drawing() -> Iterator[None]:
 def save(figure: Any, stem: Path) -> Path:
     """Write PNG and SVG beside each other; returns the PNG."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, not for every format
+    figure.set_layout_engine(None)  # laid out once, not for every format
     for suffix in FORMATS:
         drawn = BytesIO()  # so that a full disk leaves no half of a figure
         figure.savefig(drawn, format=suffix)
