@@ -64,9 +64,11 @@ def response_nll(
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if response:
             places.setdefault((tuple(prompt), tuple(response)), []).append(index)
+    result: list[ResponseNll | None] = [None] * len(responses)
+    if not places:
+        return result
     asked = [Continuation(*pair) for pair in places]
     (found,) = log_likelihoods(chat, asked, [None], max_rows=max_rows, on_share=on_share)
-    result: list[ResponseNll | None] = [None] * len(responses)
     for indices, logs in zip(places.values(), found, strict=True):
         losses = -logs
         stretches = losses.unfold(0, min(_STRETCH, len(losses)), 1).mean(-1)
