@@ -43,11 +43,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to keep it")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--strengths", type=int, default=3)
+    parser.add_argument("--weakest", type=float, default=0.25, help="0.05 suits real models")
     parser.add_argument("--prompts", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--gguf", type=Path, action="append", default=[], help="for llama.cpp")
-    parser.add_argument("--ways", help="only these, with commas; steersweep is always one")
+    parser.add_argument("--ways", help="only those with a part of these in their names")
     parser.add_argument("--study-share", type=float, default=1.0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
@@ -56,7 +57,7 @@ def main() -> None:
             model = str(make(asked.shape, asked.folder or Path(made) / asked.shape))
         chat = ChatModel.load(model)
         prompts = [chat.prompt_ids(text) for text in load_test_set("benign-120").prompts]
-        conditions = make_conditions(chat, asked.layers, asked.strengths)
+        conditions = make_conditions(chat, asked.layers, asked.strengths, asked.weakest)
         print(f"{asked.shape or model}, {chat.precision}; {named(chat.device)}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs")
         ways: dict[str, Way] = {"study": study, "batched": batched, **installed()}
@@ -66,7 +67,8 @@ def main() -> None:
             for file in asked.gguf:
                 ways |= llama_cpp_ways(file)
         if asked.ways:
-            ways = {name: ways[name] for name in asked.ways.split(",") if name != "steersweep"}
+            parts = asked.ways.split(",")
+            ways = {n: way for n, way in ways.items() if any(part in n for part in parts)}
         compare(
             chat,
             prompts[: asked.prompts],
@@ -127,12 +129,14 @@ def compare(
     print(f"\nsteersweep: {n_rows} rows, {new} new tokens, {rate:.0f} a second")
 
 
-def make_conditions(chat: ChatModel, n_layers: int, n_strengths: int) -> list[Condition]:
-    """Layers spread over the depth, strengths from a quarter of the residual norm doubling up."""
+def make_conditions(
+    chat: ChatModel, n_layers: int, n_strengths: int, weakest: float = 0.25
+) -> list[Condition]:
+    """Layers spread over the depth, strengths from the weakest doubling up, over the stream's."""
     layers = sorted({chat.n_layers * (i + 1) // (n_layers + 1) for i in range(n_layers)})
     directions = dim_directions(chat, load_extraction_set("extract-dim-5"), layers=layers)
     return [None] + [
-        Edit.add(d.vector, 0.25 * 2**i * d.residual_norm, d.layer)
+        Edit.add(d.vector, weakest * 2**i * d.residual_norm, d.layer)
         for d in directions
         for i in range(n_strengths)
     ]
