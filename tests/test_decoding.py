@@ -83,9 +83,11 @@ def test_models_that_cannot_have_fixed_steps_do_without(
     assert not fixed
 
 
-def test_rows_leave_fixed_steps_only_when_many_do() -> None:
-    assert Decoder.is_worth_keeping(255, 256)
-    assert not FixedDecoder.is_worth_keeping(255, 256)
+def test_rows_leave_when_several_have_ended_and_fixed_steps_when_many_have() -> None:
+    assert not Decoder.is_worth_keeping(240, 256)
+    assert Decoder.is_worth_keeping(230, 256)
+    assert Decoder.is_worth_keeping(2, 3)
+    assert not FixedDecoder.is_worth_keeping(230, 256)
     assert FixedDecoder.is_worth_keeping(128, 256)
 
 

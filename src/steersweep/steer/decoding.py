@@ -24,6 +24,9 @@ from steersweep.steer.row_edits import RowEdits
 
 # A recording takes about as long as this many steps, so fewer are not worth one.
 _WORTH_RECORDING = 8
+# Of the rows of a step, the share still answering at which the others leave: all keys and values
+# are moved then.
+_LEAVE_AT = 0.9
 # Of the rows of a recorded step, the share still answering at which it is made smaller.
 _SHRINK_AT = 0.75
 
@@ -66,7 +69,7 @@ class Decoder:
     @staticmethod
     def is_worth_keeping(n_kept: int, n_rows: int) -> bool:
         """Whether dropping all but `n_kept` of the rows saves more than it costs."""
-        return n_kept < n_rows
+        return n_kept <= _LEAVE_AT * n_rows
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some rows, `[kept row]` indices in rising order."""
