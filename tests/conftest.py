@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,12 @@ def no_wait_for_the_disk() -> Iterator[None]:
 def rest_slow(values: Sequence[Any], fast: int = 1) -> list[Any]:
     """Parameters of a test, of which only the first `fast` belong to the fast tests."""
     return [*values[:fast], *(pytest.param(v, marks=pytest.mark.slow) for v in values[fast:])]
+
+
+@pytest.fixture(autouse=True)
+def same_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of a user's own code, which are put on the path, leave it with the test."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @cache

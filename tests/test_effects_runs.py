@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -297,10 +296,7 @@ def test_where_numbers_overflow_there_is_no_effect_and_the_reason(
     assert measure_run(copied, Measure(few("text"), {}, "cpu")) == found
 
 
-def test_an_effect_of_ones_own(
-    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.path", [*sys.path])  # the file's folder is put on it
+def test_an_effect_of_ones_own(copied: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from steersweep.run.effect import Measured\n"

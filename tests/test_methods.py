@@ -56,7 +56,6 @@ class Mine:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder; what is imported from it is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(METHODS, "_own", {})
     monkeypatch.setattr("steersweep.core.own._imported", {})
     before = {*sys.modules}
