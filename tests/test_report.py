@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -46,38 +46,32 @@ HOSTILE = (
 LONG = "word " * 200_000
 
 
+def reported(folder: Path, models: Sequence[str], **options: Any) -> Path:
+    """A sweep of few short answers, with its report."""
+    settings = make_settings([*models], max_prompts=4, max_new_tokens=12, **options)
+    run_sweep(settings, folder)
+    write_report(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two models with two methods, three layers, two strengths."""
-    folder = tmp_path_factory.mktemp("report") / "run"
-    settings = make_settings(
+    return reported(
+        tmp_path_factory.mktemp("report") / "run",
         ["lab:qwen-7b", "lab:phi-mini"],
         methods="dim,cosmic",
         layers="0.3,0.5,0.7",
         strengths="0.2,0.5",
-        max_prompts=4,
-        max_new_tokens=12,
         extraction="extract-dim-5",
     )
-    run_sweep(settings, folder)
-    write_report(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two models with little to draw."""
     folder = tmp_path_factory.mktemp("few") / "run"
-    settings = make_settings(
-        ["lab:qwen-3b", "lab:phi-mini"],
-        layers="0.5",
-        strengths="0.2",
-        max_prompts=4,
-        max_new_tokens=12,
-    )
-    run_sweep(settings, folder)
-    write_report(folder)
-    return folder
+    return reported(folder, ["lab:qwen-3b", "lab:phi-mini"], layers="0.5", strengths="0.2")
 
 
 @pytest.fixture(scope="module")
