@@ -24,6 +24,7 @@ from pathlib import Path
 
 MEMORY_LIMIT_MB = 2048
 _LOOK_EVERY_MS = 50
+_STOPPED_S = 2.0  # between two looks
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,13 @@ def _wait(child: int, limit_s: float) -> tuple[int, float, int, bool]:
     watcher = os.pidfd_open(child)
     poll = select.poll()
     poll.register(watcher, select.POLLIN)
+    looked, stopped = began, 0.0
     while not poll.poll(_LOOK_EVERY_MS):
-        seconds = time.monotonic() - began - _waited_for_a_core(child)
+        now = time.monotonic()
+        # Long past the next look, the whole run was stopped from outside, the case with it.
+        stopped += now - looked if now - looked > _STOPPED_S else 0
+        looked = now
+        seconds = now - began - stopped - _waited_for_a_core(child)
         memory = max(memory, _memory_mb(child))
         hung = seconds > limit_s
         if hung or memory > MEMORY_LIMIT_MB:
