@@ -421,7 +421,11 @@ class Bench:
                 **({"notes": list(self.notes)} if self.notes else {}),
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
-                **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
+                **(
+                    {"template_date": self.job.date}
+                    if self.chat.renderer.template.facts.dated
+                    else {}
+                ),
                 **(
                     {"template_options": dict(self.job.template_options)}
                     if self.job.template_options
