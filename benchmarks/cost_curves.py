@@ -1,23 +1,28 @@
 """How decoding time grows with rows, layers, context and model size; and whether estimates hold.
 
-    python benchmarks/cost_curves.py [--runs 3]
+    python benchmarks/cost_curves.py [--runs 3] [--precisions fp32,bf16,int8-dynamic]
 
 Models are random Qwen2s. One thing varies at a time around a model of 8 layers and width 256 with
 64 rows; then whole passes over known tokens. The rates of `Machine`
 (steersweep/budget/timing.py) are fitted to all of it at once, by least squares of relative
 errors, and printed beside those it has now; with --jobs, whole sweeps are held against what
-`estimate` says.
+`estimate` says. Precisions take turns at each point, so that a busy machine is as busy for each;
+of all but the first the rate of products alone is fitted, the others being those of the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy
 import torch
@@ -67,9 +72,11 @@ def main() -> None:
     """Measure, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--precisions", default="fp32")
     parser.add_argument("--jobs", action="store_true", help="whole sweeps too")
     parser.add_argument("--jobs-only", action="store_true", help="whole sweeps alone")
     asked = parser.parse_args()
+    precisions = asked.precisions.split(",")
     with tempfile.TemporaryDirectory() as made:
         models = {
             (p.layers, p.width): save(
@@ -78,17 +85,29 @@ def main() -> None:
             for p in CURVES
         }
         if asked.jobs_only:
-            return jobs(models)
-        chats = {key: ChatModel.load(str(folder), device="cpu") for key, folder in models.items()}
-        print(f"{named(next(iter(chats.values())).device)}, float32")
+            return jobs(models, precisions)
+        chats = {
+            (*key, name): ChatModel.load(str(folder), precision=name, device="cpu")
+            for key, folder in models.items()
+            for name in precisions
+        }
+        print(f"{named(torch.device('cpu'))}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs\n")
-        seconds: dict[Point, list[float]] = {point: [] for point in CURVES}
+        shapes = {key: model_shape(find_model(str(models[key])).config()) for key in models}
+        seconds: dict[tuple[str, Point], list[float]] = defaultdict(list)
         for _run in range(asked.runs):
-            for point, found in seconds.items():
-                found.append(measure(chats[point.layers, point.width], point))
-        shapes = {key: model_shape(chat.model.config, chat.model) for key, chat in chats.items()}
-        report({p: median(found) for p, found in seconds.items()}, shapes)
-        return jobs(models) if asked.jobs else None
+            for point in CURVES:
+                for name in precisions:
+                    chat = chats[point.layers, point.width, name]
+                    seconds[name, point].append(measure(chat, point))
+        fitted = None
+        for name in precisions:
+            found = {point: median(seconds[name, point]) for point in CURVES}
+            fitted = (
+                fit(found, shapes) if fitted is None else fit_products(found, shapes, name, fitted)
+            )
+            report(found, shapes, name, fitted)
+        return jobs(models, precisions) if asked.jobs else None
 
 
 def measure(chat: ChatModel, point: Point) -> float:
@@ -118,9 +137,14 @@ def pass_seconds(chat: ChatModel, rows: int, tokens: int) -> float:
     return median(times[1:])
 
 
-def report(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape]) -> None:
+def report(
+    seconds: dict[Point, float],
+    shapes: dict[tuple[int, int], ModelShape],
+    precision: str,
+    fitted: Machine,
+) -> None:
     """The curves beside what is fitted and what estimates rest on."""
-    fitted = fit(seconds, shapes)
+    print(f"\n{precision}\n")
     print("| curve | rows x tokens | layers | context | width | ms | fitted | by the estimate |")
     print("|---|---|---|---|---|---|---|---|")
     worst = {"fitted": 0.0, "the estimate": 0.0}
@@ -128,7 +152,7 @@ def report(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape
         shape = shapes[point.layers, point.width]
         said = []
         for name, machine in (("fitted", fitted), ("the estimate", CPU)):
-            expected = expected_seconds(machine, shape, point)
+            expected = expected_seconds(machine, shape, precision, point)
             error = expected / step - 1
             worst[name] = max(worst[name], abs(error), key=abs)
             said.append(f"{1000 * expected:.2f} ({error:+.0%})")
@@ -138,15 +162,21 @@ def report(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape
             f"| {1000 * step:.2f} | {said[0]} | {said[1]} |"
         )
     print("\nlargest error: " + ", ".join(f"{e:.0%} of {name}" for name, e in worst.items()))
+    if precision in fitted.products:
+        in_use = CPU.products.get(precision, 1.0)
+        return print(
+            f"  products: fitted {fitted.products[precision]:.2g} x, in use {in_use:.2g} x"
+        )
     for name in RATES:
         print(f"  {name}: fitted {getattr(fitted, name):.3g}, in use {getattr(CPU, name):.3g}")
+    return None
 
 
-def expected_seconds(machine: Machine, shape: ModelShape, point: Point) -> float:
+def expected_seconds(machine: Machine, shape: ModelShape, precision: str, point: Point) -> float:
     """What a machine's rates say of a point."""
     if point.tokens > 1:
-        return machine.tokens(shape, point.rows * point.tokens)
-    return machine.step(shape, "fp32", point.rows, point.context)
+        return machine.tokens(shape, precision, point.rows * point.tokens)
+    return machine.step(shape, precision, point.rows, point.context)
 
 
 # Of `Machine`: the rates as seconds, in the order of `terms`.
@@ -172,30 +202,56 @@ def fit(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape]) 
     matrix = numpy.array(rows)
     scale = matrix.max(0)
     found, _ = nnls(matrix / scale, numpy.ones(len(rows)))
-    rates = dict(zip(RATES, (max(1e-18, float(v)) for v in found / scale), strict=True))
+    rates: dict[str, Any] = dict(
+        zip(RATES, (max(1e-18, float(v)) for v in found / scale), strict=True)
+    )
     for name in ("read_rate", "flops"):
         rates[name] = 1 / rates[name]
-    return replace(CPU, **rates)
+    return replace(CPU, products={}, **rates)
 
 
-def jobs(models: dict[tuple[int, int], Path]) -> None:
+def fit_products(
+    seconds: dict[Point, float],
+    shapes: dict[tuple[int, int], ModelShape],
+    precision: str,
+    machine: Machine,
+) -> Machine:
+    """The rate of products in another precision that explains all points best, the rest as is."""
+
+    def with_products(rate: float) -> Machine:
+        return replace(machine, products={precision: rate})
+
+    def error(rate: float) -> float:
+        tried = with_products(rate)
+        return sum(
+            (expected_seconds(tried, shapes[p.layers, p.width], precision, p) / took - 1) ** 2
+            for p, took in seconds.items()
+        )
+
+    return with_products(min(numpy.geomspace(0.1, 20, 500), key=error))
+
+
+JOBS: tuple[tuple[tuple[int, int] | str, str, int, int], ...] = (
+    ((8, 256), "dim", 10, 100),
+    ((8, 256), "dim", 40, 100),
+    ((32, 256), "dim", 20, 50),
+    ((8, 512), "dim", 20, 100),
+    ((8, 1024), "dim", 20, 50),
+    ("lab:qwen-14b", "dim,cosmic", 40, 16),
+    ("lab:phi-mini", "dim,cosmic", 40, 16),
+    ("lab:llama-8b", "dim,cosmic", 40, 16),
+)
+
+
+def jobs(models: dict[tuple[int, int], Path], precisions: Sequence[str]) -> None:
     """Whole sweeps, judged and saved, against their estimate; most answers run to full length.
 
     How much of COSMIC's scoring is needed depends on what a model does, so it is tried on lab
     models, with few tokens since these know how to end an answer.
     """
-    print("\n| model | methods | conditions | prompts | tokens | seconds | estimate |")
-    print("|---|---|---|---|---|---|---|")
-    for model, methods, n_prompts, tokens in (
-        ((8, 256), "dim", 10, 100),
-        ((8, 256), "dim", 40, 100),
-        ((32, 256), "dim", 20, 50),
-        ((8, 512), "dim", 20, 100),
-        ((8, 1024), "dim", 20, 50),
-        ("lab:qwen-14b", "dim,cosmic", 40, 16),
-        ("lab:phi-mini", "dim,cosmic", 40, 16),
-        ("lab:llama-8b", "dim,cosmic", 40, 16),
-    ):
+    print("\n| model | precision | methods | conditions | prompts | tokens | seconds | estimate |")
+    print("|---|---|---|---|---|---|---|---|")
+    for (model, methods, n_prompts, tokens), precision in itertools.product(JOBS, precisions):
         name = model if isinstance(model, str) else f"{model[0]} layers, width {model[1]}"
         location = model if isinstance(model, str) else str(models[model])
         settings = make_settings(
@@ -205,6 +261,7 @@ def jobs(models: dict[tuple[int, int], Path]) -> None:
             strengths="0.3",
             max_prompts=n_prompts,
             max_new_tokens=tokens,
+            precision=precision,
         )
         with tempfile.TemporaryDirectory() as out:
             started = time.perf_counter()
@@ -214,7 +271,7 @@ def jobs(models: dict[tuple[int, int], Path]) -> None:
         swept = settings.methods, settings.layers, settings.strengths
         work = Workload(
             shape=shape,
-            precision="fp32",
+            precision=precision,
             n_conditions=sum(1 for _ in expand(*swept, (), shape.n_layers)),
             n_prompts=n_prompts,
             new_tokens=tokens,
@@ -223,7 +280,7 @@ def jobs(models: dict[tuple[int, int], Path]) -> None:
         )
         expected = estimate(work, "local", usd_per_hour=0).seconds
         print(
-            f"| {name} | {methods} | {work.n_conditions} | {n_prompts} | {tokens} "
+            f"| {name} | {precision} | {methods} | {work.n_conditions} | {n_prompts} | {tokens} "
             f"| {took:.1f} | {expected:.1f} ({expected / took - 1:+.0%}) |"
         )
 

@@ -13,8 +13,9 @@
 
 Every run times all of them, one after the other in the same process, so that the ratios hold when
 the machine's speed drifts; ratios are medians over runs. Token ids of every row are compared.
-Judging is left out of all. Of the study's identical repeats one is run and multiplied by five;
-with --study-share S only that share of its prompts is run and multiplied likewise.
+Judging is left out of all. Of the study's identical repeats one is run and multiplied by five.
+Ways that run one condition after the other may run only a share of them, evenly spread, whose time
+is multiplied: `--share S`, and for the study `--study-share S`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import datetime
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from machine import named, sync
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, action="append", default=[], help="for llama.cpp")
     parser.add_argument("--ways", help="only those with a part of these in their names")
     parser.add_argument("--study-share", type=float, default=1.0)
+    parser.add_argument("--share", type=float, default=1.0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         model = asked.model
@@ -76,7 +79,8 @@ def main() -> None:
             ways | {"steersweep": ours},
             tokens=asked.tokens,
             runs=asked.runs,
-            study_share=asked.study_share,
+            shares={name: 1.0 if name.startswith("nnsight") else asked.share for name in ways}
+            | {"study": asked.study_share, "steersweep": 1.0},
         )
 
 
@@ -88,37 +92,32 @@ def compare(
     *,
     tokens: int,
     runs: int,
-    study_share: float,
+    shares: Mapping[str, float],
 ) -> None:
-    """Time every way in every run; print a line per way."""
-    n_rows = len(prompts) * len(conditions)
-    print(f"{len(conditions)} conditions x {len(prompts)} prompts x {tokens} new tokens\n")
-    of_study = [*range(0, len(conditions), max(1, round(1 / study_share)))]
+    """Time every way in every run, each on its share of the conditions; print a line per way."""
+    n, n_rows = len(prompts), len(prompts) * len(conditions)
+    print(f"{len(conditions)} conditions x {n} prompts x {tokens} new tokens\n")
+    chosen = {name: range(0, len(conditions), max(1, round(1 / shares[name]))) for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Answers] = {}
     for way in ways.values():  # warm up
         way(chat, prompts[:2], conditions[:2], 2)
     for _run in range(runs):
         for name, way in ways.items():
-            chosen = [conditions[i] for i in of_study] if name == "study" else conditions
             sync(chat.device)
             started = time.perf_counter()
-            answers[name] = way(chat, prompts, chosen, tokens)
+            answers[name] = way(chat, prompts, [conditions[i] for i in chosen[name]], tokens)
             sync(chat.device)
             elapsed = time.perf_counter() - started
-            if name == "study":
-                elapsed *= REPEATS * len(conditions) / len(chosen)
-            seconds[name].append(elapsed)
+            elapsed *= len(conditions) / len(chosen[name])
+            seconds[name].append(elapsed * (REPEATS if name == "study" else 1))
 
     reference = answers["steersweep"]
     print("| way | seconds | times steersweep's (min-max) | same answers |")
     print("|---|---|---|---|")
     for name, found in answers.items():
         ratios = sorted(a / b for a, b in zip(seconds[name], seconds["steersweep"], strict=True))
-        expected = reference
-        if name == "study":
-            n = len(prompts)
-            expected = [row for i in of_study for row in reference[i * n : (i + 1) * n]]
+        expected = [row for i in chosen[name] for row in reference[i * n : (i + 1) * n]]
         same = sum(a == b for a, b in zip(found, expected, strict=True))
         print(
             f"| {name} | {statistics.median(seconds[name]):.2f} | {statistics.median(ratios):.1f} "

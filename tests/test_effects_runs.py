@@ -16,8 +16,9 @@ import yaml
 from typer.testing import CliRunner
 
 from helpers.results import result, samples, steered, unsteered
-from steersweep import InputError, SweepResults, measure_effects
+from steersweep import InputError, SweepResults, compare_prices, measure_effects
 from steersweep.cli.app import app
+from steersweep.core import typed
 from steersweep.core.errors import NumericalError, SteersweepError
 from steersweep.effects.divergence import Divergence
 from steersweep.effects.text import TextLoss
@@ -159,6 +160,18 @@ def test_methods_of_a_run_are_ways_to_steer(at_once: Path) -> None:
     assert "; the cheapest; layer" in text
     with pytest.raises(InputError, match="holds no steersweep run"):
         compare_ways([at_once, at_once / "nowhere"])
+
+
+def test_ways_are_compared_from_python_as_by_the_command(at_once: Path) -> None:
+    asked = ["prices", str(at_once)]
+    shown, told = (CliRunner().invoke(app, [*asked, *more]) for more in ([], ["--json"]))
+    found = compare_prices(str(at_once))
+    assert f"{found}\n" == shown.stdout
+    (model,) = compare_prices([at_once, str(at_once)]).models
+    plain = json.loads(json.dumps(typed.plain(model.without_samples())))
+    assert [plain] == json.loads(told.stdout)["models"]
+    with pytest.raises(InputError, match="folders: name at least one run folder"):
+        compare_prices([])
 
 
 def test_effects_measured_later_are_those_measured_at_once(at_once: Path, tmp_path: Path) -> None:

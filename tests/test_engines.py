@@ -33,7 +33,7 @@ from steersweep.engines.ray import RayEngine
 from steersweep.engines.ray_cluster import ClusterLost, Pulse, set_up_token
 from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
-from steersweep.model.memory import model_shape
+from steersweep.model.memory import free_bytes, model_shape
 from steersweep.model.source import ModelSource, find_model
 from steersweep.run.folder import RunFolder
 from steersweep.study.listeners import Listeners
@@ -570,6 +570,10 @@ def test_rows_are_halved_until_they_fit_and_results_stay(
     for key, record in ample.items():
         texts = [sample["response"] for sample in record["samples"]]
         assert texts == [sample["response"] for sample in scarce[key]["samples"]]
+
+
+def test_memory_of_a_cpu_is_that_of_the_machine() -> None:
+    assert 0 < free_bytes("cpu") <= psutil.virtual_memory().total
 
 
 def test_rows_follow_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

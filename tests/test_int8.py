@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conftest import random_model
 from steersweep import ChatModel, InputError
 from steersweep.model.int8 import Int8Linear, to_int8
-from steersweep.model.precision import check_usable
+from steersweep.model.precision import resolve_precision
 from test_cli import run
 
 MODEL = "lab:qwen-3b"
@@ -107,7 +107,7 @@ def test_a_network_in_eight_bits_that_is_in_memory_says_so() -> None:
 
 def test_what_cannot_run_in_eight_bits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="is for CPUs; on cuda use int8"):
-        check_usable("int8-dynamic", object(), "cuda")
+        resolve_precision("int8-dynamic", object(), "cuda")
     with pytest.raises(InputError, match="no linear layers that int8-dynamic"):
         to_int8(random_model("GPT2LMHeadModel", n_embd=32, n_layer=2, n_head=2).model, "gpt")
     monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: False)

@@ -21,11 +21,14 @@ from rich.console import Console
 
 from steersweep import InputError
 from steersweep.budget.estimate import calibration
+from steersweep.budget.shapes import ModelShape
+from steersweep.budget.timing import CPU, Machine
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
 from steersweep.cli.plans import named_plan
 from steersweep.core.statistics import detectable_difference, wilson
 from steersweep.model.memory import model_shape
+from steersweep.model.precision import QUANTIZED
 from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.condition import Borrowed, Condition
@@ -148,6 +151,34 @@ def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
     assert calibration([]) == 1
     assert calibration([(20, 10), (30, 10), (10, 10)]) == 2
     assert calibration([(1e9, 1)]) == 10
+
+
+def test_other_precisions_of_a_cpu_change_products_and_what_is_read() -> None:
+    shape = ModelShape(1000, 200, 2, 10, 2, 10, 10, 40, 20)  # its embeddings are tied
+    machine = Machine(1.0, 1.0, 10.0, 100.0, 0.5, products={"int8-dynamic": 4.0, "bf16": 0.5})
+    assert machine.step(shape, "fp32", 3, 7) == 0.5 * 2 + 4000 / 100 + 3 * 2000 / 10
+    assert machine.step(shape, "bf16", 3, 7) == 0.5 * 2 + 2000 / 100 + 3 * 2000 / 5
+    assert machine.step(shape, "fp16", 3, 7) == 0.5 * 2 + 2000 / 100 + 3 * 2000 / 10
+    for precision in ("int8-dynamic", "Q4_1-as-int8-dynamic"):
+        assert machine.step(shape, precision, 3, 7) == 0.5 * 2 + 1010 / 100 + 3 * 2000 / 40
+        assert machine.tokens(shape, precision, 9) == 9 * 2000 / 40
+    # The input embedding stays in float32 beside the output layer in eight bits.
+    assert shape.weights("int8-dynamic") == 1010 + 4 * 200
+    assert replace(shape, embeddings=400).read("int8-dynamic") == 1.01 * 800
+
+
+@pytest.mark.parametrize(
+    ("rows", "int8", "bf16"), [(8, 3.9, 1.8), (64, 2.8, 0.8), (190, 2.4, None)]
+)
+def test_steps_in_other_precisions_are_as_much_faster_as_was_measured(
+    rows: int, int8: float, bf16: float | None
+) -> None:
+    """Of Qwen2.5-0.5B on the processor that the rates are of (docs/performance.md)."""
+    shape = ModelShape(494_032_768, 136_134_656, 24, 896, 14, 896, 128, 4864, 151_936)
+    whole = CPU.step(shape, "fp32", rows, 60)
+    assert whole / CPU.step(shape, "int8-dynamic", rows, 60) == pytest.approx(int8, rel=0.3)
+    if bf16 is not None:
+        assert whole / CPU.step(shape, "bf16", rows, 60) == pytest.approx(bf16, rel=0.35)
 
 
 def test_a_sweep_counts_the_directions_it_borrows() -> None:
@@ -468,6 +499,22 @@ def test_unknown_plans_and_files_are_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"b\.yaml"):
         load_plan(str(binary))
+
+
+def test_a_plan_names_a_precision() -> None:
+    """Any that a model can be loaded in, and none that depends on the machine."""
+    for name in QUANTIZED:
+        assert parse_plan(f"extends: v3-lab\nprecision: {name}", "p.yaml").precision == name
+    for name in ("fastest", "auto"):
+        why = (
+            rf"p.yaml: line 2: precision: {name} depends on the machine, .*: name what they run "
+            rf"in, one of fp32, bf16, fp16, int8, int4, int8-dynamic \(a sweep of one model with"
+        )
+        with pytest.raises(InputError, match=why):
+            parse_plan(f"extends: v3-lab\nprecision: {name}", "p.yaml")
+    phase = "extends: v3-lab\nprecision_sweep: {precisions: [fp32, fastest]}"
+    with pytest.raises(InputError, match=r"line 2: precision_sweep.precisions.1: fastest depends"):
+        parse_plan(phase, "p.yaml")
 
 
 SCALARS = st.one_of(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from steersweep import InputError
+from steersweep import InputError, compare_prices
 from steersweep.cli.app import app
 from steersweep.report.ways import names_of_ways, way_lines
 from steersweep.run.effect import Sizes
@@ -101,6 +101,9 @@ def test_the_command_draws_it(to_end: Path, one_layer: Path, tmp_path: Path) -> 
     assert len(model["ways"]) == 3
     assert "response" not in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"ways.svg", "ways.png"}
+    drawn = (tmp_path / "ways.png").read_bytes()
+    again = compare_prices([to_end, one_layer]).draw(tmp_path / "again.png")
+    assert again.read_bytes() == drawn
 
 
 def test_what_cannot_be_compared(one_layer: Path, to_end: Path, tmp_path: Path) -> None:

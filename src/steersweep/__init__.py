@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
     from steersweep.judging.judge import get_judge
+    from steersweep.library.comparing import ComparedPrices, compare_prices
     from steersweep.library.exchanging import Converted, convert, read_direction
     from steersweep.library.finding import FindResults, find
     from steersweep.library.judging import classify_output_quality, is_refusal
@@ -39,6 +40,8 @@ _HOMES = {
     "get_judge": "judging.judge",
     "classify_output_quality": "library.judging",
     "is_refusal": "library.judging",
+    "ComparedPrices": "library.comparing",
+    "compare_prices": "library.comparing",
     "Converted": "library.exchanging",
     "convert": "library.exchanging",
     "read_direction": "library.exchanging",
@@ -70,6 +73,7 @@ _HOMES = {
 
 __all__ = [
     "ChatModel",
+    "ComparedPrices",
     "Converted",
     "Direction",
     "Edit",
@@ -87,6 +91,7 @@ __all__ = [
     "SweepResults",
     "Verdict",
     "classify_output_quality",
+    "compare_prices",
     "convert",
     "dim_directions",
     "extract_directions",

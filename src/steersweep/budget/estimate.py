@@ -112,12 +112,13 @@ def stage_seconds(work: Workload, machine: Machine) -> dict[str, float]:
     answers = (n_rows + work.n_prompts) * new_tokens
     return {
         LOADING: machine.start_s + model.weights(precision) / machine.load_rate,
-        SEARCH: work.searches * machine.tokens(model, sum(search_tokens(model.n_layers))),
+        SEARCH: work.searches
+        * machine.tokens(model, precision, sum(search_tokens(model.n_layers))),
         GENERATION: batches * new_tokens * step
-        + machine.tokens(model, STEERED_SHARE * n_rows * PROMPT_TOKENS),
-        LIKELIHOODS: machine.scored(model, answers),
+        + machine.tokens(model, precision, STEERED_SHARE * n_rows * PROMPT_TOKENS),
+        LIKELIHOODS: machine.scored(model, precision, answers),
         JUDGING: n_rows * JUDGING_ROW_S,
-        EFFECTS: machine.scored(model, work.n_conditions * work.effect_tokens),
+        EFFECTS: machine.scored(model, precision, work.n_conditions * work.effect_tokens),
     }
 
 

@@ -44,10 +44,25 @@ class ModelShape:
 
     def weights(self, precision: str) -> int:
         """Bytes of the loaded weights."""
+        if runs_as(precision) == INT8_DYNAMIC:
+            # The output layer is apart from the input embedding, which stays as it is.
+            return self.read(precision) + self._table * _state_bytes(precision)
         other = self.parameters - self.embeddings
         each = _DENSE_BYTES.get(runs_as(precision)) or stored_bytes(precision)
         embedded = float(_state_bytes(precision)) if is_quantized(precision) else each
         return int(other * each + self.embeddings * embedded)
+
+    def read(self, precision: str) -> int:
+        """Bytes of weights that a decoding step reads."""
+        if runs_as(precision) != INT8_DYNAMIC:
+            return self.weights(precision)
+        layers = self.parameters - self.embeddings + self._table
+        return int(layers * stored_bytes(precision))
+
+    @property
+    def _table(self) -> int:
+        """Elements of the input embedding, or of the output layer."""
+        return self.vocab_size * self.d_model
 
     def cache(self, precision: str, positions: int) -> int:
         """Bytes of keys and values of one row of `positions` tokens."""

@@ -172,7 +172,7 @@ SpanOption = Annotated[str, typer.Option(help="one layer, or each from that one 
 PositionsOption = Annotated[
     str, typer.Option(help="all tokens; those of the prompt; its last one; new ones.")
 ]
-RowsOption = Annotated[int, typer.Option(help="Rows per generation batch; lower it for memory.")]
+RowsOption = Annotated[int, typer.Option(help="Most rows of a batch; lower it for memory.")]
 
 
 def split_files(text: str) -> list[str]:

@@ -10,6 +10,8 @@ import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import psutil
+
 from steersweep.budget.shapes import FILLED, ModelShape
 from steersweep.core.errors import SteersweepError
 from steersweep.core.printing import first_line
@@ -73,7 +75,7 @@ class RowLimit:
     Args:
         asked: rows at most.
         row_bytes: what one row takes by the memory model.
-        device: torch device; only a CUDA device tells its free memory.
+        device: torch device.
         what: model and device, for the message.
     """
 
@@ -124,10 +126,13 @@ class RowLimit:
 
 
 def free_bytes(device: str) -> int | None:
-    """Memory on a CUDA device that this process could have; None on other devices."""
+    """Memory that this process could have for work on a device; None where nothing tells."""
     import torch
 
-    if torch.device(device).type != "cuda":
+    kind = torch.device(device).type
+    if kind in ("cpu", "mps"):
+        return int(psutil.virtual_memory().available)
+    if kind != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -40,8 +40,8 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
     checkpoint's 16-bit type (else bf16) on a GPU.
 
     Raises:
-        InputError: unknown precision, another one than a quantized checkpoint has, or one quantized
-            by a method that is not known.
+        InputError: unknown precision, one that the device does not have, another one than a
+            quantized checkpoint has, or one quantized by a method that is not known.
     """
     if precision == FASTEST:
         raise InputError(
@@ -53,6 +53,8 @@ def resolve_precision(precision: str, config: Any, device: str) -> str:
         raise InputError(
             f"{setting('precision')} {precision}: choose one of auto, {', '.join(PRECISIONS)}"
         )
+    if precision == INT8_DYNAMIC and torch.device(device).type != "cpu":
+        raise InputError(f"{setting('precision')} {precision}: is for CPUs; on {device} use int8")
     if own is not None:
         if precision not in ("auto", own):
             raise InputError(
@@ -102,14 +104,11 @@ def check_usable(precision: str, config: Any, device: str) -> None:
     """
     method = method_of(config)
     on_gpu = torch.device(device).type == "cuda"
-    if runs_as(precision) == INT8_DYNAMIC:
-        if torch.device(device).type != "cpu":
-            raise InputError(f"precision {precision}: is for CPUs; on {device} use int8")
-        if not multiplies_bytes():
-            raise InputError(
-                f"precision {precision}: this processor has no instructions for products of bytes "
-                f"(VNNI); use fp32"
-            )
+    if runs_as(precision) == INT8_DYNAMIC and not multiplies_bytes():
+        raise InputError(
+            f"precision {precision}: this processor has no instructions for products of bytes "
+            f"(VNNI); use fp32"
+        )
     if method is None and runs_as(precision) in BITSANDBYTES:
         method = "bitsandbytes"
     if method is not None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from steersweep.core import journal
-from steersweep.core.atomic import file_state, read_file, remove_leftovers, write_bytes
+from steersweep.core.atomic import remove_leftovers, write_bytes
 from steersweep.core.digests import (
     Damaged,
-    check,
-    seal,
-    seal_tensors,
     seal_text,
     unseal,
     unseal_tensors,
@@ -27,7 +21,7 @@ from steersweep.core.digests import (
 )
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.plain_yaml import parse_yaml
-from steersweep.core.printing import printable
+from steersweep.run.checked_files import CheckedFiles, OnNote, log_note
 from steersweep.run.direction import Direction, stored_vector
 from steersweep.run.finished import Finished, FinishedRecords
 from steersweep.run.lock import (
@@ -36,27 +30,19 @@ from steersweep.run.lock import (
     refuse_other_version,
     unwritable,
 )
-from steersweep.run.paths import FOLDERS, RunPaths, free_damaged_name
+from steersweep.run.paths import FOLDERS, RunPaths
 from steersweep.run.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_T = TypeVar("_T")
-
-OnNote = Callable[[str], None]
-
-
-def _log(note: str) -> None:
-    logging.getLogger(__name__).warning(printable(note))
-
 
 class LostDirection(SteersweepError):
     """A direction that others rest on is damaged or gone; the job that found it can again."""
 
 
-class RunFolder:
+class RunFolder(CheckedFiles):
     """The only state of a run. Everything shown or decided is a function of this folder.
 
     A file that is not as it was written counts as absent. A run sets it aside as `NAME.damaged`,
@@ -67,23 +53,13 @@ class RunFolder:
         root: where it is.
         repairs: set damaged files aside.
         on_note: told of each file that is set aside; a warning in Python's log otherwise.
-
-    Attributes:
-        root: where it is.
-        paths: where everything in it is.
-        damaged: why each damaged file that was met is so, by name.
     """
 
-    def __init__(self, root: Path, *, repairs: bool = True, on_note: OnNote = _log) -> None:
-        self.root = root
-        self.paths = RunPaths(root)
-        self.damaged: dict[str, str] = {}
-        self._repairs = repairs
-        self._on_note = on_note
-        self._digests: dict[Path, tuple[object, str]] = {}
+    def __init__(self, root: Path, *, repairs: bool = True, on_note: OnNote = log_note) -> None:
+        super().__init__(root, repairs=repairs, on_note=on_note)
         self._finished = FinishedRecords(
             partial(self.read_checked, self.paths.finished),
-            partial(self._write, self.paths.finished) if repairs else None,
+            partial(self.write, self.paths.finished) if repairs else None,
         )
 
     @classmethod
@@ -92,7 +68,7 @@ class RunFolder:
         root: Path,
         plan: Mapping[str, Any],
         *,
-        on_note: OnNote = _log,
+        on_note: OnNote = log_note,
         may_differ: Collection[str] = (),
         accept: Collection[str] = (),
         way_out: str = "Choose another folder, or the same settings to continue that run",
@@ -160,10 +136,6 @@ class RunFolder:
             )
         return run
 
-    def why_damaged(self, path: Path) -> str | None:
-        """In what way a file is damaged that was read before; None: it was not."""
-        return self.damaged.get(self.paths.name_of(path))
-
     @property
     def plan(self) -> dict[str, Any]:
         """The run's frozen settings.
@@ -188,7 +160,7 @@ class RunFolder:
                 raise Damaged(str(error)) from error
             return held
 
-        return self._read(self.paths.plan, whole)
+        return self.read(self.paths.plan, whole)
 
     def begun(self) -> str | None:
         """UTC time the run began; None where none has, or nothing says when.
@@ -219,7 +191,7 @@ class RunFolder:
         def whole(data: bytes) -> Record:
             return Record.from_json(unseal(self.paths.name_of(path), data), key, prompts)
 
-        return self._read(path, whole)
+        return self.read(path, whole)
 
     def finished(self, key: str, prompts: Sequence[str]) -> Finished | None:
         """What is known of a finished condition, or None; as sure as `get`, and much faster.
@@ -231,7 +203,7 @@ class RunFolder:
             key: of the condition.
             prompts: that it must have been tested on, in order.
         """
-        digest = self._digest(self.paths.condition(key))
+        digest = self.digest(self.paths.condition(key))
         if digest is None:
             return None
         found = self._finished.get(key, digest, prompts)
@@ -248,19 +220,19 @@ class RunFolder:
         """Save a finished condition under its key, unless it is there already."""
         if self.get(record.key) is None:
             path = self.paths.condition(record.key)
-            self._write(path, record.as_json())
-            if (digest := self._digest(path)) is not None:
+            self.write(path, record.as_json())
+            if (digest := self.digest(path)) is not None:
                 self._finished.note(record.key, Finished.of(record, digest))
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
-        return self._digest(self.paths.condition(key)) is not None
+        return self.digest(self.paths.condition(key)) is not None
 
-    # -- directions and other tensors --------------------------------------------------------------
+    # -- directions ------------------------------------------------------------------------------
 
     def vector(self, key: str) -> NDArray[np.float32] | None:
         """Unit vector of a saved direction `[d_model]`; None if none with this content is there."""
-        return self._read(self.paths.direction(key), partial(stored_vector, key=key))
+        return self.read(self.paths.direction(key), partial(stored_vector, key=key))
 
     def needed_vector(self, key: str) -> NDArray[np.float32]:
         """Unit vector `[d_model]` of a direction that other results rest on.
@@ -298,60 +270,6 @@ class RunFolder:
             direction.save(path)
         return self.paths.name_of(path)
 
-    def tensors(self, path: Path) -> dict[str, NDArray[Any]] | None:
-        """Arrays saved in a file, or None."""
-
-        def whole(data: bytes) -> dict[str, NDArray[Any]]:
-            tensors, facts = unseal_tensors(data)
-            if facts.get("file") != self.paths.name_of(path):
-                raise Damaged("holds another file's tensors")
-            return tensors
-
-        return self._read(path, whole)
-
-    def put_tensors(self, path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> str:
-        """Save arrays as safetensors, made only if absent; returns the file's name."""
-        if self.tensors(path) is None:
-            self.write_tensors(path, make())
-        return self.paths.name_of(path)
-
-    def write_tensors(self, path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Save arrays as safetensors in place of what was there."""
-        write_bytes(path, seal_tensors(tensors, {"file": self.paths.name_of(path)}))
-
-    # -- other files -------------------------------------------------------------------------------
-
-    def read_json(self, path: Path) -> dict[str, Any] | None:
-        """The JSON object that was saved in a file, or None."""
-
-        def whole(data: bytes) -> dict[str, Any]:
-            held: dict[str, Any] = unseal(self.paths.name_of(path), data)
-            return held
-
-        return self._read(path, whole)
-
-    def read_checked(self, path: Path, whole: Callable[[dict[str, Any]], _T]) -> _T | None:
-        """What `whole` makes of the JSON object in a file; None if that is absent or damaged.
-
-        Args:
-            path: the file.
-            whole: raises `Damaged` where the object is not what it should be.
-        """
-        return self._read(path, lambda data: whole(unseal(self.paths.name_of(path), data)))
-
-    def write_once(self, path: Path, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Save a JSON object if the file is absent; returns what is there."""
-        held = self.read_json(path)
-        if held is None:
-            self._write(path, value)
-            held = json.loads(json.dumps(value))
-        return held
-
-    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
-        """Save a JSON object in place of what was there, if that differs."""
-        if self.read_json(path) != json.loads(json.dumps(value)):
-            self._write(path, value)
-
     def look_through(self) -> None:
         """See that every file here is as it was written, also those that nothing would read now.
 
@@ -360,7 +278,7 @@ class RunFolder:
         self.digests()
         for name in FOLDERS:
             for path in sorted((self.root / name).glob("*.safetensors")):
-                self._read(path, unseal_tensors)
+                self.read(path, unseal_tensors)
 
     def digests(self) -> dict[str, str]:
         """By name, digests of all JSON files but results that are as they were written."""
@@ -369,55 +287,5 @@ class RunFolder:
         for folder in (self.root, *(self.root / name for name in FOLDERS)):
             for path in sorted(folder.glob("*.json")):
                 if folder != self.paths.results and path not in apart:
-                    found[self.paths.name_of(path)] = self._digest(path)
+                    found[self.paths.name_of(path)] = self.digest(path)
         return {name: digest for name, digest in found.items() if digest and name[0] != "."}
-
-    def set_aside(self, path: Path, why: str) -> None:
-        """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.
-
-        Raises:
-            InputError: it cannot be moved.
-        """
-        aside = free_damaged_name(path)
-        try:
-            with suppress(FileNotFoundError):  # another process was faster
-                path.rename(aside)
-        except OSError as error:
-            raise InputError(
-                f"{path}: is damaged ({why}) and cannot be moved: {error.strerror}; remove it"
-            ) from error
-        self._on_note(f"{path}: damaged ({why}); kept as {aside.name}, and made again")
-
-    def _digest(self, path: Path) -> str | None:
-        """The digest of a JSON file that is as it was written, else None.
-
-        A file whose size, times and place on the disk are those of the last time is not read again.
-        """
-        state = file_state(path)
-        held = self._digests.get(path)
-        if held is not None and held[0] == state:
-            return held[1]
-        found = self._read(path, partial(check, self.paths.name_of(path)))
-        if found is not None and state is not None:
-            self._digests[path] = state, found
-        return found
-
-    def _write(self, path: Path, value: Mapping[str, Any]) -> None:
-        write_bytes(path, seal(self.paths.name_of(path), value))
-
-    def _read(self, path: Path, whole: Callable[[bytes], _T]) -> _T | None:
-        """What `whole` makes of a file; None if it is absent or damaged."""
-        name = self.paths.name_of(path)
-        try:
-            data = read_file(path)
-            found = None if data is None else whole(data)
-        except Damaged as error:
-            self.damaged[name] = str(error)
-            if self._repairs:
-                self.set_aside(path, str(error))
-            return None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        if data is not None:
-            self.damaged.pop(name, None)  # made again since
-        return found

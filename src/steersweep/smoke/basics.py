@@ -49,7 +49,9 @@ def _lost(chat: ChatModel, text: str) -> str:
     """What is said of a text that does not reach the model as it is, or ""."""
     ids = chat.prompt_ids(text)
     unknown = chat.tokenizer.unk_token_id
-    spelled = chat.renderer.rendered(text).count(str(chat.tokenizer.unk_token))  # often the BOS too
+    spelled = chat.renderer.template.rendered(text).count(
+        str(chat.tokenizer.unk_token)
+    )  # often the BOS too
     if unknown is not None and ids.count(unknown) > spelled:
         return (
             f"the tokenizer does not know a part of {_short(text)}; are its files those of this "

@@ -12,6 +12,7 @@ from typing import Any
 
 from steersweep.catalog.gpus import LOCAL, gpu_catalog
 from steersweep.core.own import is_own
+from steersweep.core.precision_labels import FASTEST
 from steersweep.core.text_files import shown
 from steersweep.effects.effect import EFFECTS
 from steersweep.judging.judge import is_judge_name
@@ -23,6 +24,7 @@ from steersweep.study.phases.registry import all_phases
 from steersweep.study.plan import FIND, Plan
 
 MAX_ERRORS = 50  # looked at, to name the one that matters
+_OF_A_MACHINE = ("auto", FASTEST)  # precisions that a sweep of its own can be asked for
 
 
 def plan_schema() -> dict[str, Any]:
@@ -117,6 +119,12 @@ def _said(error: Any) -> str:
         return f"{shown(str(value))[1:-1]} is not a whole number{shorter}"
     if error.validator == "pattern" and error.schema.get("description"):
         return f"{shown(value)} is not {error.schema['description']}"
+    if error.validator == "enum" and "fp32" in wanted and value in _OF_A_MACHINE:
+        return (
+            f"{value} depends on the machine, and the models of a plan are compared: name what "
+            f"they run in, one of {', '.join(wanted)} (a sweep of one model with precision "
+            f"{FASTEST} says what is fastest on a CPU)"
+        )
     return _short(error.message)
 
 

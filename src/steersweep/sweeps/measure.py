@@ -218,7 +218,7 @@ class _Measuring:
             effects.tokens(len(group.target.unsteered.samples)) * len(group.target.records)
             for group in self._groups
         )
-        seconds = machine.scored(shape, tokens)
+        seconds = machine.scored(shape, chat.precision, tokens)
         self._stages.expect({LOADING: _LOADING_S, EFFECTS: seconds})
         self._stages.begin(EFFECTS)
         for group in self._groups:

@@ -84,10 +84,10 @@ def expected_seconds(
         )
     compared = tokens.pop(COMPARISON, None)
     found = {LOADING: of_work[LOADING]}
-    found |= {name: machine.tokens(shape, count) for name, count in tokens.items()}
+    found |= {name: machine.tokens(shape, job.precision, count) for name, count in tokens.items()}
     found |= {name: of_work[name] for name in (GENERATION, LIKELIHOODS, JUDGING)}
     if job.effects:
         found[EFFECTS] = of_work[EFFECTS]
     if compared is not None:
-        found[COMPARISON] = machine.tokens(shape, compared)
+        found[COMPARISON] = machine.tokens(shape, job.precision, compared)
     return found

@@ -60,7 +60,7 @@ def rows_in_time(
         stands: whether a batch can be kept as it stands.
     """
     machine = machine_of(device)
-    slower = seconds / (machine.tokens(shape, tokens) + _WARMING_UP)
+    slower = seconds / (machine.tokens(shape, job.precision, tokens) + _WARMING_UP)
     new_tokens = max(condition.max_new_tokens for condition in job.conditions)
     context = PROMPT_TOKENS + new_tokens / 2
     timed = steps or Steps(
@@ -70,8 +70,8 @@ def rows_in_time(
     )
     one = timed.one
     of_row = new_tokens * max(0.0, timed.many - one) / (timed.rows - 1)
-    of_row += slower * machine.scored(shape, new_tokens)
-    first = new_tokens * one + slower * machine.scored(shape, new_tokens)
+    of_row += slower * machine.scored(shape, job.precision, new_tokens)
+    first = new_tokens * one + slower * machine.scored(shape, job.precision, new_tokens)
     # A step reads all weights, whatever the rows: fewer than these would save hardly any time.
     within = max(_SECONDS, _WORTH_WAITING * first)
     rows = 1 + int((within - first) / of_row)
