@@ -279,7 +279,7 @@ def test_text_loss(name: str) -> None:
             expected = -float(plain_likelihood(chat, whole, of).mean())
             assert plain.values[index] == pytest.approx(expected, abs=1e-5)
             ids = chat.tokenizer(
-                chat.renderer.rendered(text.request) + text.text, add_special_tokens=False
+                chat.renderer.template.rendered(text.request) + text.text, add_special_tokens=False
             ).input_ids
             prompt = chat.prompt_ids(text.request)
             whole = Continuation(prompt, ids[len(prompt) :][:5])
@@ -347,7 +347,7 @@ def test_a_question_that_cannot_be_asked_is_named(
 
 def log_of(chat: ChatModel, question: str, choice: str, edit: Edit | None, template: bool) -> float:
     """Log-probability of an answer after a question, tokenized as one text."""
-    before = chat.renderer.rendered(question) if template else question.rstrip()
+    before = chat.renderer.template.rendered(question) if template else question.rstrip()
     after = f"{before}{choice}" if template else f"{question} {choice}"
     n = len(chat.tokenizer(before, add_special_tokens=False).input_ids)
     ids = chat.tokenizer(after, add_special_tokens=False).input_ids

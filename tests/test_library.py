@@ -110,7 +110,7 @@ def test_the_users_tokenizer_stays_as_it_is() -> None:
     own = tokenizer.chat_template
     other = "{% for m in messages %}Q: {{ m.content }}{% endfor %}\nA:"
     chat = ChatModel.wrap(network, tokenizer, template=other)
-    assert "Q: Hi" in chat.renderer.conversation("Hi")
+    assert "Q: Hi" in chat.renderer.template.conversation("Hi")
     assert tokenizer.chat_template == own
 
 

@@ -54,7 +54,7 @@ def answered(chat: ChatModel, request: str, answer: str, name: str) -> Continuat
             that this tokenizer cannot take for text.
     """
     prompt = chat.renderer.ids(request, name)
-    parts = [(chat.renderer.rendered(request), True), (answer, False)]
+    parts = [(chat.renderer.template.rendered(request), True), (answer, False)]
     whole = chat.renderer.ids_of_parts(parts, name)
     if whole[: len(prompt)] == prompt:
         return Continuation(prompt, whole[len(prompt) :])

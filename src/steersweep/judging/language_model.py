@@ -110,12 +110,14 @@ class LanguageModel:
         """The rendered question, cut where prompt and response stand."""
         if self._frame is None:
             if self._form.given == "conversation":
-                text = chat.renderer.conversation(_PROMPT, _RESPONSE, opened=True)
+                text = chat.renderer.template.conversation(_PROMPT, _RESPONSE, opened=True)
                 wanted = 2
             else:
                 text = self._form.filled(_PROMPT, _RESPONSE)
                 wanted = len(_PLACES.findall(text))
-                text = text if self._form.given == "plain" else chat.renderer.rendered(text)
+                text = (
+                    text if self._form.given == "plain" else chat.renderer.template.rendered(text)
+                )
             self._frame = _PLACES.split(text)
             if len(self._frame) != 2 * wanted + 1:
                 raise InputError(

@@ -158,7 +158,7 @@ def asked_source(model: Model, system: str | Path) -> ModelSource:
     Raises:
         InputError: it was loaded with another one, which would not be used.
     """
-    own = model.renderer.system if isinstance(model, ChatModel) else None
+    own = model.renderer.template.system if isinstance(model, ChatModel) else None
     if own is not None and own != read_system_prompt(system):
         raise InputError(
             f"{source_of(model).model_id}: was loaded with a system prompt, {shown(own)}; give it "

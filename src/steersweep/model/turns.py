@@ -35,7 +35,7 @@ def turn_end(renderer: Renderer, ending: Collection[int] = ()) -> TurnEnd | None
     """
     tokenizer = renderer.tokenizer
     try:
-        rendered = renderer.conversation(PROBE, ANSWER)
+        rendered = renderer.template.conversation(PROBE, ANSWER)
     except Exception:  # a template may raise anything at a conversation it was not written for
         return None
     ids = [int(token) for token in tokenizer(rendered, add_special_tokens=False).input_ids]
@@ -68,7 +68,7 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 
 def thought_opened_by(renderer: Renderer) -> str:
     """The end of every prompt from where the template opens the model's reasoning, or ""."""
-    return opened_thought(renderer.rendered(PROBE).rpartition(PROBE)[2])
+    return opened_thought(renderer.template.rendered(PROBE).rpartition(PROBE)[2])
 
 
 def thinking_tokens(tokenizer: Any) -> frozenset[int]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
-
-from torch import Tensor
 
 from steersweep.budget.estimate import JUDGING
 from steersweep.budget.shapes import ModelShape
@@ -17,28 +12,23 @@ from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold
 from steersweep.judging.judge import Answer, OfAnswers, get_judge
 from steersweep.judging.quality import Fluency
-from steersweep.methods.extraction import extract_directions
-from steersweep.methods.method import Given
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
-from steersweep.model.rendering import extraction_rendered
-from steersweep.prompts.prompts import ExtractionSet, TestSet
+from steersweep.prompts.prompts import TestSet
 from steersweep.run.condition import Condition
-from steersweep.run.direction import Direction, random_direction
-from steersweep.run.folder import LostDirection, RunFolder
+from steersweep.run.folder import RunFolder
 from steersweep.run.judgement import Judgement, rates_of
-from steersweep.run.label import UNSTEERED, Label
-from steersweep.run.records import Record, Sample, Steering
+from steersweep.run.label import UNSTEERED
+from steersweep.run.records import Record, Sample
 from steersweep.steer.activations import residuals
-from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Generation, can_stand
 from steersweep.work.answering import Answered, Answering, Asked
 from steersweep.work.batches import Part
-from steersweep.work.expected import PROMPTS, stage_name, stages_of_method
-from steersweep.work.job import Job, found_by
+from steersweep.work.directions import Directions
+from steersweep.work.expected import PROMPTS
+from steersweep.work.job import Job
 from steersweep.work.pace import MANY, Clock, rows_in_time, step_seconds
 from steersweep.work.preparation import WORTH_KEEPING, Preparation
-from steersweep.work.references import References
 from steersweep.work.stages import Stages
 
 
@@ -70,15 +60,16 @@ class Bench:
         # One length per layer for all methods: strengths mean the same whatever is added.
         self.residual_norms, self.max_rows = self._read_prompts()
         self.rows = self._row_limit(self.max_rows)
-        # By method and layer; the layer is None where the method chose it.
-        self.directions: dict[tuple[Label, int | None], Direction] = {}
-        self.extraction_seconds: dict[str, float] = {}
-        for method, prompts in job.extraction.items():
-            self._extract(method, prompts)
-        for condition in job.conditions:
-            if condition.direction is not None:
-                self._borrow(condition, condition.direction)
-        self._references = References(chat, job, self.rows)
+        self.directions = Directions(
+            chat,
+            job,
+            store,
+            self.prepared,
+            self.rows,
+            residual_norms=self.residual_norms,
+            stages=stages,
+            tell=tell,
+        )
         self.answering = Answering(
             chat,
             self.rows,
@@ -173,93 +164,6 @@ class Bench:
         self._stages.at(share)
         self._tell(self._stages.current)
 
-    def _extract(self, method: str, prompts: ExtractionSet) -> None:
-        """Find a method's directions; what an earlier run computed is not computed again."""
-        started = time.monotonic()
-        stages = [stage_name(method, stage) for stage in stages_of_method(method)]
-
-        def tell(stage: str, share: float) -> None:
-            name = stage_name(method, stage)
-            if name in stages and name != self._stages.current:
-                self._stages.end()
-                self._stages.begin(name)
-            self._at(share)
-
-        self._begin(stages[0])
-        layers = sorted({c.layer for c in self.job.conditions if c.layer is not None})
-        asked = found_by(method, self.job)
-        rendered = str(
-            asked[0].extraction_rendered
-            if asked
-            else extraction_rendered(self.chat.renderer, prompts)
-        )
-        own = self.job.own_methods.get(method)
-        path = self.store.paths.scores(
-            method,
-            rendered,
-            self.chat.fingerprint,
-            self.chat.precision,
-            None if own is None else own.code,
-        )
-        held = self.store.read_json(path)
-        rests_on = [rendered, path.name]
-        earlier = held or self.prepared.facts(method, rests_on)
-        found = self.rows.run(
-            lambda rows: extract_directions(
-                self.chat,
-                method,
-                prompts,
-                layers,
-                given=Given(
-                    state=earlier["state"] if earlier else None,
-                    max_rows=rows,
-                    tell=tell,
-                    kept=lambda name, make: self.prepared.tensors(name, rests_on, make),
-                    save=lambda state: self.prepared.keep_now_and_then(
-                        method, rests_on, {"state": state}
-                    ),
-                ),
-            )
-        )
-        self._stages.finish(*stages)
-        chosen = found.chosen
-        held = self.store.write_once(
-            path,
-            {
-                "method": method,
-                "prompts": prompts.id,
-                "chosen": chosen and {"layer": chosen.layer, "position": chosen.position},
-                "notes": list(found.notes),
-                "seconds": time.monotonic() - started,
-                "missing": {str(layer): why for layer, why in found.missing.items()},
-                "state": found.state,
-            },
-        )
-        self.extraction_seconds[method] = held["seconds"]
-        places: list[tuple[int | None, Direction]] = [*found.at_layer.items()]
-        if found.chosen is not None:
-            places.append((None, found.chosen))
-        for layer, direction in places:
-            norm = self.residual_norms[direction.layer]
-            label = Label.parse(direction.method)
-            self.directions[label, layer] = replace(direction, residual_norm=norm)
-
-    def _borrow(self, condition: Condition, key: str) -> None:
-        """A direction found elsewhere, at this model's own layer and residual norm."""
-        assert condition.layer is not None, "a borrowed direction is tried at a given layer"
-        found = self.store.needed_direction(key)
-        asked = condition.label.method, condition.extraction_prompts
-        if (found.method, found.prompts) != asked or len(found.vector) != self.job.d_model:
-            raise LostDirection(
-                f"{self.store.paths.direction(key)}: is a direction of {found.method} from "
-                f"{found.prompts} with {len(found.vector)} components, which {condition} did not "
-                f"ask for"
-            )
-        norm = self.residual_norms[condition.layer]
-        self.directions[condition.label, condition.layer] = replace(
-            found, layer=condition.layer, residual_norm=norm
-        )
-
     def run(self, batch: Sequence[Part], missing: Container[str]) -> list[Record]:
         """Generate, score and judge what is in a batch.
 
@@ -290,8 +194,9 @@ class Bench:
 
     def _asked(self, part: Part) -> Asked:
         test, ids = self._tests[part.condition.test_prompts]
-        _, edit = self._edit(part.condition)
-        return Asked(part, edit, ids[part.start : part.stop], test.each)
+        return Asked(
+            part, self.directions.edit(part.condition), ids[part.start : part.stop], test.each
+        )
 
     def _threshold_of(self, unsteered: Condition, answered: Answered) -> float:
         """What counts as unlikely text, by answers of the unsteered control."""
@@ -306,42 +211,6 @@ class Bench:
             )
         )
 
-    def _direction(self, condition: Condition) -> Direction | None:
-        if condition.label == UNSTEERED:
-            return None
-        if not condition.is_control:
-            return self.directions[condition.label, condition.layer]
-        return random_direction(self._compared(condition), condition.seed)
-
-    def _compared(self, condition: Condition) -> Direction:
-        """The direction that a random one is compared with."""
-        asked = condition.label.method
-        methods = [*self.job.extraction] if asked is None else [asked]
-        likes = [Label(method, chose_layer=condition.label.chose_layer) for method in methods]
-        # Methods may have no direction at a layer where another has one.
-        like = next((x for x in likes if (x, condition.layer) in self.directions), likes[0])
-        return self.directions[like, condition.layer]
-
-    def _edit(self, condition: Condition) -> tuple[Direction | None, Edit | None]:
-        direction = self._direction(condition)
-        if direction is None or condition.strength is None:
-            return None, None
-        return direction, Edit.of(
-            condition.edit,
-            direction.vector,
-            direction.layer,
-            multiplier=condition.strength.multiplier(self.residual_norms[direction.layer]),
-            reference=self._reference(condition, direction),
-        )
-
-    def _reference(self, condition: Condition, direction: Direction) -> Tensor | None:
-        """What an affine edit puts back, `[d_model]`; a random one puts back what its like does."""
-        if condition.edit.operation != "affine":
-            return None
-        like = self._compared(condition) if condition.is_control else direction
-        assert like.position is not None, "settings see to it"
-        return self._references.at(condition.label.method, like.position, direction.layer)
-
     def _fluency_threshold(self) -> float:
         """From the unsteered control: just computed, or saved by an earlier run."""
         if self._threshold is None:
@@ -355,28 +224,13 @@ class Bench:
             self._threshold = float("inf") if value is None else value
         return self._threshold
 
-    def _direction_file(self, condition: Condition, direction: Direction) -> str:
-        if condition.direction is not None:
-            return self.store.paths.name_of(self.store.paths.direction(condition.direction))
-        return self.store.put_direction(direction)
-
     def has_direction(self, condition: Condition) -> bool:
         """See that a finished condition's direction is in the run folder; it is saved if lost.
 
         False where what is found now is not what the record names: the record is set aside then.
         """
-        direction = self._direction(condition)
         test, _ = self._tests[condition.test_prompts]
-        found = self.store.finished(condition.key, test.prompts)
-        if direction is None or found is None or found.direction is None:
-            return found is not None
-        named = found.direction
-        if self.store.vector(Path(named).stem) is not None:
-            return True
-        if self._direction_file(condition, direction) == named:
-            return True
-        self.store.set_aside(self.store.paths.condition(condition.key), f"{named} is lost")
-        return False
+        return self.directions.is_kept(condition, test.prompts)
 
     @cached_property
     def _judge(self) -> OfAnswers:
@@ -387,7 +241,6 @@ class Bench:
 
     def _record(self, condition: Condition, answered: Answered) -> Record:
         test, _ = self._tests[condition.test_prompts]
-        direction = self._direction(condition)
         answers, nlls = answered.answers, answered.nlls
         threshold = self._fluency_threshold()
         asked = [
@@ -405,12 +258,12 @@ class Bench:
         return Record(
             condition=condition,
             rates=rates_of(judged, test.repeats, each=test.each),
-            steering=self._steering(condition, direction),
+            steering=self.directions.steering(condition),
             samples=tuple(
                 _sample(*parts, repeat=index % test.each) for index, parts in enumerate(samples)
             ),
             fluency_threshold=None if threshold == float("inf") else threshold,
-            extraction_seconds=None if own is None else self.extraction_seconds[own],
+            extraction_seconds=None if own is None else self.directions.seconds[own],
             runtime_seconds=answered.seconds,
             timestamp=provenance.utc_now(),
             provenance={
@@ -421,7 +274,11 @@ class Bench:
                 **({"notes": list(self.notes)} if self.notes else {}),
                 **({"moved_from": list(self.job.moved_from)} if self.job.moved_from else {}),
                 "prompt_set": condition.test_prompts,
-                **({"template_date": self.job.date} if self.chat.renderer.facts.dated else {}),
+                **(
+                    {"template_date": self.job.date}
+                    if self.chat.renderer.template.facts.dated
+                    else {}
+                ),
                 **(
                     {"template_options": dict(self.job.template_options)}
                     if self.job.template_options
@@ -433,24 +290,6 @@ class Bench:
                 ),
                 "model_fingerprint": condition.model_fingerprint,
             },
-        )
-
-    def _steering(self, condition: Condition, direction: Direction | None) -> Steering | None:
-        if direction is None or condition.strength is None:
-            return None
-        norm = self.residual_norms[direction.layer]
-        multiplier = condition.strength.multiplier(norm)
-        reference = self._reference(condition, direction)
-        return Steering(
-            layer_idx=direction.layer,
-            position=direction.position,
-            site=direction.site,
-            multiplier=multiplier,
-            relative_strength=multiplier / norm,
-            direction_norm=direction.raw_norm,
-            residual_norm=norm,
-            direction_file=self._direction_file(condition, direction),
-            reference=None if reference is None else float(reference @ direction.vector),
         )
 
 

@@ -37,7 +37,7 @@ def keep_comparison(bench: Bench) -> None:
             "reference": job.reference,
             "perplexity": _perplexity(bench),
             "activations": activations,
-            "extraction_seconds": bench.extraction_seconds,
+            "extraction_seconds": bench.directions.seconds,
         },
     )
 
