@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from conftest import lab, random_model, rest_slow
+from conftest import lab, part_hooks, random_model, rest_slow
 from steersweep import ChatModel, InputError, Row, generate, residuals
 from steersweep.judging.fluency import response_nll
 from steersweep.methods.cosmic import Cosmic, CosmicAffine
 from steersweep.methods.cosmic_scoring import what_ablation_leaves
-from steersweep.model.kv_cache import keep_rows, make_cache
+from steersweep.model.kv_cache import _BufferedLayer, keep_rows, make_cache
 from steersweep.model.source import ModelSource
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.passes import run_edits
 from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.row_edits import RowEdits
 from steersweep.verification.architectures import (
     CHECKS,
     ArchitectureResult,
@@ -124,6 +126,102 @@ def test_a_cache_that_forgets_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("steersweep.steer.decoding.keep_rows", keep_others)
     regime = regime_of(tiny("qwen3_next"))
     assert not regime.leaves
+
+
+def edits_that_stay(_chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    keep = RowEdits.keep_rows
+    patch.setattr(RowEdits, "keep_rows", lambda self, rows: keep(self, torch.arange(len(rows))))
+
+
+def prompts_of_other_rows(_chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    put = _BufferedLayer.put
+    patch.setattr(
+        _BufferedLayer,
+        "put",
+        lambda self, rows, count, keys, values: put(self, rows, count, keys, values.flip(0)),
+    )
+
+
+def half_of_the_mlp(_chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def halved(self: ChatModel, layer: int, _positions: Tensor) -> Iterator[None]:
+        with part_hooks(self, lambda at, out: out * (0.5 if at == layer else 1.0), ["mlp"]):
+            yield
+
+    patch.setattr(ChatModel, "mlp_at", halved)
+
+
+def a_changed_forward(change: Callable[..., None]) -> Callable[..., None]:
+    """Plants what `change` does with the inputs of a pass before it, or with its output after."""
+
+    def plant(chat: ChatModel, patch: pytest.MonkeyPatch) -> None:
+        forward = chat.model.forward
+
+        def changed(**inputs: Any) -> Any:
+            cache = inputs.get("past_key_values")
+            held = 0 if cache is None else cache.get_seq_length()
+            change(inputs, None, held)
+            output = forward(**inputs)
+            change(inputs, output, held)
+            return output
+
+        patch.setattr(chat.model, "forward", changed)
+
+    return plant
+
+
+def several_tokens_after_a_cache(inputs: Any, output: Any, held: int) -> None:
+    if output is not None and held and inputs["input_ids"].shape[1] > 1:
+        output.logits = output.logits.flip(-1)
+
+
+def padding_without_a_cache(inputs: Any, output: Any, _held: int) -> None:
+    if output is None and inputs.get("past_key_values") is None and "attention_mask" in inputs:
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+
+
+def tokens_that_see_what_follows(_inputs: Any, output: Any, _held: int) -> None:
+    if output is not None:
+        output.logits = output.logits + output.logits.mean(1, keepdim=True).flip(-1)
+
+
+def the_first_padding_stays(kept: list[Tensor]) -> Callable[..., None]:
+    """A model that keeps something of an earlier call."""
+
+    def change(inputs: Any, output: Any, _held: int) -> None:
+        if output is None and inputs.get("past_key_values") is not None:
+            mask = inputs["attention_mask"]
+            kept.append(mask)
+            if bool(kept[0].all()):
+                inputs["attention_mask"] = torch.ones_like(mask)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("plant", "lost"),
+    [
+        (edits_that_stay, {"buffered", "pads", "leaves"}),
+        (prompts_of_other_rows, {"resumes"}),
+        (half_of_the_mlp, {"narrows"}),
+        (a_changed_forward(several_tokens_after_a_cache), {"continues"}),
+        (a_changed_forward(padding_without_a_cache), {"pads"}),
+        (a_changed_forward(the_first_padding_stays([])), {"pads"}),
+        (a_changed_forward(tokens_that_see_what_follows), None),
+    ],
+)
+def test_a_look_at_a_model_finds_what_is_wrong(
+    plant: Callable[..., None], lost: set[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = tiny("llama")
+    plant(chat, monkeypatch)
+    if lost is None:
+        with pytest.raises(InputError, match="their logits differ"):
+            regime_of(chat)
+        return
+    missing = {name for name, is_there in vars(regime_of(chat)).items() if not is_there}
+    # What follows from what is not there: only padded rows in buffers continue.
+    assert missing == lost | ({"continues"} if lost & {"buffered", "pads"} else set())
 
 
 def test_a_model_that_none_of_the_ways_suits_is_refused() -> None:

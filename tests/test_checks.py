@@ -22,7 +22,7 @@ from steersweep.model.kv_cache import _BufferedLayer
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.direction import Direction
 from steersweep.smoke.basics import cache, padding
-from steersweep.smoke.passes import is_apart
+from steersweep.smoke.passes import PlainPasses, is_apart
 from steersweep.smoke.required import check_for_user
 from steersweep.steer.activations import residuals
 from test_cli import refused, run
@@ -203,9 +203,9 @@ def test_padding_and_cache_are_got_around_or_seen(
 
     late = ChatModel.load(f"lab:{name}", device="cpu")
     expected = answers(late)
-    assert not look(late)[0]
+    assert not look(late, PlainPasses(late))[0]
     plant(monkeypatch)
-    assert look(late)[0]
+    assert look(late, PlainPasses(late))[0]
     assert answers(ChatModel.load(f"lab:{name}", device="cpu")) == expected
 
 

@@ -1,6 +1,7 @@
 """What every run looks at first: template, ending, weights, padding, cache.
 
-Each look returns whether it found trouble, and what it saw or what to do.
+Each look is given the model and plain passes of it, and returns whether it found trouble, and what
+it saw or what to do.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from torch import Tensor
 from steersweep.core.precision_labels import runs_as
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.numbers import odd_tensors
-from steersweep.smoke.passes import addition_of, is_apart, relative, steered_states
+from steersweep.smoke.passes import PlainPasses, is_apart, relative, steered_states
 from steersweep.steer.parity import PROBES
 from steersweep.steer.regime import regime_of
 
-# Lengths at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
-_PADDED_TO = (1, 33)
-_CACHED_STEPS = 3
+# A length at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
+_PADDED_TO = 33
+_SHORT = 16  # tokens at the end of the prompt that is padded; the others would only take time
 # Texts that tokenizers lose part of: of several lines, with markup and quotes, long ones.
 TEXTS = (
     *PROBES,
@@ -29,7 +30,7 @@ TEXTS = (
 # -- template --------------------------------------------------------------------------------------
 
 
-def template(chat: ChatModel) -> tuple[bool, str]:
+def template(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """The token ids of a prompt hold the user's text, whole.
 
     That the rendered prompt does, and leads up to an answer, the renderer sees before its first
@@ -70,7 +71,7 @@ def _short(text: str) -> str:
 # -- ending ----------------------------------------------------------------------------------------
 
 
-def ending(chat: ChatModel) -> tuple[bool, str]:
+def ending(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """The token that the template puts after an answer must end generation."""
     if not chat.eos_ids:
         return True, "no token ends an answer; name one in eos_token_id of generation_config.json"
@@ -113,7 +114,7 @@ def _names(chat: ChatModel, ids: frozenset[int] | list[int]) -> str:
 
 
 @torch.inference_mode()
-def weights(chat: ChatModel) -> tuple[bool, str]:
+def weights(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
     """Finite, not constant, and an answer depends on the prompt."""
     bad = [f"{odd.name} {odd.problem}" for odd in odd_tensors(chat.model)]
     if bad:
@@ -122,10 +123,7 @@ def weights(chat: ChatModel) -> tuple[bool, str]:
     prompts = [chat.prompt_ids(text) for text in PROBES]
     if same := _untrained(chat, sorted({token for ids in prompts for token in ids})):
         return True, same
-    batches = [chat.pad([ids]) for ids in prompts]
-    logits = torch.stack(
-        [chat.logits(b.input_ids, b.attention_mask, b.position_ids)[0, -1].float() for b in batches]
-    )
+    logits = torch.stack([plain.short.logits[-1], plain.long.logits[-1]])
     if not bool(logits.isfinite().all()):
         hint = (
             "; float16 overflows on this model, use bf16"
@@ -165,51 +163,42 @@ def _untrained(chat: ChatModel, tokens: list[int]) -> str:
 # -- padding and cache -----------------------------------------------------------------------------
 
 
-def padding(chat: ChatModel) -> tuple[bool, str]:
-    """A prompt alone and in a batch with longer ones, steered and not, has the same states."""
+def padding(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
+    """A prompt alone and in a batch with a longer one, steered and not, has the same states."""
     if not regime_of(chat).pads:
         return False, "only prompts of equal length share a batch: padding would change this model"
-    longest = chat.prompt_ids(PROBES[1])
-    short = chat.prompt_ids(PROBES[0])
-    plain = steered_states(chat, [short], None)
-    fault = 0.0
+    short, long = plain.short.ids[-_SHORT:], plain.long.ids
+    wide = (long * (_PADDED_TO // len(long) + 1))[:_PADDED_TO]
     found: list[tuple[float, str]] = []
-    for step, name in ((None, "unsteered"), (addition_of(chat), "steered")):
-        alone = plain if step is None else steered_states(chat, [short], step)
-        for remainder in _PADDED_TO:
-            width = len(longest) + (remainder - len(longest)) % 32
-            wide = [*longest, *longest * (width // len(longest) + 1)][:width]
-            batch = steered_states(chat, [wide, short], step)[1:]
-            found.append((relative(batch, alone), f"padded to {width}, {name}"))
-            if step is None:
-                fault = max(fault, relative(_unmasked(chat, wide, short), plain))
+    fault = 0.0
+    for step, name in ((None, "unsteered"), (plain.addition(), "steered")):
+        alone = steered_states(chat, [short], step)
+        batch = steered_states(chat, [wide, short], step)[1:]
+        found.append((relative(batch, alone), f"padded to {_PADDED_TO}, {name}"))
+        if step is None:
+            fault = relative(_unmasked(chat, short), alone)
     worst, where = max(found)
     said = f"{worst:.1e} {where}; padding that is not hidden changes {fault:.1e}"
     return is_apart(chat, worst, fault), said
 
 
 @torch.inference_mode()
-def _unmasked(chat: ChatModel, wide: list[int], short: list[int]) -> Tensor:
+def _unmasked(chat: ChatModel, short: list[int]) -> Tensor:
     """The short prompt's final state where its padding is attended to, `[1, d_model]`."""
-    batch = chat.pad([wide, short])
-    positions = torch.arange(batch.input_ids.shape[1], device=chat.device).expand_as(
-        batch.input_ids
-    )
+    ids = [chat.pad_id] * (_PADDED_TO - len(short)) + short
+    batch = chat.pad([ids])
     found: list[Tensor] = []
     with chat.final_states(found.append):
-        chat.logits(batch.input_ids, torch.ones_like(batch.attention_mask), positions)
-    return found[0][1:]
+        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)
+    return found[0]
 
 
 @torch.inference_mode()
-def cache(chat: ChatModel) -> tuple[bool, str]:
+def cache(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
     """Positions computed one by one from the cache are those computed from all tokens at once."""
-    ids = chat.prompt_ids(PROBES[1])
+    ids, whole = plain.long.ids, plain.long.logits
     batch = chat.pad([ids])
-    width, first = len(ids), len(ids) - _CACHED_STEPS
-    whole = chat.logits(
-        batch.input_ids, batch.attention_mask, batch.position_ids, keep=_CACHED_STEPS
-    )
+    width, first = len(ids), len(ids) - len(whole)
     held = regime_of(chat).cache(chat, width)
     chat.logits(
         batch.input_ids[:, :first],
@@ -217,14 +206,18 @@ def cache(chat: ChatModel) -> tuple[bool, str]:
         batch.position_ids[:, :first],
         cache=held,
     )
-    worst = fault = 0.0
-    for step, at in enumerate(range(first, width)):
+    worst = 0.0
+    for at, expected in zip(range(first, width), whole, strict=True):
         here = slice(at, at + 1)
-        tokens, positions = batch.input_ids[:, here], batch.position_ids[:, here]
-        mask = batch.attention_mask[:, : at + 1]
-        found = chat.logits(tokens, mask, positions, cache=held)
-        # What a cache that has forgotten everything gives.
-        alone = chat.logits(tokens, mask[:, -1:], positions)
-        worst = max(worst, relative(found[:, 0], whole[:, step]))
-        fault = max(fault, relative(alone[:, 0], whole[:, step]))
+        found = chat.logits(
+            batch.input_ids[:, here],
+            batch.attention_mask[:, : at + 1],
+            batch.position_ids[:, here],
+            cache=held,
+        )
+        worst = max(worst, relative(found[0, 0], expected))
+    # What a cache that has forgotten everything gives: each token by itself.
+    alone = batch.input_ids[0, first:, None]
+    forgot = chat.logits(alone, torch.ones_like(alone), batch.position_ids[0, first:, None])[:, 0]
+    fault = max(map(relative, forgot, whole))
     return is_apart(chat, worst, fault), f"{worst:.1e}; an empty cache changes {fault:.1e}"

@@ -17,7 +17,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.prompts.prompts import load_extraction_set
 from steersweep.run.direction import Direction
 from steersweep.smoke.basics import cache, ending, padding, template, weights
-from steersweep.smoke.passes import STRENGTH, addition_of, push_of, tolerance_of
+from steersweep.smoke.passes import STRENGTH, PlainPasses, tolerance_of
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
@@ -28,10 +28,10 @@ from steersweep.steer.steering import Row, generate
 
 _NEW_TOKENS = 24
 
-Look = Callable[[ChatModel], tuple[bool, str]]
+Look = Callable[[ChatModel, PlainPasses], tuple[bool, str]]
 
 
-def _layers(chat: ChatModel) -> tuple[bool, str]:
+def _layers(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """As many layers as the catalog says this model has."""
     known = model_shapes().get(chat.source.location)
     if known is None:
@@ -44,7 +44,7 @@ def _layers(chat: ChatModel) -> tuple[bool, str]:
     )
 
 
-def _extraction(chat: ChatModel) -> tuple[bool, str]:
+def _extraction(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """A direction at the middle layer: its shape, that it is finite, that it is not zero."""
     direction = _direction(chat)
     shape, length = tuple(direction.vector.shape), float(direction.vector.norm())
@@ -55,7 +55,7 @@ def _extraction(chat: ChatModel) -> tuple[bool, str]:
     )
 
 
-def _readers(chat: ChatModel) -> tuple[bool, str]:
+def _readers(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """Hooks, transformers and nnsight see the same numbers at the same sites."""
     found = compare_readers(chat)
     said = []
@@ -71,25 +71,25 @@ def _readers(chat: ChatModel) -> tuple[bool, str]:
     return any(not parity.equal for parity in found), f"{'; '.join(said)}; {limit}"
 
 
-def _steering(chat: ChatModel) -> tuple[bool, str]:
+def _steering(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
     """What reads activations sees a vector added after a layer there, not before, and to the end.
 
     transformers' own hidden states fail this: they may come from before the addition.
     """
     layer = (chat.n_layers - 1) // 2
     prompts = [chat.prompt_ids(text) for text in PROBES]
-    plain = residuals(chat, prompts)[:, 0]
-    push = push_of(chat)
+    unsteered = residuals(chat, prompts)[:, 0]
+    push = plain.push
 
     def add(_layer: int, hidden: Tensor) -> Tensor:
         return hidden + push.to(hidden.device, hidden.dtype)
 
     with chat.layer_hooks(add, [layer]):
         steered = residuals(chat, prompts)[:, 0]
-    size = float(plain[:, layer].abs().max())
-    before = float((steered[:, :layer] - plain[:, :layer]).abs().max()) if layer else 0.0
-    added = steered[:, layer] - plain[:, layer] - push.cpu().float()
-    after = float((steered[:, -1] - plain[:, -1]).abs().max())
+    size = float(unsteered[:, layer].abs().max())
+    before = float((steered[:, :layer] - unsteered[:, :layer]).abs().max()) if layer else 0.0
+    added = steered[:, layer] - unsteered[:, layer] - push.cpu().float()
+    after = float((steered[:, -1] - unsteered[:, -1]).abs().max())
     tolerance = tolerance_of(chat) * size
     wrong = before > tolerance or float(added.abs().max()) > tolerance or after <= tolerance
     return wrong, (
@@ -98,7 +98,7 @@ def _steering(chat: ChatModel) -> tuple[bool, str]:
     )
 
 
-def _rows(chat: ChatModel) -> tuple[bool, str]:
+def _rows(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
     """In a batch a row gets its own vector, at its own tokens; its padding and neighbours do not.
 
     And what hooks read before the addition stays what it was: nothing is edited in place.
@@ -110,7 +110,7 @@ def _rows(chat: ChatModel) -> tuple[bool, str]:
     if not regime.pads:  # then rows of a batch are equally long
         count = min(len(short), len(long) - 1)
         short, long = short[-count:], long[: count + 1]
-    step, half = addition_of(chat), addition_of(chat, 0.5)
+    step, half = plain.addition(), plain.addition(0.5)
     # All in one pass; and rows that share prompts, which resume from the unsteered streams.
     other = long[1:]
     if not regime.pads:
@@ -170,14 +170,14 @@ def _wrongly_added(chat: ChatModel, rows: list[Row]) -> tuple[Tensor, float]:
 
 
 @torch.inference_mode()
-def _edits(chat: ChatModel) -> tuple[bool, str]:
+def _edits(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
     """The batches that score COSMIC's candidates equal plain hooks, one prompt and edit at a time.
 
     Both ablate the residual stream. Orthogonalising weights instead is not the same where norms
     follow the attention and the MLP, or where the embedding is tied.
     """
     prompts = [chat.prompt_ids(text) for text in PROBES]
-    push, middle = push_of(chat).float(), (chat.n_layers - 1) // 2
+    push, middle = plain.push.float(), (chat.n_layers - 1) // 2
     there: dict[str, Any] = {"start": middle, "stop": middle + 1, "site": "resid_pre"}
     edits = [
         Edit.everywhere(push),
@@ -195,12 +195,12 @@ def _edits(chat: ChatModel) -> tuple[bool, str]:
             for column, prompt in enumerate(reading.prompts):
                 assert reading.logits is not None
                 states, logits = _edited_alone(chat, prompts[prompt], edits[index])
-                for name, fast, plain in (
+                for name, fast, alone in (
                     ("states", reading.states[row, column], states),
                     ("logits", reading.logits[row, column][None], logits),
                 ):
-                    size = plain.float().abs().amax(-1, keepdim=True)
-                    apart = ((fast.float() - plain.float()).abs() / size).nan_to_num(torch.inf)
+                    size = alone.float().abs().amax(-1, keepdim=True)
+                    apart = ((fast.float() - alone.float()).abs() / size).nan_to_num(torch.inf)
                     worst[name] = max(worst[name], float(apart.max()))
     tolerance = tolerance_of(chat)
     said = ", ".join(f"{name} {difference:.1e}" for name, difference in worst.items())
@@ -236,7 +236,7 @@ def _edited_alone(chat: ChatModel, ids: list[int], edit: Edit) -> tuple[Tensor, 
 
 
 @torch.inference_mode()
-def _greedy(chat: ChatModel) -> tuple[bool, str]:
+def _greedy(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """Greedy answers are the plain argmax: no penalty of the generation config, no cache fault.
 
     Where two tokens are as likely as the type can tell, either may be taken.
@@ -257,7 +257,7 @@ def _greedy(chat: ChatModel) -> tuple[bool, str]:
     return False, shown
 
 
-def _generation(chat: ChatModel) -> tuple[bool, str]:
+def _generation(chat: ChatModel, _plain: PlainPasses) -> tuple[bool, str]:
     """One steered answer; logits that are not finite end it with an error."""
     direction = _direction(chat)
     assert direction.residual_norm is not None, "DIM measured it"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from steersweep.core.precision_labels import INT8_DYNAMIC, rounds_activations_by_batch, runs_as
 from steersweep.model.chat_model import ChatModel
-from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.parity import PROBES, TOLERANCES
 from steersweep.steer.steering import Row, generate
 
 STRENGTH = 0.3  # of the residual norm
+STEPS = 2  # positions at the end of a probe whose logits are kept
 _INT8 = 0.05
 # As in bfloat16: 0.13 was seen on a real model of 30 layers where no fault was, 0.04 on another.
 _INT8_DYNAMIC = 0.2
@@ -55,17 +58,67 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float(apart.nan_to_num(nan=torch.inf))
 
 
-def push_of(chat: ChatModel) -> Tensor:
-    """A fixed vector of the residual stream's own size, `[d_model]`."""
-    noise = torch.randn(chat.d_model, generator=torch.Generator().manual_seed(0))
-    states = residuals(chat, [chat.prompt_ids(PROBES[0])])[0, 0, chat.n_layers // 2]
-    push: Tensor = (noise / noise.norm() * states.norm() * STRENGTH).to(chat.dtype)
-    return push
+@dataclass(frozen=True)
+class PlainPass:
+    """A prompt by itself, without a cache.
+
+    Attributes:
+        ids: its tokens.
+        logits: at its last positions, `[position, vocabulary]`; at most `STEPS` of them.
+        length: of the residual stream after the middle layer, at the last token.
+    """
+
+    ids: list[int]
+    logits: Tensor
+    length: float
 
 
-def addition_of(chat: ChatModel, share: float = 1.0) -> Edit:
-    """A share of it, added from the middle of the model on; a layer follows where it starts."""
-    return Edit.add(push_of(chat).float(), share, start=(chat.n_layers - 1) // 2)
+class PlainPasses:
+    """The probes as plain passes have them; each is made once for all checks of a round.
+
+    Args:
+        chat: the model.
+    """
+
+    def __init__(self, chat: ChatModel) -> None:
+        self._chat = chat
+
+    @cached_property
+    def short(self) -> PlainPass:
+        """Of the first probe."""
+        return self._of(PROBES[0])
+
+    @cached_property
+    def long(self) -> PlainPass:
+        """Of the second."""
+        return self._of(PROBES[1])
+
+    @torch.inference_mode()
+    def _of(self, text: str) -> PlainPass:
+        chat, lengths = self._chat, []
+
+        def read(_layer: int, hidden: Tensor) -> None:
+            lengths.append(float(hidden[0, -1].float().norm()))
+
+        ids = chat.prompt_ids(text)
+        batch = chat.pad([ids])
+        keep = min(STEPS, len(ids))
+        with chat.layer_hooks(read, [chat.n_layers // 2]):
+            logits = chat.logits(
+                batch.input_ids, batch.attention_mask, batch.position_ids, keep=keep
+            )
+        return PlainPass(ids, logits[0].float(), lengths[0])
+
+    @cached_property
+    def push(self) -> Tensor:
+        """A fixed vector of the residual stream's own size, `[d_model]`."""
+        noise = torch.randn(self._chat.d_model, generator=torch.Generator().manual_seed(0))
+        push: Tensor = (noise / noise.norm() * self.short.length * STRENGTH).to(self._chat.dtype)
+        return push
+
+    def addition(self, share: float = 1.0) -> Edit:
+        """A share of it, added from the middle of the model on; a layer follows where it starts."""
+        return Edit.add(self.push.float(), share, start=(self._chat.n_layers - 1) // 2)
 
 
 def steered_states(chat: ChatModel, prompts: list[list[int]], step: Edit | None) -> Tensor:

@@ -14,6 +14,7 @@ from steersweep.core.printing import first_line
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.template_options import TemplateOptions
 from steersweep.smoke.looks import LOOKS
+from steersweep.smoke.passes import PlainPasses
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,13 @@ def check_model(
     chat: ChatModel, note: Callable[[Check], None], only: Collection[str] | None = None
 ) -> None:
     """Every check of a loaded model, or those in `only`; see `smoke`."""
+    plain = PlainPasses(chat)
     for name, look in LOOKS.items():
         if only is not None and name not in only:
             continue
         started = time.monotonic()
         try:
-            trouble, seen = look(chat)
+            trouble, seen = look(chat, plain)
         except Exception as error:  # whatever it is, it is what the check found
             trouble, seen = True, f"{type(error).__name__}: {first_line(error)}"
         note(Check(name, not trouble, seen, _since(started)))

@@ -30,6 +30,7 @@ TOLERANCES = {
     torch.float16: 2e-3,
 }
 _MOST = 1e9  # stands for infinity, which JSON has not
+_LONGEST = 12  # tokens at a prompt's end: a site that is wrong is wrong at any length
 PROBES = ("Hello", "What is the capital of France, and which river flows through it?")
 
 
@@ -60,9 +61,10 @@ def compare_readers(chat: ChatModel, texts: Sequence[str] = PROBES) -> list[Pari
     """Every installed reader against the hooks: embeddings, each layer's output, the final norm.
 
     Prompts of different lengths share the batch, so padding is in it; padded positions do not
-    count.
+    count. The ends of the prompts are read, the first one's shorter than the others'.
     """
-    prompts = [chat.prompt_ids(text) for text in texts]
+    first, *others = [chat.prompt_ids(text)[-_LONGEST:] for text in texts]
+    prompts = [first[len(first) // 3 :], *others]
     own = read_with_hooks(chat, prompts)
     real = chat.pad(prompts).attention_mask.bool()
     readers: dict[str, Reader] = {"transformers": read_with_transformers}
@@ -123,11 +125,15 @@ def read_with_hooks(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> Sites:
     def read(layer: int, hidden: Tensor) -> None:
         found[f"layer {layer}"] = hidden
 
+    def read_norm(hidden: Tensor) -> Tensor:
+        found["norm"] = hidden
+        return hidden[:, -1:].contiguous()  # nobody wants the logits
+
     batch = chat.pad(prompts)
     with (
         chat.layer_hooks(read_input, [0], "resid_pre"),
         chat.layer_hooks(read, range(chat.n_layers)),
-        chat.head_input(lambda hidden: found.update({"norm": hidden})),
+        chat.head_input(read_norm),
     ):
         chat.logits(
             batch.input_ids,
@@ -142,7 +148,8 @@ def read_with_hooks(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> Sites:
 def read_with_transformers(chat: ChatModel, prompts: Sequence[Sequence[int]]) -> Sites:
     """transformers' own hidden states. The last of them lies after the final norm."""
     batch = chat.pad(prompts)
-    states = chat.hidden_states(batch)
+    with chat.head_input(lambda hidden: hidden[:, -1:].contiguous()):
+        states = chat.hidden_states(batch)
     last = len(states) - 1
     names = ["embeddings", *(f"layer {layer}" for layer in range(last - 1)), "norm"]
     return dict(zip(names, states, strict=True))

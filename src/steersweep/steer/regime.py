@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from steersweep.core.errors import InputError, NumericalError, SteersweepError
 from steersweep.core.precision_labels import logit_tolerance, runs_as
 from steersweep.core.printing import first_line
-from steersweep.model.batch import Batch, at_positions
+from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel, not_finite
 from steersweep.model.kv_cache import can_be_filled, fill, keeps_states, make_cache
 from steersweep.model.memory import is_out_of_memory
@@ -30,8 +30,10 @@ from steersweep.steer.row_edits import RowEdits
 
 T = TypeVar("T")
 
-_SHORTEST = 3
-_LONGEST = 40  # longer than the windows of models made for tests
+_SHORT = 3
+_LONG = 16
+# Longer than windows of models made for tests, and than what a state of a layer forgets.
+_LONG_ENOUGH = 40
 _STEPS = 2  # tokens after the prompts
 _STRENGTH = 0.5  # of the residual stream's length
 
@@ -139,6 +141,8 @@ def _looked(chat: ChatModel) -> Regime | InputError:
             continue
         try:
             difference = probe.difference(regime)
+        except NumericalError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -166,10 +170,14 @@ def ordinary_tokens(chat: ChatModel, count: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Case:
-    """A row: tokens of its prompt, and what is added to the stream."""
+    """A row: tokens of its prompt, and what is added to the stream.
+
+    A spare one is there so that a batch of one length has three rows, of which one can leave.
+    """
 
     ids: tuple[int, ...]
     edit: Edit | None = None
+    is_spare: bool = False
 
 
 class _Probe:
@@ -178,38 +186,53 @@ class _Probe:
     def __init__(self, chat: ChatModel) -> None:
         self._chat = chat
         n, middle = chat.n_layers, chat.n_layers // 2
-        tokens = ordinary_tokens(chat, _LONGEST + _SHORTEST + _STEPS)
-        long, short = tokens[:_LONGEST], tokens[_LONGEST:-_STEPS]
+        count = _longest(chat)
+        tokens = ordinary_tokens(chat, count + _SHORT + _STEPS)
+        long, short = tokens[:count], tokens[count:-_STEPS]
         self._next = tokens[-_STEPS:]
         self.lengths: dict[int, float] = {}
-        self._check_stream(short)
+        self._continues = False
+        self._known: dict[int, Tensor] = {}
+        unsteered = self._check_stream(short)
         noise = torch.randn((2, chat.d_model), generator=torch.Generator().manual_seed(0))
         noise = noise / noise.norm(dim=-1, keepdim=True) * _STRENGTH
-        # In rising order of the first edited layer, as batches are. Three of each length, since
-        # those that may not be padded share a batch with their like only.
         low, high = (self.lengths[layer] for layer in (0, middle))
-        self._cases = [
-            _Case(short, Edit.add(noise[0], low, 0)),
-            _Case(long, Edit.add(noise[1], low, 0, max(1, middle))),
-            _Case(short, Edit.add(noise[1], high, middle, site="resid_pre")),
-            _Case(long, Edit.add(noise[0], high, middle)),
+        cases = [
+            _Case(short, Edit.add(noise[0], low, 0, max(1, middle))),
+            _Case(long, Edit.add(noise[1], low, 0), is_spare=True),
+            _Case(short, Edit.add(noise[0], high, middle), is_spare=True),
+            _Case(long, Edit.add(noise[1], high, middle, site="resid_pre")),
             _Case(long),
             _Case(short),
         ]
-        self._cases.sort(key=lambda case: clean_layers(case.edit, n))
-        self._alone = [self._plain(case) for case in self._cases]
-        if runs_as(chat.precision) == "fp16" and not all(
-            bool(torch.isfinite(logits).all()) for logits in self._alone
-        ):
+        # In rising order of the first edited layer, as batches are.
+        self._cases = sorted(cases, key=lambda case: clean_layers(case.edit, n))
+        self._unsteered = len(cases) - 1
+        self._known[self._unsteered] = unsteered
+        for index, case in enumerate(self._cases):
+            if not case.is_spare:
+                self._alone(index)
+
+    def _alone(self, index: int) -> Tensor:
+        """What `_plain` gives for a case."""
+        if index not in self._known:
+            self._known[index] = self._plain(self._cases[index])
+        logits, chat = self._known[index], self._chat
+        if runs_as(chat.precision) == "fp16" and not bool(torch.isfinite(logits).all()):
             raise NumericalError(
                 f"{chat.source.model_id}: logits are NaN or infinite in {chat.precision}; float16 "
                 f"overflows on this model, use bf16"
             )
+        return logits
 
-    def _check_stream(self, ids: Sequence[int]) -> None:
-        """A layer takes and gives one residual stream, `[row, position, d_model]`."""
+    def _check_stream(self, ids: tuple[int, ...]) -> Tensor:
+        """A layer takes and gives one residual stream, `[row, position, d_model]`.
+
+        Returns:
+            What `_plain` gives for this prompt.
+        """
         chat, shapes, run = self._chat, set(), []
-        expected = (1, len(ids), chat.d_model)
+        expected = (1, len(ids) + _STEPS, chat.d_model)
 
         def look(layer: int, hidden: Tensor) -> None:
             run.append(layer)
@@ -220,7 +243,7 @@ class _Probe:
             chat.layer_hooks(look, range(chat.n_layers), "resid_pre"),
             chat.layer_hooks(look, range(chat.n_layers)),
         ):
-            self._logits(ids)
+            logits = self._plain(_Case(ids))
         broken = [layer for layer, length in self.lengths.items() if not math.isfinite(length)]
         if broken:
             raise not_finite(chat, min(broken))
@@ -235,22 +258,23 @@ class _Probe:
                 f"its layers do not hand on one residual stream of {list(expected)}"
                 + (f", but {shown}" if shown else "")
             )
-
-    def _logits(self, ids: Sequence[int]) -> Tensor:
-        """The plainest pass: one prompt, no mask, no positions, no cache; `[vocabulary]`."""
-        tokens = torch.tensor([list(ids)], device=self._chat.device)
-        logits: Tensor = self._chat.model(input_ids=tokens, use_cache=False).logits
-        return logits[0, -1].float()
+        return logits
 
     def _plain(self, case: _Case) -> Tensor:
-        """Logits after the prompt and after each next token, `[step, vocabulary]`."""
+        """Logits after the prompt and after each next token, `[step, vocabulary]`.
+
+        By the plainest pass: one text, no mask, no positions, no cache. Tokens do not see what
+        follows them; in a network where they do, no batch with a cache gives these numbers.
+        """
+        tokens = torch.tensor([[*case.ids, *self._next]], device=self._chat.device)
         handles = [] if case.edit is None else self._plainly_added(case.edit)
         try:
-            steps = [self._logits([*case.ids, *self._next[:n]]) for n in range(_STEPS + 1)]
-            return torch.stack(steps)
+            with self._chat.head_input(_at_steps):
+                logits: Tensor = self._chat.model(input_ids=tokens, use_cache=False).logits
         finally:
             for handle in handles:
                 handle.remove()
+        return logits[0, -_STEPS - 1 :].float()
 
     def _plainly_added(self, edit: Edit) -> list[Any]:
         """Handles of one hook on each layer of an addition."""
@@ -272,13 +296,12 @@ class _Probe:
 
     def difference(self, regime: Regime) -> float:
         """How far logits are from those alone when rows run in a regime; infinite if not finite."""
+        # After other rows, since a model may keep something of an earlier call.
+        self._continues = self._works(self._continued, regime)
         differences: list[float] = []
-        # Twice, since a model may keep something of an earlier call; the second time counts.
-        for _turn in range(2):
-            differences = []
-            lengths = [len(case.ids) for case in self._cases]
-            for group in regime.groups(lengths, len(self._cases)):
-                differences += self._of_group(regime, group)
+        rows = [i for i, case in enumerate(self._cases) if not (regime.pads and case.is_spare)]
+        for group in regime.groups([len(self._cases[row].ids) for row in rows], len(rows)):
+            differences += self._of_group(regime, [rows[place] for place in group])
         return self._summary(differences)
 
     def _summary(self, differences: Sequence[float]) -> float:
@@ -299,11 +322,11 @@ class _Probe:
         edits = RowEdits(chat, [case.edit for case in cases])
         clean = [clean_layers(case.edit, chat.n_layers) for case in cases]
         logits = prefill(chat, batch, of_row, clean, edits, cache, resumes=regime.resumes)
-        found = [_apart(row, self._alone[i][0]) for row, i in zip(logits, group, strict=True)]
+        found = [_apart(row, self._alone(i)[0]) for row, i in zip(logits, group, strict=True)]
         if regime.pads:  # and as passes without a cache have it
             bare = chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]
             found += [
-                _apart(bare[of_row[row]], self._alone[index][0])
+                _apart(bare[of_row[row]], self._alone(index)[0])
                 for row, index in enumerate(group)
                 if self._cases[index].edit is None
             ]
@@ -316,29 +339,27 @@ class _Probe:
                     group = [group[row] for row in kept]
                 logits = decoding.step(torch.tensor([token] * len(group), device=chat.device))
                 found += [
-                    _apart(row, self._alone[i][step]) for row, i in zip(logits, group, strict=True)
+                    _apart(row, self._alone(i)[step]) for row, i in zip(logits, group, strict=True)
                 ]
         return found
 
     def with_passes(self, regime: Regime) -> Regime:
         """What passes of prompts may leave out, added to a regime that is right for rows."""
-        found = {
-            name: self._works(look, regime)
-            for name, look in (
-                ("resumes", self._resumed),
-                ("continues", self._continued),
-                ("narrows", self._narrowed),
-            )
-        }
         return Regime(
             regime.buffered,
             regime.pads,
             regime.leaves,
             regime.shares,
-            resumes=found["resumes"],
-            continues=regime.buffered and regime.pads and found["continues"],
-            narrows=found["narrows"],
+            resumes=self._works(self._resumed, regime) and self._rows_resume(regime),
+            continues=regime.buffered and regime.pads and self._continues,
+            narrows=self._works(self._narrowed, regime),
         )
+
+    def _rows_resume(self, regime: Regime) -> bool:
+        """Whether rows in a regime may resume; it may be one that was looked at without that."""
+        if regime.resumes:
+            return True
+        return self._works(lambda other: [self.difference(other)], replace(regime, resumes=True))
 
     def _works(self, look: Any, regime: Regime) -> bool:
         try:
@@ -348,58 +369,78 @@ class _Probe:
                 raise
             return False
 
-    @property
-    def _unsteered(self) -> tuple[_Case, Tensor]:
-        return self._cases[-1], self._alone[-1]
-
     def _resumed(self, _regime: Regime) -> list[float]:
         """From the input of a middle layer on, after a pass that ends there."""
-        chat, (case, alone) = self._chat, self._unsteered
+        chat, case, alone = self._chat, self._cases[self._unsteered], self._alone(self._unsteered)
         middle = chat.n_layers // 2
         batch = chat.pad([case.ids])
         held: list[Tensor] = []
+
+        def run() -> Tensor:
+            """Logits of the last position; every layer is given all of them."""
+            with chat.head_input(lambda states: states[:, -1:].contiguous()):
+                return _run(chat, batch)[0, -1]
+
         with (
             chat.only_layers(0, middle),
             chat.layer_hooks(lambda _layer, hidden: held.append(hidden), [middle], "resid_pre"),
         ):
-            _run(chat, batch)
+            run()
         with (
             chat.only_layers(middle, chat.n_layers),
             chat.layer_hooks(lambda _layer, _hidden: held[0], [middle], "resid_pre"),
         ):
-            return [_apart(_run(chat, batch)[0, -1], alone[0])]
+            return [_apart(run(), alone[0])]
 
     def _continued(self, regime: Regime) -> list[float]:
-        """Two tokens at once after a cache that was filled from another one."""
-        chat, (case, alone) = self._chat, self._unsteered
-        batch = chat.pad([case.ids])
+        """Two tokens at once after a cache that was filled from another one.
+
+        Where caches cannot be filled, a step after the prompt, which says nothing.
+        """
+        chat, case, alone = self._chat, self._cases[self._unsteered], self._alone(self._unsteered)
         held, cache = (regime.cache(chat, len(case.ids) + _STEPS) for _ in range(2))
-        if not can_be_filled(cache):
-            return [torch.inf]
-        chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids, cache=held)
-        fill(cache, slice(0, 1), 1, [(held, slice(None))] * chat.n_layers)
         whole = chat.pad([[*case.ids, *self._next]])
-        logits = chat.logits(
-            whole.input_ids[:, -_STEPS:],
-            whole.attention_mask,
-            whole.position_ids[:, -_STEPS:],
-            cache=cache,
-            keep=_STEPS,
-        )[0]
+
+        def run(cache: Any, first: int, stop: int, keep: int) -> Tensor:
+            here = slice(first, stop)
+            return chat.logits(
+                whole.input_ids[:, here],
+                whole.attention_mask[:, :stop],
+                whole.position_ids[:, here],
+                cache=cache,
+                keep=keep,
+            )[0]
+
+        count = len(case.ids)
+        run(held, 0, count, 1)
+        if not can_be_filled(cache):
+            run(held, count, count + 1, 1)
+            return [torch.inf]
+        fill(cache, slice(0, 1), 1, [(held, slice(None))] * chat.n_layers)
+        logits = run(cache, count, count + _STEPS, _STEPS)
         return [_apart(row, expected) for row, expected in zip(logits, alone[1:], strict=True)]
 
     def _narrowed(self, _regime: Regime) -> list[float]:
         """The last layer's MLP at two positions, of a batch that is there twice."""
-        chat, (case, _) = self._chat, self._unsteered
-        ends = torch.tensor([[0, len(case.ids) - 1]], device=chat.device)
-        batch = chat.pad([case.ids]).rows([0, 0])
-        whole = _run(chat, batch)
-        with chat.mlp_at(chat.n_layers - 1, ends):
-            narrow = _run(chat, batch)
-        pairs = zip(
-            *(at_positions(part, ends).flatten(0, 1) for part in (narrow, whole)), strict=True
-        )
-        return [_apart(one, other) for one, other in pairs]
+        chat, case, alone = self._chat, self._cases[self._unsteered], self._alone(self._unsteered)
+        batch = chat.pad([[*case.ids, *self._next]]).rows([0, 0])
+        steps = [0, _STEPS]
+        ends = torch.tensor([[len(case.ids) - 1 + step for step in steps]], device=chat.device)
+        with chat.mlp_at(chat.n_layers - 1, ends), chat.head_input(_at_steps):
+            narrow = _run(chat, batch)[:, -_STEPS - 1 :]
+        return [_apart(row[step], alone[step]) for row in narrow for step in steps]
+
+
+def _longest(chat: ChatModel) -> int:
+    """Tokens of the long prompt: more where a short one could not show all that a layer does."""
+    config = chat.model.config.get_text_config()
+    is_plain = chat.attention_window > _LONG_ENOUGH and not keeps_states(config)
+    return _LONG if is_plain else _LONG_ENOUGH
+
+
+def _at_steps(states: Tensor) -> Tensor:
+    """The final states that predict the next tokens, and the one after them."""
+    return states[:, -_STEPS - 1 :].contiguous()
 
 
 def _run(chat: ChatModel, batch: Batch) -> Tensor:

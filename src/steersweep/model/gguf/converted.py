@@ -16,7 +16,7 @@ import shutil
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,7 @@ _NAMES = {"torch.float32": "F32", "torch.bfloat16": "BF16", "torch.float16": "F1
 
 
 class Tensors(Protocol):
-    """Names and float32 tensors, one at a time.
+    """Names and float32 tensors, one at a time and each in parts, the first numbers first.
 
     Attributes:
         shapes: of each tensor by name, in the order that they come in.
@@ -42,8 +42,8 @@ class Tensors(Protocol):
 
     shapes: dict[str, tuple[int, ...]]
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Makes them."""
+    def __iter__(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        """Makes them; a part may be overwritten by the next."""
 
 
 @contextlib.contextmanager
@@ -178,6 +178,7 @@ def _write(file: Path, tensors: Tensors, dtype: Any) -> None:
     text += b" " * (-len(text) % 8)
     with file.open("wb") as opened:
         opened.write(struct.pack("<Q", len(text)) + text)
-        for _, tensor in tensors:
-            flat = tensor.to(dtype).contiguous().reshape(-1).view(torch.uint8)
-            opened.write(memoryview(flat.numpy()))
+        for _, parts in tensors:
+            for part in parts:
+                flat = part.to(dtype).contiguous().reshape(-1).view(torch.uint8)
+                opened.write(memoryview(flat.numpy()))

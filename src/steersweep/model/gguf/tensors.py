@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from steersweep.model.gguf.checks import byte_count
 from steersweep.model.gguf.header import Header, StoredTensor
 from steersweep.model.misfits import Misfits, why
 
-_CHUNK = 1 << 20  # elements that are made numbers at a time: what a processor's cache holds
+_CHUNK = 1 << 17  # elements that are made numbers at a time: what a processor's cache holds
+_PART = 1 << 23  # elements of a tensor that are in memory at a time; a whole number of blocks
 # Tensors of which the config holds what they say.
 _OF_THE_CONFIG = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -22,26 +23,51 @@ _OF_THE_CONFIG = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors
 def numbers_of(header: Header, tensor: StoredTensor) -> Any:
     """A tensor of a file as float32, a numpy array of its shape."""
     import numpy as np
+
+    found = np.empty(tensor.count, dtype=np.float32)
+    _read_into(found, header, tensor, 0)
+    return found.reshape(tensor.shape)
+
+
+def parts_of(header: Header, tensor: StoredTensor) -> Iterator[Any]:
+    """The same numbers in their order, some at a time: each array is overwritten by the next.
+
+    Memory that is new costs more than the arithmetic: a vocabulary's tensor takes half a gigabyte.
+    """
+    import numpy as np
+
+    held = np.empty(min(_PART, tensor.count), dtype=np.float32)
+    for first in range(0, tensor.count, _PART):
+        part = held[: tensor.count - first]
+        _read_into(part, header, tensor, first)
+        yield part
+
+
+def _read_into(found: Any, header: Header, tensor: StoredTensor, first: int) -> None:
+    """Fill a flat float32 array with a tensor's numbers from a place on, where a block begins."""
+    import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
     kind = GGMLQuantizationType(tensor.kind)
     block, size = GGML_QUANT_SIZES[kind]
-    length = byte_count(tensor.kind, tensor.count)
-    raw = np.fromfile(header.path, dtype=np.uint8, count=length, offset=tensor.start)
+    raw = np.fromfile(
+        header.path,
+        dtype=np.uint8,
+        count=byte_count(tensor.kind, len(found)),
+        offset=tensor.start + byte_count(tensor.kind, first),
+    )
     if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
-        stored = raw.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)
-        return stored.astype(np.float32, copy=False).reshape(tensor.shape)
-    found = np.empty(tensor.count, dtype=np.float32)
+        found[:] = raw.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)
+        return
     step = max(1, _CHUNK // block)  # blocks
 
-    def convert(first: int) -> None:
-        part = raw[first * size : (first + step) * size]
-        found[first * block : (first + step) * block] = dequantize(part[None], kind)[0]
+    def convert(begin: int) -> None:
+        part = raw[begin * size : (begin + step) * size]
+        found[begin * block : (begin + step) * block] = dequantize(part[None], kind)[0]
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(convert, range(0, tensor.count // block, step)):
+        for _ in pool.map(convert, range(0, len(found) // block, step)):
             pass
-    return found.reshape(tensor.shape)
 
 
 class Weights:
@@ -66,6 +92,7 @@ class Weights:
         network = empty_network(config, called)
         of: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
         self._processor = of(config=config.to_dict())
+        self._as_stored = of.process is TensorProcessor.process  # an architecture may turn some
         self._names = get_gguf_hf_weights_map(_Named(network), self._processor)
         state = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self._sources = self._sources_of(network, state)
@@ -99,8 +126,8 @@ class Weights:
     def _own_name(self, name: str) -> str:
         return next((own for own, target in self._names.items() if target == name), name)
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Names and float32 tensors, one at a time.
+    def __iter__(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        """Names and float32 tensors, one at a time and each in parts.
 
         Raises:
             InputError: one has another shape than the network's.
@@ -109,6 +136,9 @@ class Weights:
         import torch
 
         for name, sources in self._sources.items():
+            if self._as_stored and [one.shape for one in sources] == [self.shapes[name]]:
+                yield name, map(torch.from_numpy, parts_of(self._header, sources[0]))
+                continue
             made: dict[str, Any] = {"tensors": {}}
             for tensor in sources:
                 result = self._processor.process(
@@ -128,7 +158,7 @@ class Weights:
                     f"has {self.shapes[name]} there; the file's fields and tensors do not belong "
                     f"together"
                 )
-            yield name, found
+            yield name, (found,)
 
 
 class _Named:
@@ -161,8 +191,8 @@ class WeightsByTransformers:
             if name not in ties
         }
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Names and float32 tensors."""
+    def __iter__(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        """Names and float32 tensors, each in one part."""
         import torch
         from transformers import GgufConfig
 
@@ -188,7 +218,7 @@ class WeightsByTransformers:
         if misfits:
             raise InputError(f"{self._called}: {misfits}: {why(misfits, self._config)}")
         state = network.state_dict()
-        yield from ((name, state[name]) for name in self.shapes)
+        yield from ((name, (state[name],)) for name in self.shapes)
 
 
 def weights_of(header: Header, config: Any, called: str) -> Weights | WeightsByTransformers:
