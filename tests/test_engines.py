@@ -212,9 +212,13 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     assert killed()
     assert any("it is run again" in line for line in lines)
     assert results(folder) == results(alone)
-    ends = [entry["whole"] for entry in Ledger(folder).entries() if entry["do"] == "settle"]
+    paid = Ledger(folder).entries()
+    ends = [entry["whole"] for entry in paid if entry["do"] == "settle"]
     assert False in ends
     assert True in ends
+    # What is left of a job takes less than all of it, and is what its second attempt is held to.
+    whole, rest, *_ = [entry["seconds"] for entry in paid if entry["do"] == "reserve"]
+    assert 0 < rest < whole
 
 
 @pytest.mark.slow
@@ -270,7 +274,57 @@ def test_a_machine_lost_three_times_is_given_up_by_name(tmp_path: Path) -> None:
     store = run_study(small(), tmp_path / "run", PHASE_1, engine=engine)
     failures = store.read_json(store.root / "phases/family_sweep-failures.json")
     assert list(failures) == ["q7 family fp32"]
-    assert "lost 3 times: preempted" in failures["q7 family fp32"]
+    assert "lost 3 times, nothing finished between: preempted" in failures["q7 family fp32"]
+
+
+class Preempted(LocalEngine):
+    """Loses a job's machine after so many conditions, each time it is begun."""
+
+    def __init__(self, *done: int) -> None:
+        super().__init__("cpu")
+        self._done = list(done)
+
+    def wait(self, on_event: OnEvent) -> None:
+        name, done = self._waiting.popleft().name, self._done.pop(0)
+        on_event(Event(name, "progress", 1.0, Progress("m", done, 9, 0.0, "")))
+        on_event(Event(name, "lost", 2.0, error=SteersweepError("preempted")))
+
+
+def test_a_job_that_comes_further_each_time_is_not_given_up(tmp_path: Path) -> None:
+    """On machines that are taken away often. One that stands still may be what they end of."""
+    task = Task(Work("work", job_of(), "local"), lambda _kind: 1.0)
+    engine = Preempted(0, 0, 1, 1, 3, 4, 4, 2, 4, 9)
+    failed = scheduler(engine, tmp_path).run("family_sweep", [task])
+    assert "lost 3 times, nothing finished between" in str(failed["work"])
+    assert engine._done == [9]
+
+
+class Talkative(LocalEngine):
+    """Has two places, counts how often it is asked for them, and reports one thing at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.asked, self._told = 0, 0
+
+    def capacity(self, kind: str) -> int | None:
+        self.asked += 1
+        return 2
+
+    def wait(self, on_event: OnEvent) -> None:
+        self._told += 1
+        ends = self._told % 50 == 0
+        name = (self._waiting.popleft() if ends else self._waiting[0]).name
+        on_event(Event(name, "finished" if ends else "progress", self._told % 50 or 50.0))
+
+
+def test_it_is_looked_for_places_when_a_job_ends_and_not_at_every_sign_of_one(
+    tmp_path: Path,
+) -> None:
+    """A look may take a cluster some milliseconds, and jobs that run tell a lot."""
+    engine = Talkative()
+    tasks = [Task(Work(f"{i}", job_of(), "local"), lambda _kind: 1.0) for i in range(20)]
+    assert scheduler(engine, tmp_path).run("family_sweep", tasks) == {}
+    assert engine.asked <= 20 + 20  # before anything starts, and as often as a job has ended
 
 
 # -- concurrency ---------------------------------------------------------------------------------

@@ -210,6 +210,36 @@ def test_no_bit_of_a_ledger_can_be_flipped_for_money(tmp_path: Path) -> None:
     assert 0 < stopped < 400
 
 
+def test_of_a_file_that_is_known_only_what_was_added_is_read_again(tmp_path: Path) -> None:
+    path, known, seen = tmp_path / "lines.jsonl", journal.Known(), list[int]()
+
+    def check(entry: dict[str, Any]) -> None:
+        seen.append(entry["n"])
+
+    def read() -> list[int]:
+        """What was parsed to read the file, which gives what reading it anew does."""
+        seen.clear()
+        found = journal.read(path, check, known)
+        parsed = list(seen)
+        assert found == journal.read(path, check)
+        return parsed
+
+    journal.append_all(path, [{"n": n} for n in range(3)])
+    assert read() == [0, 1, 2]
+    assert read() == []
+    journal.append(path, {"n": 3})
+    assert read() == [3]
+    with path.open("a") as file:
+        file.write('\n{"n": 4')  # a writer that is killed
+    assert read() == []
+    journal.append(path, {"n": 5})
+    assert read() == [5]
+    path.write_text(path.read_text().replace('"n": 1,', '"n": 7,'))  # a person, in an editor
+    assert read() == [0, 2, 3, 5]
+    path.write_text("")
+    assert read() == []
+
+
 def test_a_damaged_line_never_lends_its_id(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     reserve(ledger, 100)

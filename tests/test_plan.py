@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from steersweep import InputError
-from steersweep.budget.estimate import calibration
+from steersweep.budget.estimate import Workload, calibration, stage_seconds
 from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine
 from steersweep.catalog.gpus import kind_of
@@ -49,6 +49,7 @@ from steersweep.sweeps.settings import make_job
 
 V3 = load_plan("v3")
 LAB = load_plan("v3-lab")
+QWEN_HALF = ModelShape(494_032_768, 136_134_656, 24, 896, 14, 896, 128, 4864, 151_936)
 TEXT = yaml.safe_dump(dict(V3.written), sort_keys=False)
 
 
@@ -174,11 +175,20 @@ def test_steps_in_other_precisions_are_as_much_faster_as_was_measured(
     rows: int, int8: float, bf16: float | None
 ) -> None:
     """Of Qwen2.5-0.5B on the processor that the rates are of (docs/performance.md)."""
-    shape = ModelShape(494_032_768, 136_134_656, 24, 896, 14, 896, 128, 4864, 151_936)
+    shape = QWEN_HALF
     whole = CPU.step(shape, "fp32", rows, 60)
     assert whole / CPU.step(shape, "int8-dynamic", rows, 60) == pytest.approx(int8, rel=0.3)
     if bf16 is not None:
         assert whole / CPU.step(shape, "bf16", rows, 60) == pytest.approx(bf16, rel=0.35)
+
+
+def test_a_sweep_in_eight_bits_is_as_much_faster_as_was_measured() -> None:
+    sweep = Workload(QWEN_HALF, "fp32", 19, 20, 40, 190, 0)
+    seconds = [
+        sum(stage_seconds(replace(sweep, precision=precision), CPU).values())
+        for precision in ("fp32", "int8-dynamic")
+    ]
+    assert seconds[0] / seconds[1] == pytest.approx(2.3, rel=0.03)
 
 
 def test_a_sweep_counts_the_directions_it_borrows() -> None:

@@ -31,7 +31,7 @@ from steersweep.report.run import read_run
 from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
-from steersweep.study import jobs
+from steersweep.study import costs
 from steersweep.study.ahead import look_ahead
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
@@ -531,7 +531,7 @@ def test_a_running_job_stops_before_it_passes_a_stop(
     from steersweep.budget.estimate import Estimate
 
     monkeypatch.setattr(engine, "time", Clock())
-    monkeypatch.setattr(jobs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, 1, None, 0.000001))
+    monkeypatch.setattr(costs, "estimate", lambda *_a, **_o: Estimate(0.001, 0, 1, None, 0.000001))
     dear = small(prices={"local": 3600}, budget={"total": 3})
     with pytest.raises(BudgetStop, match="is reached"):
         run_study(dear, tmp_path / "run")

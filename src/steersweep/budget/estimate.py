@@ -58,6 +58,7 @@ class Estimate:
         rows: of a batch: those asked for, or what fits beside the weights.
         fits: whether a single row does; None where the GPU's memory is not known.
         usd: at the price given.
+        loading_s: of `seconds`, those until its model is loaded.
     """
 
     seconds: float
@@ -65,6 +66,7 @@ class Estimate:
     rows: int
     fits: bool | None
     usd: float
+    loading_s: float = 0.0
 
 
 def estimate(work: Workload, gpu: str, *, usd_per_hour: float, factor: float = 1.0) -> Estimate:
@@ -88,8 +90,9 @@ def estimate(work: Workload, gpu: str, *, usd_per_hour: float, factor: float = 1
     row = model.row(precision, PROMPT_TOKENS, new_tokens)
     memory_gb = weights / 1e9 + (min(rows, n_rows) * row + OVERHEAD_BYTES) / 1e9
     machine = CPU if facts is None else gpu_machine(facts)
-    seconds = factor * sum(stage_seconds(replace(work, rows=rows), machine).values())
-    return Estimate(seconds, memory_gb, rows, fits, seconds / 3600 * usd_per_hour)
+    stages = stage_seconds(replace(work, rows=rows), machine)
+    seconds, loading_s = factor * sum(stages.values()), factor * stages[LOADING]
+    return Estimate(seconds, memory_gb, rows, fits, seconds / 3600 * usd_per_hour, loading_s)
 
 
 LOADING, GENERATION, LIKELIHOODS, JUDGING = "loading", "generation", "likelihoods", "judging"

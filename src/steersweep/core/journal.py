@@ -13,6 +13,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.text_files import parse_json
 
 LONGEST = 1 << 20  # bytes of a line; a longer one is damaged
+_MOST_KNOWN = 16 << 20  # bytes of a file of which is kept what was read
 _WAIT_FOR_LOCK_S = 30.0  # whoever holds it writes one line
 _DIGEST = re.compile(rb', "sha": "([0-9a-f]{16})"\}')
 _HELD = (errno.EAGAIN, errno.EACCES)
@@ -61,6 +63,32 @@ class Line:
         return _looks_cut(self.text)
 
 
+class Known:
+    """Lines that were read from a file before, so that only what was added is parsed again.
+
+    Where the file no longer begins with the same bytes, all of it is.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._number = 0  # of lines in it
+        self._lines: list[Line] = []
+
+    def lines(self, file: BinaryIO, check: Check) -> list[Line]:
+        """Every line of a file that is open at its beginning."""
+        found = file.read(_MOST_KNOWN + 1)
+        if len(found) > _MOST_KNOWN:
+            file.seek(0)
+            return list(_lines(file, check))
+        if not found.startswith(self._bytes):
+            self._bytes, self._number, self._lines = b"", 0, []
+        end = found.rfind(b"\n") + 1  # what follows may be written to the end later
+        added = found[len(self._bytes) : end]
+        self._lines += _lines(io.BytesIO(added), check, self._number)
+        self._bytes, self._number = found[:end], self._number + added.count(b"\n")
+        return [*self._lines, *_lines(io.BytesIO(found[end:]), check, self._number)]
+
+
 def append(path: Path, entry: Mapping[str, Any]) -> None:
     """Add an entry as a line, and flush it to disk; the file is made if needed.
 
@@ -90,12 +118,13 @@ def append_text(path: Path, line: str) -> None:
         journal.append_bytes(line.encode("utf-8", errors="backslashreplace") + b"\n")
 
 
-def read(path: Path, check: Check = lambda _entry: None) -> list[Line]:
+def read(path: Path, check: Check = lambda _entry: None, known: Known | None = None) -> list[Line]:
     """Every line in order, good or damaged; blank lines are left out.
 
     Args:
         path: of the file; one that is not there has no lines.
         check: says what is wrong with an entry of this kind of file, or None.
+        known: what was read of it before, with the same `check`.
 
     Raises:
         InputError: the file cannot be read.
@@ -112,7 +141,7 @@ def read(path: Path, check: Check = lambda _entry: None) -> list[Line]:
     with os.fdopen(handle, "rb") as file:
         # Where there are no locks, or no right to one, reading needs none.
         _lock(path, file, fcntl.LOCK_SH, needed=False)
-        return list(_lines(file, check))
+        return list(_lines(file, check)) if known is None else known.lines(file, check)
 
 
 def good(lines: Iterable[Line]) -> list[Entry]:
@@ -142,10 +171,10 @@ class Journal:
         self._path = path
         self._file = file
 
-    def lines(self, check: Check = lambda _entry: None) -> list[Line]:
+    def lines(self, check: Check = lambda _entry: None, known: Known | None = None) -> list[Line]:
         """As `read`, while nobody else can write."""
         self._file.seek(0)
-        return list(_lines(self._file, check))
+        return list(_lines(self._file, check)) if known is None else known.lines(self._file, check)
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry; see the function `append`."""
@@ -229,9 +258,11 @@ def _digest(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:16].encode()
 
 
-def _lines(file: BinaryIO, check: Check) -> Iterator[Line]:
-    """Lines are split at line feeds alone, and no more than one is in memory."""
-    number = 0
+def _lines(file: BinaryIO, check: Check, number: int = 0) -> Iterator[Line]:
+    """Lines are split at line feeds alone, and no more than one is in memory.
+
+    The first is that after line `number` of the whole file.
+    """
     rest = b""
     while True:
         chunk = file.read(LONGEST)

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from steersweep.budget import estimate as arithmetic
-from steersweep.budget.estimate import Estimate, Workload
+from steersweep.budget.estimate import Estimate, Workload, calibration
+from steersweep.budget.ledger import Ledger
 from steersweep.budget.shapes import ModelShape, catalog_shape, guessed_shape
 from steersweep.catalog.gpus import gpu_catalog
 from steersweep.core.errors import SteersweepError
@@ -52,6 +53,24 @@ def estimate(
     kind = gpu or sweep.model.gpu
     work = workload(plan, sweep, n_prompts)
     return arithmetic.estimate(work, kind, usd_per_hour=plan.price(kind), factor=factor)
+
+
+def expected_seconds(
+    plan: Plan, sweep: Sweep, n_prompts: int, kind: str, ledger: Ledger, *, share: float = 1.0
+) -> float:
+    """Seconds of what is left of a sweep on a kind of GPU, by what finished jobs took there.
+
+    Args:
+        plan: for rows and lengths.
+        sweep: what to run.
+        n_prompts: unique test prompts.
+        kind: of GPU.
+        ledger: of the run, which knows what finished jobs took.
+        share: of the sweep that is left, 0 to 1; its model is loaded whatever is.
+    """
+    factor = calibration(ledger.timings(kind))
+    whole = estimate(plan, sweep, n_prompts, gpu=kind, factor=factor)
+    return whole.loading_s + share * (whole.seconds - whole.loading_s)
 
 
 def cheapest(plan: Plan, sweep: Sweep, n_prompts: int) -> tuple[str, Estimate] | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from steersweep.budget.estimate import calibration
 from steersweep.budget.ledger import SMOKE, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.result import Result
-from steersweep.study.costs import estimate
+from steersweep.study.costs import estimate, expected_seconds
 from steersweep.study.cuts import Begun, begun
 from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan
@@ -264,13 +263,11 @@ class Jobs:
         return job
 
     def _task(self, phase: str, sweep: Sweep, job: Job, folder: str = "") -> Task:
-        # Files that conditions rest on may be missing too.
-        share = 1.0 if folder else self._share_missing(job)
-
         def seconds(kind: str) -> float:
-            factor = calibration(self._ledger.timings(kind))
+            # Files that conditions rest on may be missing too; after a loss it is what is left.
+            share = 1.0 if folder else self._share_missing(job)
             n_prompts = len(job.test.prompts)
-            return share * estimate(self.plan, sweep, n_prompts, gpu=kind, factor=factor).seconds
+            return expected_seconds(self.plan, sweep, n_prompts, kind, self._ledger, share=share)
 
         kind = self._engine.kind(sweep.model.gpu)
         timeout_s = sweep.timeout_s or self.plan.timeout(phase, kind)

@@ -5,6 +5,8 @@ Knows an engine by its protocol alone, and nothing of what a job computes.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +21,8 @@ from steersweep.model.memory import OutOfMemory
 from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan
 
-MOST_ATTEMPTS = 3  # of a job whose machine is lost under it
+MOST_ATTEMPTS = 3  # of a job whose machine is lost under it before it comes any further
+_LOOK_EVERY = 1.0  # seconds after which a machine may have joined, while no job ends
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class Task:
 
     Attributes:
         work: what to run, on the kind of GPU it is to be tried on next.
-        seconds: what it is expected to take on a kind of GPU.
-        attempts: how often its machine was lost.
+        seconds: what the rest of it is expected to take on a kind of GPU, as it stands.
+        done: conditions that had finished when its machine was last lost.
+        attempts: how often it was lost since more had finished.
     """
 
     work: Work
     seconds: Callable[[str], float]
+    done: int = 0
     attempts: int = 0
 
 
@@ -46,6 +51,7 @@ class _Running:
     price: float  # USD per second
     earlier: float = 0.0  # seconds of attempts that a provider began again by itself
     latest: float = 0.0  # seconds of the attempt that runs
+    done: int = 0  # conditions that have finished
     cancelled: SteersweepError | None = None
 
     def hear(self, event: Event) -> None:
@@ -53,6 +59,8 @@ class _Running:
         if event.seconds < self.latest:
             self.earlier += self.latest
         self.latest = event.seconds
+        if event.progress is not None:
+            self.done = max(self.done, event.progress.done)
 
     @property
     def seconds(self) -> float:
@@ -74,6 +82,7 @@ class Scheduler:
         engine: where work runs.
         listeners: told of progress, and what a person should read.
         on_finished: told the name of each job that finished.
+        clock: seconds, from any beginning.
     """
 
     def __init__(
@@ -85,6 +94,7 @@ class Scheduler:
         listeners: Listeners,
         *,
         on_finished: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._plan = plan
         self._ledger = ledger
@@ -98,6 +108,8 @@ class Scheduler:
         self._failures: dict[str, SteersweepError] = {}
         self._stop: SteersweepError | None = None
         self._settled = {"total": 0.0}
+        self._clock = clock
+        self._look_at = -math.inf  # when it is looked next whether a job may start
 
     def run(self, phase: str, tasks: Sequence[Task]) -> dict[str, SteersweepError]:
         """Run every task to its end; returns why each that failed did, by name.
@@ -110,9 +122,12 @@ class Scheduler:
         for task in tasks:
             self._engine.capacity(task.work.gpu)
         self._waiting, self._failures, self._stop = deque(tasks), {}, None
+        self._look_at = -math.inf
         try:
             while self._waiting or self._running:
-                self._start_what_may(phase)
+                if self._clock() >= self._look_at:
+                    self._start_what_may(phase)
+                    self._look_at = self._clock() + _LOOK_EVERY
                 self._engine.wait(lambda event: self._take(phase, event))
                 if self._stop is not None:
                     raise self._stop
@@ -123,10 +138,14 @@ class Scheduler:
         return self._failures
 
     def _start_what_may(self, phase: str) -> None:
+        places: dict[str, float] = {}  # by kind of GPU, how many more jobs
         held_back: deque[Task] = deque()
         while self._waiting:
             task = self._waiting.popleft()
-            if not self._has_place(task.work.gpu):
+            kind = task.work.gpu
+            if kind not in places:
+                places[kind] = self._places(kind)
+            if places[kind] < 1:
                 held_back.append(task)
                 continue
             try:
@@ -137,12 +156,14 @@ class Scheduler:
                 # What runs may cost less than was reserved for it.
                 held_back.append(task)
                 break
+            places[kind] -= 1
         self._waiting = held_back + self._waiting
 
-    def _has_place(self, kind: str) -> bool:
+    def _places(self, kind: str) -> float:
+        """How many more jobs of a kind of GPU may run now."""
         busy = sum(running.task.work.gpu == kind for running in self._running.values())
         limits = (self._engine.capacity(kind), self._plan.concurrency(kind))
-        return all(limit is None or busy < limit for limit in limits)
+        return min((limit for limit in limits if limit is not None), default=math.inf) - busy
 
     def _start(self, phase: str, task: Task) -> None:
         work = task.work
@@ -175,11 +196,12 @@ class Scheduler:
                 self._on_progress(replace(event.progress, job=event.work))
             self._hold_to_limits(phase, running)
             return
+        self._look_at = -math.inf
         self._settle(phase, running, whole=event.kind == "finished")
         if event.kind == "finished":
             self._on_finished(event.work)
         elif event.kind == "lost":
-            self._again(running.task, event.error)
+            self._again(running, event.error)
         elif isinstance(event.error, Cancelled) and running.cancelled is not None:
             if running.cancelled is not self._stop:
                 self._fail(running.task, running.cancelled)
@@ -207,11 +229,20 @@ class Scheduler:
                 )
                 self._engine.cancel(work.name)
 
-    def _again(self, task: Task, error: SteersweepError | None) -> None:
-        """A machine went away; what it saved is not computed again."""
-        task = replace(task, attempts=task.attempts + 1)
+    def _again(self, running: _Running, error: SteersweepError | None) -> None:
+        """A machine went away; what it saved is not computed again.
+
+        A job that never comes any further may be what its machines end of.
+        """
+        task = running.task
+        further = running.done > task.done
+        task = replace(
+            task,
+            done=max(task.done, running.done),
+            attempts=0 if further else task.attempts + 1,
+        )
         if task.attempts >= MOST_ATTEMPTS:
-            why = f"its machine was lost {task.attempts} times: {error}"
+            why = f"its machine was lost {task.attempts} times, nothing finished between: {error}"
             return self._fail(task, SteersweepError(f"{task.work.name}: {why}"))
         self._say(f"{task.work.name}: {error}; it is run again")
         return self._waiting.appendleft(task)
