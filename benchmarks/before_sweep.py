@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 RUNS = ("first", "second", "third")
 OPTIONS = ("--strengths=0.1", "--max-new-tokens=4", "--quiet", "--device=cpu")
@@ -51,22 +52,24 @@ def _sweep(asked: argparse.Namespace) -> None:
     imports = time.process_time()
     planned: list[float] = []
     seen: list[Stages] = []
-    Stages.__init__.__kwdefaults__["now"] = time.process_time
-    begin = Told.__init__
+    begin: Any = Told.__init__
+    clock: dict[str, Any] = {**(Stages.__init__.__kwdefaults__ or {}), "now": time.process_time}
 
-    def noted(told: Told, *arguments: object) -> None:
+    def noted(told: Told, *arguments: Any) -> None:
         begin(told, *arguments)
         planned.append(time.process_time() - imports)
         seen.append(told.stages)
 
-    Told.__init__ = noted
     limits = [f"--layers={asked.layers}", f"--max-prompts={asked.prompts}"]
-    out = Path(asked.out)
-    try:
-        app(["sweep", asked.model, *limits, *OPTIONS, f"--out={out}"])
-    except SystemExit as ended:
-        if ended.code:
-            raise
+    with (
+        patch.object(Stages.__init__, "__kwdefaults__", clock),
+        patch.object(Told, "__init__", noted),
+    ):
+        try:
+            app(["sweep", asked.model, *limits, *OPTIONS, f"--out={asked.out}"])
+        except SystemExit as ended:
+            if ended.code:
+                raise
     spent = {"imports": imports, "planning": planned[0]}
     spent |= {stage.name: stage.spent for stage in seen[0].now()}
     spent["results and report"] = time.process_time() - sum(spent.values())
