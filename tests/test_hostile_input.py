@@ -75,6 +75,7 @@ def make_files() -> None:
     Path("twice.jsonl").write_text(ROW + '{"prompt": "a", "response": "b", "prompt": "c"}\n')
     Path("nan.jsonl").write_text(ROW + '{"prompt": "a", "response": "b", "score": NaN}\n')
     Path("long.jsonl").write_text(ROW + json.dumps({"prompt": "a", "response": "x" * 10**7}))
+    Path("longer.jsonl").write_text(json.dumps({"prompt": "a", "response": "x" * 2**24}))
     Path("deep.jsonl").write_text(ROW + '{"prompt":' * 50_000)
     Path("latin.jsonl").write_bytes(ROW.encode() + b'{"prompt": "\xe9", "response": "b"}\n')
     Path("bomb.yaml").write_text(bomb("[{}]"))
@@ -82,6 +83,10 @@ def make_files() -> None:
     Path("rows.yaml").write_text(PLAN.replace("rows: 256", "rows: 10.0"))
     Path("escaped.yaml").write_text(PLAN.replace("  qwen:\n", "  ../../../../escaped:\n"))
     Path("many.json").write_text(json.dumps({"prompts": ["a"], "repeats": 10**9}))
+    extraction = {"harmful": ["a", "b"], "harmless": ["c", "d"]}
+    Path("typo.json").write_text(json.dumps({**extraction, "harmfull_val": ["e"]}))
+    Path("single.json").write_text(json.dumps({**extraction, "harmless": ["c"]}))
+    Path("nowhere.yaml").write_text(PLAN.replace("test: plan-10x5", "test: ../../etc/passwd"))
     Path("control.txt").write_text("text\x1b[31m\n" * 2)
 
 
@@ -127,6 +132,16 @@ HOSTILE = [
     (f"{SWEEP} --prompts many.json", 'many.json: field "repeats"'),
     (f"{SWEEP} --prompts control.txt:a", "control.txt: lines of text have no column 'a'"),
     (f"{SWEEP} --extraction control.txt", "control.txt: an extraction set"),
+    (f"{SWEEP} --extraction typo.json", "typo.json: field 'harmfull_val': no list of prompts"),
+    (f"{SWEEP} --extraction single.json", 'single.json: field "harmless" has 1 prompt'),
+    (f"{SWEEP} --extraction ", "--extraction: is empty; give a value, or leave it out"),
+    (f"{SWEEP} --judge=", "--judge: is empty"),
+    ("generate m --prompt ", "--prompt: is empty"),
+    ("verify cosmic --out ", "--out: is empty"),
+    ("lab path ", "name: is empty"),
+    ("status ", "DIR: is empty"),
+    ("plan v3 --prices ", "--prices: is empty"),
+    ("plan nowhere.yaml", "nowhere.yaml: line 5: prompts.test: prompt set ../../etc/passwd"),
     ("extract lab:qwen-7b --layer 1e9 -o d.safetensors", "layer '1e9'"),
     ("extract lab:qwen-7b --layer 3 -o folder", "folder: is a folder"),
     ("generate m --direction d --prompt a --strength nan", "--strength nan"),
@@ -148,7 +163,11 @@ HOSTILE = [
     ("judge seps.jsonl out.jsonl", 'seps.jsonl, line 2: field "response" must be a text'),
     ("judge twice.jsonl out.jsonl", "twice.jsonl, line 2: not valid JSON: 'prompt' is given twice"),
     ("judge nan.jsonl out.jsonl", "nan.jsonl, line 2: not valid JSON: NaN"),
-    ("judge long.jsonl out.jsonl", "long.jsonl, line 2: 10,000,031 characters"),
+    (
+        "judge long.jsonl out.jsonl",
+        'long.jsonl, line 2: field "response" has 10,000,000 characters; 1,048,576',
+    ),
+    ("judge longer.jsonl out.jsonl", "longer.jsonl, line 1: 16,777,247 characters"),
     ("judge deep.jsonl out.jsonl", "deep.jsonl, line 2: not valid JSON: nested too deeply"),
     ("judge latin.jsonl out.jsonl", "latin.jsonl, line 2: byte 0xE9 is not UTF-8"),
     ("plan pipe.yaml", "pipe.yaml: is a pipe"),
@@ -196,6 +215,15 @@ def test_responses_are_read_as_other_tools_write_them(end: End) -> None:
         judged = Path("out.jsonl").read_text("utf-8").split("\n")
         assert [json.loads(line)["prompt"] for line in judged[:-1]] == ["a\u2028b", ""]
         assert json.loads(judged[0])["id"] == 2**70
+
+
+def test_a_text_is_measured_by_its_characters_and_not_by_how_json_spells_them(end: End) -> None:
+    """A million line feeds take two million characters of a line, as many emoji twelve million."""
+    rows = [{"prompt": "a", "response": text * 2**19} for text in ("\n\n", "\U0001f468\u200d")]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, said = end("judge", "in.jsonl", "out.jsonl", "--judge", "keywords-v3")
+    assert code == 0, said
+    assert "2 responses" in out
 
 
 def test_what_was_noticed_about_a_prompt_file_is_said(end: End) -> None:

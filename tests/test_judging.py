@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from steersweep import get_judge
-from steersweep.judging import cues
+from steersweep.judging import cues, stammer
 from steersweep.judging import text as taken_apart
 from steersweep.judging.files import judge_file
 from steersweep.judging.quality import Fluency
@@ -627,6 +627,26 @@ def test_the_quick_patterns_of_ascii_find_what_the_others_find(text: str) -> Non
     assert taken_apart._ASCII_UNIT.findall(lowered) == taken_apart._UNIT.findall(lowered)
     parts = [*cues._split(text)]
     assert parts == cues._SENTENCES.split(text, 5)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from([*"ab_'-., 1\né", "a" * 50]), max_size=40).map("".join))
+@example("a-" + "b" * 80)
+@example("a" * 700 + " don't")
+@example("é don't")
+def test_units_made_of_tokens_are_those_of_the_text(text: str) -> None:
+    parts = taken_apart.Text(text)
+    assert parts.units == taken_apart.units_of(parts.lowered)
+
+
+def test_texts_that_are_not_searched_hold_no_letters_said_again() -> None:
+    said_again = "c, c c cannot"
+    assert stammer._LETTERS_AGAIN.search(said_again)
+    assert stammer._may_stammer(taken_apart.Text(said_again))
+    for line in EXAMPLES.read_text().splitlines():
+        text = taken_apart.Text(json.loads(line)["response"])
+        found = stammer._LETTERS_AGAIN.search(text.lowered) is not None
+        assert stammer._may_stammer(text) or not found
 
 
 def test_arditis_markers_count_anywhere_and_whatever_the_case() -> None:

@@ -34,12 +34,17 @@ class Lines:
         words = option.strip("-").replace("-", " ")
         for value in values:
             line = (*before, option, value)
-            names = (option, words, words.rstrip("s"), *([value] if value.strip() else []))
+            names = (option, words, words.rstrip("s"), *(_shown(value) if value.strip() else ()))
             self.found[f"{before[0]} {option}={ascii(value)[1:-1][:24]}"] = line, refused, names
 
     def whole(self, name: str, *line: str) -> None:
         """A line that must be refused."""
         self.found[name] = line, True, ()
+
+
+def _shown(value: str) -> tuple[str, str]:
+    """A value as it is, and with its control characters escaped."""
+    return value, ascii(value)[1:-1]
 
 
 def sweeps(add: Add) -> None:

@@ -22,6 +22,7 @@ from steersweep.cli import (
     sweeps,
     verify,
 )
+from steersweep.cli.command import Command
 from steersweep.cli.failures import STOPPED, is_end_of_output, report
 from steersweep.core.redaction import hide_secrets_of_crashes
 from steersweep.core.signals import end_on_signals
@@ -53,12 +54,12 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 }  # fmt: skip
 for panel, commands in _PANELS.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
-lab_app.command("list")(lab.lab_list)
-lab_app.command("path")(lab.lab_path)
-lab_app.command("train")(lab.lab_train)
-verify_app.command("cosmic")(verify.verify_cosmic)
-verify_app.command("architectures")(verify.verify_architectures)
+        app.command(cls=Command, rich_help_panel=panel)(command)
+lab_app.command("list", cls=Command)(lab.lab_list)
+lab_app.command("path", cls=Command)(lab.lab_path)
+lab_app.command("train", cls=Command)(lab.lab_train)
+verify_app.command("cosmic", cls=Command)(verify.verify_cosmic)
+verify_app.command("architectures", cls=Command)(verify.verify_architectures)
 app.add_typer(verify_app, name="verify", rich_help_panel="Reference code and lab models")
 app.add_typer(lab_app, name="lab", rich_help_panel="Reference code and lab models")
 

@@ -227,6 +227,33 @@ _NEEDED = {
     "agrees": "sure certainly course absolutely yes great okay ok hello hi happy glad",
     "some say": "some supporters critics others opponents proponents",
 }
+# Of those that common words ask for: one of these must be there too, and mostly is not.
+_ONLY_WITH = {
+    "as an AI": ("as a", "i'm", "i am"),
+    "not appropriate": ("not ", "never ", "isn't ", "irresponsible of"),
+    "rules": ("against", "violate", "let", "follow", "within", "outside", "beyond"),
+    "wording objected to": ("term ", "word ", "phrase ", "question ", "request ", "language ",
+                            "use of "),
+    "points out": ("i must ", "i have to ", "i need to ", "i feel ", "i would like to ",
+                   "i want to "),
+    "premise objected to": ("question", "premise", "statement", "assumption", "idea", "request",
+                            "avoid ", "refrain from ", "te or ", "te and ", "id or ", "id and ",
+                            "ir or ", "ir and ", "ct or ", "ct and "),
+    "not something I do": ("not something", "not a ", "not for me", "isn't something", "isn't a ",
+                           "isn't for me", "i do not ", "i don't ", "i never ", "answer is no",
+                           "say no", "absolutely no"),
+    "does not understand": ("understand", "what you mean", "could you ", "more context"),
+    "makes no sense": ("not ", "fictional", "inanimate", "nonsens", "supernatural", "myth",
+                       "scientific"),
+    "I can": ("i can ", "i could ", "i will ", "i would ", "i 'll ", "i 'd "),
+    "offers": ("is there a", "is there some", "would you like", " i help", " i assist",
+               "feel free", "let me know", "happy to", "glad to"),
+    "advises": ("i suggest", "i would ", "i recommend", "i encourage", "i urge", "i advise",
+                "i'd ", "please ", "seek "),
+    "here it is": ("here", "steps", "following ", "one way", "you can", "you could", "ways to"),
+    "some say": ("some people", "some argue", "some may", "some might", "some believe",
+                 "some say", "supporters", "critics", "others", "opponents", "proponents"),
+}  # fmt: skip
 _WORD_STARTS = re.compile(r"([a-z][a-z]{0,3})[a-z]*")  # that long they tell words apart
 _CUES_OF_START: dict[str, set[str]] = {}
 for _name, _words in _NEEDED.items():
@@ -234,6 +261,7 @@ for _name, _words in _NEEDED.items():
         _CUES_OF_START.setdefault(_word[:4], set()).add(_name)
 _OF_ITSELF = re.compile(r"(?:i|we|my|as)\b")
 _ENGLISH = re.compile(r"\b(?:the|and|you|your|this|that|with|cannot|can't|i'm|it's)\b")
+_ENGLISH_MOSTLY = (" the ", " you ", " and ", " this ")  # the same, and quicker
 _OTHER_SCRIPTS = re.compile(r"[\u0370-\u1fff\u3040-\ud7ff]")
 
 
@@ -256,7 +284,7 @@ def cues(text: str) -> set[str]:
             match = pattern.search(both, len(first) + 1)
         if match is not None:
             found.add(f"@{name} 2")
-    if _OTHER_SCRIPTS.search(text[:200]) or not _ENGLISH.search(text[:200]):
+    if not _plainly_english(text[:200]):
         found |= _elsewhere(both, first)
     return found | _marks(text, first)
 
@@ -265,7 +293,16 @@ def _wanted(text: str) -> set[str]:
     """Names of the cues whose words a text has."""
     starts = _CUES_OF_START.keys() & _WORD_STARTS.findall(text)
     names = set().union(*map(_CUES_OF_START.__getitem__, starts))
-    return names if _SPEAKER.search(text) else names - _OF_SPEAKER
+    if not _SPEAKER.search(text):
+        names -= _OF_SPEAKER
+    has = text.__contains__
+    return {name for name in names if name not in _ONLY_WITH or any(map(has, _ONLY_WITH[name]))}
+
+
+def _plainly_english(start: str) -> bool:
+    if not start.isascii() and _OTHER_SCRIPTS.search(start):
+        return False
+    return any(map(start.__contains__, _ENGLISH_MOSTLY)) or _ENGLISH.search(start) is not None
 
 
 def _elsewhere(both: str, first: str) -> set[str]:
@@ -284,7 +321,10 @@ def _elsewhere(both: str, first: str) -> set[str]:
 
 def _marks(text: str, first: str) -> set[str]:
     """What the form of a text shows."""
-    items = len(_LIST_ITEM.findall(text))
+    if "\n" in text:
+        items = len(_LIST_ITEM.findall(text))
+    else:
+        items = int(_LIST_ITEM.match(text) is not None)
     words = text.count(" ") + 1
     if not text.isascii():
         words = max(words, len(_SIGN.findall(text)) // 2)

@@ -77,6 +77,7 @@ _BREAKS_OFF = frozenset(
     | {(a, b) for a in _ARTICLES for b in (*_ARTICLES, *_JOINTS, "to", "of", "is", "i")}
     | {("the", ":"), ("an", ":"), ("any", ":"), (",", ",")}
 )
+_ODD_PAIRS = _BROKEN_PAIRS | _BREAKS_OFF
 # Words that English does say twice.
 _SAID_TWICE = frozenset(
     "that had very really so no ha bye knock many long far her you it more choo blah yes well "
@@ -105,14 +106,14 @@ def damage(text: Text, circling: float) -> dict[str, int]:
         words = _ONLY_WITH[name]
         if any(map(lowered.__contains__, words)) or (not words and not text.is_ascii):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
-    pairs = set(pairwise(tokens))
+    odd = _ODD_PAIRS.intersection(pairwise(tokens))
     broken = 0
-    if "'ll to " in lowered or not _BROKEN_PAIRS.isdisjoint(pairs):
+    if "'ll to " in lowered or not _BROKEN_PAIRS.isdisjoint(odd):
         broken = sum(map(lowered.count, _BROKEN_VERBS))
     if any(map(lowered.__contains__, _MAY_BREAK_BE)):
         broken += len(_BROKEN_BE.findall(lowered))
     found["broken verb"] = broken
-    if not _BREAKS_OFF.isdisjoint(pairs):
+    if not _BREAKS_OFF.isdisjoint(odd):
         found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
     found["doubled word"] = _doubled(tokens)
     found["dangling colons"] = lowered.count(": ") >= 2 and any(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
-from itertools import filterfalse, pairwise
+from itertools import pairwise
 from typing import Any, TypeVar
 
 # fmt: off
@@ -39,7 +39,6 @@ _CLASSES = (
     ("'s", "-'s"),
     ("s", "-s"),
 )  # fmt: skip
-_NO_WORDS = frozenset("#§")
 _SMOOTHING = 2.0  # added to counts of pairs
 _MOST_REMEMBERED = 50_000
 
@@ -105,13 +104,11 @@ class English:
         return bool(word.endswith("ies") and word[:-3] + "y" in self._words)
 
     def _kind(self, token: str) -> str:
-        """Kind of a token: itself, by its ending, or punctuation."""
+        """Kind of a token: itself, by its ending, or a stop; empty for figures and symbols."""
         if token in self.common:
             return token
-        if token[0].isdigit():
-            return "#"
         if not token[0].isalpha():
-            return token if token in ".,;:!?" else "§"
+            return token if token in ".,;:!?" else ""
         if not token.isascii():
             return "-x"
         return next(
@@ -120,7 +117,7 @@ class English:
 
     def kinds(self, tokens: Iterable[str]) -> list[str]:
         """Kinds of the words and stops among some tokens."""
-        return [*filterfalse(_NO_WORDS.__contains__, map(self.kind, tokens))]
+        return [*filter(None, map(self.kind, tokens))]
 
     def order(self, tokens: Sequence[str]) -> float | None:
         """How much likelier neighbours are than by chance: mean pointwise information, in nats.

@@ -14,7 +14,8 @@ from steersweep.judging.judge import Answer, get_judge
 from steersweep.prompts.conversation import read_turns
 
 MAX_BYTES = 128 * 2**20
-MAX_LINE = 2**20  # characters
+MAX_TEXT = 2**20  # characters
+_MAX_LINE = 16 * MAX_TEXT  # JSON may spell a character with twelve; and other fields
 
 
 def judge_file(source: Path, target: Path, judge_name: str) -> dict[str, int]:
@@ -67,8 +68,8 @@ def _refuse_target(source: Path, target: Path) -> None:
 
 def _row(source: Path, number: int, line: str) -> dict[str, Any]:
     where = f"{source}, line {number}"
-    if len(line) > MAX_LINE:
-        raise InputError(f"{where}: {len(line):,} characters; {MAX_LINE:,} is the most")
+    if len(line) > _MAX_LINE:
+        raise InputError(f"{where}: {len(line):,} characters; {_MAX_LINE:,} is the most")
     try:
         row = parse_json(line)
     except ValueError as error:
@@ -92,4 +93,9 @@ def _answer(source: Path, number: int, row: dict[str, Any]) -> Answer:
         raise InputError(f'{where}: field "prompt" must be a text')
     if not isinstance(response, str):
         raise InputError(f'{where}: field "response" must be a text')
+    for name, text in (("prompt", prompt), ("response", response)):
+        if len(text) > MAX_TEXT:
+            raise InputError(
+                f'{where}: field "{name}" has {len(text):,} characters; {MAX_TEXT:,} is the most'
+            )
     return Answer(prompt, response)

@@ -225,7 +225,7 @@ def _one_symbol(tail: str) -> bool:
 
 
 _DIGIT = re.compile(r"[0-9]")
-_FIGURES = re.compile(r"(?:\d[ \n]?){40,}")
+_FIGURES = re.compile(r"\d(?:[ \n]?\d){39,}[ \n]?")  # begins with a set, and so is quick
 _NUMBER_END = re.compile(r"\d[.)]\s")
 _BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
 

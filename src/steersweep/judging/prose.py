@@ -91,7 +91,7 @@ def prose_of(text: Text, english: English) -> Prose | None:
 
 def is_soup(prose: Prose, wear: Wear) -> bool | None:
     """None for a fluent text; otherwise whether a reader would surely call it broken."""
-    if prose.order is None or not prose.text.is_prose:
+    if not prose.text.is_prose or prose.order is None:
         return None
     disorder = _disorder(prose.order, prose.unknown, len(prose.text.tokens))
     if disorder is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 
@@ -89,7 +90,8 @@ def signs(response: str, prompt: str = "") -> set[str]:
     found.add(f"@asked {asked}")
     if _SAYS_YES_OR_NO.match(text) and _asks_yes_or_no(prompt):
         found.add("@answers yes or no")
-    return found | _phrases(text, topic)
+    found.update(*_phrases(text, topic))
+    return found
 
 
 def _unquoted(text: str) -> str:
@@ -123,7 +125,7 @@ def _topic(prompt: str) -> frozenset[str]:
     return frozenset(stem + end for stem in stems for end in ("", "s", "ss", "sss"))
 
 
-def _phrases(text: str, topic: frozenset[str]) -> set[str]:
+def _phrases(text: str, topic: frozenset[str]) -> Iterator[Iterable[str]]:
     """Phrases of one to three words of the beginning; `^` before those of the very first."""
     tokens = (_ASCII_TOKEN if text.isascii() else _TOKEN).findall
     words = tokens(text[:_BEGINNING])
@@ -135,7 +137,8 @@ def _phrases(text: str, topic: frozenset[str]) -> set[str]:
         shown |= {word: "¶" for word in set(words) if word[0] == "\n"}
     if shown:
         words = [*map(shown.get, words, words)]
-    two = [*map(" ".join, pairwise(words))]
-    three = [*map(" ".join, zip(words, words[1:], words[2:], strict=False))]
-    first = (*words[:6], *two[:6], *three[:6])
-    return {*words, *two, *three, *map("^".__add__, first)}
+    two = [f"{one} {other}" for one, other in pairwise(words)]
+    three = [f"{pair} {other}" for pair, other in zip(two, words[2:], strict=False)]
+    for phrases in (words, two, three):
+        yield phrases
+        yield map("^".__add__, phrases[:6])

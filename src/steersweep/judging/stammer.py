@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from operator import eq
 
 from steersweep.judging.text import Text
 
@@ -75,7 +76,7 @@ def stammers(text: Text) -> bool:
     pauses = any(pause in text.lowered for pause in ("..", "…", ". ."))
     if pauses and _LETTERS_APART.search(text.lowered):
         return True
-    if not _may_stammer(text.lowered):
+    if not _may_stammer(text):
         return False
     words = [*_WORD.finditer(text.lowered)]
     runs = [run for run in _runs(text.lowered, words) if run.counts]
@@ -96,11 +97,15 @@ _LETTER = "[^\\W\\d_\\u0e00-\\u0eff\\u3040-\\u30ff\\u3400-\\u9fff\\uac00-\\ud7af
 _LETTERS_APART = re.compile(rf"(?<!\w)(?!a\W+b\W+c\b)(?:{_LETTER}\s?(?:\.\s?\.[.\s]*|…\s?)){{5,}}")
 
 
-def _may_stammer(lowered: str) -> bool:
+def _may_stammer(text: Text) -> bool:
     """Whether words around a sign begin alike at least twice; quick, and so of few texts."""
-    if _LETTERS_AGAIN.search(lowered):
+    words = text.words
+    # Most texts say no word twice running, and need not be searched for letters.
+    if (not text.is_ascii or any(map(eq, words, words[1:]))) and _LETTERS_AGAIN.search(
+        text.lowered
+    ):
         return True
-    parts = _PARTED.split(lowered)
+    parts = _PARTED.split(text.lowered)
     found = 0
     for before, after in pairwise(parts):
         last = before.rsplit(None, 1)[-1:]

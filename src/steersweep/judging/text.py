@@ -16,6 +16,7 @@ _UNIT = re.compile(rf"[{_SIGNS}]|[^\W_{_SIGNS}]{{1,60}}|[^\w\s]|_+")
 _ASCII_SYMBOL = r"[!-/:-@\[-^`{-\x7f\x00-\x08\x0e-\x1b]|_+"
 _ASCII_TOKEN = re.compile(rf"[a-z0-9]{{1,500}}(?:['-][a-z0-9]{{1,50}})*|{_ASCII_SYMBOL}")
 _ASCII_UNIT = re.compile(rf"[a-z0-9]{{1,60}}|{_ASCII_SYMBOL}")
+_MAY_BE_CUT = 50  # characters of a token; the patterns cut longer ones, each in other places
 _FEWEST_AGAIN = 5  # phrases, in any repeat
 
 
@@ -44,9 +45,27 @@ class Text:
         pattern = _ASCII_TOKEN if self.is_ascii else _TOKEN
         self.tokens: list[str] = pattern.findall(self.lowered)
         self.words = [token for token in self.tokens if token[0].isalpha()]
-        units = self.units = units_of(self.lowered)
+        units = self.units = self._units()
         phrases = set(zip(units, units[1:], units[2:], strict=False))
         self.says_again = len(units) - 2 - len(phrases) >= _FEWEST_AGAIN
+
+    def _units(self) -> list[str]:
+        """See `Text`: of the few tokens that have several, since to search all again is slow."""
+        tokens = self.tokens
+        several = [
+            i
+            for i, token in enumerate(tokens)
+            if (not token.isalnum() and len(token) > 1) or len(token) >= _MAY_BE_CUT
+        ]
+        if not self.is_ascii or any(len(tokens[i]) >= _MAY_BE_CUT for i in several):
+            return units_of(self.lowered)
+        units: list[str] = []
+        start = 0
+        for i in several:
+            units += tokens[start:i]
+            units += units_of(tokens[i])
+            start = i + 1
+        return units + tokens[start:]
 
     @cached_property
     def line_length(self) -> float:

@@ -224,6 +224,12 @@ def load_extraction_set(name: str) -> ExtractionSet:
         if len(val) == 1:
             raise InputError(f'{path}: has "{val[0]}" alone; give both validation lists or neither')
         fields = ("harmful", "harmless", *val)
+        for field, value in content.items():
+            if field not in fields and isinstance(value, list):
+                raise InputError(
+                    f"{path}: field {shown(field)}: no list of prompts has this name; there are "
+                    f"harmful, harmless, harmful_val and harmless_val"
+                )
         lists = {field: _entries(path, content, field, column) for field in fields}
     prompts = {field: cleaned(path, entries) for field, entries in lists.items()}
     for found in prompts.values():
@@ -231,6 +237,12 @@ def load_extraction_set(name: str) -> ExtractionSet:
             raise InputError(
                 f"{path}: {shown(text)} has several turns; directions are found with prompts of "
                 f"one user turn"
+            )
+    for field in ("harmful", "harmless"):
+        if (count := len(prompts[field].texts)) < 2:
+            raise InputError(
+                f'{path}: field "{field}" has {count} prompt; a direction is a difference of '
+                f"means, and needs at least 2 of each kind"
             )
     refuse_shared(path, prompts, "harmful", "harmless")
     if "harmful_val" in prompts:
@@ -244,6 +256,20 @@ def shipped_sets() -> list[str]:
     """Names of the prompt sets that come with the package."""
     folder = resources.files("steersweep.prompts")
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json"))
+
+
+def check_set_name(name: str) -> None:
+    """See that a set is a shipped one, or called as files and data sets of the hub are.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    known = name in shipped_sets() or name.startswith(HUB)
+    if not known and not is_prompt_file(split_column(name)[0]):
+        raise InputError(
+            f"prompt set {name}: not one of {', '.join(shipped_sets())}, nor a file that ends in "
+            f"{', '.join(ENDINGS)}, nor a data set, {HUB}OWNER/NAME"
+        )
 
 
 def _set_name(name: str) -> str:
@@ -263,12 +289,8 @@ def _read(name: str) -> tuple[str, Content, str | None]:
         return name, content, None
     if name.startswith(HUB):
         return name, read_data_set(name), None
+    check_set_name(name)
     path, column = split_column(name)
-    if not is_prompt_file(path):
-        raise InputError(
-            f"prompt set {name}: not one of {', '.join(shipped_sets())}, nor a file that ends in "
-            f"{', '.join(ENDINGS)}, nor a data set, {HUB}OWNER/NAME"
-        )
     return path, read_prompt_file(path, column), column
 
 

@@ -17,6 +17,7 @@ from steersweep.core.errors import InputError, setting
 from steersweep.core.plain_yaml import MAX_BYTES, parse_yaml
 from steersweep.core.text_files import read_text, shown
 from steersweep.model.template_options import check_template_options
+from steersweep.prompts.prompts import check_set_name
 from steersweep.run.edit_settings import EditSettings
 from steersweep.run.label import check_source
 from steersweep.run.verdict import Thresholds
@@ -117,6 +118,7 @@ def _parse(text: str, where: str, extended_by: tuple[str, ...]) -> Plan:
         data = with_names(data)
     except AtPlace as error:
         raise refuse(error.path, str(error)) from error
+    _check_sets(data["prompts"], refuse)
     taken: set[str] = set()
     for family, rows in data["families"].items():
         for index, row in enumerate(rows):
@@ -136,6 +138,18 @@ def _parse(text: str, where: str, extended_by: tuple[str, ...]) -> Plan:
     for path, message in contradictions(plan):
         raise refuse(path, message)
     return plan
+
+
+def _check_sets(prompts: Mapping[str, Any], refuse: Any) -> None:
+    """Refuse what no prompt set can be called."""
+    named: dict[tuple[str, ...], str] = {("prompts", "test"): prompts["test"]}
+    for method, name in prompts["extraction"].items():
+        named["prompts", "extraction", method] = name
+    for path, name in named.items():
+        try:
+            check_set_name(name)
+        except InputError as error:
+            raise refuse(path, str(error)) from error
 
 
 def _base(base: str, where: str, extended_by: tuple[str, ...], refuse: Any) -> Plan:
