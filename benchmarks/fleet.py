@@ -162,16 +162,12 @@ def tasks_of(case: Case, sweeps: Iterable[Sweep], fleet: Fleet, ledger: Ledger) 
 # -- ways to run them ------------------------------------------------------------------------------
 
 
-def by_steersweep(
-    case: Case, fleet: Fleet, *, longest_first: bool = False, stop: float = math.inf
-) -> tuple[Outcome, int]:
+def by_steersweep(case: Case, fleet: Fleet, *, stop: float = math.inf) -> tuple[Outcome, int]:
     """By steersweep's scheduler, and jobs that it gave up; these are run again, as a person would.
 
     With a stop, what was done when it was reached.
     """
     left, given_up = list(case.sweeps), 0
-    if longest_first:
-        left.sort(key=lambda sweep: -estimate(case.plan, sweep, case.n_prompts).seconds)
     done: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder))
@@ -294,8 +290,7 @@ def print_ways(cases: Iterable[Case], head: str) -> None:
     for case in cases:
         for way, one in (("one line", True), ("a line for each kind", False)):
             found[way].append((by_lines(case, case.fleet(keeps=False), one=one), 0))
-        for way, longest in (("steersweep", False), ("steersweep, longest first", True)):
-            found[way].append(by_steersweep(case, case.fleet(), longest_first=longest))
+        found["steersweep"].append(by_steersweep(case, case.fleet()))
     for way, outcomes in found.items():
         print(f"| {head} | {way} | {cells(outcomes)} |", flush=True)
 

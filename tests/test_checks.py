@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,25 @@ from safetensors.torch import load_file, save_file
 
 from conftest import lab, rest_slow
 from steersweep import ChatModel, InputError, Row, dim_directions, generate, load_extraction_set
+from steersweep.core.errors import SteersweepError
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.noise import NoDirection
 from steersweep.model.batch import Batch
 from steersweep.model.kv_cache import _BufferedLayer
 from steersweep.prompts.prompts import ExtractionSet
 from steersweep.run.direction import Direction
+from steersweep.run.folder import RunFolder
 from steersweep.smoke.basics import cache, padding
+from steersweep.smoke.looks import LOOKS
 from steersweep.smoke.passes import PlainPasses, is_apart
-from steersweep.smoke.required import check_for_user
+from steersweep.smoke.required import check_for_run, check_for_user
+from steersweep.smoke.smoke import Check, smoke
 from steersweep.steer.activations import residuals
+from steersweep.steer.everywhere import ablation_sites_of
+from steersweep.steer.found import forget
+from steersweep.steer.pair_masks import takes_pair_masks
+from steersweep.steer.probe import Probe
+from steersweep.steer.regime import Regime, regime_of
 from test_cli import refused, run
 
 SWEEP = ("--layers=0.5", "--strengths=0.2", "--max-prompts=2", "--max-new-tokens=4", "--quiet")
@@ -206,7 +215,9 @@ def test_padding_and_cache_are_got_around_or_seen(
     assert not look(late, PlainPasses(late))[0]
     plant(monkeypatch)
     assert look(late, PlainPasses(late))[0]
-    assert answers(ChatModel.load(f"lab:{name}", device="cpu")) == expected
+    early = ChatModel.load(f"lab:{name}", device="cpu")
+    forget(early)  # as with another version of a library
+    assert answers(early) == expected
 
 
 def test_a_template_may_begin_with_the_token_for_what_is_unknown(tmp_path: Path) -> None:
@@ -244,11 +255,15 @@ def test_a_model_is_checked_once_until_something_it_rests_on_changes(
 ) -> None:
     folder = copied("qwen-3b", tmp_path / "model")
     check_for_user(ChatModel.load(str(folder), device="cpu"))
-    (kept,) = own_cache.glob("checks/*.json")
+    (kept,) = own_cache.glob("models/*/checks-*.json")
     made: list[str] = []
-    monkeypatch.setattr(
-        "steersweep.smoke.required.check_model", lambda *_a, **_k: made.append("checked")
-    )
+
+    def counted(_chat: ChatModel, note: Callable[[Check], None], only: Collection[str]) -> None:
+        made.append("checked")
+        for name in only:
+            note(Check(name, True, "", 0.0))
+
+    monkeypatch.setattr("steersweep.smoke.required.check_model", counted)
     check_for_user(ChatModel.load(str(folder), device="cpu"))
     assert made == []
     check_for_user(ChatModel.load(str(folder), device="cpu", precision="bf16"))
@@ -256,10 +271,93 @@ def test_a_model_is_checked_once_until_something_it_rests_on_changes(
     retemplated(folder, "assistant", "helper")
     check_for_user(ChatModel.load(str(folder), device="cpu"))
     assert made == ["checked"] * 2
-    kept.write_text('[{"name": "template", "passed": true, "seen": ""}]')
+    kept.write_text(kept.read_text()[:-20])
     retemplated(folder, "helper", "assistant")
     check_for_user(ChatModel.load(str(folder), device="cpu"))
     assert made == ["checked"] * 3
+
+
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(*_arguments: Any) -> None:
+        raise AssertionError("the model is looked at")
+
+    for where in ("regime.Probe", "pair_masks._looked", "everywhere._left"):
+        monkeypatch.setattr(f"steersweep.steer.{where}", look)
+
+
+def looks(chat: ChatModel) -> list[Any]:
+    return [regime_of(chat), takes_pair_masks(chat), ablation_sites_of(chat)]
+
+
+def test_what_was_found_about_a_model_is_known_in_other_processes(
+    monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    def load(**options: str) -> ChatModel:
+        return ChatModel.load("lab:gemma-2b", device="cpu", **options)
+
+    found = looks(load())
+    with pytest.MonkeyPatch.context() as patched:
+        no_looks(patched)
+        assert looks(load()) == found
+        other = load()
+        wrapped = ChatModel.wrap(other.model, other.tokenizer)  # nobody knows which code it runs
+        for chat in (load(precision="bf16"), wrapped):
+            with pytest.raises(AssertionError, match="looked at"):
+                takes_pair_masks(chat)
+        patched.setattr("steersweep.core.provenance.packages", lambda: ["torch-3.0.dist-info"])
+        with pytest.raises(AssertionError, match="looked at"):
+            takes_pair_masks(load())
+    (held,) = own_cache.glob("models/*/regime.json")
+    held.write_text(held.read_text().replace('"found": {}', '"found": {"pads": false}'))
+    seen: list[ChatModel] = []
+    monkeypatch.setattr(
+        "steersweep.steer.regime.Probe", lambda chat: (seen.append(chat), Probe(chat))[1]
+    )
+    chat = load()
+    assert looks(chat) == found
+    assert seen == [chat]
+    forget(chat)
+    assert looks(chat) == found
+    assert len(seen) == 2
+
+
+def test_a_model_that_was_refused_is_looked_at_again(own_cache: Path) -> None:
+    chat = ChatModel.load("lab:qwen-3b", device="cpu")
+    forward = chat.model.forward
+    chat.model.forward = lambda *_a, **_k: forward()
+    with pytest.raises(InputError, match="cannot be run right"):
+        regime_of(chat)
+    assert not [*own_cache.glob("models/*/*.json")]
+    assert regime_of(ChatModel.load("lab:qwen-3b", device="cpu")) == Regime()
+
+
+def test_a_new_run_folder_takes_this_users_checks_and_smoke_makes_them_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a check that failed nothing is kept: it may have been the moment's fault."""
+    made: list[str] = []
+
+    def counted(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
+        made.append("cache")
+        return len(made) == 1, "out of luck"
+
+    monkeypatch.setitem(LOOKS, "cache", counted)
+    chat = ChatModel.load("lab:qwen-3b", device="cpu")
+
+    def check(folder: str) -> str:
+        store = RunFolder(tmp_path / folder)
+        check_for_run(chat, store, every=False, accept_mismatch=False)
+        return next((store.root / "extraction").glob("checks-*.json")).read_text()
+
+    with pytest.raises(SteersweepError, match="incompatible: cache: out of luck"):
+        check("a")
+    assert check("b") == check("c")
+    assert check_for_user(chat) == ()
+    assert len(made) == 2
+    of_methods = Check("methods", True, "", 0.0)
+    monkeypatch.setattr("steersweep.smoke.smoke.check_methods", lambda: of_methods)
+    assert smoke("lab:qwen-3b", device="cpu").passed
+    assert len(made) == 3
 
 
 def test_a_difference_that_a_tolerance_allows_is_seen_where_the_fault_is_small() -> None:

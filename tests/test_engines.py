@@ -299,6 +299,66 @@ def test_a_job_that_comes_further_each_time_is_not_given_up(tmp_path: Path) -> N
     assert engine._done == [9]
 
 
+class LosesAKind(LocalEngine):
+    """Has no A10G from its first look until so many jobs have ended; one job has no A10G."""
+
+    def __init__(self, back_after: int) -> None:
+        super().__init__("cpu")
+        self._looks, self._back_after = 0, back_after
+
+    def capacity(self, kind: str) -> int | None:
+        self._looks += kind == "A10G"
+        if kind == "A10G" and self._looks > 1 and self._back_after > 0:
+            raise InputError("the cluster has no A10G")
+        return 1
+
+    def wait(self, on_event: OnEvent) -> None:
+        self._back_after -= 1
+        on_event(Event(self._waiting.popleft().name, "finished", 1.0))
+
+
+def test_the_others_go_on_while_a_kind_of_gpu_is_gone(tmp_path: Path) -> None:
+    def tasks() -> list[Task]:
+        kinds = ("A10G", "local", "local")
+        works = [Work(f"{i} {kind}", job_of(), kind) for i, kind in enumerate(kinds)]
+        return [Task(work, lambda _kind: 1.0) for work in works]
+
+    back = scheduler(LosesAKind(2), tmp_path / "back")
+    assert back.run("family_sweep", tasks()) == {}
+    order = [job.job for job in Ledger(tmp_path / "back").jobs()]
+    assert order == ["1 local", "2 local", "0 A10G"]
+    gone = scheduler(LosesAKind(9), tmp_path / "gone")
+    with pytest.raises(InputError, match="has no A10G"):
+        gone.run("family_sweep", tasks())
+    assert [job.whole for job in Ledger(tmp_path / "gone").jobs()] == [True, True]
+
+
+class Ends(LocalEngine):
+    """Has so many places, and ends jobs at once."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__("cpu")
+        self._places = places
+
+    def capacity(self, kind: str) -> int | None:
+        return self._places
+
+    def wait(self, on_event: OnEvent) -> None:
+        on_event(Event(self._waiting.popleft().name, "finished", 1.0))
+
+
+@pytest.mark.parametrize(("places", "order"), [(2, "bac"), (1, "abc")])
+def test_the_longest_begin_first_where_several_run_at_a_time(
+    places: int, order: str, tmp_path: Path
+) -> None:
+    def task(name: str, seconds: float) -> Task:
+        return Task(Work(name, job_of(), "local"), lambda _kind: seconds)
+
+    tasks = [task("a", 2), task("b", 3), task("c", 1)]
+    assert scheduler(Ends(places), tmp_path).run("family_sweep", tasks) == {}
+    assert "".join(job.job for job in Ledger(tmp_path).jobs()) == order
+
+
 class Talkative(LocalEngine):
     """Has two places, counts how often it is asked for them, and reports one thing at a time."""
 
@@ -324,7 +384,7 @@ def test_it_is_looked_for_places_when_a_job_ends_and_not_at_every_sign_of_one(
     engine = Talkative()
     tasks = [Task(Work(f"{i}", job_of(), "local"), lambda _kind: 1.0) for i in range(20)]
     assert scheduler(engine, tmp_path).run("family_sweep", tasks) == {}
-    assert engine.asked <= 20 + 20  # before anything starts, and as often as a job has ended
+    assert engine.asked <= 1 + 20 + 2  # before anything starts, and as often as a job has ended
 
 
 # -- concurrency ---------------------------------------------------------------------------------

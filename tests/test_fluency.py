@@ -46,7 +46,7 @@ def test_a_batch_gives_what_each_response_has_alone(
     """Lengths from one token to beyond the lab models' windows; prompts and answers repeat."""
     chat = MODELS[name]()
     if cache == "of another kind":  # as of models whose layers keep a state
-        monkeypatch.setattr(chat, "regime", Regime(pads=False, continues=False))
+        monkeypatch.setitem(chat.found, "regime", Regime(pads=False, continues=False))
     rng = random.Random(0)
     prompts, responses = [], []
     for text in PROMPTS * 3:

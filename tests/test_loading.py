@@ -20,7 +20,7 @@ from steersweep.core.precision_labels import is_quantized
 from steersweep.lab.models import lab_model
 from steersweep.model import numbers
 from steersweep.model.architectures import auto_class
-from steersweep.model.memory import model_shape
+from steersweep.model.memory import OutOfMemory, model_shape
 from steersweep.model.precision import check_usable, resolve_precision
 from steersweep.model.quantization import METHODS
 from steersweep.model.source import find_model
@@ -214,6 +214,23 @@ def test_a_config_that_contradicts_itself_is_one_line(
 ) -> None:
     configure(folder, **config)
     assert said in refusal(folder)
+
+
+def test_a_config_of_a_billion_layers_is_refused_before_lists_are_made_of_it(
+    copied_lab_model: Path,
+) -> None:
+    """Qwen2's config holds the kind of each layer."""
+    configure(copied_lab_model, num_hidden_layers=10**9, layer_types=None)
+    assert "config.json: num_hidden_layers is 1e+09" in refusal(copied_lab_model)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "vocab_size"])
+def test_a_config_beyond_all_memory_is_refused_before_it_is_asked_for(
+    folder: Path, field: str
+) -> None:
+    configure(folder, **{field: 10**12})
+    with pytest.raises(OutOfMemory, match=rf"does not fit on cpu: config.json .*{field} 1,000,0"):
+        ChatModel.load(str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "{", "", '{"model_type": 3}', "{}"])

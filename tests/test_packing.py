@@ -13,6 +13,7 @@ from conftest import bloom, gpt2, lab
 from steersweep import ChatModel
 from steersweep.model.batch import at_positions
 from steersweep.steer.packing import layouts
+from steersweep.steer.pair_masks import takes_pair_masks
 
 PROMPTS = st.lists(
     st.lists(st.integers(1, 3), min_size=1, max_size=12), min_size=1, max_size=9
@@ -26,7 +27,7 @@ def test_every_prompt_has_the_logits_it_has_alone(
     name: str, prompts: list[list[int]], size: int
 ) -> None:
     chat = _model(name)
-    assert chat.takes_pair_masks == (name != "bloom")
+    assert takes_pair_masks(chat) == (name != "bloom")
     seen: list[int] = []
     for layout in layouts(chat, prompts, size):
         batch = layout.copies(2)

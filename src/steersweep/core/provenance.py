@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+_FACTS = (".dist-info", ".egg-info")
 
 
 def utc_now() -> str:
@@ -41,6 +45,21 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def packages() -> list[str]:
+    """Every package that this Python finds, with its version: names of the folders of their facts.
+
+    Libraries may use others where these are there, so any of them may change what a model computes.
+    """
+    found = set()
+    for place in sys.path:
+        try:
+            found |= {name for name in os.listdir(place or ".") if name.endswith(_FACTS)}
+        except OSError:
+            continue  # an archive, or a place that is not there
+    return sorted(found)
 
 
 @functools.cache

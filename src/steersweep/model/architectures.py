@@ -7,6 +7,7 @@ are loaded whole, so that every tensor of their files has its place; only text i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from steersweep.core.errors import InputError
@@ -26,6 +27,7 @@ NOT_TEXT = re.compile(
 # They read a whole prompt in both directions before they answer.
 _PREFIX_MODELS = ("paligemma",)
 _MOST_LAYERS = 10_000
+_DEPTH = re.compile(r"(n|num)_(\w+_)?layers?")
 
 
 def auto_class(config: Any, model_id: str, *, trust_remote_code: bool = False) -> Any:
@@ -76,6 +78,27 @@ def auto_class(config: Any, model_id: str, *, trust_remote_code: bool = False) -
                 raise InputError(f"{model_id}: a {name}, which writes by diffusion; {_WHAT_ELSE}")
             return found
     raise InputError(f"{kind} has no class in transformers that continues text; {_WHAT_ELSE}")
+
+
+def check_depth(written: Mapping[str, Any], model_id: str) -> None:
+    """See that no number of layers is beyond all bounds, before a config is made of it.
+
+    transformers makes lists of so many entries of it.
+
+    Args:
+        written: what config.json holds.
+        model_id: what to call the model in messages.
+
+    Raises:
+        InputError: one is; the message names the field.
+    """
+    for field, value in written.items():
+        if isinstance(value, Mapping):
+            check_depth(value, model_id)
+        elif _DEPTH.fullmatch(field) and isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise InputError(
+                f"{model_id}: config.json: {field} is {value:g}; {_MOST_LAYERS} is the most"
+            )
 
 
 def check_shape(config: Any, model_id: str) -> None:

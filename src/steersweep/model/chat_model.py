@@ -37,9 +37,9 @@ class ChatModel(Network):
         has_recorded: whether one was, and gave the step's own numbers.
         not_recorded: why they are not; empty if nothing is known against it.
         renderer: what makes token ids of prompts.
-        regime: how rows may share a batch, or why they cannot; see `regime_of`.
-        ablation_sites: where a direction is ablated everywhere, or why it cannot; see
-            `ablation_sites_of`.
+        found: what was found by looking at the model, by name, or why nothing was; see
+            `looked_once`.
+        is_of_files: whether it is what its files are, and so known by their fingerprint.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class ChatModel(Network):
         self.records_steps = torch.device(model.device).type == "cuda"
         self.has_recorded = False
         self.not_recorded = ""
-        self.regime: Any = None
-        self.ablation_sites: Any = None
+        self.found: dict[str, Any] = {}
+        self.is_of_files = False
 
     @classmethod
     def load(
@@ -133,6 +133,7 @@ class ChatModel(Network):
         chat = cls(
             network, renderer.tokenizer, source=source, precision=precision, renderer=renderer
         )
+        chat.is_of_files = not isinstance(source, LoadedSource)
         check_vocabulary(renderer.tokenizer, chat.n_tokens, source.model_id, chat.prompt_ids)
         return chat
 

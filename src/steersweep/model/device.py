@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import torch
 
 from steersweep.core.errors import InputError, setting
@@ -19,3 +22,20 @@ def resolve_device(device: str) -> str:
             f"{setting('device')} {device}: not available on this machine ({first_line(error)})"
         ) from error
     return device
+
+
+def processor(device: torch.device) -> str:
+    """What the processor is called that a model runs on, and for a CPU what it can do."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu() if device.type == "cpu" else device.type
+
+
+@cache
+def cpu() -> str:
+    """What this machine's CPU is called, and what torch uses of it."""
+    facts, named = Path("/proc/cpuinfo"), ""
+    if facts.exists():
+        lines = facts.read_text("utf-8", "replace").splitlines()
+        named = next((line for line in lines if line.startswith("model name")), "")
+    return f"{named} {torch.backends.cpu.get_cpu_capability()}"

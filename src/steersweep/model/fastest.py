@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from steersweep.core.precision_labels import INT8_DYNAMIC
 from steersweep.core.user_cache import keep, kept
 from steersweep.model.architectures import auto_class
+from steersweep.model.device import cpu
 from steersweep.model.int8 import Int8Linear, multiplies_bytes
 from steersweep.model.precision import DTYPES
 from steersweep.run.condition import content_key
@@ -84,7 +84,8 @@ def fastest_precision(config: Any) -> Fastest:
     if not shapes:
         return Fastest(REFERENCE, {REFERENCE: 0.0})
     found = [[*shape, count] for shape, count in sorted(shapes.items())]
-    key = content_key([_processor(), torch.get_num_threads(), torch.__version__, found])
+    can = f"{cpu()} {multiplies_bytes()}"
+    key = content_key([can, torch.get_num_threads(), torch.__version__, found])
     file = f"precisions/{key}.json"
     seconds = kept(file)
     if not isinstance(seconds, dict) or not seconds.get(REFERENCE):
@@ -142,13 +143,3 @@ def _of_layer(layer: nn.Linear, tokens: Tensor) -> dict[str, float]:
             if turn:  # the first one sets up
                 best[name] = min(best[name], time.perf_counter() - started)
     return best
-
-
-def _processor() -> str:
-    """What the processor is called, and what it can do."""
-    facts = Path("/proc/cpuinfo")
-    named = ""
-    if facts.exists():
-        lines = facts.read_text("utf-8", "replace").splitlines()
-        named = next((line for line in lines if line.startswith("model name")), "")
-    return f"{named} {torch.backends.cpu.get_cpu_capability()} {multiplies_bytes()}"

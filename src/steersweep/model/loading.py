@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 from steersweep.core.errors import InputError
 from steersweep.core.precision_labels import INT8_DYNAMIC, runs_as
 from steersweep.core.printing import first_line
@@ -13,7 +15,7 @@ from steersweep.model.architectures import NOT_TEXT, auto_class, is_wrapper
 from steersweep.model.explaining import explain_loading
 from steersweep.model.hub import tensors_of
 from steersweep.model.int8 import to_int8
-from steersweep.model.memory import is_out_of_memory
+from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.misfits import Misfits, why
 from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_label, load_options, settle
@@ -41,7 +43,36 @@ def load_network(source: ModelSource, config: Any, precision: str, device: str) 
     Raises:
         InputError: files that are not whole, tensors that are missing, unexpected or of another
             shape than the config says, or that hold no numbers to compute with.
+        OutOfMemory: it does not fit on the device.
     """
+    _refuse_giants(source, config, device)
+    try:
+        return _loaded(source, config, precision, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    free_memory()  # only here has what was loaded been let go
+    raise OutOfMemory(f"{source.model_id}: does not fit on {device}: {reason}")
+
+
+def _refuse_giants(source: ModelSource, config: Any, device: str) -> None:
+    """Stop before memory is asked for that this machine cannot have: some systems promise it."""
+    text = config.get_text_config()
+    width, depth, words = (
+        int(getattr(text, name, None) or 0)
+        for name in ("hidden_size", "num_hidden_layers", "vocab_size")
+    )
+    least = width * (words + depth * width) // 4  # parameters; few architectures have fewer
+    if device.startswith("cpu") and least > 2 * psutil.virtual_memory().total:  # in four bits
+        raise OutOfMemory(
+            f"{source.model_id}: does not fit on {device}: config.json describes some "
+            f"{least:.0e} parameters or more (hidden_size {width:,}, num_hidden_layers {depth:,}, "
+            f"vocab_size {words:,})"
+        )
+
+
+def _loaded(source: ModelSource, config: Any, precision: str, device: str) -> Any:
     options = load_options(precision, config, device)
     with source.weights(config, options["dtype"]) as stored:
         network, report = _from_files(stored, config, device, options)

@@ -108,8 +108,8 @@ class Network:
 
         Args:
             input_ids: `[row, new position]`.
-            attention_mask: `[row, all positions so far]`; where `takes_pair_masks`, it may be
-                `[row, 1, new position, all positions so far]`, added to the attention's scores.
+            attention_mask: `[row, all positions so far]`; of a model that `takes_pair_masks` it may
+                be `[row, 1, new position, all positions so far]`, added to the attention's scores.
             position_ids: `[row, new position]`. A bare forward does not derive them from the mask.
             cache: key-value cache to read and extend, or None.
             keep: how many final positions to compute logits for.
@@ -301,39 +301,6 @@ class Network:
         finally:
             for handle in handles:
                 handle.remove()
-
-    @cached_property
-    @torch.inference_mode()
-    def takes_pair_masks(self) -> bool:
-        """Whether a mask may say for every pair of positions whether one attends to the other.
-
-        Found out by looking: a token after a prompt's first one, alone, and behind a row full of
-        others that follow that one too. As long as rows are, so that windows show.
-        """
-        padding = getattr(self.model.get_input_embeddings(), "padding_idx", None)  # zeros
-        first, token, *others = [id_ for id_ in range(self.vocab_size) if id_ != padding][:64]
-        count = max(len(others), int(ROW_PER_WIDTH * self.d_model))
-        branch = (others * (count // len(others) + 1))[:count]
-        alone = torch.tensor([[first, token]], device=self.device)
-        tokens = torch.tensor([[first, *branch, token]], device=self.device)
-        positions = torch.tensor([[*range(count + 1), 1]], device=self.device)
-        expected = self.logits(alone, torch.ones_like(alone), positions[:, :2])[0, 0].float()
-
-        def error(seen: Tensor) -> float:
-            mask = (1 - seen) * torch.finfo(self.dtype).min
-            found = self.logits(tokens, mask[None, None], positions)[0, 0].float()
-            return float((found - expected).norm() / expected.norm())
-
-        all_before = torch.ones((count + 2, count + 2), device=self.device, dtype=self.dtype).tril()
-        seen = all_before.clone()
-        seen[-1, 1:-1] = 0
-        try:
-            apart = error(seen)
-            # Sixteen bits round by the batch, in a deep model by more than a few percent: less by
-            # far than what a mask that is not heeded changes.
-            return apart < 0.02 or apart < error(all_before) / 4
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            return False
 
     @cached_property
     @torch.inference_mode()

@@ -132,11 +132,13 @@ class ModelSource:
             InputError: if it cannot be found or read, contradicts itself, or is of a model of
                 another kind; the message says why.
         """
-        from transformers import AutoConfig
+        from transformers import AutoConfig, PreTrainedConfig
 
-        from steersweep.model.architectures import auto_class, check_shape
+        from steersweep.model.architectures import auto_class, check_depth, check_shape
 
         with explain_loading(self):
+            written, _ = PreTrainedConfig.get_config_dict(self.location, **self.load_options())
+            check_depth(written, self.model_id)
             config = AutoConfig.from_pretrained(self.location, **self.load_options())
         auto_class(config, self.model_id, trust_remote_code=self.trust_remote_code)
         check_shape(config, self.model_id)

@@ -1,7 +1,7 @@
-"""The checks that every run of a model makes first, once per model: in a run folder, or for a user.
+"""The checks that every run of a model makes first, once for a user, a model and a machine.
 
-What was found is kept under a name that holds all it rests on, so that other weights, another
-template, precision or library is looked at again.
+What passed is kept in the user's cache, under all it rests on, so that other weights, another
+template, precision or library is looked at again. A run folder keeps what was found for its runs.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from steersweep.core import provenance, typed
+from steersweep.core import typed
 from steersweep.core.errors import InputError, NumericalError, SteersweepError, setting
 from steersweep.core.precision_labels import runs_as
-from steersweep.core.user_cache import keep, kept
 from steersweep.model.chat_model import ChatModel
+from steersweep.run.condition import content_key
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.smoke.basics import ending_note
 from steersweep.smoke.looks import LOOKS
 from steersweep.smoke.smoke import Check, check_model
+from steersweep.steer.found import forget, known, note, rests_on
 from steersweep.steer.parity import PROBES
 
 BASICS = ("template", "ending", "weights", "padding", "cache")
-# Raised when a check sees something else than before, so that models are looked at again.
-VERSION = 2
 # What is wrong with the model's files, as opposed to how they run here.
 _OF_FILES = frozenset(BASICS[:3])
 
@@ -34,15 +33,15 @@ _OF_OVERFLOW = (f"{NumericalError.__name__}:", "NaN or infinite")
 
 def checks_file(root: Path, chat: ChatModel, only: Collection[str] | None) -> Path:
     """Where in a run folder the checks of a model are kept."""
-    facts = provenance.facts(chat.device)
-    rests_on = {
-        "device": chat.device.type,
-        "prompt": chat.prompt_ids(PROBES[0]),
-        "ends": [sorted(chat.declared_eos_ids), sorted(chat.eos_ids)],
-        "versions": [VERSION, *(facts[name] for name in ("steersweep", "torch", "transformers"))],
-        "checks": sorted(only) if only is not None else "all",
-    }
-    return RunPaths(root).checks(chat.fingerprint, chat.precision, rests_on)
+    checks = sorted(only) if only is not None else "all"
+    rest = [rests_on(chat), _of_prompts(chat), checks]
+    return RunPaths(root).checks(chat.fingerprint, chat.precision, rest)
+
+
+def _of_prompts(chat: ChatModel) -> list[Any]:
+    """What checks rest on beside the network: how prompts begin, and answers end."""
+    ends = [sorted(chat.declared_eos_ids), sorted(chat.eos_ids)]
+    return [chat.prompt_ids(PROBES[0]), *ends]
 
 
 def make_checks(
@@ -104,12 +103,23 @@ def require(
 
 def check_for_user(chat: ChatModel, *, accept_mismatch: bool = False) -> tuple[str, ...]:
     """The basic checks, made once for this user and model; see `require`."""
-    name = f"checks/{checks_file(Path(), chat, BASICS).name}"
-    found = _whole(kept(name))
-    if found is None:
-        found = make_checks(chat, BASICS)
-        keep(name, typed.plain(found))
-    return require(chat, found, accept_mismatch=accept_mismatch)
+    return require(chat, _checked(chat, BASICS), accept_mismatch=accept_mismatch)
+
+
+def _checked(
+    chat: ChatModel,
+    only: Collection[str],
+    on_check: Callable[[str, float], None] = lambda _name, _share: None,
+) -> list[Check]:
+    """Some checks, those that passed before as they were seen then; what failed is made again."""
+    name = f"checks-{content_key(_of_prompts(chat))}"
+    held: list[Check] = known(chat, name, list[Check]) or []
+    found = {check.name: check for check in held if check.passed}
+    missing = [check for check in only if check not in found]
+    if missing:
+        found |= {check.name: check for check in make_checks(chat, missing, on_check)}
+        note(chat, name, [check for check in found.values() if check.passed])
+    return [found[check] for check in LOOKS if check in only]
 
 
 def check_for_run(
@@ -122,6 +132,9 @@ def check_for_run(
 ) -> tuple[str, ...]:
     """The basic checks and that readers agree, or every check, once in a run folder.
 
+    The former are taken from this user's earlier runs; every check is made here, and the model
+    looked at anew for it.
+
     Args:
         chat: the model.
         run: the run folder.
@@ -133,17 +146,12 @@ def check_for_run(
     path = checks_file(run.root, chat, only)
     held = run.read_json(path)
     if held is None:
-        found = make_checks(chat, only, on_check)
+        if only is None:
+            forget(chat)
+            found = make_checks(chat, only, on_check)
+        else:
+            found = _checked(chat, only, on_check)
         run.write_once(path, {"checks": typed.plain(found)})
     else:
         found = typed.read(list[Check], held["checks"])
     return require(chat, found, accept_mismatch=accept_mismatch)
-
-
-def _whole(held: Any) -> list[Check] | None:
-    """The basic checks in the cache; None if these are not they: it is the user's, who may edit."""
-    try:
-        found = typed.read(list[Check], held)
-    except typed.WrongField:
-        return None
-    return found if [check.name for check in found] == list(BASICS) else None

@@ -15,6 +15,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.template_options import TemplateOptions
 from steersweep.smoke.looks import LOOKS
 from steersweep.smoke.passes import PlainPasses
+from steersweep.steer.found import forget
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def smoke(
         return found
     found.facts = _facts(chat)
     note(Check("load", True, f"{found.facts['weights_gb']} GB", _since(started)))
+    forget(chat)  # nothing is taken from an earlier look
     check_model(chat, note)
     note(check_methods())
     found.facts["seconds"] = _since(started)

@@ -20,6 +20,7 @@ from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.kv_cache import can_be_filled, held_by, keep_rows, put_back, write_at
 from steersweep.model.memory import is_out_of_memory
+from steersweep.steer.pair_masks import takes_pair_masks
 from steersweep.steer.row_edits import RowEdits
 
 # A recording takes about as long as this many steps, so fewer are not worth one.
@@ -202,8 +203,8 @@ def decoder(chat: ChatModel, prompts: Batch, cache: Any, edits: RowEdits, n_step
     fixed = (
         prefers_fixed(chat)
         and can_be_filled(cache)
-        and chat.takes_pair_masks
         and length <= chat.attention_window
+        and takes_pair_masks(chat)
     )
     return (FixedDecoder if fixed else Decoder)(chat, prompts, cache, edits, n_steps)
 

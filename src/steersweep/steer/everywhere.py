@@ -21,7 +21,9 @@ from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.decoder import ATTENTION, MLP
 from steersweep.model.memory import is_out_of_memory
-from steersweep.steer.regime import looked_once, ordinary_tokens, regime_of
+from steersweep.steer.found import looked_once
+from steersweep.steer.probe import ordinary_tokens
+from steersweep.steer.regime import regime_of
 
 # Architectures that the official code knows: its own places are kept there, also where norms after
 # attention and MLP (Gemma 2) bring something back.
@@ -32,18 +34,18 @@ _LEFT = 1e-6  # of the stream's length, in float32
 PartHook = Callable[[Tensor], Tensor | None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class AblationSites:
     """Where a direction is ablated, beside every layer's input.
 
     Attributes:
-        writers: by layer, modules whose output is written into the stream.
+        writers: by layer, its parts whose output is written into the stream, by name.
         outputs: whether every layer's output is edited too.
         left: largest share of the stream that lies along an ablated direction afterwards.
         complete: whether that is no more than rounding.
     """
 
-    writers: list[list[nn.Module]]
+    writers: list[list[str]]
     outputs: bool
     left: float = 0.0
     complete: bool = True
@@ -53,7 +55,8 @@ class AblationSites:
         """While open, `edit` changes what these layers write: `[..., d_model]`."""
         with ExitStack() as stack:
             for layer in layers:
-                for module in self.writers[layer]:
+                for name in self.writers[layer]:
+                    module = chat.layers[layer].get_submodule(name)
                     stack.enter_context(_output_hook(module, edit))
             if self.outputs:
                 stack.enter_context(chat.layer_hooks(lambda _layer, hidden: edit(hidden), layers))
@@ -66,7 +69,7 @@ def ablation_sites_of(chat: ChatModel) -> AblationSites:
     Raises:
         InputError: something of it stays in the stream whatever is edited.
     """
-    return looked_once(chat, "ablation_sites", _looked)
+    return looked_once(chat, "ablation", AblationSites, _looked)
 
 
 def _looked(chat: ChatModel) -> AblationSites | InputError:
@@ -74,7 +77,7 @@ def _looked(chat: ChatModel) -> AblationSites | InputError:
     name = type(chat.model).__name__
     kind = getattr(chat.model.config.get_text_config(), "model_type", "")
     if kind in _OFFICIAL:
-        writers = [[_named(layer, ATTENTION), _named(layer, MLP)] for layer in chat.layers]
+        writers = [[_there(layer, ATTENTION), _there(layer, MLP)] for layer in chat.layers]
         left, _ = _left(chat, AblationSites(writers, outputs=False))
         return AblationSites(writers, False, left, left <= _limit(chat))
     reason = ""
@@ -97,11 +100,8 @@ def _looked(chat: ChatModel) -> AblationSites | InputError:
     )
 
 
-def _named(layer: nn.Module, names: tuple[str, ...]) -> nn.Module:
-    found: nn.Module = next(
-        part for name in names if (part := getattr(layer, name, None)) is not None
-    )
-    return found
+def _there(layer: nn.Module, names: tuple[str, ...]) -> str:
+    return next(name for name in names if getattr(layer, name, None) is not None)
 
 
 def _limit(chat: ChatModel) -> float:
@@ -109,8 +109,8 @@ def _limit(chat: ChatModel) -> float:
     return max(_LEFT, torch.finfo(chat.dtype).eps / 2 if chat.dtype != torch.float32 else 0.0)
 
 
-def _writers(chat: ChatModel) -> tuple[list[list[nn.Module]], list[list[nn.Module]]]:
-    """By layer, modules that may write into the stream, found in a pass.
+def _writers(chat: ChatModel) -> tuple[list[list[str]], list[list[str]]]:
+    """By layer, names of parts that may write into the stream, found in a pass.
 
     Of the parts of a layer (its attention, MLPs, state space, ...) those that give a state of the
     stream's width; and the norms that take what one of these gave.
@@ -134,7 +134,7 @@ def _writers(chat: ChatModel) -> tuple[list[list[nn.Module]], list[list[nn.Modul
     finally:
         for handle in handles:
             handle.remove()
-    found: tuple[list[list[nn.Module]], list[list[nn.Module]]] = [], []
+    found: tuple[list[list[str]], list[list[str]]] = [], []
     for layer in chat.layers:
         parts = list(_parts(layer, gives_state))
         branches = [part for part in parts if not _passes_on(part) and gives_state(part)]
@@ -149,8 +149,9 @@ def _writers(chat: ChatModel) -> tuple[list[list[nn.Module]], list[list[nn.Modul
             and isinstance(taken, Tensor)
             and taken.data_ptr() in given
         ]
-        found[0].append(branches)
-        found[1].append(after)
+        names = {id(part): name for name, part in layer.named_modules()}
+        found[0].append([names[id(part)] for part in branches])
+        found[1].append([names[id(part)] for part in after])
     return found
 
 

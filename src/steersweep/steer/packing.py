@@ -18,6 +18,7 @@ from torch import Tensor
 from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.network import ROW_PER_WIDTH
+from steersweep.steer.pair_masks import takes_pair_masks
 from steersweep.steer.regime import regime_of
 
 _TOKENS = 64  # of a packed row, at least
@@ -114,7 +115,7 @@ def layouts(
     may not see padding.
     """
     regime = regime_of(chat)
-    if regime.pads and chat.takes_pair_masks and max(map(len, prompts)) <= chat.attention_window:
+    if regime.pads and takes_pair_masks(chat) and max(map(len, prompts)) <= chat.attention_window:
         lengths = asked or [0] * len(prompts)
         marked = [_marked(ids, length) for ids, length in zip(prompts, lengths, strict=True)]
         rows = _rows(marked, max(_TOKENS, int(ROW_PER_WIDTH * chat.d_model)))

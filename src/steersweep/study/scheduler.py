@@ -1,4 +1,4 @@
-"""Which job runs when: concurrency, money, timeouts, lost machines, GPUs that are too small.
+"""Which job runs when: order, concurrency, money, timeouts, lost machines, too small GPUs.
 
 Knows an engine by its protocol alone, and nothing of what a job computes.
 """
@@ -119,9 +119,7 @@ class Scheduler:
             DiskFull: there is no room for results.
             InputError: the engine has no GPU of a kind that is asked for.
         """
-        for task in tasks:
-            self._engine.capacity(task.work.gpu)
-        self._waiting, self._failures, self._stop = deque(tasks), {}, None
+        self._waiting, self._failures, self._stop = deque(self._ordered(tasks)), {}, None
         self._look_at = -math.inf
         try:
             while self._waiting or self._running:
@@ -137,14 +135,32 @@ class Scheduler:
                 self._settle(phase, running, whole=False)
         return self._failures
 
+    def _ordered(self, tasks: Sequence[Task]) -> list[Task]:
+        """The longest first where several of a kind may run at a time, else as they are given.
+
+        A long one that began last would run alone in the end.
+
+        Raises:
+            InputError: the engine has no GPU of a kind that is asked for.
+        """
+        several = {kind for kind in {t.work.gpu for t in tasks} if self._places(kind) > 1}
+        return sorted(
+            tasks,
+            key=lambda task: -task.seconds(task.work.gpu) if task.work.gpu in several else 0.0,
+        )
+
     def _start_what_may(self, phase: str) -> None:
         places: dict[str, float] = {}  # by kind of GPU, how many more jobs
+        gone: InputError | None = None
         held_back: deque[Task] = deque()
         while self._waiting:
             task = self._waiting.popleft()
             kind = task.work.gpu
             if kind not in places:
-                places[kind] = self._places(kind)
+                try:
+                    places[kind] = self._places(kind)
+                except InputError as error:  # its last machine was lost, and may come back
+                    places[kind], gone = 0, error
             if places[kind] < 1:
                 held_back.append(task)
                 continue
@@ -158,6 +174,8 @@ class Scheduler:
                 break
             places[kind] -= 1
         self._waiting = held_back + self._waiting
+        if gone is not None and not self._running:
+            raise gone
 
     def _places(self, kind: str) -> float:
         """How many more jobs of a kind of GPU may run now."""

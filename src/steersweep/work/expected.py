@@ -22,7 +22,7 @@ from steersweep.work.job import Job
 CHECKS, PROMPTS, COMPARISON = "checks", "test prompts", "comparison of precisions"
 # Their pace says nothing of that of the others.
 APART = frozenset((LOADING, CHECKS, JUDGING))
-_CHECKED_TOKENS = 2500  # of passes that the checks make, most of them short
+_CHECKED_TOKENS = 850  # what the passes of the checks take, most of which are short
 PROMPT_TOKENS = 40
 _ANY_GPU = "A100-80GB"
 

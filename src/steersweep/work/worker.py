@@ -9,10 +9,9 @@ from steersweep.budget.estimate import EFFECTS, GENERATION, JUDGING, LIKELIHOODS
 from steersweep.budget.shapes import ModelShape
 from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.precision_labels import runs_as
-from steersweep.core.printing import first_line
 from steersweep.methods.method import METHODS
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory, model_shape
+from steersweep.model.memory import free_memory, model_shape
 from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import Condition
 from steersweep.run.folder import RunFolder
@@ -260,31 +259,23 @@ def _check(chat: ChatModel, job: Job, store: RunFolder, told: Told) -> tuple[str
 
 def _load(job: Job) -> ChatModel:
     """The job's model, if it is the one the conditions were made for."""
-    try:
-        chat = ChatModel.load(
-            job.source,
-            precision=job.precision,
-            device=job.device,
-            date=job.date,
-            special_tokens=job.special_tokens,
-            template_options=job.template_options,
-            system=job.system,
+    chat = ChatModel.load(
+        job.source,
+        precision=job.precision,
+        device=job.device,
+        date=job.date,
+        special_tokens=job.special_tokens,
+        template_options=job.template_options,
+        system=job.system,
+    )
+    expected = job.conditions[0].model_fingerprint
+    if chat.fingerprint != expected:
+        raise InputError(
+            f"{job.source.model_id}: the weights in {job.source.location} are not those this "
+            f"run began with (fingerprint {expected} then, {chat.fingerprint} now)"
         )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = first_line(error)
-    else:
-        expected = job.conditions[0].model_fingerprint
-        if chat.fingerprint != expected:
-            raise InputError(
-                f"{job.source.model_id}: the weights in {job.source.location} are not those this "
-                f"run began with (fingerprint {expected} then, {chat.fingerprint} now)"
-            )
-        _check_prompts(chat, job)
-        return chat
-    free_memory()
-    raise OutOfMemory(f"{job.source.model_id}: does not fit on {job.device}: {reason}")
+    _check_prompts(chat, job)
+    return chat
 
 
 def _check_prompts(chat: ChatModel, job: Job) -> None:
