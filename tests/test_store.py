@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steersweep import InputError, SteersweepError
-from steersweep.core.atomic import DiskFull, write_bytes, write_json
+from steersweep.core.atomic import Unwritable, write_bytes, write_json
 from steersweep.core.digests import Damaged, seal, unseal
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
@@ -185,8 +186,30 @@ def test_a_full_disk_is_said_wherever_it_shows(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        with pytest.raises(DiskFull, match=r"file: cannot be written: No space left.*same command"):
+        with pytest.raises(
+            Unwritable, match=r"file: cannot be written: No space left.*same command"
+        ):
             write_bytes(tmp_path / "file", b"new")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EROFS])
+def test_a_file_of_a_run_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A study stops at it: that a disk fails says nothing about the model that ran."""
+    store = RunFolder(tmp_path)
+
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    said = rf"a\.json: cannot be written: {os.strerror(number)}.* its disk and run the same"
+    with pytest.raises(Unwritable, match=said):
+        store.write_json(tmp_path / "a.json", {"a": 1})
+    said = said.replace("json", "safetensors")
+    with pytest.raises(Unwritable, match=said):
+        store.write_tensors(tmp_path / "a.safetensors", {"a": np.zeros(1)})
     assert [*tmp_path.iterdir()] == []
 
 
@@ -202,7 +225,7 @@ def test_a_full_disk_while_drawing_leaves_no_half_of_a_figure(
 
     (tmp_path / "map.png").write_bytes(b"as it was")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFull, match=r"map\.png: cannot be written"):
+    with pytest.raises(Unwritable, match=r"map\.png: cannot be written"):
         save(Figure(), tmp_path / "map")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [
         ("map.png", b"as it was")

@@ -648,8 +648,9 @@ def test_a_second_runner_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_full_disk_loses_nothing(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_a_disk_that_takes_no_more_loses_nothing_and_is_no_fault_of_a_model(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     folder = tmp_path / "run"
     original, written = os.fsync, 0
@@ -658,12 +659,12 @@ def test_a_full_disk_loses_nothing(
         nonlocal written
         written += 1
         if written > 12:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
         original(handle)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(SteersweepError, match=r"No space left on device.*same command again"):
+        with pytest.raises(SteersweepError, match=rf"{os.strerror(number)}.*same command again"):
             run_study(small(), folder)
     for file in folder.glob("conditions/*.json"):
         json.loads(file.read_text())

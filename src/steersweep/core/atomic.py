@@ -35,15 +35,16 @@ _LEFT_AFTER = 3600.0  # seconds; a temporary file lives for milliseconds
 _STARTED = time.time()
 
 
-class DiskFull(SteersweepError):
-    """There was no room for a file; what was written before is whole."""
+class Unwritable(SteersweepError):
+    """A file could not be written, for want of room or otherwise; those of before are whole."""
 
     @classmethod
-    def at(cls, path: Path, error: OSError) -> DiskFull:
+    def at(cls, path: Path, error: OSError) -> Unwritable:
         """The error for a file that could not be written."""
+        needed = "free some space" if error.errno in DISK_FULL else "see to its folder and its disk"
         return cls(
-            f"{path}: cannot be written: {error.strerror}. Everything finished is kept; free some "
-            f"space and run the same command again"
+            f"{path}: cannot be written: {error.strerror}. Everything finished is kept; {needed} "
+            f"and run the same command again"
         )
 
 
@@ -62,7 +63,7 @@ def write_pieces(path: Path, data: Iterable[bytes]) -> None:
     The price is one flush per file. Parent folders are made. The user's umask says who may read it.
 
     Raises:
-        DiskFull: there is no room.
+        Unwritable: there is no room.
         OSError: anything else that the system refuses.
     """
     try:
@@ -81,7 +82,7 @@ def write_pieces(path: Path, data: Iterable[bytes]) -> None:
             raise
     except OSError as error:
         if error.errno in DISK_FULL:
-            raise DiskFull.at(path, error) from error
+            raise Unwritable.at(path, error) from error
         raise
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from steersweep.core.atomic import DISK_FULL, DiskFull
+from steersweep.core.atomic import DISK_FULL, Unwritable
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.text_files import parse_json
 
@@ -95,7 +95,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written, or the entry is too long for a line.
         SteersweepError: the lock cannot be had; the message says why.
-        DiskFull: there is no room. The file is as it was.
+        Unwritable: there is no room. The file is as it was.
     """
     with opened(path) as journal:
         journal.append(entry)
@@ -199,7 +199,7 @@ class Journal:
             with contextlib.suppress(OSError):  # what is left over is a cut line
                 os.ftruncate(self._file.fileno(), end)
             if error.errno in DISK_FULL:
-                raise DiskFull.at(self._path, error) from error
+                raise Unwritable.at(self._path, error) from error
             raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
@@ -211,7 +211,7 @@ def opened(path: Path) -> Iterator[Journal]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno in DISK_FULL:
-            raise DiskFull.at(path, error) from error
+            raise Unwritable.at(path, error) from error
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     _must_be_a_file(path, handle)
     # Without a buffer, a line that cannot be written is not tried again when the file is closed.

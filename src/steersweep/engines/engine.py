@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from steersweep.core.atomic import DiskFull, write_text
+from steersweep.core.atomic import Unwritable, write_text
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.redaction import redacted_traceback
 from steersweep.model.source import LAB_PREFIX, ModelSource, find_model
@@ -183,7 +183,7 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
         )
         try:
             write_text(log, redacted_traceback(error))
-        except DiskFull as full:
+        except Unwritable as full:
             failure = full
     else:
         return tell("finished")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steersweep.core.atomic import file_state, read_file, write_bytes
+from steersweep.core.atomic import Unwritable, file_state, read_file, write_bytes
 from steersweep.core.digests import Damaged, check, seal, seal_tensors, unseal, unseal_tensors
 from steersweep.core.errors import InputError
 from steersweep.core.printing import printable
@@ -27,6 +27,15 @@ OnNote = Callable[[str], None]
 def log_note(note: str) -> None:
     """Say that a file was set aside, in Python's log."""
     logging.getLogger(__name__).warning(printable(note))
+
+
+@contextmanager
+def said_of(path: Path) -> Iterator[None]:
+    """Name the file that the system refuses to write: it says nothing about what it was to hold."""
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable.at(path, error) from error
 
 
 class CheckedFiles:
@@ -101,7 +110,8 @@ class CheckedFiles:
 
     def write_tensors(self, path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Save arrays as safetensors in place of what was there."""
-        write_bytes(path, seal_tensors(tensors, {"file": self.paths.name_of(path)}))
+        with said_of(path):
+            write_bytes(path, seal_tensors(tensors, {"file": self.paths.name_of(path)}))
 
     def set_aside(self, path: Path, why: str) -> None:
         """Move a file out of the way, to `NAME.damaged` or the next free name, and say so.
@@ -138,8 +148,13 @@ class CheckedFiles:
         return found
 
     def write(self, path: Path, value: Mapping[str, Any]) -> None:
-        """Save a JSON object."""
-        write_bytes(path, seal(self.paths.name_of(path), value))
+        """Save a JSON object.
+
+        Raises:
+            Unwritable: the system refuses it.
+        """
+        with said_of(path):
+            write_bytes(path, seal(self.paths.name_of(path), value))
 
     def read(self, path: Path, whole: Callable[[bytes], _T]) -> _T | None:
         """What `whole` makes of a file; None if it is absent or damaged.

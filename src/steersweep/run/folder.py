@@ -21,7 +21,7 @@ from steersweep.core.digests import (
 )
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.plain_yaml import parse_yaml
-from steersweep.run.checked_files import CheckedFiles, OnNote, log_note
+from steersweep.run.checked_files import CheckedFiles, OnNote, log_note, said_of
 from steersweep.run.direction import Direction, stored_vector
 from steersweep.run.finished import Finished, FinishedRecords
 from steersweep.run.lock import (
@@ -267,7 +267,8 @@ class RunFolder(CheckedFiles):
         """Save a direction under its key; returns its path relative to the run folder."""
         path = self.paths.direction(direction.key)
         if self.vector(direction.key) is None:
-            direction.save(path)
+            with said_of(path):
+                direction.save(path)
         return self.paths.name_of(path)
 
     def look_through(self) -> None:

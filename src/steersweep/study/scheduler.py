@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from steersweep.budget.estimate import RESERVE
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits, way_out
 from steersweep.core import provenance
-from steersweep.core.atomic import DiskFull
+from steersweep.core.atomic import Unwritable
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Cancelled, Engine, Event, Work, timed_out
 from steersweep.model.memory import OutOfMemory
@@ -116,7 +116,7 @@ class Scheduler:
 
         Raises:
             BudgetStop: a stop is reached, or the next task could pass one and nothing runs.
-            DiskFull: there is no room for results.
+            Unwritable: results cannot be written.
             InputError: the engine has no GPU of a kind that is asked for.
         """
         self._waiting, self._failures, self._stop = deque(self._ordered(tasks)), {}, None
@@ -225,7 +225,7 @@ class Scheduler:
                 self._fail(running.task, running.cancelled)
         elif isinstance(event.error, OutOfMemory):
             self._move(running.task, event.error)
-        elif isinstance(event.error, DiskFull):
+        elif isinstance(event.error, Unwritable):
             self._stop = event.error
         elif event.error is not None:
             self._fail(running.task, event.error)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steersweep.core.atomic import DiskFull
+from steersweep.core.atomic import Unwritable
 from steersweep.run.folder import RunFolder
 from steersweep.steer.standing import State
 
@@ -48,7 +48,7 @@ class StandingFile:
         """See `Standing.keep`; where the disk is full, what was kept before stays."""
         if ended and not self._path.exists():
             return  # quick enough to be done again
-        with suppress(DiskFull):
+        with suppress(Unwritable):
             self._store.write_tensors(self._path, dict(_packed(*item) for item in state.items()))
         self._kept_at = self._now()
 
