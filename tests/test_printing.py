@@ -155,3 +155,25 @@ def test_people_may_write_between_findings(tmp_path: Path) -> None:
     append_findings(store, "family_sweep", found("exclude"))
     assert "Not much." in log.read_text()
     assert [*tmp_path.glob("*.damaged")] == []
+
+
+def test_findings_that_are_cut_doubled_or_hold_control_characters_are_mended(
+    tmp_path: Path,
+) -> None:
+    store = RunFolder(tmp_path)
+    log = tmp_path / "FINDINGS_LOG.md"
+    for action in ("exclude", "use"):
+        append_findings(store, "family_sweep", found(action))
+    whole = log.read_bytes()
+    lines = set(whole.decode().split("\n"))
+    for harmed in (*(whole[:n] for n in range(len(whole))), whole * 2, whole + b"\0"):
+        log.write_bytes(harmed)
+        append_findings(store, "family_sweep", found("use"))
+        kept = log.read_text().split("\n")
+        assert set(kept) <= lines, harmed[-40:]
+        assert kept.count("# Findings") == 1
+        assert kept.count("- a note on use") == 1
+        if harmed[-1:] in (b"\0", b"s") or len(harmed) > len(whole):
+            assert [path.read_bytes() for path in tmp_path.glob("*.damaged*")] == [harmed]
+        for path in tmp_path.glob("*.damaged*"):
+            path.unlink()

@@ -188,7 +188,7 @@ def test_a_folder_that_may_not_be_written_is_named(
         return original(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    said = f"{run_copy}: the report cannot be written there ("
+    said = f"{run_copy}: the report cannot be written there ({run_copy}/"
     with pytest.raises(InputError) as refused:
         write_report(run_copy)
     assert str(refused.value).startswith(said)

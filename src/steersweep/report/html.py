@@ -68,7 +68,7 @@ def write_report(folder: Path) -> Report:
     try:
         return _write(folder)
     except OSError as error:
-        file = Path(error.filename2 or error.filename or folder).name
+        file = Path(error.filename2 or error.filename or folder)
         raise InputError(
             f"{folder}: the report cannot be written there ({file}: {error.strerror}); remove what "
             f"is in the way, or copy the run folder to a place where you may write"

@@ -9,7 +9,7 @@ from typing import Any
 
 from steersweep.core.atomic import read_file, write_text
 from steersweep.core.digests import Damaged
-from steersweep.core.printing import markdown
+from steersweep.core.printing import markdown, printable
 from steersweep.run.folder import RunFolder
 from steersweep.study import final, text
 from steersweep.study.decisions import NotRun
@@ -17,6 +17,7 @@ from steersweep.study.phases.registry import phase_named, titles
 from steersweep.study.rows import rows_of
 
 _BEGINNING = "# Findings\n"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # none that text is written with
 # Before a section: its phase, how many lines it has, and the digest of these.
 _MARK = re.compile(r"<!-- ([a-z_]+): ([0-9]{1,6}) lines, ([0-9a-f]{16}) -->")
 
@@ -33,8 +34,11 @@ def append_findings(store: RunFolder, phase: str, decision: Mapping[str, Any]) -
         [f"<!-- {phase}: {len(lines)} lines, {_digest(phase, lines)} -->", *lines, ""]
     )
     held = _held(store)
-    if section not in held:
-        write_text(store.paths.findings, f"{held}\n{section}")
+    log = held if held.endswith("\n") else f"{held}\n"
+    if section not in log:
+        log = f"{log}\n{section}"
+    if log != held:
+        write_text(store.paths.findings, log)
 
 
 def _held(store: RunFolder) -> str:
@@ -59,20 +63,28 @@ def _looked_at(held: str) -> tuple[list[str], str | None]:
     """Sections that are as they were written, each with its mark, and what is not."""
     whole: list[str] = []
     damage = None if held.startswith(_BEGINNING) else "its first line is not as it was written"
+    if found := _CONTROL.search(held):
+        damage = damage or f"it holds the control character {printable(found[0])}"
     headings = {f"## {title}": title for title in titles().values()}
+    marks = tuple(f"<!-- {phase}:" for phase in titles())
     lines = held.split("\n")
     at = 0
     while at < len(lines):
         line, at = lines[at], at + 1
         if found := _MARK.fullmatch(line):
             end = at + int(found[2])
-            if _digest(found[1], lines[at:end]) == found[3]:
-                whole.append("\n".join([*lines[at - 1 : end], ""]))
-                at = end
-            else:
+            section = "\n".join([*lines[at - 1 : end], ""])
+            if _digest(found[1], lines[at:end]) != found[3]:
                 damage = damage or f"the section after {line} is not as it was written"
+            elif section in whole:
+                damage, at = damage or f"the section after {line} stands there twice", end
+            else:
+                whole.append(section)
+                at = end
         elif bare := [title for heading, title in headings.items() if heading in line]:
             damage = damage or f"the section {bare[0]} is without its mark"
+        elif line.startswith(marks) or (line and any(mark.startswith(line) for mark in marks)):
+            damage = damage or f"the mark {line} is cut"
     return whole, damage
 
 
