@@ -1,6 +1,6 @@
 """What an engine takes for each job beside the job: local, processes, and Ray with 1, 2, 4 workers.
 
-    python benchmarks/engines.py [--jobs 12] [--empty 60] [--workers 1,2,4]
+    RAY_worker_niceness=0 python benchmarks/engines.py [--jobs 12] [--empty 60] [--workers 1,2,4]
 
 Jobs are tiny (a lab model, five conditions, two prompts, four tokens), on one core each. They are
 run as they are, and then as many as `--empty` in a folder where they have finished: nothing is left
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--empty", type=int, default=60, help="jobs with nothing to do")
     parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--engines", default="local,processes,ray")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     workers = [int(number) for number in asked.workers.split(",")]
@@ -57,10 +58,11 @@ def main() -> None:
     print("\n| engine | workers | start, s | a job: wall, s | processor, s "
           "| nothing to do: wall, ms | processor, ms |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
-    print_row("local", 1, LocalEngine("cpu"), asked)
-    for number in workers:
+    if "local" in asked.engines:
+        print_row("local", 1, LocalEngine("cpu"), asked)
+    for number in workers if "processes" in asked.engines else ():
         print_row("processes", number, ProcessEngine(["cpu"] * number), asked)
-    for number in workers:
+    for number in workers if "ray" in asked.engines else ():
         with cluster(number):
             print_row("ray", number, RayEngine(), asked)
 
@@ -143,13 +145,12 @@ def seconds_of(act: Callable[[], None]) -> tuple[float, float]:
 
 
 def processor_seconds() -> float:
-    """Of this process and those that it began, and that are there."""
+    """Of this process and all that it began."""
     me = psutil.Process()
     total = 0.0
     for process in (me, *me.children(recursive=True)):
         with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
+            total += sum(process.cpu_times()[:4])  # with those that have ended under it
     return total
 
 
