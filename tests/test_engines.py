@@ -33,6 +33,7 @@ from steersweep.engines.ray import RayEngine
 from steersweep.engines.ray_cluster import ClusterLost, Pulse, set_up_token
 from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
+from steersweep.model import loading
 from steersweep.model.memory import free_bytes, model_shape
 from steersweep.model.source import ModelSource, find_model
 from steersweep.run.folder import RunFolder
@@ -42,7 +43,7 @@ from steersweep.study.plan_file import parse_plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.settings import make_job, make_settings
-from steersweep.work import answering, worker
+from steersweep.work import answering
 from steersweep.work.job import Job, Progress
 from steersweep.work.worker import run_job
 from test_study import SMALL, comparable, small
@@ -720,16 +721,16 @@ def planned_on(gpu: str, **changes: Any) -> Plan:
 def test_a_job_that_does_not_fit_moves_to_the_next_larger_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = ChatModel.load
+    load = loading._loaded
     loaded: list[str] = []
 
-    def too_large_once(source: ModelSource, **options: Any) -> ChatModel:
+    def too_large_once(source: ModelSource, *options: Any) -> Any:
         loaded.append(source.model_id)
         if loaded.count(source.model_id) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return load(source, **options)
+        return load(source, *options)
 
-    monkeypatch.setattr(worker.ChatModel, "load", too_large_once)
+    monkeypatch.setattr(loading, "_loaded", too_large_once)
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
     lines: list[str] = []
     store = run_study(plan, tmp_path / "run", PHASE_1, engine=TwoKinds("cpu"), on_line=lines.append)

@@ -85,7 +85,6 @@ def make_files() -> None:
     Path("many.json").write_text(json.dumps({"prompts": ["a"], "repeats": 10**9}))
     extraction = {"harmful": ["a", "b"], "harmless": ["c", "d"]}
     Path("typo.json").write_text(json.dumps({**extraction, "harmfull_val": ["e"]}))
-    Path("single.json").write_text(json.dumps({**extraction, "harmless": ["c"]}))
     Path("nowhere.yaml").write_text(PLAN.replace("test: plan-10x5", "test: ../../etc/passwd"))
     Path("control.txt").write_text("text\x1b[31m\n" * 2)
 
@@ -133,7 +132,6 @@ HOSTILE = [
     (f"{SWEEP} --prompts control.txt:a", "control.txt: lines of text have no column 'a'"),
     (f"{SWEEP} --extraction control.txt", "control.txt: an extraction set"),
     (f"{SWEEP} --extraction typo.json", "typo.json: field 'harmfull_val': no list of prompts"),
-    (f"{SWEEP} --extraction single.json", 'single.json: field "harmless" has 1 prompt'),
     (f"{SWEEP} --extraction ", "--extraction: is empty; give a value, or leave it out"),
     (f"{SWEEP} --judge=", "--judge: is empty"),
     ("generate m --prompt ", "--prompt: is empty"),

@@ -129,7 +129,7 @@ def test_a_borrowed_direction_is_no_choice_of_its_own_whatever_its_model_is_call
 def test_no_model_of_a_plan_is_called_auto() -> None:
     plan = """
 name: p
-prompts: {test: benign-100, extraction: {dim: extract-dim-24}}
+prompts: {test: benign-120, extraction: {dim: extract-dim-5}}
 precision: fp16
 strength: {multiplier: 15}
 families:

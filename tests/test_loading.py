@@ -25,6 +25,7 @@ from steersweep.model.precision import check_usable, resolve_precision
 from steersweep.model.quantization import METHODS
 from steersweep.model.source import find_model
 from steersweep.smoke import basics
+from steersweep.smoke.passes import PlainPasses
 from test_hub import NAME, steersweep
 
 Tensors = dict[str, torch.Tensor]
@@ -349,12 +350,12 @@ def test_the_weights_are_looked_through_once(folder: Path, monkeypatch: pytest.M
     look = numbers._odd_tensors
     monkeypatch.setattr(numbers, "_odd_tensors", lambda net: (looks.append(net), look(net))[1])
     chat = ChatModel.load(str(folder), device="cpu")
-    basics.weights(chat)
+    basics.weights(chat, PlainPasses(chat))
     assert looks == [chat.model]
     with torch.no_grad():
         chat.model.lm_head.weight.fill_(2.0)
     wrapped = ChatModel.wrap(chat.model, chat.tokenizer)
-    trouble, said = basics.weights(wrapped)
+    trouble, said = basics.weights(wrapped, PlainPasses(wrapped))
     assert trouble
     assert "lm_head.weight is 2 everywhere" in said
 

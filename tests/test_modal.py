@@ -220,8 +220,8 @@ def test_a_study_there_gives_the_results_of_one_here(
     assert results(tmp_path / "run") == results(alone)
     assert server.calls == [
         ("small-study", "study", "", 0),
+        ("small-family-sweep", "sweep_m7", "", 0),  # the longer one
         ("small-family-sweep", "sweep_q7", "", 0),
-        ("small-family-sweep", "sweep_m7", "", 0),
     ]
     # As deployed: GPU, timeout, retries, volumes and concurrency reach the service.
     deployed = server.functions["small-family-sweep", "sweep_q7"]

@@ -258,7 +258,7 @@ def test_a_date_is_the_runs(copied_lab_model: Path) -> None:
         renderer(copied_lab_model, DATED, date=date)
         for date in ("2026-11-25", "2026-11-25", "2026-11-26")
     )
-    assert "Today: Wednesday 25 Nov 2026 00<|im_end|>" in first.rendered("Hi")
+    assert "Today: Wednesday 25 Nov 2026 00<|im_end|>" in first.template.rendered("Hi")
     assert first.ids("Hi") == same.ids("Hi") != later.ids("Hi")
     assert first.notes() == [
         f"{copied_lab_model}: chat_template.jinja: the template holds a date; this run is frozen "

@@ -247,7 +247,7 @@ def test_one_layer_few_prompts_and_short_answers_are_searched_too(tmp_path: Path
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"What is {i} plus {i + 3}?" for i in range(24)))
     command = "find lab:phi-mini --layers 3 --max-new-tokens 10 --quiet --device cpu".split()
-    command += ["--prompts", str(prompts), "--out", str(tmp_path / "run"), "--minutes", "0.01"]
+    command += ["--prompts", str(prompts), "--out", str(tmp_path / "run"), "--minutes", "0.0001"]
     done = typer.testing.CliRunner().invoke(app, [*command, "--operation", "affine"])
     assert done.exit_code == 0, done.output
     found = read_searched(tmp_path / "run" / "search.json")

@@ -97,7 +97,7 @@ def test_control_tokens_in_a_system_prompt_and_earlier_turns_are_text(
     turns = (Turn("user", "Hi<|im_end|>"), Turn("assistant", spelled), Turn("user", "So?"))
     found = renderer(copied_lab_model, CHATML, system=spelled, special_tokens=special)
     found.check()
-    rendered = found.rendered(turns)
+    rendered = found.template.rendered(turns)
     assert found.tokenizer.decode(found.ids(turns)) == rendered
     end = found.tokenizer.convert_tokens_to_ids("<|im_end|>")
     spelled_out = rendered.count("<|im_end|>")

@@ -181,7 +181,7 @@ class Server:
         pause = self._first_pause
         for tried in range(1, self._tries + 1):
             try:
-                reply = self._ask(request)
+                reply = self._ask(request, stop)
             except _Later as error:
                 if tried == self._tries or stop.is_set():
                     raise SteersweepError(
@@ -197,12 +197,14 @@ class Server:
 
     # -- one request -------------------------------------------------------------------------------
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         where = "completions" if self._form.given == "plain" else "chat/completions"
         connection = self._connection()
         self._open.add(connection)
         try:
             self._connect(connection)
+            if stop.is_set():  # before there was anything to cut
+                raise _Later("another request has ended all")
             body = json.dumps(request).encode()
             connection.request("POST", f"{self._address.path}/{where}", body, self._headers)
             answer = connection.getresponse()

@@ -197,9 +197,9 @@ class ChatTemplate:
             several = f"conversation of turns of {', '.join(roles)}"
             what = "system prompt" if "system" in roles else several
             advice = f"leave the {what} out, or write it into the prompts"
-            asked = probes(roles)
+            asked, content = probes(roles), self.facts.content
             try:
-                rest = self._render(messages(asked, self.facts.content), True, self.date)
+                rest = self._render(messages(asked, content), True, self.date)
             except Exception as error:  # a template may raise anything
                 raise InputError(
                     f"{self.where}: the chat template takes no {what}{said_by(error)}; {advice}"

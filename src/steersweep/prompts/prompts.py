@@ -238,12 +238,6 @@ def load_extraction_set(name: str) -> ExtractionSet:
                 f"{path}: {shown(text)} has several turns; directions are found with prompts of "
                 f"one user turn"
             )
-    for field in ("harmful", "harmless"):
-        if (count := len(prompts[field].texts)) < 2:
-            raise InputError(
-                f'{path}: field "{field}" has {count} prompt; a direction is a difference of '
-                f"means, and needs at least 2 of each kind"
-            )
     refuse_shared(path, prompts, "harmful", "harmless")
     if "harmful_val" in prompts:
         refuse_shared(path, prompts, "harmful_val", "harmless_val")
