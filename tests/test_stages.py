@@ -33,11 +33,10 @@ class Clock:
 def test_time_left_is_right_within_half_from_the_tenth_part_on(path: Path) -> None:
     said = [*time_left.replay(path)]
     total = said[-1][0] + said[-1][1]
-    near = max(2, total / 30)  # of the last seconds a factor says nothing
     wrong = [
         (since, left, told, stage)
         for since, left, told, stage in said
-        if since >= total / 10 and not left / 1.5 - near <= told <= left * 1.5 + near
+        if since >= total / 10 and not left / 1.5 - 2 <= told <= left * 1.5 + 2
     ]
     assert wrong == []
 

@@ -44,6 +44,7 @@ class _Stage:
     begun: float = 0.0  # share that was done before
     share: float = 0.0
     spent: float = 0.0
+    since: float = 0.0  # of these, since it last said how far it is
     ended: bool = False
 
     @property
@@ -103,6 +104,7 @@ class Stages:
         if self._current is not None:
             stage = self._stages[self._current]
             stage.share = max(stage.share, min(1.0, share))
+            stage.since = 0.0
 
     def end(self) -> None:
         """The stage that runs has ended."""
@@ -137,9 +139,12 @@ class Stages:
         by_estimate = stage.expected * factor * (1 - share)
         if not stage.seen:
             return by_estimate
-        by_pace = stage.spent / stage.seen * (1 - share)
-        weight = stage.spent / (stage.spent + _OWN_PACE_FROM)
-        return weight * by_pace + (1 - weight) * by_estimate
+        # Since it last told how far it is, it has come further by as much as it takes.
+        told = stage.spent - stage.since
+        by_pace = told / stage.seen * (1 - share)
+        weight = told / (told + _OWN_PACE_FROM)
+        left = weight * by_pace + (1 - weight) * by_estimate
+        return max(left - stage.since, 0.0)
 
     def _factor(self) -> float:
         """Seconds it took over those estimated, of what was seen."""
@@ -151,7 +156,9 @@ class Stages:
     def _count(self) -> None:
         now = self._now()
         if self._current is not None:
-            self._stages[self._current].spent += now - self._since
+            stage = self._stages[self._current]
+            stage.spent += now - self._since
+            stage.since += now - self._since
         self._since = now
 
 
