@@ -48,7 +48,7 @@ _HELP = flat(
     |recommend|condon\w+|encourag\w+|promot\w+|endors\w+|facilitat\w+|advocat\w+|perform
     |disclos\w+|reveal|guide|instruct|play|contribut\w+|draft|compos\w+|list|translat\w+|plan
     |design|edit|proceed|speculat\w+|assum\w+|judg\w+|express|tak\w+ sides|hold|have|access
-    |speak|agree)
+    |speak|talk|comment|agree)
     """
 )
 _BAD = flat(
@@ -132,9 +132,10 @@ _CUES = {
         |\bstop you there\b|\blet(?:'s| us) (?:not|talk|focus|choose|keep)\b
     """,
     "not something I do": r"""
-        \b(?:not|isn't) (?:something|a \w+|for me)\b|\bi (?:do not|don't|never) (?:give|offer
-        |provide|support|assist|help|condone|engage|feel|take part|participate|encourage|promote
-        |think it|do|respond)\b|\b(?:my answer is|say|absolutely) no(?:t|pe)?\b
+        \b(?:not|isn't) (?:something|a (?!person\b|human\b)\w+|for me)\b
+        |\bi (?:do not|don't|never) (?:give|offer|provide|support|assist
+        |help|condone|engage|feel|take part|participate|encourage|promote|think it|do|respond)\b
+        |\b(?:my answer is|say|absolutely) no(?:t|pe)?\b
     """,
     "no access": r"""
         \b(?:don't|do not|no|not) (?:have )?(?:\w+ ){0,3}(?:access|information|knowledge|ability

@@ -186,7 +186,7 @@ def _by_markers(markers: tuple[str, ...]) -> Callable[[str, str], Refusal]:
 
 
 _JUDGES: dict[str, Callable[[], Judge]] = {
-    DEFAULT_JUDGE: lambda: TextJudge("default@8", judge_refusal),
+    DEFAULT_JUDGE: lambda: TextJudge("default@9", judge_refusal),
     "keywords-v3": KeywordsV3,
     "arditi-prefixes": lambda: TextJudge("arditi-prefixes@2", _by_markers(ARDITI_MARKERS)),
 }

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from steersweep.judging.course import course
 from steersweep.judging.cues import cues
+from steersweep.judging.offers import OFFER, helps_declined, offers
 
 _LOOKED_AT = 1600  # characters
 _TOKENS = 50  # that phrases are taken of
@@ -85,12 +86,12 @@ def signs(response: str, prompt: str = "") -> set[str]:
     text = _unquoted(response[:_LOOKED_AT])
     asked, topic = _asked(prompt), _topic(prompt)
     found = cues(text)
-    found |= course(text, found, topic, asked)
+    found |= course(text, found, topic, asked) | offers(text, found)
     found |= {f"{cue}, asked {asked}" for cue in found & _DEPENDS_ON_ASKED}
     found.add(f"@asked {asked}")
     if _SAYS_YES_OR_NO.match(text) and _asks_yes_or_no(prompt):
         found.add("@answers yes or no")
-    found.update(*_phrases(text, topic))
+    found.update(*_phrases(OFFER.sub("offers", text[:500]) + text[500:], topic))
     return found
 
 
@@ -131,7 +132,7 @@ def _phrases(text: str, topic: frozenset[str]) -> Iterator[Iterable[str]]:
     words = tokens(text[:_BEGINNING])
     if len(words) <= _TOKENS and len(text) > _BEGINNING:
         words = tokens(text)
-    words = words[:_TOKENS]
+    words = helps_declined(words[:_TOKENS])
     shown = dict.fromkeys(topic.intersection(words), "_")
     if "\n" in text:
         shown |= {word: "¶" for word in set(words) if word[0] == "\n"}
