@@ -48,6 +48,10 @@ OFFER = re.compile(
         """
     )
 )
+# Pity, where "sorry" declines nothing.
+PITY = re.compile(
+    r"\bsorry (?:to (?:hear|learn|read|see)|for your (?:\w+ )?(?:loss|trouble)|you(?:'re| are))\b"
+)
 _INVITES = re.compile(
     r"\b(?:feel free|let me know|hesitate to|is there (?:any|some)thing|would you like|do you have"
     r"|you (?:can|may) (?:\w+ ){0,2}ask|if you have (?:any|other|more|further|another)"
