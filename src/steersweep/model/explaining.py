@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,15 @@ from steersweep.core.errors import InputError, setting
 
 if TYPE_CHECKING:
     from steersweep.model.source import ModelSource
+
+# What a command does before transformers loads anything; see `loading_begins`.
+before_loading: list[Callable[[], None]] = []
+
+
+def loading_begins() -> None:
+    """transformers is imported now: do, once, what was to be done first."""
+    while before_loading:
+        before_loading.pop()()
 
 
 @contextmanager
