@@ -34,8 +34,9 @@ from steersweep.engines.ray_cluster import ClusterLost, Pulse, set_up_token
 from steersweep.engines.share import Mirror, StorageAway
 from steersweep.engines.versions import differences, versions
 from steersweep.model import loading
+from steersweep.model.find import find_model
 from steersweep.model.memory import free_bytes, model_shape
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.source import ModelSource
 from steersweep.run.folder import RunFolder
 from steersweep.study.listeners import Listeners
 from steersweep.study.plan import Plan

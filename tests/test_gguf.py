@@ -27,11 +27,11 @@ from steersweep import ChatModel
 from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.precision_labels import is_quantized, rounds_activations_by_batch, running_as
 from steersweep.core.user_cache import cache_folder
+from steersweep.model.find import find_model
 from steersweep.model.gguf.config import load_config
 from steersweep.model.gguf.converted import VARIABLE, limit_bytes
 from steersweep.model.gguf.header import read_header
 from steersweep.model.gguf.tensors import weights_of
-from steersweep.model.source import find_model
 from steersweep.run.folder import RunFolder
 from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.overflow import as_it_runs, note_overflow

@@ -20,10 +20,10 @@ from steersweep.core.precision_labels import is_quantized
 from steersweep.lab.models import lab_model
 from steersweep.model import numbers
 from steersweep.model.architectures import auto_class
+from steersweep.model.find import find_model
 from steersweep.model.memory import OutOfMemory, model_shape
 from steersweep.model.precision import check_usable, resolve_precision
 from steersweep.model.quantization import METHODS
-from steersweep.model.source import find_model
 from steersweep.smoke import basics
 from steersweep.smoke.passes import PlainPasses
 from test_hub import NAME, steersweep

@@ -27,9 +27,9 @@ from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
 from steersweep.cli.plans import named_plan
 from steersweep.core.statistics import detectable_difference, wilson
+from steersweep.model.find import find_model
 from steersweep.model.memory import model_shape
 from steersweep.model.precision import QUANTIZED
-from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.run.condition import Borrowed, Condition
 from steersweep.run.label import Label

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from steersweep import ChatModel
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.steer.steering import Row, generate
 from test_cli import run
 from test_gguf import TEXTS
