@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from conftest import rest_slow
+from helpers.studies import SMALL, comparable, small
 from steersweep import ChatModel, InputError, SteersweepError
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.engines import engine as engine_module
@@ -46,7 +47,6 @@ from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work import answering
 from steersweep.work.job import Job, Progress
 from steersweep.work.worker import run_job
-from test_study import SMALL, comparable, small
 
 PHASE_1 = StudyOptions(until="family_sweep")
 THREADS = torch.get_num_threads()

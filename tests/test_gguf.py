@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from conftest import lab, rest_slow
 from gguf_files import ARCHITECTURES, write_gguf
+from helpers.studies import SMALL
 from hub_server import COMMIT, Hub, serving
 from steersweep import ChatModel
 from steersweep.core.errors import InputError, NumericalError
@@ -36,7 +37,6 @@ from steersweep.run.folder import RunFolder
 from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.overflow import as_it_runs, note_overflow
 from test_cli import run
-from test_study import SMALL
 
 TEXTS = (
     "How do I bake a cake?",

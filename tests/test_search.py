@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from conftest import rest_slow
+from helpers.studies import small
 from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.report.found import in_short, lines
@@ -32,7 +33,6 @@ from steersweep.study.status import status
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.find import run_find
 from steersweep.sweeps.find_settings import make_find_settings
-from test_study import small
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import find as replay  # the benchmark's grids
