@@ -32,6 +32,7 @@ from steersweep.model.source import ModelSource, find_model
 if TYPE_CHECKING:
     from modal_server import ModalServer
 
+CACHE = os.environ["STEERSWEEP_CACHE"]
 FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
 
 # The files that take longest, so that they begin first and none of them runs alone at the end.
@@ -47,6 +48,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others, and the tests of each file, stay in their order."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_unconfigure() -> None:
+    """Converted models of real sizes are gigabytes, and every run has a cache of its own."""
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
