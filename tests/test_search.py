@@ -318,7 +318,7 @@ def test_a_sweep_without_strengths_tries_those_of_the_window(
     command += ["--max-new-tokens", "20", "--device", "cpu", "--out", str(tmp_path / "run")]
     done = typer.testing.CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "texts begin to break at" in done.output
+    assert "note: lab:qwen-3b: texts begin to break at" in done.output
     (held,) = (tmp_path / "run" / "extraction").glob("window-*.json")
     breaks = json.loads(held.read_text())["breaks"]
     assert len(breaks) == 2
