@@ -20,6 +20,8 @@ from modal import _serialization
 from modal.mount import _Mount
 from modal_proto import api_pb2
 
+from helpers.jobs import job_of, out_of_memory_above, planned_on, results
+from helpers.studies import SMALL
 from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
@@ -44,8 +46,6 @@ from steersweep.study.study import StudyOptions, run_study
 from steersweep.work import worker
 from test_checks import copied, only_eos
 from test_cli import run
-from test_engines import job_of, out_of_memory_above, planned_on, results
-from test_study import SMALL
 
 V3 = load_plan("v3")
 PHASE_1: dict[str, Any] = {"until": "family_sweep"}

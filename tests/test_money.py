@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 import steersweep
+from helpers.jobs import job_of, planned_on
+from helpers.studies import SMALL, small
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Event, OnEvent, TimedOut, Work
@@ -43,8 +45,6 @@ from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts
 from steersweep.tracking.record import runs_of_job, runs_of_study
 from test_cli import refused, run
-from test_engines import job_of, planned_on
-from test_study import SMALL, small
 
 V3 = load_plan("v3")
 FIVE = "extract-dim-5"
