@@ -16,10 +16,11 @@ from tokenizers import normalizers
 from steersweep import InputError
 from steersweep.core.user_cache import kept
 from steersweep.model import fingerprint
+from steersweep.model.find import find_model
 from steersweep.model.fingerprint import file_hash, files_that_count
 from steersweep.model.rendering import load_renderer
 from steersweep.model.rendering import test_rendered as rendered
-from steersweep.model.source import ModelSource, find_model, hub_commit
+from steersweep.model.source import ModelSource, hub_commit
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.direction import Direction, unit_direction
 from steersweep.run.folder import RunFolder
@@ -57,9 +58,9 @@ def test_what_a_model_makes_of_a_sweep_is_known_by_all_it_rests_on(
     looks: list[str] = []
     look = model_facts._look
 
-    def counted(settings: Any, source: ModelSource, device: str, date: str) -> Any:
+    def counted(source: ModelSource, asked: model_facts.Asked) -> model_facts.ModelFacts:
         looks.append(source.model_id)
-        return look(settings, source, device, date)
+        return look(source, asked)
 
     monkeypatch.setattr(model_facts, "_look", counted)
     model = "lab:phi-mini"

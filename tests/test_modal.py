@@ -20,6 +20,8 @@ from modal import _serialization
 from modal.mount import _Mount
 from modal_proto import api_pb2
 
+from helpers.jobs import job_of, out_of_memory_above, planned_on, results
+from helpers.studies import SMALL
 from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
@@ -44,8 +46,6 @@ from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
 from test_checks import copied, only_eos
 from test_cli import run
-from test_engines import job_of, out_of_memory_above, planned_on, results
-from test_study import SMALL
 
 V3 = load_plan("v3")
 PHASE_1: dict[str, Any] = {"until": "family_sweep"}
@@ -175,7 +175,7 @@ def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> 
         "import steersweep, steersweep.engines.modal.remote, steersweep.engines.modal.engine as m; "
         "from steersweep.study.plan_file import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
-        "from steersweep.judging.judge import get_judge; "
+        "from steersweep.judging.judges import get_judge; "
         "assert get_judge('default')('Hello', 'I cannot help with that.', None).refusal; "
         "print(steersweep.__file__); "
         "from modal._serialization import deserialize; from pathlib import Path; "

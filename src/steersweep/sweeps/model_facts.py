@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import steersweep
 from steersweep.core import provenance, typed
@@ -20,19 +20,46 @@ from steersweep.core.user_cache import keep, kept
 from steersweep.model.loaded import LoadedSource
 from steersweep.model.rendering import (
     Renderer,
+    SpecialTokens,
     extraction_rendered,
     load_renderer,
     test_rendered,
 )
 from steersweep.model.source import ModelSource, family_of
+from steersweep.model.template_options import TemplateOptions
 from steersweep.prompts.conversation import Prompt
+from steersweep.prompts.prompts import ExtractionSet, TestSet
 from steersweep.run.condition import content_key
-
-if TYPE_CHECKING:
-    from steersweep.sweeps.settings import SweepSettings
 
 # Raised when something else is found than before of the same model and prompts.
 _VERSION = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a sweep's settings a model is looked at for.
+
+    Attributes:
+        device: where it will run.
+        date: what day chat templates are told it is.
+        precision: see `SweepSettings`, as all that follow.
+        max_new_tokens: longest answer.
+        special_tokens: whether control tokens that a prompt spells are text or those tokens.
+        template_options: variables that chat templates are given.
+        system: the system prompt, or None.
+        test: prompts to test on.
+        extraction: prompts that results rest on, by method.
+    """
+
+    device: str
+    date: str
+    precision: str
+    max_new_tokens: int
+    special_tokens: SpecialTokens
+    template_options: TemplateOptions
+    system: str | None
+    test: TestSet
+    extraction: Mapping[str, ExtractionSet]
 
 
 @dataclass(frozen=True)
@@ -58,25 +85,23 @@ class ModelFacts:
     notes: tuple[str, ...]
 
 
-def model_facts(settings: SweepSettings, source: ModelSource, device: str, date: str) -> ModelFacts:
+def model_facts(source: ModelSource, asked: Asked) -> ModelFacts:
     """What a model makes of a sweep's settings, by an earlier look if there was one.
 
     Args:
-        settings: of the sweep.
         source: the model, pinned.
-        device: where it will run.
-        date: what day chat templates are told it is.
+        asked: the settings.
 
     Raises:
         InputError: the model cannot be read, or cannot run so; a prompt cannot be put to it or
             leaves no room for an answer. That is found anew each time.
     """
     if isinstance(source, LoadedSource) or source.code():  # code may do anything
-        return _look(settings, source, device, date)
-    name = f"sweeps/{content_key(_rests_on(settings, source, device, date))}.json"
+        return _look(source, asked)
+    name = f"sweeps/{content_key(_rests_on(source, asked))}.json"
     found = _known(kept(name))
     if found is None:
-        found = _look(settings, source, device, date)
+        found = _look(source, asked)
         plain = typed.plain(found)
         keep(name, {"found": plain, "key": content_key(plain)})
     return found
@@ -91,13 +116,11 @@ def _known(held: Any) -> ModelFacts | None:
         return None
 
 
-def _rests_on(
-    settings: SweepSettings, source: ModelSource, device: str, date: str
-) -> Mapping[str, Any]:
+def _rests_on(source: ModelSource, asked: Asked) -> Mapping[str, Any]:
     return {
         "model": [source.model_id, source.location, source.fingerprint()],
-        "device": [device, _gpu(device)],
-        "precision": settings.precision,
+        "device": [asked.device, _gpu(asked.device)],
+        "precision": asked.precision,
         "versions": [
             _VERSION,
             steersweep.__version__,
@@ -105,10 +128,10 @@ def _rests_on(
             platform.python_version(),
         ],
         "packages": provenance.packages(),
-        "rendering": [date, settings.special_tokens, settings.template_options, settings.system],
-        "test": [_plain(prompt) for prompt in settings.test.asked],
-        "extraction": {name: held.content() for name, held in settings.extracted.items()},
-        "max_new_tokens": settings.max_new_tokens,
+        "rendering": [asked.date, asked.special_tokens, asked.template_options, asked.system],
+        "test": [_plain(prompt) for prompt in asked.test.asked],
+        "extraction": {name: held.content() for name, held in asked.extraction.items()},
+        "max_new_tokens": asked.max_new_tokens,
     }
 
 
@@ -127,41 +150,39 @@ def _plain(prompt: Prompt) -> Any:
     return prompt if isinstance(prompt, str) else [asdict(turn) for turn in prompt]
 
 
-def _look(settings: SweepSettings, source: ModelSource, device: str, date: str) -> ModelFacts:
+def _look(source: ModelSource, asked: Asked) -> ModelFacts:
     config = source.config()
     text = config.get_text_config()
-    n_layers, width = int(text.num_hidden_layers), int(text.hidden_size)
-    settings.check_fits(source.model_id, n_layers, width)
-    precision = source.precision(settings.precision, config, device)
+    precision = source.precision(asked.precision, config, asked.device)
     renderer = load_renderer(
         source,
         config,
-        date=date,
-        special_tokens=settings.special_tokens,
-        template_options=settings.template_options,
-        system=settings.system,
+        date=asked.date,
+        special_tokens=asked.special_tokens,
+        template_options=asked.template_options,
+        system=asked.system,
     )
     renderer.check()
-    _see_that_answers_fit(renderer, settings)
+    _see_that_answers_fit(renderer, asked)
     return ModelFacts(
         family=family_of(config),
-        n_layers=n_layers,
-        d_model=width,
+        n_layers=int(text.num_hidden_layers),
+        d_model=int(text.hidden_size),
         precision=precision,
-        test=test_rendered(renderer, settings.test),
+        test=test_rendered(renderer, asked.test),
         extraction={
             method: extraction_rendered(renderer, prompts)
-            for method, prompts in settings.extracted.items()
+            for method, prompts in asked.extraction.items()
         },
         notes=tuple(renderer.notes()),
     )
 
 
-def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
-    limit, new = renderer.max_positions, settings.max_new_tokens
-    for number, ids in enumerate(renderer.ids_of(settings.test.asked, "test prompt"), 1):
+def _see_that_answers_fit(renderer: Renderer, asked: Asked) -> None:
+    limit, new = renderer.max_positions, asked.max_new_tokens
+    for number, ids in enumerate(renderer.ids_of(asked.test.asked, "test prompt"), 1):
         if limit is not None and len(ids) + new > limit:
-            text = settings.test.prompts[number - 1]
+            text = asked.test.prompts[number - 1]
             raise InputError(
                 f"{renderer.source.model_id}: test prompt {number} {text[:40]!r} has {len(ids)} "
                 f"tokens; with {new} new ones (max_new_tokens) that exceeds the {limit} positions "

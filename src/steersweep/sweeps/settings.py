@@ -15,11 +15,12 @@ from steersweep.core.setting_values import (
     MAX_SEED,
     whole_number,
 )
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.methods.handed import Handed
 from steersweep.methods.method import METHODS
+from steersweep.model.find import find_model
 from steersweep.model.rendering import SpecialTokens, as_special_tokens
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions, parse_template_options
 from steersweep.prompts.entries import MAX_PROMPTS
 from steersweep.prompts.prompts import (
@@ -43,7 +44,7 @@ from steersweep.sweeps import defaults
 from steersweep.sweeps.chosen import chosen_methods, chosen_strengths, listed_items
 from steersweep.sweeps.effect_settings import left_out_notes
 from steersweep.sweeps.expansion import LADDER, expand
-from steersweep.sweeps.model_facts import ModelFacts, model_facts
+from steersweep.sweeps.model_facts import Asked, ModelFacts, model_facts
 from steersweep.work.asked_effects import NO_EFFECTS, AskedEffects
 from steersweep.work.job import Job
 
@@ -292,7 +293,20 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
     """
     source = source.pinned()
     device = source.device(device)
-    facts = model_facts(settings, source, device, date)
+    facts = model_facts(
+        source,
+        Asked(
+            device=device,
+            date=date,
+            precision=settings.precision,
+            max_new_tokens=settings.max_new_tokens,
+            special_tokens=settings.special_tokens,
+            template_options=settings.template_options,
+            system=settings.system,
+            test=settings.test,
+            extraction=settings.extracted,
+        ),
+    )
     settings.check_fits(source.model_id, facts.n_layers, facts.d_model)
     return Job(
         source=source,

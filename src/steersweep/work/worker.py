@@ -114,7 +114,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     told.total = len(conditions)
     told.rows = None
     for note in window_notes(job, store):
-        told("window", warning=f"{job.source.name}: {note}")
+        told("window", warning=note)
     missing_layers = missing_notes(job, store)
     for note in missing_layers:
         told("directions", warning=note)
