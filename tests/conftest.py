@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steersweep import ChatModel
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import ModelSource
 
 if TYPE_CHECKING:
     from modal_server import ModalServer

@@ -21,7 +21,7 @@ from hub_server import COMMIT, Hub, serving
 from steersweep import ChatModel
 from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.precision_labels import is_quantized, rounds_activations_by_batch, running_as
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.run.folder import RunFolder
 from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.overflow import as_it_runs, note_overflow

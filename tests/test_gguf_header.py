@@ -14,10 +14,10 @@ import transformers
 from conftest import lab
 from gguf_files import write_gguf
 from helpers.gguf_models import refusal
+from steersweep.model.find import find_model
 from steersweep.model.gguf.config import load_config
 from steersweep.model.gguf.header import read_header
 from steersweep.model.gguf.tensors import weights_of
-from steersweep.model.source import find_model
 
 # -- tokenizers ----------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from helpers.gguf_models import TEXTS, logits, weights
 from steersweep import ChatModel
 from steersweep.core.errors import InputError
 from steersweep.core.user_cache import cache_folder
+from steersweep.model.find import find_model
 from steersweep.model.gguf.converted import VARIABLE, limit_bytes
-from steersweep.model.source import find_model
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from gguf_files import write_gguf
 from helpers.gguf_models import TEXTS, refusal
 from steersweep import ChatModel
 from steersweep.core.errors import InputError
+from steersweep.model.find import find_model
 from steersweep.model.gguf.header import read_header
-from steersweep.model.source import find_model
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from steersweep import InputError
 from steersweep.engines import engine as engine_module
 from steersweep.engines.engine import Event, Work, carry_out, found_here, sparingly
 from steersweep.engines.local import LocalEngine
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import ModelSource
 from steersweep.study.study import run_study
 from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.job import Job, Progress

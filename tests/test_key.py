@@ -16,10 +16,11 @@ from tokenizers import normalizers
 from steersweep import InputError
 from steersweep.core.user_cache import kept
 from steersweep.model import fingerprint
+from steersweep.model.find import find_model
 from steersweep.model.fingerprint import file_hash, files_that_count
 from steersweep.model.rendering import load_renderer
 from steersweep.model.rendering import test_rendered as rendered
-from steersweep.model.source import ModelSource, find_model, hub_commit
+from steersweep.model.source import ModelSource, hub_commit
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.direction import Direction, unit_direction
 from steersweep.run.folder import RunFolder

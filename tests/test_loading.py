@@ -27,8 +27,8 @@ from helpers.checkpoints import (
 from hub_server import Hub, serving
 from steersweep import ChatModel, InputError, Row, generate
 from steersweep.model import numbers
+from steersweep.model.find import find_model
 from steersweep.model.memory import OutOfMemory, model_shape
-from steersweep.model.source import find_model
 from steersweep.smoke import basics
 from steersweep.smoke.passes import PlainPasses
 from test_hub import NAME, steersweep

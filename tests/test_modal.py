@@ -175,7 +175,7 @@ def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> 
         "import steersweep, steersweep.engines.modal.remote, steersweep.engines.modal.engine as m; "
         "from steersweep.study.plan_file import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
-        "from steersweep.judging.judge import get_judge; "
+        "from steersweep.judging.judges import get_judge; "
         "assert get_judge('default')('Hello', 'I cannot help with that.', None).refusal; "
         "print(steersweep.__file__); "
         "from modal._serialization import deserialize; from pathlib import Path; "

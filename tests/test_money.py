@@ -33,9 +33,9 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import read_objects, verification_file, write_verification
 from steersweep.study.away import apps
-from steersweep.study.cuts import Begun, cuts_of_phase, savings
-from steersweep.study.jobs import Ended
-from steersweep.study.listeners import Listeners
+from steersweep.study.begun import Begun
+from steersweep.study.cuts import cuts_of_phase, savings
+from steersweep.study.listeners import Ended, Listeners
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan, with_prices
 from steersweep.study.running import GateStop

@@ -15,8 +15,8 @@ from helpers.plans import TEXT, V3
 from steersweep import InputError
 from steersweep.cli.plans import named_plan
 from steersweep.core.statistics import detectable_difference, wilson
+from steersweep.model.find import find_model
 from steersweep.model.precision import QUANTIZED
-from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned, print_plan
 from steersweep.study.away.apps import app_name
 from steersweep.study.choices import SizeChoice

@@ -15,8 +15,8 @@ from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine
 from steersweep.catalog.gpus import kind_of
 from steersweep.catalog.models import model_shapes
+from steersweep.model.find import find_model
 from steersweep.model.memory import model_shape
-from steersweep.model.source import find_model
 from steersweep.report.plan_table import planned
 from steersweep.run.condition import Borrowed, Condition
 from steersweep.run.label import Label

@@ -16,9 +16,9 @@ from conftest import lab, rest_slow
 from steersweep import ChatModel
 from steersweep.budget.shapes import ModelShape
 from steersweep.judging.fluency import ResponseNll, response_nll
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.judging.quality import LIKELIHOOD_TOKENS
-from steersweep.methods.cosmic import CANDIDATES, COMPLY, REFUSE
+from steersweep.methods.cosmic_rules import CANDIDATES, COMPLY, REFUSE
 from steersweep.methods.cosmic_scoring import Scorer
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.method import ACTIVATIONS, METHODS, Given, Tensors

@@ -15,7 +15,7 @@ import torch
 
 from helpers.gguf_models import TEXTS
 from steersweep import ChatModel
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.steer.steering import Row, generate
 from test_cli import run
 

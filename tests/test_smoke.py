@@ -25,7 +25,7 @@ from steersweep.steer import passes
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.parity import Parity, compare_readers, read_with_nnsight
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.row_edits import RowEdits
 from steersweep.study.study import StudyOptions, run_study
 from test_cli import refused, run

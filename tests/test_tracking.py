@@ -18,7 +18,7 @@ import yaml
 from helpers.studies import SMALL, small
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
-from steersweep.study.jobs import Ended
+from steersweep.study.listeners import Ended
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings

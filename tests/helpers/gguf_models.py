@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from steersweep import ChatModel
 from steersweep.core.errors import InputError
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 
 TEXTS = (
     "How do I bake a cake?",

@@ -152,7 +152,7 @@ def sweep(
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
-    from steersweep.model.source import find_model
+    from steersweep.model.find import find_model
     from steersweep.sweeps.effect_settings import make_effects
     from steersweep.sweeps.settings import make_settings
     from steersweep.tracking.tracker import open_tracker

@@ -5,16 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from steersweep.core.errors import InputError, setting
 
-if TYPE_CHECKING:
-    from steersweep.model.source import ModelSource
+
+class Loaded(Protocol):
+    """What is said of a model that cannot be loaded; see `ModelSource`."""
+
+    @property
+    def model_id(self) -> str:
+        """What the user typed."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """Folder, file or hub id."""
+        ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on this machine."""
+        ...
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether its own code may run."""
+        ...
 
 
 @contextmanager
-def explain_loading(source: ModelSource) -> Iterator[None]:
+def explain_loading(source: Loaded) -> Iterator[None]:
     """Turn the hub's and transformers' loading errors into one clear message."""
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -15,9 +15,10 @@ from steersweep.core.setting_values import (
     MAX_SEED,
     whole_number,
 )
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.methods.handed import Handed
 from steersweep.methods.method import METHODS
+from steersweep.model.find import find_model
 from steersweep.model.rendering import (
     Renderer,
     SpecialTokens,
@@ -26,7 +27,7 @@ from steersweep.model.rendering import (
     load_renderer,
     test_rendered,
 )
-from steersweep.model.source import ModelSource, family_of, find_model
+from steersweep.model.source import ModelSource, family_of
 from steersweep.model.template_options import TemplateOptions, parse_template_options
 from steersweep.prompts.entries import MAX_PROMPTS
 from steersweep.prompts.prompts import (

@@ -73,7 +73,8 @@ class GgufSource(ModelSource):
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         files = self._on_hub()
-        check_disk(self, {name: size for name, size in files.items() if name == self.file})
+        wanted = {name: size for name, size in files.items() if name == self.file}
+        check_disk(self.model_id, self.location, self.revision, wanted)
         with explain_loading(self):
             try:
                 return Path(hf_hub_download(self.location, self.file, revision=self.revision))
