@@ -34,6 +34,7 @@ from steersweep.engines.modal.image import container_image, pinned_requirements
 from steersweep.engines.modal.remote import run_work
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.engines.processes import ProcessEngine
+from steersweep.model.chat_model import ChatModel
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.study.away import apps, away
@@ -43,7 +44,6 @@ from steersweep.study.away.remote_run import End, RemoteFile
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.work import worker
 from test_checks import copied, only_eos
 from test_cli import run
 
@@ -254,7 +254,7 @@ def test_a_container_that_is_lost_is_called_again(
 def test_a_job_too_large_is_called_on_the_larger_gpu(
     tmp_path: Path, server: ModalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = worker.ChatModel.load
+    load = ChatModel.load
     loaded: list[str] = []
 
     def too_large_once(source: Any, **options: Any) -> Any:
@@ -263,7 +263,7 @@ def test_a_job_too_large_is_called_on_the_larger_gpu(
             raise MemoryError("CUDA out of memory")
         return load(source, **options)
 
-    monkeypatch.setattr(worker.ChatModel, "load", too_large_once)
+    monkeypatch.setattr(ChatModel, "load", too_large_once)
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
     assert led(plan, tmp_path / "run").exit_code == 0
     asked = [gpu for name, gpu in jobs_called(server) if name == "sweep_q7"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +32,16 @@ class Loaded(Protocol):
     def trust_remote_code(self) -> bool:
         """Whether its own code may run."""
         ...
+
+
+# What a command does before transformers loads anything; see `loading_begins`.
+before_loading: list[Callable[[], None]] = []
+
+
+def loading_begins() -> None:
+    """transformers is imported now: do, once, what was to be done first."""
+    while before_loading:
+        before_loading.pop()()
 
 
 @contextmanager

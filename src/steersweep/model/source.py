@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.model.explaining import explain_loading
+from steersweep.model.explaining import explain_loading, loading_begins
 from steersweep.model.fingerprint import folder_fingerprint
 from steersweep.model.hub import check_disk
 from steersweep.model.model_folder import ADAPTER, check_adapters, check_readable, no_config
@@ -95,9 +95,11 @@ class ModelSource:
         Raises:
             InputError: the hub has no such model or revision, or the model is gated.
         """
+        if self.is_local:
+            return _sizes(self.folder)
         from huggingface_hub import HfApi, constants
 
-        if not self.is_local and not constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
             with explain_loading(self):
                 try:
                     info = HfApi().model_info(
@@ -108,7 +110,7 @@ class ModelSource:
                 else:
                     files = info.siblings or []
                     return {f.rfilename: f.size or 0 for f in files if "/" not in f.rfilename}
-        return {path.name: path.stat().st_size for path in self.folder.iterdir() if path.exists()}
+        return _sizes(self.folder)
 
     def fetched(self, name: str) -> Path:
         """One of its small files, downloaded if need be.
@@ -137,6 +139,7 @@ class ModelSource:
 
         from steersweep.model.architectures import auto_class, check_depth, check_shape
 
+        loading_begins()
         with explain_loading(self):
             written, _ = PreTrainedConfig.get_config_dict(self.location, **self.load_options())
             check_depth(written, self.model_id)
@@ -322,6 +325,10 @@ class ModelSource:
             found = f"{_HUB}{source.revision}"
         code = "+code" if source.code() else ""
         return found + code + (f"@{source.code_revision}" if source.code_revision else "")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.exists()}
 
 
 def hub_commit(fingerprint: str) -> str | None:
