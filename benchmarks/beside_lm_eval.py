@@ -26,7 +26,7 @@ from steersweep import ChatModel
 from steersweep.effects.choices import likeliest, plain_pairs
 from steersweep.effects.question_files import QUESTIONS, load_questions
 from steersweep.effects.questions import QuestionSet
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.steer.continuations import log_likelihoods
 
 MODELS = ("lab:qwen-7b", "lab:llama-8b")

@@ -30,7 +30,8 @@ from torch import Tensor
 from steersweep import ChatModel, SteersweepError, residuals
 from steersweep.lab.corpus import dialogues
 from steersweep.methods.candidates import Candidates, PromptIds, SplitIds, next_token_kl
-from steersweep.methods.cosmic import Cosmic, CosmicAffine, CosmicRules
+from steersweep.methods.cosmic import Cosmic, CosmicAffine
+from steersweep.methods.cosmic_rules import CosmicRules
 from steersweep.methods.cosmic_scoring import (
     candidate_edits,
     cosmic_positions,

@@ -36,8 +36,8 @@ from steersweep import ChatModel, Row, load_test_set
 from steersweep.budget.estimate import Workload, estimate
 from steersweep.budget.shapes import ModelShape
 from steersweep.budget.timing import CPU, Machine
+from steersweep.model.find import find_model
 from steersweep.model.memory import model_shape
-from steersweep.model.source import find_model
 from steersweep.sweeps.expansion import expand
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings

@@ -135,7 +135,8 @@ def _covers(grid: Grid, place: tuple[int, int], prompts: Ints) -> bool:
 def read(folder: Path, model: str, name: str) -> None:
     """Make a grid from a sweep's run folder; answers are cut to their first tokens and judged."""
     from steersweep import ChatModel
-    from steersweep.judging.judge import Answer, get_judge
+    from steersweep.judging.judge import Answer
+    from steersweep.judging.judges import get_judge
     from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
 
     tokenizer = ChatModel.load(model, device="cpu").tokenizer

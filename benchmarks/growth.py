@@ -121,16 +121,18 @@ def _sweep(asked: argparse.Namespace) -> None:
     arguments: dict[str, object] = {**_arguments(asked)}
     make: Callable[..., object] = make_settings
     settings = make([str(asked.keep / "model")], **arguments)
-    print("| conditions | s | ms each | MB held |\n|---|---|---|---|")
-    last = [0, time.perf_counter()]
+    print("| conditions | s | of processor | ms each, of processor | MB held |")
+    print("|---|---|---|---|---|")
+    last = [0, time.perf_counter(), time.process_time()]
 
     def on_progress(progress: Progress) -> None:
         if progress.done - last[0] >= asked.every or progress.note == "finished":
-            new, now = progress.done - last[0], time.perf_counter()
-            spent = now - last[1]
-            each = 1000 * spent / max(1, new)
-            print(f"| {progress.done} | {spent:.1f} | {each:.2f} | {_held():.0f} |", flush=True)
-            last[:] = [progress.done, now]
+            now, used = time.perf_counter(), time.process_time()
+            spent, worked = now - last[1], used - last[2]
+            each = 1000 * worked / max(1, progress.done - last[0])
+            shown = f"{spent:.1f} | {worked:.1f} | {each:.2f} | {_held():.0f}"
+            print(f"| {progress.done} | {shown} |", flush=True)
+            last[:] = [progress.done, now, used]
 
     run: Callable[..., object] = run_sweep
     run(settings, folder, device="cpu", on_progress=on_progress)

@@ -26,7 +26,8 @@ import numpy as np
 from steersweep.judging import quality, worn
 from steersweep.judging import refusal as refusals
 from steersweep.judging.english import English
-from steersweep.judging.judge import TextJudge, get_judge
+from steersweep.judging.judge import TextJudge
+from steersweep.judging.judges import get_judge
 from steersweep.judging.prose import prose_of
 from steersweep.judging.quality import Fluency
 from steersweep.judging.signs import signs

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from judge import DATA_SETS, fitted_judge, load, real_answers
-from steersweep.judging.judge import Answer, Judge, OfAnswers, get_judge
+from steersweep.judging.judge import Answer, Judge, OfAnswers
 from steersweep.judging.judge_error import CLASSES, class_of
+from steersweep.judging.judges import get_judge
 from steersweep.judging.quality import Fluency
 
 FILE = Path(__file__).parents[1] / "src" / "steersweep" / "judging" / "confusion.json"

@@ -18,7 +18,7 @@ import torch
 from steersweep import ChatModel, Row, generate, get_judge, load_test_set
 from steersweep.judging.fluency import fluency_threshold, response_nll
 from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.prompts.prompts import load_extraction_set
 
 MODELS = ("lab:qwen-7b", "lab:gemma-9b", "lab:llama-8b", "lab:mistral-7b", "lab:phi-mini")

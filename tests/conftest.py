@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -26,18 +27,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steersweep import ChatModel
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import ModelSource
 
 if TYPE_CHECKING:
     from modal_server import ModalServer
 
+CACHE = os.environ["STEERSWEEP_CACHE"]
 FAMILIES = ("qwen-7b", "gemma-9b", "llama-8b", "mistral-7b", "phi-mini")
 
 # The files that take longest, so that they begin first and none of them runs alone at the end.
 LONGEST = (
     "test_study", "test_checks", "test_smoke", "test_engines", "test_report", "test_modal",
-    "test_hub", "test_review", "test_money", "test_search", "test_library", "test_decoding",
-    "test_without_torch", "test_tracking", "test_verification",
+    "test_study_damage", "test_hub", "test_review", "test_money", "test_study_families",
+    "test_search", "test_library", "test_decoding", "test_without_torch", "test_tracking",
+    "test_verification",
 )  # fmt: skip
 
 
@@ -45,6 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others, and the tests of each file, stay in their order."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_unconfigure() -> None:
+    """Converted models of real sizes are gigabytes, and every run has a cache of its own."""
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
@@ -155,6 +164,24 @@ def part_hooks(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study run from start to end, once for all workers; tests must leave it as it was."""
+    from helpers.studies import small
+    from steersweep.study.study import run_study
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all workers
+    folder, done = base / "finished-study", base / "finished-study.done"
+    with (base / "finished-study.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            run_study(small(), folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture

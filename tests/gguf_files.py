@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 from safetensors.torch import load_file
 
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 
 # Families of the lab: what their files call the architecture.
 ARCHITECTURES = {

@@ -20,7 +20,8 @@ from steersweep.model.source import ModelSource
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.passes import run_edits
-from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.regime import Regime
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.row_edits import RowEdits
 from steersweep.verification.architectures import (
     CHECKS,

@@ -33,7 +33,8 @@ from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.found import forget
 from steersweep.steer.pair_masks import takes_pair_masks
 from steersweep.steer.probe import Probe
-from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.regime import Regime
+from steersweep.steer.regime_search import regime_of
 from test_cli import refused, run
 
 SWEEP = ("--layers=0.5", "--strengths=0.2", "--max-prompts=2", "--max-new-tokens=4", "--quiet")
@@ -281,7 +282,7 @@ def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(*_arguments: Any) -> None:
         raise AssertionError("the model is looked at")
 
-    for where in ("regime.Probe", "pair_masks._looked", "everywhere._left"):
+    for where in ("regime_search.Probe", "pair_masks._looked", "everywhere._left"):
         monkeypatch.setattr(f"steersweep.steer.{where}", look)
 
 
@@ -311,7 +312,7 @@ def test_what_was_found_about_a_model_is_known_in_other_processes(
     held.write_text(held.read_text().replace('"found": {}', '"found": {"pads": false}'))
     seen: list[ChatModel] = []
     monkeypatch.setattr(
-        "steersweep.steer.regime.Probe", lambda chat: (seen.append(chat), Probe(chat))[1]
+        "steersweep.steer.regime_search.Probe", lambda chat: (seen.append(chat), Probe(chat))[1]
     )
     chat = load()
     assert looks(chat) == found

@@ -26,9 +26,9 @@ from steersweep.methods.cosmic import (
     Cosmic,
     CosmicAffine,
     CosmicPaper,
-    CosmicRules,
     CosmicStudy2026,
 )
+from steersweep.methods.cosmic_rules import CosmicRules
 from steersweep.methods.cosmic_scoring import (
     BROKEN,
     Place,

@@ -13,7 +13,7 @@ import torch
 from conftest import bloom, lab, rest_slow
 from steersweep import ChatModel, generate
 from steersweep.steer.decoding import Decoder, FixedDecoder
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from test_steering import mixed_rows, plain_greedy
 
 FIXED = ("qwen-7b", "llama-8b", "phi-mini")  # the others' attention reaches back 64 tokens

@@ -14,8 +14,8 @@ from steersweep import InputError
 from steersweep.core.plain_yaml import parse_yaml
 from steersweep.model import fastest
 from steersweep.model.fastest import chosen, fastest_precision, linear_shapes
+from steersweep.model.find import find_model
 from steersweep.model.precision import resolve_precision
-from steersweep.model.source import find_model
 from steersweep.sweeps.fastest import with_precision
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_settings

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from conftest import with_a_long_stream
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.study import run_study
 

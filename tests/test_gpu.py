@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, lab
+from helpers.jobs import job_of
 from steersweep import ChatModel, Row, Sampling, generate, load_test_set, stream_key
 from steersweep.judging.fluency import response_nll
 from steersweep.model.memory import model_shape
@@ -22,7 +23,6 @@ from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 from steersweep.work.worker import run_job
 from test_decoding import FIXED
-from test_engines import job_of
 from test_steering import mixed_rows
 
 pytestmark = pytest.mark.gpu

@@ -16,12 +16,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from conftest import rest_slow
+from helpers.studies import SMALL
 from hub_server import COMMIT, Hub, serving
 from steersweep.core.errors import SteersweepError
 from steersweep.core.redaction import redact
 from steersweep.lab.models import lab_model
 from test_cli import Done
-from test_study import SMALL
 
 # No token of anybody's: made for this test, to be looked for everywhere.
 TOKEN = "hf_" + "plantedByTheTests" * 2

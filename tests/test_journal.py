@@ -149,6 +149,26 @@ def test_a_full_disk_leaves_the_file_as_it_was(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, SystemExit])
+def test_a_signal_while_a_line_is_flushed_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: type[BaseException]
+) -> None:
+    """Nobody knows the id of a reservation whose writing did not return, so none may stand."""
+    ledger = Ledger(tmp_path)
+
+    def interrupted(_handle: int) -> None:
+        raise ended
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal.os, "fsync", interrupted)
+        with pytest.raises(ended):
+            reserve(ledger, 1)
+    assert ledger.entries() == []
+    assert ledger.spent() == 0
+    identity = reserve(ledger, 1)
+    assert [job.id for job in ledger.jobs()] == [identity]
+
+
 def test_what_is_no_file_and_what_has_no_locks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

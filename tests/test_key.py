@@ -16,13 +16,15 @@ from tokenizers import normalizers
 from steersweep import InputError
 from steersweep.core.user_cache import kept
 from steersweep.model import fingerprint
+from steersweep.model.find import find_model
 from steersweep.model.fingerprint import file_hash, files_that_count
 from steersweep.model.rendering import load_renderer
 from steersweep.model.rendering import test_rendered as rendered
-from steersweep.model.source import ModelSource, find_model, hub_commit
+from steersweep.model.source import ModelSource, hub_commit
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.direction import Direction, unit_direction
 from steersweep.run.folder import RunFolder
+from steersweep.sweeps import model_facts
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_job, make_settings
 from steersweep.work.job import Job
@@ -47,6 +49,45 @@ def job(model: Path | str, date: str = DAY, **changes: Any) -> Job:
 
 def keys(model: Path | str, date: str = DAY, **changes: Any) -> list[str]:
     return [condition.key for condition in job(model, date, **changes).conditions]
+
+
+def test_what_a_model_makes_of_a_sweep_is_known_by_all_it_rests_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERSWEEP_CACHE", str(tmp_path))
+    looks: list[str] = []
+    look = model_facts._look
+
+    def counted(source: ModelSource, asked: model_facts.Asked) -> model_facts.ModelFacts:
+        looks.append(source.model_id)
+        return look(source, asked)
+
+    monkeypatch.setattr(model_facts, "_look", counted)
+    model = "lab:phi-mini"
+    first = job(model)
+    held = (first.conditions, first.notes, first.family, first.n_layers, first.d_model)
+    (known,) = tmp_path.glob("sweeps/*.json")
+    changes: list[dict[str, Any]] = [
+        {"date": "2026-11-26"},
+        {"max_new_tokens": 4},
+        {"max_prompts": 3},
+        {"precision": "bf16"},
+        {"special_tokens": "tokens"},
+        {"extraction": "extract-cosmic-50"},
+    ]
+    for number, change in enumerate(changes, 2):
+        job(model, **change)
+        assert len(looks) == number, change
+        job(model, **change)
+        assert len(looks) == number, change
+    known.write_text(known.read_text().replace(first.conditions[0].test_rendered, "0" * 24))
+    for expected in (len(looks) + 1, len(looks) + 1):  # damaged: looked at anew, and kept
+        again = job(model)
+        assert (again.conditions, again.notes, again.family, again.n_layers, again.d_model) == held
+        assert len(looks) == expected
+    monkeypatch.setattr("steersweep.core.provenance.packages", lambda: ["tokenizers-0.dist-info"])
+    job(model)
+    assert len(looks) == len(changes) + 3
 
 
 def identity(folder: Path, **options: Any) -> str:

@@ -78,3 +78,10 @@ def test_imports_go_down(place: str) -> None:
         if place_of(other) != place and HEIGHT[place_of(other)] >= HEIGHT[place]
     ]
     assert upwards == []
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    below = {path: {other for _, other in imports(path)} for path in FILES}
+    while leaves := {path for path, others in below.items() if not others & below.keys()}:
+        below = {path: others for path, others in below.items() if path not in leaves}
+    assert sorted(str(path.relative_to(SOURCE)) for path in below) == []

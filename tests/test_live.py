@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
+from helpers.studies import small
 from steersweep.report.live import Lines, Screen, View, verdict_lines
-from steersweep.study.jobs import Ended
+from steersweep.study.listeners import Ended
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.work.job import Progress
 from steersweep.work.stages import StageNow
-from test_study import small
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Loading stops at weights that are not what the folder says; wrappers answer as they should."""
+"""What stops a checkpoint from loading: its weights, config, files, adapters and tokens."""
 
 from __future__ import annotations
 
@@ -14,75 +14,34 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from helpers.checkpoints import (
+    PROMPTS,
+    Tensors,
+    configure,
+    logits,
+    refusal,
+    rewrite,
+    small_llama,
+    without,
+)
 from hub_server import Hub, serving
 from steersweep import ChatModel, InputError, Row, generate
-from steersweep.core.precision_labels import is_quantized
-from steersweep.lab.models import lab_model
 from steersweep.model import numbers
-from steersweep.model.architectures import auto_class
+from steersweep.model.find import find_model
 from steersweep.model.memory import OutOfMemory, model_shape
-from steersweep.model.precision import check_usable, resolve_precision
-from steersweep.model.quantization import METHODS
-from steersweep.model.source import find_model
 from steersweep.smoke import basics
 from steersweep.smoke.passes import PlainPasses
 from test_hub import NAME, steersweep
-
-Tensors = dict[str, torch.Tensor]
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-PROMPTS = ("How do I bake a cake?", "Hi", "What is the capital of France, and who lives there now?")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model of three layers, four heads and an output layer of its own."""
-    return small(tmp_path / "model")
-
-
-def small(where: Path, **changes: Any) -> Path:
-    shape = {
-        "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
-        "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.15,
-    }  # fmt: skip
-    config = transformers.LlamaConfig(**{**shape, **changes})
-    torch.manual_seed(0)
-    return saved(transformers.LlamaForCausalLM(config), where)
-
-
-def saved(network: Any, where: Path) -> Path:
-    network.save_pretrained(where)
-    for name in TOKENIZER:
-        shutil.copy(lab_model("qwen-7b").folder / name, where)
-    return where
-
-
-def rewrite(folder: Path, change: Callable[[Tensors], Tensors | None]) -> None:
-    """Change the tensors in a folder, in place or for others."""
-    tensors = load_file(folder / "model.safetensors")
-    save_file(change(tensors) or tensors, folder / "model.safetensors", {"format": "pt"})
-
-
-def configure(folder: Path, **changes: Any) -> None:
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        ChatModel.load(str(folder), device="cpu")
-    message = str(caught.value)
-    assert str(folder) in message
-    assert "\n" not in message
-    return message
+    return small_llama(tmp_path / "model")
 
 
 def renamed(old: str, new: str) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {name.replace(old, new): value for name, value in tensors.items()}
-
-
-def without(part: str) -> Callable[[Tensors], Tensors]:
-    return lambda tensors: {name: value for name, value in tensors.items() if part not in name}
 
 
 def added(name: str, *shape: int) -> Callable[[Tensors], Tensors]:
@@ -134,7 +93,7 @@ def test_tensors_that_do_not_fit_stop_the_load_and_are_named_with_the_cause(
 
 
 def test_what_is_tied_or_spare_by_design_does_not_stop_a_load(tmp_path: Path) -> None:
-    tied = small(tmp_path / "tied", tie_word_embeddings=True)
+    tied = small_llama(tmp_path / "tied", tie_word_embeddings=True)
     assert "lm_head.weight" not in load_file(tied / "model.safetensors")
     before = logits(ChatModel.load(str(tied), device="cpu"))
 
@@ -151,7 +110,7 @@ def test_what_is_tied_or_spare_by_design_does_not_stop_a_load(tmp_path: Path) ->
 def test_a_head_that_the_config_ties_and_the_files_hold_otherwise_stops_the_load(
     tmp_path: Path,
 ) -> None:
-    tied = small(tmp_path / "tied", tie_word_embeddings=True)
+    tied = small_llama(tmp_path / "tied", tie_word_embeddings=True)
     before = logits(ChatModel.load(str(tied), device="cpu"))
 
     def head(times: float) -> Callable[[Tensors], Tensors]:
@@ -191,11 +150,6 @@ def test_code_of_a_model_that_hands_its_inputs_on_takes_what_its_base_takes(fold
     own = ChatModel.load(str(folder), device="cpu", trust_remote_code=True)
     assert type(own.model).__name__ == "OwnModel"
     assert [found.token_ids for found in generate(own, rows, max_new_tokens=8)] == expected
-
-
-def logits(chat: ChatModel) -> torch.Tensor:
-    batch = chat.pad([chat.prompt_ids(text) for text in PROMPTS])
-    return chat.logits(batch.input_ids, batch.attention_mask, batch.position_ids)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +292,7 @@ def test_weights_that_are_no_numbers_are_named(folder: Path, value: float, said:
 
 
 def test_a_matrix_of_zeros_is_named_and_a_bias_of_zeros_is_none(tmp_path: Path) -> None:
-    folder = small(tmp_path / "model", attention_bias=True)  # biases begin as zeros
+    folder = small_llama(tmp_path / "model", attention_bias=True)  # biases begin as zeros
     ChatModel.load(str(folder), device="cpu")
     rewrite(folder, lambda tensors: {**tensors, "lm_head.weight": torch.zeros(1024, 32)})
     assert "lm_head.weight is 0 everywhere" in refusal(folder)
@@ -385,7 +339,7 @@ def test_an_adapter_is_refused_beside_a_model_and_alone_with_its_base(folder: Pa
 def test_an_adapter_on_the_hub_is_refused_before_a_download(
     tmp_path: Path, has_model: bool
 ) -> None:
-    model = small(tmp_path / "model")
+    model = small_llama(tmp_path / "model")
     adapter(model)
     if not has_model:
         (model / "model.safetensors").unlink()
@@ -399,128 +353,12 @@ def test_an_adapter_on_the_hub_is_refused_before_a_download(
 
 @pytest.mark.slow
 def test_weights_of_the_hub_that_do_not_fit_are_refused_alike(tmp_path: Path) -> None:
-    model = small(tmp_path / "model")
+    model = small_llama(tmp_path / "model")
     rewrite(model, without("layers.2."))
     with serving(Hub({NAME: model})) as hub:
         done = steersweep(hub, tmp_path, "extract", NAME, "--layer", "0.5", "-o", "x.safetensors")
     assert done.returncode == 2, done.stderr
     assert "the files hold 2 whole layers" in done.stderr
-
-
-# -- kinds of models -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        (transformers.T5Config(), "encoder-decoder"),
-        (transformers.BartConfig(), "encoder-decoder"),
-        (transformers.BertConfig(), "reads in both directions"),
-        (transformers.ViTConfig(), "no class in transformers that continues text"),
-        (transformers.WhisperConfig(), "encoder-decoder"),
-        (
-            transformers.LlamaConfig(architectures=["LlamaForSequenceClassification"]),
-            "a LlamaForSequenceClassification",
-        ),
-        (transformers.MllamaConfig(), "cross-attention"),
-        (transformers.DiffusionGemmaConfig(), "diffusion"),
-    ],
-)
-def test_models_of_other_kinds_are_refused_by_name(config: Any, said: str) -> None:
-    with pytest.raises(InputError, match="this/model") as caught:
-        auto_class(config, "this/model")
-    assert said in str(caught.value)
-
-
-TEXT = {
-    "vocab_size": 1024, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16, "initializer_range": 0.15,
-    "max_position_embeddings": 512, "eos_token_id": [1, 2], "pad_token_id": 2, "bos_token_id": None,
-}  # fmt: skip
-ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
-SEES = {
-    "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "image_size": 28, "patch_size": 14,
-}  # fmt: skip
-QWEN_SEES = {
-    "depth": 1, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 32,
-    "patch_size": 14,
-}  # fmt: skip
-WRAPPERS: dict[str, dict[str, Any]] = {
-    "Mistral3": {
-        "text_config": {**TEXT, "model_type": "mistral", "sliding_window": None},
-        "vision_config": {**SEES, "model_type": "pixtral", "head_dim": 16},
-        "image_token_index": 1000,
-    },
-    "Qwen2VL": {
-        "text_config": {**TEXT, "rope_parameters": ROPE},
-        "vision_config": {
-            "depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 1,
-        },
-    },
-    "Qwen3VL": {
-        "text_config": {**TEXT, "rope_parameters": {**ROPE, "mrope_interleaved": True}},
-        "vision_config": {
-            **QWEN_SEES, "deepstack_visual_indexes": [0], "num_position_embeddings": 16,
-        },
-    },
-    "Idefics3": {
-        "text_config": {**TEXT, "model_type": "llama"},
-        "vision_config": SEES,
-        "image_token_id": 1000,
-        "scale_factor": 1,
-    },
-    "Llama4": {
-        "text_config": {**TEXT, "intermediate_size_mlp": 96, "num_local_experts": 2},
-        "vision_config": {
-            **SEES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32,
-        },
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind if index % 4 == 0 else pytest.param(kind, marks=pytest.mark.slow)
-        for index, kind in enumerate(WRAPPERS)
-    ],
-)
-def test_the_text_part_of_a_wrapper_answers_as_the_wrapper_does(kind: str, tmp_path: Path) -> None:
-    """Rows of one padded batch against plain generation one by one, twice: no state is left."""
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**WRAPPERS[kind])
-    made = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
-    made.generation_config = transformers.GenerationConfig(eos_token_id=[1, 2], pad_token_id=2)
-    chat = ChatModel.load(str(saved(made, tmp_path / "model")), device="cpu")
-    plain = type(made).from_pretrained(tmp_path / "model").eval()
-    expected = []
-    for text in PROMPTS:
-        ids = torch.tensor([chat.prompt_ids(text)])
-        mask = torch.ones_like(ids)
-        answer = plain.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=12
-        )
-        expected.append(chat.decode(answer[0, ids.shape[1] :].tolist()))
-    rows = [Row(chat.prompt_ids(text)) for text in PROMPTS]
-    for _ in range(2):
-        assert [answer.text for answer in generate(chat, rows, max_new_tokens=12)] == expected
-    assert chat.n_layers == 3
-    counted = model_shape(chat.source.config())
-    assert counted.parameters == sum(p.numel() for p in chat.model.parameters())
-
-
-def test_a_wrapper_needs_its_text_weights_and_no_others(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = transformers.Mistral3Config(**WRAPPERS["Mistral3"])
-    folder = saved(transformers.Mistral3ForConditionalGeneration(config), tmp_path / "model")
-    before = logits(ChatModel.load(str(folder), device="cpu"))
-    names = list(load_file(folder / "model.safetensors"))
-    assert any("vision_tower" in name for name in names)
-    rewrite(folder, without("vision_tower"))
-    assert torch.equal(logits(ChatModel.load(str(folder), device="cpu")), before)
-    rewrite(folder, without("layers.2.self_attn.o_proj"))
-    assert "language_model.layers.2.self_attn.o_proj.weight" in refusal(folder)
 
 
 # -- tokens ----------------------------------------------------------------------------------------
@@ -556,183 +394,3 @@ def test_a_tokenizer_with_tokens_that_the_model_lacks_is_refused_by_token(folder
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
     assert "'<new>' with id 1025" in refusal(folder)
-
-
-# -- quantized checkpoints -------------------------------------------------------------------------
-
-
-def labelled(device: str = "cpu", **facts: Any) -> str:
-    return resolve_precision("auto", transformers.LlamaConfig(quantization_config=facts), device)
-
-
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        ({"quant_method": "gptq", "bits": 4}, "gptq-int4"),
-        ({"quant_method": "gptq", "bits": 3}, "gptq-int3"),
-        ({"quant_method": "awq", "bits": 4}, "awq-int4"),
-        ({"quant_method": "awq", "w_bit": 4}, "awq-int4"),
-        ({"quant_method": "auto-round", "bits": 2}, "auto-round-int2"),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb-int8"),
-        (
-            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
-            "bnb-nf4",
-        ),
-        ({"load_in_4bit": True}, "bnb-fp4"),
-        ({"quant_method": "mxfp4"}, "mxfp4-as-fp32"),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8-as-fp32"),
-        ({"quant_method": "fbgemm_fp8"}, "fbgemm-fp8"),
-        (
-            {
-                "quant_method": "compressed-tensors",
-                "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
-            },
-            "compressed-tensors-int4",
-        ),
-        (
-            {
-                "quant_method": "compressed-tensors",
-                "config_groups": {
-                    "group_0": {"weights": {"num_bits": 8, "type": "float"}},
-                    "group_1": {"weights": {"num_bits": 4, "type": "int"}},
-                },
-            },
-            "compressed-tensors-fp8-int4",
-        ),
-        (
-            {
-                "quant_method": "torchao",
-                "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}},
-            },
-            "torchao-int4",
-        ),
-        (
-            {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4}}},
-            "hqq-int4",
-        ),
-        ({"quant_method": "bitnet"}, "bitnet"),
-        ({"quant_method": "eetq", "weights": "int8"}, "eetq-int8"),
-        ({"quant_method": "quanto", "weights": "float8"}, "quanto-fp8"),
-        ({"quant_method": "aqlm"}, "aqlm"),
-        ({"quant_method": "vptq"}, "vptq"),
-        ({"quant_method": "spqr", "bits": 3}, "spqr-int3"),
-        ({"quant_method": "higgs", "bits": 4}, "higgs-int4"),
-    ],
-)
-def test_a_quantized_checkpoint_is_called_what_it_is_and_what_it_runs_as(
-    facts: dict[str, Any], expected: str
-) -> None:
-    assert labelled(**facts) == expected
-    assert is_quantized(expected) == ("-as-" not in expected)
-
-
-@pytest.mark.parametrize("method", ["modelopt", "nvfp4", "int8", "none of these", ""])
-def test_an_unknown_method_is_refused_by_name(method: str) -> None:
-    with pytest.raises(InputError, match=f"quant_method is {method!r}"):
-        labelled(quant_method=method)
-    with pytest.raises(InputError, match="names no quant_method"):
-        labelled(group_size=64, bits=4)
-
-
-@pytest.mark.parametrize(
-    "method", sorted(name for name, needs in METHODS.items() if needs.modules or needs.on_gpu_only)
-)
-def test_a_method_that_cannot_run_here_says_what_it_needs(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("steersweep.model.quantization.find_spec", lambda _name: None)
-    config = transformers.LlamaConfig(quantization_config={"quant_method": method})
-    with pytest.raises(InputError, match=r"needs .*pip install"):
-        check_usable(resolve_precision("auto", config, "cpu"), config, "cpu")
-
-
-def test_every_method_that_transformers_loads_is_known() -> None:
-    """A new one in a new transformers shows here."""
-    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
-
-    names = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZER_MAPPING}
-    # No checkpoints: a file of its own, and one that is only made as it is loaded.
-    assert names - {"gguf", "nvfp4"} == set(METHODS)
-
-
-def test_mxfp4_runs_as_full_numbers_here_and_is_labelled_so(tmp_path: Path) -> None:
-    """Four bits are e2m1, two in a byte, low ones first; 32 of them share a power of two."""
-    shape = {**TEXT, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
-    config = transformers.GptOssConfig(
-        **shape, num_local_experts=2, num_experts_per_tok=1, sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    network = transformers.GptOssForCausalLM(config)
-    values = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    values = torch.cat([values, -values])
-    packed: Tensors = {}
-    for number, layer in enumerate(network.model.layers):
-        for name in ("gate_up_proj", "down_proj"):
-            weights = getattr(layer.mlp.experts, name)  # [expert, in, out]
-            experts, width, out = weights.shape
-            codes = torch.randint(0, 16, (experts, out, width // 32, 32))
-            scales = torch.randint(122, 126, (experts, out, width // 32))
-            numbers = values[codes] * 2.0 ** (scales[..., None] - 127)
-            weights.data = numbers.reshape(experts, out, width).transpose(1, 2).contiguous()
-            key = f"model.layers.{number}.mlp.experts.{name}"
-            pairs = codes.view(experts, out, width // 32, 16, 2)
-            packed[f"{key}_blocks"] = (pairs[..., 0] | pairs[..., 1] << 4).to(torch.uint8)
-            packed[f"{key}_scales"] = scales.to(torch.uint8)
-    full = ChatModel.load(str(saved(network, tmp_path / "full")), device="cpu")
-    folder = Path(shutil.copytree(tmp_path / "full", tmp_path / "mxfp4"))
-    rewrite(
-        folder,
-        lambda tensors: {
-            **{n: t for n, t in tensors.items() if not n.endswith(("gate_up_proj", "down_proj"))},
-            **packed,
-        },
-    )
-    configure(folder, quantization_config={"quant_method": "mxfp4"})
-    chat = ChatModel.load(str(folder), device="cpu")
-    assert chat.precision == "mxfp4-as-fp32"
-    assert {p.dtype for p in chat.model.parameters()} == {torch.float32}
-    assert torch.allclose(logits(chat), logits(full), atol=1e-5)
-
-
-def test_fp8_runs_as_full_numbers_here_and_is_labelled_so(folder: Path) -> None:
-    def coded(tensors: Tensors) -> Tensors:
-        found: Tensors = {}
-        for name, weights in tensors.items():
-            if "_proj" not in name:
-                found[name] = weights
-                continue
-            found[name] = (weights * 64).to(torch.float8_e4m3fn)
-            found[f"{name}_scale_inv"] = torch.full((1, 1), 1 / 64)
-        return found
-
-    def decoded(tensors: Tensors) -> Tensors:
-        return {
-            name: (t * 64).to(torch.float8_e4m3fn).float() / 64 if "_proj" in name else t
-            for name, t in tensors.items()
-        }
-
-    original = load_file(folder / "model.safetensors")
-    rewrite(folder, decoded)
-    full = logits(ChatModel.load(str(folder), device="cpu"))
-    save_file(coded(original), folder / "model.safetensors", {"format": "pt"})
-    assert "is stored as F8_E4M3" in refusal(folder)
-    configure(folder, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
-    chat = ChatModel.load(str(folder), device="cpu")
-    assert chat.precision == "fp8-as-fp32"
-    assert torch.allclose(logits(chat), full, atol=1e-5)
-
-
-@pytest.mark.parametrize(("asked", "stored"), [("int8", "bnb-int8"), ("int4", "bnb-nf4")])
-def test_a_checkpoint_that_bitsandbytes_saved_runs_as_it_did(
-    tmp_path: Path, asked: str, stored: str
-) -> None:
-    folder = small(tmp_path / "model", hidden_size=64)
-    made = ChatModel.load(str(folder), precision=asked, device="cpu")
-    saved(made.model, tmp_path / "saved")
-    chat = ChatModel.load(str(tmp_path / "saved"), device="cpu")
-    assert chat.precision == stored
-    assert torch.allclose(logits(chat), logits(made), atol=1e-4)
-    with pytest.raises(InputError, match=f"already quantized \\({stored}\\)"):
-        ChatModel.load(str(tmp_path / "saved"), precision=asked, device="cpu")

@@ -20,6 +20,8 @@ from modal import _serialization
 from modal.mount import _Mount
 from modal_proto import api_pb2
 
+from helpers.jobs import job_of, out_of_memory_above, planned_on, results
+from helpers.studies import SMALL
 from modal_server import ModalServer
 from steersweep import InputError
 from steersweep.budget.ledger import Ledger
@@ -32,6 +34,7 @@ from steersweep.engines.modal.image import container_image, pinned_requirements
 from steersweep.engines.modal.remote import run_work
 from steersweep.engines.modal.volume import VolumeShare
 from steersweep.engines.processes import ProcessEngine
+from steersweep.model.chat_model import ChatModel
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.study.away import apps, away
@@ -41,11 +44,8 @@ from steersweep.study.away.remote_run import End, RemoteFile
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
-from steersweep.work import worker
 from test_checks import copied, only_eos
 from test_cli import run
-from test_engines import job_of, out_of_memory_above, planned_on, results
-from test_study import SMALL
 
 V3 = load_plan("v3")
 PHASE_1: dict[str, Any] = {"until": "family_sweep"}
@@ -175,7 +175,7 @@ def test_the_source_in_the_image_works_in_a_bare_environment(tmp_path: Path) -> 
         "import steersweep, steersweep.engines.modal.remote, steersweep.engines.modal.engine as m; "
         "from steersweep.study.plan_file import load_plan; load_plan('v3'); "
         "from steersweep.lab.models import lab_model; lab_model('qwen-3b').card(); "
-        "from steersweep.judging.judge import get_judge; "
+        "from steersweep.judging.judges import get_judge; "
         "assert get_judge('default')('Hello', 'I cannot help with that.', None).refusal; "
         "print(steersweep.__file__); "
         "from modal._serialization import deserialize; from pathlib import Path; "
@@ -254,7 +254,7 @@ def test_a_container_that_is_lost_is_called_again(
 def test_a_job_too_large_is_called_on_the_larger_gpu(
     tmp_path: Path, server: ModalServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = worker.ChatModel.load
+    load = ChatModel.load
     loaded: list[str] = []
 
     def too_large_once(source: Any, **options: Any) -> Any:
@@ -263,7 +263,7 @@ def test_a_job_too_large_is_called_on_the_larger_gpu(
             raise MemoryError("CUDA out of memory")
         return load(source, **options)
 
-    monkeypatch.setattr(worker.ChatModel, "load", too_large_once)
+    monkeypatch.setattr(ChatModel, "load", too_large_once)
     plan = planned_on("A10G", fallback_gpu={"A10G": "A100-80GB"})
     assert led(plan, tmp_path / "run").exit_code == 0
     asked = [gpu for name, gpu in jobs_called(server) if name == "sweep_q7"]

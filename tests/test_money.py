@@ -16,6 +16,8 @@ import pytest
 import yaml
 
 import steersweep
+from helpers.jobs import job_of, planned_on
+from helpers.studies import SMALL, small
 from steersweep.budget.ledger import BudgetStop, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.engines.engine import Event, OnEvent, TimedOut, Work
@@ -31,9 +33,9 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.run.result_files import read_objects, verification_file, write_verification
 from steersweep.study.away import apps
-from steersweep.study.cuts import Begun, cuts_of_phase, savings
-from steersweep.study.jobs import Ended
-from steersweep.study.listeners import Listeners
+from steersweep.study.begun import Begun
+from steersweep.study.cuts import cuts_of_phase, savings
+from steersweep.study.listeners import Ended, Listeners
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, parse_plan, with_prices
 from steersweep.study.running import GateStop
@@ -43,8 +45,6 @@ from steersweep.study.study import StudyOptions, run_study
 from steersweep.study.sweeps import Cuts
 from steersweep.tracking.record import runs_of_job, runs_of_study
 from test_cli import refused, run
-from test_engines import job_of, planned_on
-from test_study import SMALL, small
 
 V3 = load_plan("v3")
 FIVE = "extract-dim-5"

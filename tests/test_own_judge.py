@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from steersweep import InputError, get_judge
-from steersweep.judging.judge import Answer, is_judge_name
+from steersweep.judging.judge import Answer
+from steersweep.judging.judges import is_judge_name
 from steersweep.sweeps.rejudge import rejudge
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings

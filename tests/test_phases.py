@@ -17,7 +17,7 @@ import yaml
 
 from steersweep import InputError
 from steersweep.cli import studies
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.people import gates as people_gates
 from steersweep.run.condition import LayerChoice
 from steersweep.study.ahead import look_ahead

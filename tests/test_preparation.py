@@ -16,9 +16,9 @@ from conftest import lab, rest_slow
 from steersweep import ChatModel
 from steersweep.budget.shapes import ModelShape
 from steersweep.judging.fluency import ResponseNll, response_nll
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.judging.quality import LIKELIHOOD_TOKENS
-from steersweep.methods.cosmic import CANDIDATES, COMPLY, REFUSE
+from steersweep.methods.cosmic_rules import CANDIDATES, COMPLY, REFUSE
 from steersweep.methods.cosmic_scoring import Scorer
 from steersweep.methods.extraction import extract_directions
 from steersweep.methods.method import ACTIVATIONS, METHODS, Given, Tensors
@@ -30,7 +30,7 @@ from steersweep.steer.edit import Edit
 from steersweep.steer.steering import Row, generate
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
-from steersweep.work import bench, preparation, standing
+from steersweep.work import bench, pace, preparation, standing
 from steersweep.work.expected import expected_seconds
 from steersweep.work.job import Job, Progress
 from steersweep.work.pace import MANY, Steps, rows_in_time, step_seconds
@@ -106,13 +106,33 @@ def test_rows_of_a_batch_follow_the_time_that_a_pass_took() -> None:
     assert rows_in_time(job, wide, "cpu", tokens=740, seconds=4.9, steps=steps, stands=True) == calm
 
 
-def test_steps_of_one_row_and_of_many_are_timed(qwen: ChatModel) -> None:
+def test_steps_are_timed_and_kept_if_the_machine_was_quiet(
+    qwen: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEERSWEEP_CACHE", str(tmp_path))
+    timed: list[Steps] = []
+    time_them = pace._timed
+
+    def counted(*given: Any) -> Any:
+        timed.append(time_them(*given))
+        return timed[-1]
+
+    monkeypatch.setattr(pace, "_timed", counted)
     prompts = [qwen.prompt_ids(text) for text in ("How do I bake a cake?", "Tell me about bees.")]
-    found = step_seconds(qwen, prompts)
-    assert found is not None
+    monkeypatch.setattr(pace, "_QUIET", 9.0)  # so quiet is none
+    busy = [step_seconds(qwen, prompts) for _ in range(2)]
+    assert timed == busy
+    monkeypatch.setattr(pace, "_QUIET", 0.0)
+    quiet = [step_seconds(qwen, prompts) for _ in range(2)]
+    assert len(timed) == 3
+    assert quiet == [timed[2], timed[2]]
+    found = timed[2]
     assert found.rows == MANY
     assert found.one > 0  # which of the two took longer is the machine's affair
     assert found.many > 0
+    step_seconds(qwen, prompts, 4)
+    step_seconds(qwen, [5 * prompts[0]])
+    assert len(timed) == 5, "rows and longer prompts are timed for themselves"
 
 
 def test_a_condition_in_parts_is_the_same_and_every_part_is_saved(

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.gguf_models import TEXTS
 from steersweep import ChatModel
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.steer.steering import Row, generate
 from test_cli import run
-from test_gguf import TEXTS
 
 pytestmark = pytest.mark.real
 

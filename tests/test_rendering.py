@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from steersweep import ChatModel, InputError
 from steersweep.cli.app import app
+from steersweep.model.find import find_model
 from steersweep.model.rendering import Renderer, SpecialTokens, load_renderer
-from steersweep.model.source import find_model
 from steersweep.model.template import TemplateFacts, examine, examine_apart, frozen_date
 
 TEXTS = (

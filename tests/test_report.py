@@ -33,12 +33,10 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.result import Result
 from steersweep.run.result_files import read_result_file
 from steersweep.study.rows import CurveRow, SizePoint
-from steersweep.study.study import run_study
 from steersweep.sweeps.compared import best_condition
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
 from test_cli import refused, run
-from test_study import small
 
 HOSTILE = (
     "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\x1b[31m\u202e"
@@ -72,14 +70,6 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of two models with little to draw."""
     folder = tmp_path_factory.mktemp("few") / "run"
     return reported(folder, ["lab:qwen-3b", "lab:phi-mini"], layers="0.5", strengths="0.2")
-
-
-@pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with every phase, run to its end."""
-    folder = tmp_path_factory.mktemp("study") / "run"
-    run_study(small(), folder)
-    return folder
 
 
 @pytest.fixture
@@ -303,8 +293,9 @@ def tick_labels(axis: Any) -> list[Any]:
 
 @pytest.mark.slow
 def test_nothing_in_a_figure_is_cut_or_overlaps(
-    swept: Path, studied: Path, kept_figures: list[tuple[str, Any]]
+    swept: Path, finished_study: Path, tmp_path: Path, kept_figures: list[tuple[str, Any]]
 ) -> None:
+    studied = Path(shutil.copytree(finished_study, tmp_path / "run"))
     for folder in (swept, studied):
         write_report(folder)
     names = {name for name, _ in kept_figures}

@@ -21,8 +21,9 @@ from steersweep.cli.app import app
 from steersweep.core.digests import seal
 from steersweep.engines.engine import Event, Work, carry_out
 from steersweep.people.reviews import add_review, results_in
-from steersweep.report.html import standing_report, write_report
+from steersweep.report.html import write_report
 from steersweep.report.run import read_run
+from steersweep.report.standing import standing_report
 from steersweep.run import finished as finished_records
 from steersweep.run.folder import RunFolder
 from steersweep.run.packed import PackedSamples
@@ -37,7 +38,6 @@ from steersweep.run.result_files import (
 )
 from steersweep.sweeps import results as sweep_results
 from steersweep.sweeps import run as sweep_run
-from steersweep.sweeps import unchanged
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import SweepSettings, make_job, make_settings
 
@@ -273,8 +273,7 @@ def test_results_with_packed_samples_are_the_same(
 def test_results_stand_as_long_as_they_rest_on_the_same(
     run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of very many answers; nothing that changes them may be missed."""
-    monkeypatch.setattr(unchanged, "MANY", 1)
+    """Nothing that changes them may be missed."""
     file = run_sweep(settings, run_copy).results_file
     held = file.read_bytes()
 
@@ -304,12 +303,25 @@ def test_results_stand_as_long_as_they_rest_on_the_same(
     assert not stands()
 
 
-def test_a_report_of_results_that_stand_is_not_written_again(
-    run_copy: Path, settings: SweepSettings
+def test_a_report_stands_as_long_as_it_and_what_it_shows_are_the_same(
+    run_copy: Path, settings: SweepSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = run_sweep(settings, run_copy).results_file
-    assert standing_report(run_copy, file) == (None, [])
+    assert standing_report(run_copy) is None
     report = write_report(run_copy)
-    assert standing_report(run_copy, file) == (report.path, sorted(report.figures))
+    stands = report.path, sorted(report.figures)
+    assert standing_report(run_copy) == stands
+    shown = [report.path, report.figures[0], report.figures[0].with_suffix(".svg")]
+    for path in (*shown, file, run_copy / ".report.json"):
+        held = path.read_bytes()
+        path.write_bytes(held[:-9] + bytes([held[-9] ^ 1]) + held[-8:])
+        assert standing_report(run_copy) is None, path
+        path.write_bytes(held)
+        assert standing_report(run_copy) == stands
+    with monkeypatch.context() as other:
+        other.setattr("steersweep.__version__", "another")
+        assert standing_report(run_copy) is None
+    shutil.copytree(run_copy, copied := run_copy.with_name("copied"))
+    assert standing_report(copied) is None  # its page names the folder
     add_review(run_copy, f"{read_result_file(file)[0].best.key}:0", "garbled", "Ada")
-    assert standing_report(run_copy, file) == (None, [])
+    assert standing_report(run_copy) is None

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from conftest import rest_slow
+from helpers.studies import small
 from steersweep import InputError
 from steersweep.cli.app import app
 from steersweep.report.found import in_short, lines
@@ -32,7 +33,6 @@ from steersweep.study.status import status
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.find import run_find
 from steersweep.sweeps.find_settings import make_find_settings
-from test_study import small
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import find as replay  # the benchmark's grids
@@ -318,7 +318,7 @@ def test_a_sweep_without_strengths_tries_those_of_the_window(
     command += ["--max-new-tokens", "20", "--device", "cpu", "--out", str(tmp_path / "run")]
     done = typer.testing.CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "texts begin to break at" in done.output
+    assert "note: lab:qwen-3b: texts begin to break at" in done.output
     (held,) = (tmp_path / "run" / "extraction").glob("window-*.json")
     breaks = json.loads(held.read_text())["breaks"]
     assert len(breaks) == 2

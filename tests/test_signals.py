@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.studies import SMALL, small
 from steersweep.budget.ledger import Ledger
 from steersweep.engines.engine import OnEvent
 from steersweep.engines.processes import ProcessEngine
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.run import run_sweep
-from test_study import SMALL, small
 from test_sweep import comparable, settings
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]

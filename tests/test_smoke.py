@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, gpt2, random_model, rest_slow
+from helpers.studies import small
 from steersweep import ChatModel, InputError, Row, generate, load_extraction_set
 from steersweep.methods import cosmic_scoring, official
 from steersweep.methods.dim import dim_directions
@@ -24,11 +25,10 @@ from steersweep.steer import passes
 from steersweep.steer.activations import residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.parity import Parity, compare_readers, read_with_nnsight
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.row_edits import RowEdits
 from steersweep.study.study import StudyOptions, run_study
 from test_cli import refused, run
-from test_study import small
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 64,

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import with_a_long_stream
+from helpers.studies import SMALL, small
 from steersweep.budget.ledger import SMOKE, BudgetStop, Ledger
 from steersweep.smoke import required
 from steersweep.study.checking import check_models, checked, expected, sweeps_to_check
@@ -19,7 +20,6 @@ from steersweep.study.plan_file import load_plan, parse_plan
 from steersweep.study.study import StudyOptions, run_study
 from test_checks import copied
 from test_cli import refused, run
-from test_study import SMALL, small
 
 
 def endless(folder: Path) -> Path:

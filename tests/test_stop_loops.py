@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from steersweep import ChatModel, Edit, Row, generate, residuals
-from steersweep.judging.judge import Answer, get_judge
+from steersweep.judging.judge import Answer
+from steersweep.judging.judges import get_judge
 from steersweep.run.folder import RunFolder
 from steersweep.run.records import Record
 from steersweep.steer.repeats import repeating

@@ -110,7 +110,7 @@ def test_the_same_command_again_computes_nothing(
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise AssertionError("a finished run must not load its model")
 
-    monkeypatch.setattr("steersweep.work.worker.ChatModel.load", refuse)
+    monkeypatch.setattr("steersweep.model.chat_model.ChatModel.load", refuse)
     again = run_sweep(settings(), outcome.folder)
     assert again.results == outcome.results
     assert before == {file: file.stat().st_mtime_ns for file in outcome.folder.glob("conditions/*")}

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from steersweep import ChatModel, InputError, find, sweep
 from steersweep.cli.app import app
 from steersweep.judging.files import judge_file
+from steersweep.model.find import find_model
 from steersweep.model.rendering import Renderer, load_renderer
-from steersweep.model.source import find_model
 from steersweep.prompts.conversation import Turn, transcript
 from steersweep.prompts.system import read_system_prompt
 from steersweep.study.plan import Plan

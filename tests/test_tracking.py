@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.studies import SMALL, small
 from steersweep.people.reviews import results_in
 from steersweep.run.folder import RunFolder
-from steersweep.study.jobs import Ended
+from steersweep.study.listeners import Ended
 from steersweep.study.study import StudyOptions, run_study
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
@@ -31,7 +32,6 @@ from steersweep.tracking.record import (
 from steersweep.tracking.tracker import Tracking, open_tracker
 from steersweep.tracking.wandb import WandbTracker
 from test_cli import refused, run
-from test_study import SMALL, small
 
 TRACKED = {field.name for field in fields(TrackedRow)}
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.results import sample, steered
 from steersweep import InputError, verdict
 from steersweep.core.statistics import fisher, holm
-from steersweep.model.source import find_model
+from steersweep.model.find import find_model
 from steersweep.run.cell import SteeredCell
 from steersweep.run.judgement import Quality
 from steersweep.sweeps.compared import is_too_weak, p_difference

@@ -72,7 +72,11 @@ for command in json.loads(sys.argv[1]):
     print(json.dumps([command, result.exit_code, repr(result.exception), result.output]))
 """
 
+SWEEP = "sweep lab:qwen-7b --layers 0.5 --strengths 0.2,0.5 --precision fp32 --max-new-tokens 12"
+AGAIN = [*SWEEP.split(), "--max-prompts", "4", "--out", "sweep"]
 COMMANDS = (
+    AGAIN,  # is there whole: no model is loaded, and then no report is written
+    [*AGAIN, "--json"],
     ["status", "study"],
     ["status", "study", "--json"],
     ["decide", "study"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steersweep.core.errors import InputError, NumericalError, SteersweepError
     from steersweep.judging.files import judge_file
-    from steersweep.judging.judge import get_judge
+    from steersweep.judging.judges import get_judge
     from steersweep.library.comparing import ComparedPrices, compare_prices
     from steersweep.library.exchanging import Converted, convert, read_direction
     from steersweep.library.finding import FindResults, find
@@ -37,7 +37,7 @@ _HOMES = {
     "SteersweepError": "core.errors",
     "judge_file": "judging.files",
     "Judgement": "run.judgement",
-    "get_judge": "judging.judge",
+    "get_judge": "judging.judges",
     "classify_output_quality": "library.judging",
     "is_refusal": "library.judging",
     "ComparedPrices": "library.comparing",

@@ -71,7 +71,7 @@ def convert(
     Example: `steersweep convert refusal.safetensors refusal.gguf --model lab:qwen-7b`
     """
     from steersweep.library.exchanging import convert as convert_file
-    from steersweep.model.source import find_model
+    from steersweep.model.find import find_model
 
     quiet_libraries()
     if model is None and (revision or trust_remote_code):

@@ -123,7 +123,7 @@ def prices(
 
 def _places(models: Sequence[str]) -> dict[str, ModelSource]:
     """Where models are now, by their name in the run."""
-    from steersweep.model.source import find_model
+    from steersweep.model.find import find_model
 
     found = {}
     for text in models:

@@ -91,7 +91,7 @@ def find(
 
     Example: `steersweep find lab:qwen-7b`
     """
-    from steersweep.model.source import find_model
+    from steersweep.model.find import find_model
     from steersweep.report.found import in_short, print_found
     from steersweep.report.html import write_report
     from steersweep.report.live import live_view

@@ -63,7 +63,8 @@ def plan(
     """
     from steersweep.core import typed
     from steersweep.report.plan_table import planned, print_plan
-    from steersweep.study.cuts import Begun, savings
+    from steersweep.study.begun import Begun
+    from steersweep.study.cuts import savings
     from steersweep.study.plan_file import with_prices
     from steersweep.study.settings import prompt_notes
     from steersweep.study.sweeps import Cuts
@@ -224,7 +225,7 @@ def _run_here(
     from steersweep.budget.ledger import Ledger
     from steersweep.report.live import live_view
     from steersweep.report.study_table import print_decision
-    from steersweep.study.jobs import Ended
+    from steersweep.study.listeners import Ended
     from steersweep.study.running import GateStop
     from steersweep.study.status import decided
     from steersweep.study.study import run_study

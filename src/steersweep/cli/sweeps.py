@@ -152,7 +152,7 @@ def sweep(
 
     Example: `steersweep sweep lab:qwen-7b --layers 0.4,0.6 --strengths 0.2,0.4`
     """
-    from steersweep.model.source import find_model
+    from steersweep.model.find import find_model
     from steersweep.sweeps.effect_settings import make_effects
     from steersweep.sweeps.settings import make_settings
     from steersweep.tracking.tracker import open_tracker
@@ -199,35 +199,54 @@ def sweep(
 def _run_and_show(
     settings: SweepSettings, out: Path, device: str, *, as_json: bool, quiet: bool
 ) -> None:
-    from steersweep.report.html import standing_report, write_report
+    from steersweep.model.explaining import before_loading
     from steersweep.report.live import live_view
-    from steersweep.report.terminal import power_line, print_verdicts
-    from steersweep.search.window import MOST
+    from steersweep.report.standing import standing_report
+    from steersweep.report.terminal import print_verdicts
     from steersweep.sweeps.run import run_sweep
+    from steersweep.work.job import ALREADY, Progress
 
-    quiet_libraries()
+    before_loading.append(quiet_libraries)
     show_notes(settings.notes)
-    if not quiet:
-        strengths = MOST if settings.window else len(settings.strengths)
-        cells = len(settings.methods) * len(settings.layers) * strengths
-        say(power_line(len(settings.test.unique), cells), err=True)
     with live_view(quiet=quiet) as view:
+        said = False
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal said
+            if not (said or quiet or progress.note == ALREADY):
+                said = True
+                view.on_line(_power_line(settings))
+            view.on_progress(progress)
+
         outcome = run_sweep(
             settings,
             out,
             device=device,
-            on_progress=view.on_progress,
+            on_progress=on_progress,
             on_model=view.on_model,
             on_note=view.on_note,
         )
-    page, figures = standing_report(out, outcome.results_file) if outcome.stood else (None, [])
-    if page is None:
+    made = standing_report(out) if outcome.stood else None
+    if made is None:
+        from steersweep.report.html import write_report
+
         report = write_report(out)
-        page, figures = report.path, report.figures
+        made = report.path, report.figures
     if as_json:
         say(json.dumps(verdicts_of(outcome.results, outcome.results_file), indent=1))
         return
     print_verdicts(outcome.results)
     say(f"\nResults: {outcome.results_file}")
+    page, figures = made
     say(f"Figures: {figures[-1]} and {len(figures) - 1} more")
     say(f"Report:  {page}")
+
+
+def _power_line(settings: SweepSettings) -> str:
+    """What a sweep can show with its prompts."""
+    from steersweep.report.terminal import power_line
+    from steersweep.search.window import MOST
+
+    strengths = MOST if settings.window else len(settings.strengths)
+    cells = len(settings.methods) * len(settings.layers) * strengths
+    return power_line(len(settings.test.unique), cells)

@@ -195,9 +195,11 @@ class Journal:
             while line:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
-        except OSError as error:
+        except BaseException as error:  # a signal too: nobody was told that the line is there
             with contextlib.suppress(OSError):  # what is left over is a cut line
                 os.ftruncate(self._file.fileno(), end)
+            if not isinstance(error, OSError):
+                raise
             if error.errno in DISK_FULL:
                 raise Unwritable.at(self._path, error) from error
             raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error

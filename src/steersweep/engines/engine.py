@@ -16,7 +16,8 @@ from typing import Literal, Protocol
 from steersweep.core.atomic import Unwritable, write_text
 from steersweep.core.errors import InputError, SteersweepError
 from steersweep.core.redaction import redacted_traceback
-from steersweep.model.source import LAB_PREFIX, ModelSource, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import LAB_PREFIX, ModelSource
 from steersweep.run.folder import RunFolder
 from steersweep.run.paths import RunPaths
 from steersweep.work.job import Job, Progress

@@ -10,7 +10,8 @@ from steersweep.core import typed
 from steersweep.core.atomic import write_text
 from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import json_problem, parse_json, read_text
-from steersweep.judging.judge import Answer, get_judge
+from steersweep.judging.judge import Answer
+from steersweep.judging.judges import get_judge
 from steersweep.prompts.conversation import read_turns
 
 MAX_BYTES = 128 * 2**20

@@ -36,7 +36,7 @@ def language_model_judge(name: str) -> ModelJudge:
     Raises:
         InputError: no such model or format.
     """
-    from steersweep.model.source import find_model
+    from steersweep.model.find import find_model
 
     model, _, form = name.partition("#")
     if not model:

@@ -15,7 +15,7 @@ from torch import Tensor
 from steersweep.core import typed
 from steersweep.core.atomic import write_json
 from steersweep.core.errors import SteersweepError
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.lab.corpus import Dialogue, dialogues
 from steersweep.lab.models import (
     HEAD_WIDTH,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.run.judgement import Quality
 
 

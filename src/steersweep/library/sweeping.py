@@ -9,7 +9,8 @@ from steersweep.core.errors import InputError, setting
 from steersweep.core.text_files import shown
 from steersweep.library.results import SweepResults
 from steersweep.model.chat_model import ChatModel
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import ModelSource
 from steersweep.prompts.system import read_system_prompt
 from steersweep.report.live import live_view
 from steersweep.sweeps import defaults

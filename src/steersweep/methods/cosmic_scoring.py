@@ -21,7 +21,7 @@ from steersweep.methods.candidates import (
     next_token_kl,
     without_noise,
 )
-from steersweep.methods.cosmic import CANDIDATES, CosmicRules
+from steersweep.methods.cosmic_rules import CANDIDATES, CosmicRules
 from steersweep.methods.method import ALONE, Given, Tensors
 from steersweep.methods.noise import noise_share
 from steersweep.model.chat_model import ChatModel

@@ -21,7 +21,7 @@ from steersweep.methods.candidates import (
     best_allowed,
     kept_of,
 )
-from steersweep.methods.cosmic import COMPLY, REFUSE, CosmicRules
+from steersweep.methods.cosmic_rules import COMPLY, REFUSE, CosmicRules
 from steersweep.methods.cosmic_scoring import (
     Place,
     Scorer,

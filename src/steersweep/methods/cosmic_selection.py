@@ -17,7 +17,7 @@ from steersweep.methods.candidates import (
     best_allowed,
     eligible_layers,
 )
-from steersweep.methods.cosmic import CosmicRules
+from steersweep.methods.cosmic_rules import CosmicRules
 
 
 @dataclass(frozen=True, eq=False)

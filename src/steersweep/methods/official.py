@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steersweep.core.errors import InputError, setting
 from steersweep.methods.candidates import Selection, SplitIds, candidates_from
-from steersweep.methods.cosmic import CosmicRules
+from steersweep.methods.cosmic_rules import CosmicRules
 from steersweep.methods.cosmic_scoring import (
     baseline,
     candidate_edits,

@@ -16,13 +16,14 @@ from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.precision_labels import runs_as
 from steersweep.model.batch import Batch
 from steersweep.model.device import resolve_device
+from steersweep.model.find import find_model
 from steersweep.model.loaded import LoadedSource
 from steersweep.model.loading import load_network
 from steersweep.model.network import Network
 from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_usable
 from steersweep.model.rendering import Renderer, SpecialTokens, load_renderer, max_positions
-from steersweep.model.source import ModelSource, family_of, find_model
+from steersweep.model.source import ModelSource, family_of
 from steersweep.model.template_options import TemplateOptions
 from steersweep.model.turns import TurnEnd, thinking_tokens, thought_opened_by, turn_end
 from steersweep.model.vocabulary import check_vocabulary

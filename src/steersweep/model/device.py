@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from steersweep.core.errors import InputError, setting
 from steersweep.core.printing import first_line
 
+if TYPE_CHECKING:
+    import torch
+
 
 def resolve_device(device: str) -> str:
     """`auto` becomes the first GPU or the CPU; anything else must be a device that exists here."""
+    if device == "cpu" or (device == "auto" and _is_without_gpu()):
+        return "cpu"  # said without torch, whose import takes a second and more
+    import torch
+
     if device == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
@@ -24,9 +32,23 @@ def resolve_device(device: str) -> str:
     return device
 
 
+@cache
+def _is_without_gpu() -> bool:
+    """Whether this is a Linux machine without a driver of a GPU that torch could use."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return True
+    return False
+
+
 def processor(device: torch.device) -> str:
     """What the processor is called that a model runs on, and for a CPU what it can do."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     return cpu() if device.type == "cpu" else device.type
 
@@ -34,6 +56,8 @@ def processor(device: torch.device) -> str:
 @cache
 def cpu() -> str:
     """What this machine's CPU is called, and what torch uses of it."""
+    import torch
+
     facts, named = Path("/proc/cpuinfo"), ""
     if facts.exists():
         lines = facts.read_text("utf-8", "replace").splitlines()

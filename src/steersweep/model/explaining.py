@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from steersweep.core.errors import InputError, setting
 
-if TYPE_CHECKING:
-    from steersweep.model.source import ModelSource
+
+class Loaded(Protocol):
+    """What is said of a model that cannot be loaded; see `ModelSource`."""
+
+    @property
+    def model_id(self) -> str:
+        """What the user typed."""
+        ...
+
+    @property
+    def location(self) -> str:
+        """Folder, file or hub id."""
+        ...
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies on this machine."""
+        ...
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether its own code may run."""
+        ...
+
+
+# What a command does before transformers loads anything; see `loading_begins`.
+before_loading: list[Callable[[], None]] = []
+
+
+def loading_begins() -> None:
+    """transformers is imported now: do, once, what was to be done first."""
+    while before_loading:
+        before_loading.pop()()
 
 
 @contextmanager
-def explain_loading(source: ModelSource) -> Iterator[None]:
+def explain_loading(source: Loaded) -> Iterator[None]:
     """Turn the hub's and transformers' loading errors into one clear message."""
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -13,7 +13,6 @@ from steersweep.core.precision_labels import INT8_DYNAMIC, runs_as
 from steersweep.core.printing import first_line
 from steersweep.model.architectures import NOT_TEXT, auto_class, is_wrapper
 from steersweep.model.explaining import explain_loading
-from steersweep.model.hub import tensors_of
 from steersweep.model.int8 import to_int8
 from steersweep.model.memory import OutOfMemory, free_memory, is_out_of_memory
 from steersweep.model.misfits import Misfits, why
@@ -21,6 +20,7 @@ from steersweep.model.numbers import check_numbers
 from steersweep.model.precision import check_label, load_options, settle
 from steersweep.model.quantization import method_of
 from steersweep.model.source import ModelSource
+from steersweep.model.weight_files import check_types, stored_tensors
 
 # What files hold beside the weights that answers are computed with: layers that guess several
 # tokens ahead, scales of quantized caches, buffers that are computed anew.
@@ -94,7 +94,7 @@ def _from_files(
     """The network as transformers loads it, and what it says of tensors without a place."""
     method = method_of(config)
     if source.is_local:  # of the hub they are there after loading
-        tensors_of(source, config, method)
+        _check_tensors(source, config, method)
     found = auto_class(config, source.model_id, trust_remote_code=source.trust_remote_code)
     try:
         with explain_loading(source):
@@ -116,8 +116,14 @@ def _from_files(
             f"describes: {first_line(error)}"
         ) from error
     if not source.is_local:
-        tensors_of(source, config, method)
+        _check_tensors(source, config, method)
     return loaded
+
+
+def _check_tensors(source: ModelSource, config: Any, method: str | None) -> None:
+    """Stop if files on this machine are not whole, or contradict each other or the config."""
+    tensors = stored_tensors(source.folder, getattr(config, "transformers_weights", None))
+    check_types(tensors, source.model_id, method)
 
 
 def _check_report(source: ModelSource, config: Any, report: Mapping[str, Any]) -> None:

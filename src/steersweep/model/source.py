@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from steersweep.core.errors import InputError
-from steersweep.model.explaining import explain_loading
+from steersweep.model.explaining import explain_loading, loading_begins
 from steersweep.model.fingerprint import folder_fingerprint
-from steersweep.model.model_folder import ADAPTER, check_adapters, no_config
+from steersweep.model.hub import check_disk
+from steersweep.model.model_folder import ADAPTER, check_adapters, check_readable, no_config
 
 LAB_PREFIX = "lab:"
 _HUB = "hub:"  # of fingerprints
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_FILE_ON_HUB = re.compile(r"(?P<repository>[^/:\s]+/[^/:\s]+):(?P<file>[^:]+)")
 
 # transformers' model_type -> the family name used in results.
 _FAMILIES = {
@@ -94,9 +95,11 @@ class ModelSource:
         Raises:
             InputError: the hub has no such model or revision, or the model is gated.
         """
+        if self.is_local:
+            return _sizes(self.folder)
         from huggingface_hub import HfApi, constants
 
-        if not self.is_local and not constants.HF_HUB_OFFLINE:
+        if not constants.HF_HUB_OFFLINE:
             with explain_loading(self):
                 try:
                     info = HfApi().model_info(
@@ -107,7 +110,7 @@ class ModelSource:
                 else:
                     files = info.siblings or []
                     return {f.rfilename: f.size or 0 for f in files if "/" not in f.rfilename}
-        return {path.name: path.stat().st_size for path in self.folder.iterdir() if path.exists()}
+        return _sizes(self.folder)
 
     def fetched(self, name: str) -> Path:
         """One of its small files, downloaded if need be.
@@ -136,6 +139,7 @@ class ModelSource:
 
         from steersweep.model.architectures import auto_class, check_depth, check_shape
 
+        loading_begins()
         with explain_loading(self):
             written, _ = PreTrainedConfig.get_config_dict(self.location, **self.load_options())
             check_depth(written, self.model_id)
@@ -195,7 +199,7 @@ class ModelSource:
                     raise
                 except EntryNotFoundError:
                     files = self.files()
-                    refuse_adapters(self, files)
+                    self.refuse_adapters(files)
                     raise no_config(files, self.model_id) from None
             source = replace(self, revision=Path(config).parent.name)
         return source._with_pinned_code()
@@ -267,11 +271,23 @@ class ModelSource:
         """See that its files can be loaded, and that those to be downloaded fit the disk.
 
         Raises:
-            InputError: they cannot; see `hub.check_files`.
+            InputError: an adapter, no safetensors weights, or no room; the message says what to do.
         """
-        from steersweep.model.hub import check_files
+        files = self.files()
+        self.refuse_adapters(files)
+        check_readable(files, self.model_id, getattr(config, "transformers_weights", None))
+        if not self.is_local:
+            weights = {name: size for name, size in files.items() if name.endswith(_WEIGHTS)}
+            check_disk(self.model_id, self.location, self.revision, weights)
 
-        check_files(self, config)
+    def refuse_adapters(self, files: Mapping[str, int]) -> None:
+        """Refuse a model with an adapter among its files; see `model_folder.check_adapters`.
+
+        Raises:
+            InputError: there is one; the message names it and its base.
+        """
+        found = self.fetched(ADAPTER) if ADAPTER in files else None
+        check_adapters(files, self.model_id, found)
 
     @contextmanager
     def weights(self, config: Any, dtype: Any) -> Iterator[ModelSource]:
@@ -311,6 +327,10 @@ class ModelSource:
         return found + code + (f"@{source.code_revision}" if source.code_revision else "")
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in folder.iterdir() if path.exists()}
+
+
 def hub_commit(fingerprint: str) -> str | None:
     """The commit in the fingerprint of a hub model; None for folders."""
     if not fingerprint.startswith(_HUB):
@@ -321,73 +341,6 @@ def hub_commit(fingerprint: str) -> str | None:
 def _auto_map(config: Any) -> dict[str, Any]:
     found = config.get("auto_map") if isinstance(config, dict) else None
     return found if isinstance(found, dict) else {"AutoTokenizer": found}
-
-
-def find_model(
-    model_id: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> ModelSource:
-    """Resolve what the user typed to a model that can be loaded.
-
-    Args:
-        model_id: a folder, a GGUF file, a hub id, a GGUF file of the hub (`owner/name:file.gguf`),
-            or `lab:NAME`. What lies on this machine comes first.
-        revision: of the hub.
-        trust_remote_code: whether code of the model's repository may run.
-
-    Raises:
-        InputError: for an unknown lab name, a missing folder or file, a folder without a config, or
-            a file that is no model's.
-    """
-    if model_id.startswith(LAB_PREFIX):
-        from steersweep.lab.models import lab_model
-
-        return ModelSource(model_id, str(lab_model(model_id.removeprefix(LAB_PREFIX)).folder))
-    path = Path(model_id).expanduser()
-    if path.is_dir():
-        source = ModelSource(model_id, str(path.resolve()), None, trust_remote_code)
-        files = source.files()
-        refuse_adapters(source, files)
-        if "config.json" not in files:
-            raise no_config(files, model_id)
-        return source
-    if path.is_file():
-        return _gguf(ModelSource(model_id, str(path.absolute())))
-    on_hub = _FILE_ON_HUB.fullmatch(model_id)
-    if on_hub and not model_id.startswith((".", "/", "~")):
-        if not on_hub["file"].endswith(".gguf"):
-            raise InputError(
-                f"{model_id}: after the colon stands the name of a GGUF file, as in "
-                f"{on_hub['repository']}:NAME.gguf"
-            )
-        return _gguf(ModelSource(model_id, on_hub["repository"], revision), on_hub["file"])
-    if model_id.endswith(".gguf"):
-        raise InputError(f"{model_id}: no such file")
-    if model_id.startswith((".", "/", "~")) or model_id.count("/") != 1 or path.exists():
-        raise InputError(
-            f"{model_id}: not a model folder, a GGUF file, a hub id (owner/name) or a lab model "
-            f"(`steersweep lab list` shows those)"
-        )
-    return ModelSource(model_id, model_id, revision, trust_remote_code)
-
-
-def _gguf(source: ModelSource, file: str = "") -> ModelSource:
-    """A GGUF file; one of this machine is a whole model of a kind that can be read."""
-    from steersweep.model.gguf.source import GgufSource
-
-    found = GgufSource(source.model_id, source.location, source.revision, file=file)
-    if not file:
-        found.header  # noqa: B018
-    return found
-
-
-def refuse_adapters(source: ModelSource, files: Mapping[str, int]) -> None:
-    """Refuse a model with an adapter among its files; see `model_folder.check_adapters`.
-
-    Raises:
-        InputError: there is one; the message names it and its base.
-    """
-    found = source.fetched(ADAPTER) if ADAPTER in files else None
-    check_adapters(files, source.model_id, found)
 
 
 def family_of(config: Any) -> str:

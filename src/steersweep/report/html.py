@@ -30,6 +30,7 @@ from steersweep.report.page import environment, script, style
 from steersweep.report.prices import price_lines
 from steersweep.report.run import Listed, Run, read_run
 from steersweep.report.samples import Samples, script_json
+from steersweep.report.standing import note_report
 from steersweep.run.cell import SteeredCell
 from steersweep.run.paths import RunPaths
 from steersweep.run.result import Best, Result
@@ -66,31 +67,15 @@ def write_report(folder: Path) -> Report:
             that cannot be written.
     """
     try:
-        return _write(folder)
+        report = _write(folder)
+        note_report(folder)
+        return report
     except OSError as error:
         file = Path(error.filename2 or error.filename or folder)
         raise InputError(
             f"{folder}: the report cannot be written there ({file}: {error.strerror}); remove what "
             f"is in the way, or copy the run folder to a place where you may write"
         ) from error
-
-
-def standing_report(folder: Path, results_file: Path) -> tuple[Path | None, list[Path]]:
-    """The page of results that stand, and its figures, if nothing shown was written since.
-
-    Args:
-        folder: the run folder.
-        results_file: its results, which no run has made anew.
-    """
-    paths = RunPaths(folder)
-    shown = [results_file, paths.reviews, paths.gates, paths.ledger, paths.changes]
-    figures = sorted(paths.figures.glob("*.png"))
-    made = [paths.report, *figures]
-    if not figures or not paths.report.is_file():
-        return None, []
-    newest = max(path.stat().st_mtime_ns for path in shown if path.exists())
-    is_newer = all(path.stat().st_mtime_ns > newest for path in made)
-    return (paths.report, figures) if is_newer else (None, [])
 
 
 def _write(folder: Path) -> Report:

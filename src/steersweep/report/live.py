@@ -21,7 +21,7 @@ from steersweep.work.job import Progress
 from steersweep.work.stages import StageNow, seconds_left
 
 if TYPE_CHECKING:
-    from steersweep.study.jobs import Ended
+    from steersweep.study.listeners import Ended
 
 _PLAIN_LINE_EVERY = 10.0  # seconds, per job
 _LONG_AGO = 60.0  # seconds after which a job that says nothing leaves the picture

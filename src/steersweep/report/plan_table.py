@@ -14,8 +14,9 @@ from steersweep.report.console import PlainConsole
 from steersweep.report.terminal import power_line
 from steersweep.run.condition import Strength
 from steersweep.study.ahead import look_ahead
+from steersweep.study.begun import Begun
 from steersweep.study.costs import cheapest, estimate
-from steersweep.study.cuts import Begun, savings
+from steersweep.study.cuts import savings
 from steersweep.study.phases.phase import Expected
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import load_plan, shipped_on, shipped_plans

@@ -171,8 +171,13 @@ class RunPaths:
 
     @property
     def of_results(self) -> Path:
-        """What the results of a sweep with very many answers rest on."""
+        """What the results of a sweep rest on."""
         return self.root / ".results.json"
+
+    @property
+    def of_report(self) -> Path:
+        """What the report shows, and the digests of its files."""
+        return self.root / ".report.json"
 
     def phase(self, phase: str) -> Path:
         """Which conditions a phase consists of."""

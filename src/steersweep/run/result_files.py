@@ -21,7 +21,7 @@ from steersweep.run.result import Result
 Object = Mapping[str, Any]  # plain JSON
 
 _DIGEST = re.compile(rb'"digest": "([0-9a-f]{64})"')
-_LARGE = 1 << 26  # bytes from which samples stay in their file
+_LARGE = 1 << 24  # bytes from which samples stay in their file
 
 # What the files of a sweep of one's own, of a study's phases and of a verification begin with.
 SWEEP = "sweep"

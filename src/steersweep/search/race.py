@@ -15,8 +15,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from scipy.special import betainc, betaln
-
 T = TypeVar("T")
 
 
@@ -27,6 +25,8 @@ def log_evidence(won: int, lost: int) -> float:
         won: prompts on which the rival alone refused in fluent text.
         lost: prompts on which the other alone did.
     """
+    from scipy.special import betainc, betaln
+
     # Twice the integral of (2 p)^won (2 (1 - p))^lost over p from one half to one.
     above = float(betainc(lost + 1, won + 1, 0.5))
     if above == 0.0:

@@ -14,7 +14,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.numbers import odd_tensors
 from steersweep.smoke.passes import PlainPasses, is_apart, relative, steered_states
 from steersweep.steer.parity import PROBES
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 
 # A length at which attention kernels have gone wrong under left padding: 1 over a multiple of 32.
 _PADDED_TO = 33

@@ -23,7 +23,7 @@ from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.parity import PROBES, TOLERANCES, compare_readers
 from steersweep.steer.passes import run_edits
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.steering import Row, generate
 
 _NEW_TOKENS = 24

@@ -18,7 +18,7 @@ from steersweep.core.errors import InputError, setting
 from steersweep.model.chat_model import ChatModel, not_finite
 from steersweep.steer.packing import Layout, layouts
 from steersweep.steer.parity import read_with_nnsight
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 
 ReadSite = Literal["resid_post", "resid_pre"]
 Backend = Literal["hooks", "nnsight"]

@@ -22,7 +22,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import free_bytes
 from steersweep.steer.edit import Edit
 from steersweep.steer.packing import Layout, layouts
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.row_edits import RowEdits
 
 _AT_ONCE = 64  # continuations in a batch, each under every edit

@@ -23,7 +23,7 @@ from steersweep.model.decoder import ATTENTION, MLP
 from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.found import looked_once
 from steersweep.steer.probe import ordinary_tokens
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 
 # Architectures that the official code knows: its own places are kept there, also where norms after
 # attention and MLP (Gemma 2) bring something back.

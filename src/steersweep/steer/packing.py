@@ -19,7 +19,7 @@ from steersweep.model.batch import Batch
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.network import ROW_PER_WIDTH
 from steersweep.steer.pair_masks import takes_pair_masks
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 
 _TOKENS = 64  # of a packed row, at least
 

@@ -23,7 +23,7 @@ from steersweep.model.chat_model import ChatModel
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.packing import Layout, layouts
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.row_edits import RowEdits
 
 # Prompts in a batch, each under every edit.

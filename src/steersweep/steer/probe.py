@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +24,8 @@ from steersweep.model.memory import is_out_of_memory
 from steersweep.steer.decoding import decoder
 from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.prefill import prefill
+from steersweep.steer.regime import Regime
 from steersweep.steer.row_edits import RowEdits
-
-if TYPE_CHECKING:
-    from steersweep.steer.regime import Regime
 
 _SHORT = 3
 _LONG = 16

@@ -23,7 +23,8 @@ from steersweep.steer.decoding import Decoder, decoder
 from steersweep.steer.edit import Edit, clean_layers
 from steersweep.steer.greedy import most_likely
 from steersweep.steer.prefill import prefill
-from steersweep.steer.regime import Regime, regime_of
+from steersweep.steer.regime import Regime
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.repeats import LOOK_EVERY, repeating
 from steersweep.steer.row_edits import RowEdits
 from steersweep.steer.sampling import Sampler, Sampling

@@ -12,7 +12,8 @@ from steersweep.budget.shapes import ModelShape, catalog_shape, guessed_shape
 from steersweep.catalog.gpus import gpu_catalog
 from steersweep.core.errors import SteersweepError
 from steersweep.methods.method import METHODS
-from steersweep.model.source import LAB_PREFIX, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import LAB_PREFIX
 from steersweep.study.plan import Plan, PlannedModel
 from steersweep.study.settings import effects_of
 from steersweep.study.sweeps import Sweep

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from steersweep.budget.ledger import SMOKE, Ledger, Limits
 from steersweep.core.errors import InputError, SteersweepError, setting
@@ -11,9 +11,9 @@ from steersweep.engines.engine import Engine, Work
 from steersweep.model.source import hub_commit
 from steersweep.run.folder import LostDirection, RunFolder
 from steersweep.run.result import Result
+from steersweep.study.begun import Begun, begun
 from steersweep.study.costs import estimate, expected_seconds
-from steersweep.study.cuts import Begun, begun
-from steersweep.study.listeners import Listeners
+from steersweep.study.listeners import Ended, Listeners
 from steersweep.study.plan import Plan
 from steersweep.study.scheduler import Scheduler, Task
 from steersweep.study.settings import settings_of
@@ -37,26 +37,6 @@ class NothingRan(SteersweepError):
     exit_code = 4
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A job that is done.
-
-    Attributes:
-        phase: it belongs to.
-        sweep: what it ran.
-        results: what the phase knows of its model in its precision by now, one per method.
-        earlier: whether an earlier run had finished it.
-        folder: of files that results name, relative to the run folder; empty: the run folder.
-    """
-
-    phase: str
-    sweep: Sweep
-    results: list[Result]
-    earlier: bool
-    folder: str = ""
-
-
-OnJob = Callable[[Ended], None]
 _EFFECTS_SHARE = 0.25  # of a job's time, at most, with the usual number of items
 CHECKED_PROMPTS = 1  # the checks of a model take about as long as so many prompts of a cell
 

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from steersweep.run.result import Result
+from steersweep.study.sweeps import Sweep
 from steersweep.work.job import OnProgress
 
-if TYPE_CHECKING:
-    from steersweep.study.jobs import Ended
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is done.
+
+    Attributes:
+        phase: it belongs to.
+        sweep: what it ran.
+        results: what the phase knows of its model in its precision by now, one per method.
+        earlier: whether an earlier run had finished it.
+        folder: of files that results name, relative to the run folder; empty: the run folder.
+    """
+
+    phase: str
+    sweep: Sweep
+    results: list[Result]
+    earlier: bool
+    folder: str = ""
 
 
 def _nobody(_told: object) -> None:

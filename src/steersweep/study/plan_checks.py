@@ -15,7 +15,7 @@ from steersweep.core.own import is_own
 from steersweep.core.precision_labels import FASTEST
 from steersweep.core.text_files import shown
 from steersweep.effects.effect import EFFECTS
-from steersweep.judging.judge import is_judge_name
+from steersweep.judging.judges import is_judge_name
 from steersweep.methods.method import METHODS
 from steersweep.run.condition import MAX_CONDITIONS, REMOVED
 from steersweep.study.curves import PRECISION_MATTERS

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import cache
 
 from steersweep.methods.method import METHODS
+from steersweep.model.find import find_model
 from steersweep.model.rendering import as_special_tokens
-from steersweep.model.source import find_model
 from steersweep.prompts.prompts import TestSet, load_extraction_set, load_test_set
 from steersweep.prompts.system import read_system_prompt
 from steersweep.run.decoding_settings import DecodingSettings

@@ -19,7 +19,7 @@ from steersweep.core.errors import InputError, setting
 from steersweep.core.printing import in_a_line
 from steersweep.engines.engine import Engine
 from steersweep.engines.local import local_engine
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.methods.method import METHODS
 from steersweep.people.problems import problems
 from steersweep.prompts.prompts import load_extraction_set, load_test_set
@@ -27,11 +27,12 @@ from steersweep.run.condition import RESULT_VERSION
 from steersweep.run.folder import RunFolder
 from steersweep.run.lock import run_lock
 from steersweep.study import final
-from steersweep.study.cuts import begun, cuts_of_phase, savings
+from steersweep.study.begun import begun
+from steersweep.study.cuts import cuts_of_phase, savings
 from steersweep.study.evidence import signature_for, why_it_waits_again
 from steersweep.study.findings import append_findings
-from steersweep.study.jobs import Ended, Jobs
-from steersweep.study.listeners import Listeners
+from steersweep.study.jobs import Jobs
+from steersweep.study.listeners import Ended, Listeners
 from steersweep.study.phases.phase import Phase
 from steersweep.study.phases.registry import gate_after, phases_of
 from steersweep.study.plan import Plan

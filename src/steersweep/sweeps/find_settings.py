@@ -8,7 +8,8 @@ from typing import Any
 
 from steersweep.core.errors import InputError, setting
 from steersweep.core.setting_values import positive_number, whole_number
-from steersweep.model.source import ModelSource, find_model
+from steersweep.model.find import find_model
+from steersweep.model.source import ModelSource
 from steersweep.prompts.prompts import TestSet
 from steersweep.run.price import DIVERGENCE
 from steersweep.search.search import ROUNDS, STRENGTHS

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from steersweep.budget.estimate import EFFECTS, LOADING
 from steersweep.core.errors import InputError, SteersweepError, setting
 from steersweep.core.text_files import shown
+from steersweep.model.find import find_model
 from steersweep.model.rendering import as_special_tokens, test_rendered
-from steersweep.model.source import ModelSource, find_model, hub_commit
+from steersweep.model.source import ModelSource, hub_commit
 from steersweep.people.corrected import apply_reviews
 from steersweep.people.reviews import read_reviews, results_in
 from steersweep.prompts.conversation import Turn, Turns

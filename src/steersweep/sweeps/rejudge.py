@@ -17,7 +17,8 @@ from steersweep.core import journal, typed
 from steersweep.core.atomic import write_bytes
 from steersweep.core.errors import InputError
 from steersweep.core.statistics import cluster_bootstrap, kappa_of_table
-from steersweep.judging.judge import Answer, Judge, get_judge
+from steersweep.judging.judge import Answer, Judge
+from steersweep.judging.judges import get_judge
 from steersweep.judging.quality import LIKELIHOOD_TOKENS, Fluency
 from steersweep.people.reviews import results_in
 from steersweep.run.cell import Cell

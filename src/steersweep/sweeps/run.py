@@ -141,13 +141,8 @@ def _hashes(ids: Any) -> Any:
 
 def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
     """Keep when the run began, and its prompts."""
-    import torch
-
-    from steersweep.model.device import resolve_device
-
-    device = torch.device(resolve_device("auto"))
-    facts = provenance.facts(device)
-    store.write_once(store.paths.run, {"created": created, "provenance": facts})
+    if store.read_json(store.paths.run) is None:
+        store.write(store.paths.run, {"created": created, "provenance": _facts()})
     first = next(iter(settings.extracted.values()), None)
     store.write_once(
         store.paths.prompts,
@@ -160,6 +155,15 @@ def freeze(store: RunFolder, settings: SweepSettings, created: str) -> None:
             **_of_prompts(settings),
         },
     )
+
+
+def _facts() -> dict[str, Any]:
+    """What the run was begun on."""
+    import torch
+
+    from steersweep.model.device import resolve_device
+
+    return provenance.facts(torch.device(resolve_device("auto")))
 
 
 def _of_prompts(settings: SweepSettings) -> dict[str, Any]:

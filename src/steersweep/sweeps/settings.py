@@ -15,18 +15,12 @@ from steersweep.core.setting_values import (
     MAX_SEED,
     whole_number,
 )
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.methods.handed import Handed
 from steersweep.methods.method import METHODS
-from steersweep.model.rendering import (
-    Renderer,
-    SpecialTokens,
-    as_special_tokens,
-    extraction_rendered,
-    load_renderer,
-    test_rendered,
-)
-from steersweep.model.source import ModelSource, family_of, find_model
+from steersweep.model.find import find_model
+from steersweep.model.rendering import SpecialTokens, as_special_tokens
+from steersweep.model.source import ModelSource
 from steersweep.model.template_options import TemplateOptions, parse_template_options
 from steersweep.prompts.entries import MAX_PROMPTS
 from steersweep.prompts.prompts import (
@@ -50,6 +44,7 @@ from steersweep.sweeps import defaults
 from steersweep.sweeps.chosen import chosen_methods, chosen_strengths, listed_items
 from steersweep.sweeps.effect_settings import left_out_notes
 from steersweep.sweeps.expansion import LADDER, expand
+from steersweep.sweeps.model_facts import Asked, ModelFacts, model_facts
 from steersweep.work.asked_effects import NO_EFFECTS, AskedEffects
 from steersweep.work.job import Job
 
@@ -283,7 +278,8 @@ def frozen_code(own_methods: Mapping[str, Source]) -> dict[str, dict[str, str]]:
 def make_job(settings: SweepSettings, source: ModelSource, device: str, date: str) -> Job:
     """The job of one model on a torch device, of this machine or another.
 
-    Reads its config and tokenizer, and every byte of a folder's weights the first time.
+    Reads its config and tokenizer, and every byte of a folder's weights, the first time; see
+    `model_facts`.
 
     Args:
         settings: of the sweep.
@@ -297,29 +293,29 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
     """
     source = source.pinned()
     device = source.device(device)
-    config = source.config()
-    text = config.get_text_config()
-    n_layers, width = int(text.num_hidden_layers), int(text.hidden_size)
-    settings.check_fits(source.model_id, n_layers, width)
-    precision = source.precision(settings.precision, config, device)
-    renderer = load_renderer(
+    facts = model_facts(
         source,
-        config,
-        date=date,
-        special_tokens=settings.special_tokens,
-        template_options=settings.template_options,
-        system=settings.system,
+        Asked(
+            device=device,
+            date=date,
+            precision=settings.precision,
+            max_new_tokens=settings.max_new_tokens,
+            special_tokens=settings.special_tokens,
+            template_options=settings.template_options,
+            system=settings.system,
+            test=settings.test,
+            extraction=settings.extracted,
+        ),
     )
-    renderer.check()
-    _see_that_answers_fit(renderer, settings)
+    settings.check_fits(source.model_id, facts.n_layers, facts.d_model)
     return Job(
         source=source,
-        family=family_of(config),
-        n_layers=n_layers,
-        d_model=width,
-        precision=precision,
+        family=facts.family,
+        n_layers=facts.n_layers,
+        d_model=facts.d_model,
+        precision=facts.precision,
         device=device,
-        conditions=tuple(_conditions(settings, renderer, precision, n_layers)),
+        conditions=tuple(_conditions(settings, source, facts)),
         extraction=settings.extraction,
         test=settings.test,
         max_rows=settings.rows,
@@ -328,7 +324,7 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
         accept_mismatch=settings.accept_mismatch,
         date=date,
         special_tokens=settings.special_tokens,
-        notes=tuple(renderer.notes()),
+        notes=facts.notes,
         template_options=settings.template_options,
         system=settings.system,
         own_methods=settings.own_methods,
@@ -338,28 +334,11 @@ def make_job(settings: SweepSettings, source: ModelSource, device: str, date: st
     )
 
 
-def _see_that_answers_fit(renderer: Renderer, settings: SweepSettings) -> None:
-    limit, new = renderer.max_positions, settings.max_new_tokens
-    for number, ids in enumerate(renderer.ids_of(settings.test.asked, "test prompt"), 1):
-        if limit is not None and len(ids) + new > limit:
-            text = settings.test.prompts[number - 1]
-            raise InputError(
-                f"{renderer.source.model_id}: test prompt {number} {text[:40]!r} has {len(ids)} "
-                f"tokens; with {new} new ones (max_new_tokens) that exceeds the {limit} positions "
-                f"the model was made for"
-            )
-
-
 def _conditions(
-    settings: SweepSettings, renderer: Renderer, precision: str, n_layers: int
+    settings: SweepSettings, source: ModelSource, facts: ModelFacts
 ) -> Iterator[Condition]:
-    source = renderer.source
     fingerprint = source.fingerprint()
-    test = test_rendered(renderer, settings.test)
-    rendered = {
-        method: extraction_rendered(renderer, prompts)
-        for method, prompts in settings.extracted.items()
-    }
+    n_layers, rendered = facts.n_layers, facts.extraction
 
     for cell in expand(
         settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
@@ -374,7 +353,7 @@ def _conditions(
         yield Condition(
             model_id=source.model_id,
             model_fingerprint=fingerprint,
-            precision=precision,
+            precision=facts.precision,
             label=cell.label,
             layer=None if cell.layer is None else cell.layer.index(n_layers),
             layer_pct=None if cell.layer is None else cell.layer.share(n_layers),
@@ -383,7 +362,7 @@ def _conditions(
             extraction_prompts=prompts if cell.borrowed is None else cell.borrowed.prompts,
             extraction_rendered=None if prompts_of is None else rendered[prompts_of],
             test_prompts=settings.test.id,
-            test_rendered=test,
+            test_rendered=facts.test,
             max_new_tokens=settings.max_new_tokens,
             judge=get_judge(settings.judge).id,
             seed=settings.seed,

@@ -1,7 +1,7 @@
-"""Results that stand: those of a run with very many answers, where nothing they rest on changed.
+"""Results that stand: those of a run where nothing that they rest on has changed.
 
 A run that is finished is often begun once more, to see its table. To make a million samples into a
-result file takes a minute; to see that the file there is of these very records, a few seconds.
+result file takes a minute; to see that the file there is of these very records, a second.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import steersweep
+from steersweep.core import provenance
 from steersweep.core.digests import Damaged
 from steersweep.core.errors import InputError
 from steersweep.run.condition import content_key
 from steersweep.run.folder import RunFolder
-from steersweep.run.packed import MANY
 from steersweep.run.result import Result
 from steersweep.run.result_files import digest_of, read_result_file
 from steersweep.run.verdict import Thresholds
 from steersweep.work.job import Job
 
 
-def rests_on(
-    store: RunFolder, jobs: Sequence[Job], thresholds: Thresholds, kind: str
-) -> str | None:
-    """Hash of all that the results of a sweep rest on; None where they are made in a moment.
+def rests_on(store: RunFolder, jobs: Sequence[Job], thresholds: Thresholds, kind: str) -> str:
+    """Hash of all that the results of a sweep rest on.
 
     Args:
         store: the run folder, with all its records.
@@ -35,25 +33,29 @@ def rests_on(
         thresholds: that verdicts are decided by.
         kind: what the name of the result file begins with.
     """
-    if sum(len(job.conditions) * len(job.test.prompts) for job in jobs) < MANY:
-        return None
     reviews = store.paths.reviews
-    names = [[job.source.name, job.source.model_id, job.family, job.precision] for job in jobs]
     return content_key(
         {
-            "version": steersweep.__version__,
+            "version": [steersweep.__version__, provenance.git_commit()],
             "files": store.digests(),
             "reviews": sha256(reviews.read_bytes()).hexdigest() if reviews.exists() else None,
-            "jobs": [[*name, job.test.repeats] for name, job in zip(names, jobs, strict=True)],
+            "jobs": [_facts(job) for job in jobs],
             "thresholds": asdict(thresholds),
             "kind": kind,
         }
     )
 
 
-def standing(store: RunFolder, key: str | None) -> tuple[list[Result], Path] | None:
+def _facts(job: Job) -> list[object]:
+    """What results say of a job that its records do not."""
+    called = {(c.test_prompts, c.extraction_prompts or "") for c in job.conditions}
+    named = [job.source.name, job.source.model_id, job.family, job.precision]
+    return [*named, job.test.repeats, sorted(called)]
+
+
+def standing(store: RunFolder, key: str) -> tuple[list[Result], Path] | None:
     """The results that rest on what has this hash, and their file; None: they must be made."""
-    held = None if key is None else store.read_checked(store.paths.of_results, _whole)
+    held = store.read_checked(store.paths.of_results, _whole)
     if held is None or held["rests_on"] != key:
         return None
     path = store.paths.named(held["file"])
@@ -65,11 +67,10 @@ def standing(store: RunFolder, key: str | None) -> tuple[list[Result], Path] | N
         return None
 
 
-def note(store: RunFolder, key: str | None, path: Path) -> None:
+def note(store: RunFolder, key: str, path: Path) -> None:
     """Keep what the results in a file rest on."""
-    if key is not None:
-        facts = {"rests_on": key, "file": store.paths.name_of(path), "written": digest_of(path)}
-        store.write_json(store.paths.of_results, facts)
+    facts = {"rests_on": key, "file": store.paths.name_of(path), "written": digest_of(path)}
+    store.write_json(store.paths.of_results, facts)
 
 
 def _whole(facts: Mapping[str, Any]) -> Mapping[str, Any]:

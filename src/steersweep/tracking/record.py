@@ -26,7 +26,7 @@ from steersweep.study.sweeps import Step
 from steersweep.verification.outcome import read_verification
 
 if TYPE_CHECKING:
-    from steersweep.study.jobs import Ended
+    from steersweep.study.listeners import Ended
 
 SWEEPS = "steersweep-sweeps"  # the project of sweeps outside a study
 _SHOWN_OUTPUTS = 3

@@ -31,7 +31,7 @@ from steersweep.steer.activations import mean_residuals, residuals
 from steersweep.steer.edit import Edit
 from steersweep.steer.everywhere import ablation_sites_of
 from steersweep.steer.passes import run_edits
-from steersweep.steer.regime import regime_of
+from steersweep.steer.regime_search import regime_of
 from steersweep.steer.steering import Row, generate
 from steersweep.verification import plain
 from steersweep.verification.tiny_models import ARCHITECTURES, NotInThisRelease, build

@@ -11,7 +11,7 @@ from steersweep.core.atomic import write_text
 from steersweep.core.errors import SteersweepError, setting
 from steersweep.core.printing import safe_name
 from steersweep.core.statistics import wilson
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.methods.official import Check, check_fixture, fixture_folders
 from steersweep.run.condition import content_key
 from steersweep.run.label import Label

@@ -10,7 +10,8 @@ from steersweep.budget.shapes import ModelShape
 from steersweep.core import provenance
 from steersweep.core.errors import SteersweepError
 from steersweep.judging.fluency import ResponseNll, fluency_threshold
-from steersweep.judging.judge import Answer, OfAnswers, get_judge
+from steersweep.judging.judge import Answer, OfAnswers
+from steersweep.judging.judges import get_judge
 from steersweep.judging.quality import Fluency
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit

@@ -84,6 +84,9 @@ class Job:
     effects: AskedEffects = NO_EFFECTS
 
 
+ALREADY = "already finished"  # what a job's progress says that has nothing to do
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a job is doing, for display.

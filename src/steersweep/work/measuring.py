@@ -12,7 +12,7 @@ from steersweep.core import provenance
 from steersweep.core.errors import NumericalError
 from steersweep.core.printing import first_line
 from steersweep.effects.effect import EFFECTS, Given, OwnAnswers
-from steersweep.judging.judge import get_judge
+from steersweep.judging.judges import get_judge
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import RowLimit
 from steersweep.run.effect import Measured

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from steersweep.methods.method import Tensors
 from steersweep.run.condition import content_key
 from steersweep.run.folder import RunFolder
 from steersweep.work.job import Job
-from steersweep.work.standing import StandingFile
+
+if TYPE_CHECKING:
+    from steersweep.work.standing import StandingFile
 
 WORTH_KEEPING = 10.0  # seconds of work
 
@@ -54,6 +54,8 @@ class Preparation:
         path = self._store.paths.kept(self._prefix, self._key(name, rests_on), "safetensors")
         held = self._store.tensors(path)
         if held is not None:
+            import torch
+
             return {key: torch.from_numpy(array) for key, array in held.items()}
         started = self._now()
         made = make()
@@ -83,6 +85,8 @@ class Preparation:
 
     def standing(self, rests_on: object) -> StandingFile:
         """Where a batch that takes long is kept as it stands; one at a time."""
+        from steersweep.work.standing import StandingFile
+
         if self._standing is not None:
             self._standing.forget()  # its answers were saved before others were asked
         path = self._store.paths.kept(self._prefix, self._key("batch", rests_on), "safetensors")

@@ -1,16 +1,19 @@
-"""Runs one job: loads its model, and generates, judges and saves the conditions it lacks."""
+"""Runs one job: loads its model, and generates, judges and saves the conditions it lacks.
+
+A job that lacks nothing needs neither its model nor torch, whose import takes seconds.
+"""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from steersweep.budget.estimate import EFFECTS, GENERATION, JUDGING, LIKELIHOODS, LOADING
 from steersweep.budget.shapes import ModelShape
 from steersweep.core.errors import InputError, NumericalError
 from steersweep.core.precision_labels import runs_as
 from steersweep.methods.method import METHODS
-from steersweep.model.chat_model import ChatModel
 from steersweep.model.memory import free_memory, model_shape
 from steersweep.model.rendering import extraction_rendered, test_rendered
 from steersweep.run.condition import Condition
@@ -18,12 +21,10 @@ from steersweep.run.folder import RunFolder
 from steersweep.run.label import UNSTEERED
 from steersweep.search.search import STRENGTHS
 from steersweep.search.window import MOST
-from steersweep.smoke.required import check_for_run
 from steersweep.work.batches import in_batches
-from steersweep.work.bench import Bench
-from steersweep.work.comparing import keep_comparison
 from steersweep.work.expected import APART, CHECKS, COMPARISON, expected_seconds
 from steersweep.work.job import (
+    ALREADY,
     Job,
     OnProgress,
     Progress,
@@ -37,11 +38,13 @@ from steersweep.work.job import (
     unsteered_note,
     window_notes,
 )
-from steersweep.work.measuring import measure_effects
 from steersweep.work.overflow import FROM, as_it_runs, note_overflow
 from steersweep.work.preparation import Preparation
 from steersweep.work.stages import Stages, share_done
-from steersweep.work.window import find_window
+
+if TYPE_CHECKING:
+    from steersweep.model.chat_model import ChatModel
+    from steersweep.work.bench import Bench
 
 _LOADING_S = 5.0  # until a model's size is known
 _NOT_YET = 0.999
@@ -92,7 +95,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     told.done = len(done)
     if not job.checks_only and not unfinished(job, store) and not effects_missing(job, store):
         Preparation(job, store).forget()
-        return told("already finished", ended=True)
+        return told(ALREADY, ended=True)
     n_prompts = len(job.test.prompts)
     # Of a window's twelve strengths five are run.
     likely = len(conditions) * MOST // len(STRENGTHS) * n_prompts if job.window else None
@@ -101,6 +104,8 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
         return told("finished", ended=True)
     asked = 0
     if job.window and breaks_of(job, store) is None:
+        from steersweep.work.window import find_window
+
         asked = find_window(bench, job, store, likely or 0)
     conditions = placeable(job, store)
     if asked:  # the unsteered answers are there now
@@ -109,7 +114,7 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     told.total = len(conditions)
     told.rows = None
     for note in window_notes(job, store):
-        told("window", warning=f"{job.source.name}: {note}")
+        told("window", warning=note)
     missing_layers = missing_notes(job, store)
     for note in missing_layers:
         told("directions", warning=note)
@@ -131,6 +136,8 @@ def _run_job(job: Job, store: RunFolder, on_progress: OnProgress) -> None:
     told.stages.finish(GENERATION, LIKELIHOODS, JUDGING)
     measure(bench, job, store, told)
     if job.reference is not None:
+        from steersweep.work.comparing import keep_comparison
+
         told.begin(COMPARISON)
         keep_comparison(bench)
         told.stages.end()
@@ -154,6 +161,7 @@ def measure(bench: Bench, job: Job, store: RunFolder, told: Told) -> None:
     target = target_of(job, store) if job.effects else None
     if target is None:
         return
+    from steersweep.work.measuring import measure_effects
 
     def on_share(share: float, what: str) -> None:
         told.stages.at(share)
@@ -176,6 +184,8 @@ def open_bench(job: Job, store: RunFolder, told: Told, *, rows: int | None = Non
     Raises:
         as `_run_job`.
     """
+    from steersweep.work.bench import Bench
+
     for own in job.own_methods.values():
         METHODS.add(own)
     told.rows = rows
@@ -237,6 +247,7 @@ def _open(job: Job, told: Told, rows: int | None) -> tuple[ChatModel, ModelShape
 
 def _check(chat: ChatModel, job: Job, store: RunFolder, told: Told) -> tuple[str, ...]:
     """Make the checks that a job needs; what a user should know of the model."""
+    from steersweep.smoke.required import check_for_run
 
     def on_check(name: str, share: float) -> None:
         told.stages.at(share)
@@ -259,6 +270,8 @@ def _check(chat: ChatModel, job: Job, store: RunFolder, told: Told) -> tuple[str
 
 def _load(job: Job) -> ChatModel:
     """The job's model, if it is the one the conditions were made for."""
+    from steersweep.model.chat_model import ChatModel
+
     chat = ChatModel.load(
         job.source,
         precision=job.precision,

@@ -11,7 +11,7 @@ from typing import Any
 
 from steersweep.core.errors import InputError
 from steersweep.core.precision_labels import label, runs_as
-from steersweep.model.explaining import explain_loading
+from steersweep.model.explaining import explain_loading, loading_begins
 from steersweep.model.fingerprint import file_hash
 from steersweep.model.gguf.checks import check_model, check_package, main_type
 from steersweep.model.gguf.config import load_config
@@ -73,7 +73,8 @@ class GgufSource(ModelSource):
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         files = self._on_hub()
-        check_disk(self, {name: size for name, size in files.items() if name == self.file})
+        wanted = {name: size for name, size in files.items() if name == self.file}
+        check_disk(self.model_id, self.location, self.revision, wanted)
         with explain_loading(self):
             try:
                 return Path(hf_hub_download(self.location, self.file, revision=self.revision))
@@ -121,6 +122,7 @@ class GgufSource(ModelSource):
         """See `ModelSource.config`."""
         from steersweep.model.architectures import auto_class, check_shape
 
+        loading_begins()
         header = self.header
         with explain_loading(self):
             config = load_config(header, self.model_id)

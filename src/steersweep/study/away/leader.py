@@ -24,7 +24,7 @@ from steersweep.run.result_files import replace_result_file
 from steersweep.study.away.apps import function_of, remote_functions
 from steersweep.study.away.remote_run import End
 from steersweep.study.checking import check_models, must_pass
-from steersweep.study.jobs import Ended
+from steersweep.study.listeners import Ended
 from steersweep.study.plan import Plan
 from steersweep.study.plan_file import parse_plan
 from steersweep.study.status import must_be_complete

@@ -125,7 +125,7 @@ class Verification(Phase):
 
     def _tell(self, study: Running, decision: Mapping[str, Any], *, earlier: bool) -> None:
         """Tell of the reproduction's results, which lie in a run folder of their own."""
-        from steersweep.study.jobs import Ended
+        from steersweep.study.listeners import Ended
 
         file = study.store.paths.named(decision["reproduction"]["results_file"])
         try:
