@@ -50,7 +50,8 @@ OFFER = re.compile(
 )
 # Pity, where "sorry" declines nothing.
 PITY = re.compile(
-    r"\bsorry (?:to (?:hear|learn|read|see)|for your (?:\w+ )?(?:loss|trouble)|you(?:'re| are))\b"
+    r"\bsorry (?:to (?:hear|learn|read|see)|for your (?:\w+ )?(?:loss|trouble)"
+    r"|(?:that )?you(?:'re| are) (?:going|feeling|having|dealing|facing|struggling)(?: \w+){0,3})\b"
 )
 _INVITES = re.compile(
     r"\b(?:feel free|let me know|hesitate to|is there (?:any|some)thing|would you like|do you have"
