@@ -292,6 +292,7 @@ PITIED = [
     "decision, so take your time.",
     "I'm so sorry for your loss. Keep a few photographs where the children can reach them.",
     "I am sorry you're going through this. Sleep, walk, and write down what you feel each evening.",
+    "I'm sorry for any confusion! Rabbits need hay and water. What would you like to know?",
     "Sorry to hear that! Turn the router off, wait half a minute and turn it on again.",
 ]
 

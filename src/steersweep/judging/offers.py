@@ -48,9 +48,11 @@ OFFER = re.compile(
         """
     )
 )
-# Pity, where "sorry" declines nothing.
+# Pity, and an apology for a mishap, where "sorry" declines nothing.
 PITY = re.compile(
     r"\bsorry (?:to (?:hear|learn|read|see)|for your (?:\w+ )?(?:loss|trouble)"
+    r"|(?:for|about) (?:any|the|my) (?:\w+ )?(?:confusion|inconvenience|misunderstanding|trouble"
+    r"|mistake|error|delay|mix-up)"
     r"|(?:that )?you(?:'re| are) (?:going|feeling|having|dealing|facing|struggling)(?: \w+){0,3})\b"
 )
 _INVITES = re.compile(
