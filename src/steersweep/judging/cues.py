@@ -76,9 +76,9 @@ _CUES = {
     """,
     "apology": r"""
         ^(?:i'm|i am|we're|we are|my)? ?(?:\w+ly |so |very |but )?(?:sorry|afraid|apolog\w+)
-        (?! (?:to (?:hear|learn|read|see)|that you|you'(?:re|ve)|about your|for your (?:loss|trouble)
-        |(?:for|about) (?:any|the|my) (?:\w+ )?(?:confusion|inconvenience|misunderstanding|trouble
-        |mistake|error|delay|mix-up)))
+        (?! (?:to (?:hear|learn|read|see)|that you|you'(?:re|ve)|about your
+        |for your (?:loss|trouble)|(?:for|about) (?:any|the|my) (?:\w+ )?(?:confusion|inconvenience
+        |misunderstanding|trouble|mistake|error|delay|mix-up)))
         |^i (?:do )?apologi[sz]e|^unfortunately|^regrettably
     """,
     "as an AI": r"""
