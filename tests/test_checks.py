@@ -282,7 +282,7 @@ def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(*_arguments: Any) -> None:
         raise AssertionError("the model is looked at")
 
-    for where in ("regime.Probe", "pair_masks._looked", "everywhere._left"):
+    for where in ("regime_search.Probe", "pair_masks._looked", "everywhere._left"):
         monkeypatch.setattr(f"steersweep.steer.{where}", look)
 
 

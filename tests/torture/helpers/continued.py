@@ -13,6 +13,7 @@ from torture.helpers.runs import GO_ON, READING, Finished
 from torture.helpers.snapshot import masked
 from torture.helpers.verdicts import common_fault
 
+_REFUSED = 2
 _RESTS_ON_PEOPLE = ("decisions/", "results/", "FINDINGS_LOG.md")
 # Files that hold numbers which people read or which others are made from.
 _NUMBERS = ("conditions/", "decisions/", "directions/", "results/", "FINDINGS_LOG.md")
@@ -77,7 +78,7 @@ def _faults(
 
 def _named(run: Finished, folder: Path, done: Ended, damaged: Collection[str]) -> list[str]:
     """Damaged files that the command names, or `status` after it."""
-    found = [name for name in damaged if is_named(name, done.text, run.read.get(GO_ON, ""))]
+    found = [name for name in damaged if names(done, name, run.read.get(GO_ON, ""))]
     if damaged and not found and run.name == "study":
         status = READING["study"][0]
         said = command(status, folder, cache=run.cache).text
@@ -85,8 +86,18 @@ def _named(run: Finished, folder: Path, done: Ended, damaged: Collection[str]) -
     return found
 
 
+def names(done: Ended, name: str, usual: str) -> bool:
+    """Whether a command that ended names a file, where it `usual`ly says something else.
+
+    A refusal is one message, and nothing of what is usual.
+    """
+    return (
+        is_named(name, done.err, "") if done.code == _REFUSED else is_named(name, done.text, usual)
+    )
+
+
 def is_named(name: str, text: str, usual: str) -> bool:
-    """Whether a command names a file, more often than the command `usual`ly does."""
+    """Whether a text names a file, more often than the `usual` one."""
     if name == "plan.yaml" and "holds another run" in text:
         return True
     return text.count(Path(name).name) > usual.count(Path(name).name)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from torture.helpers.cases import OK, Case, Verdict
-from torture.helpers.continued import is_named, of_continued
+from torture.helpers.continued import is_named, names, of_continued
 from torture.helpers.damages import Damage
 from torture.helpers.process import command
 from torture.helpers.runs import GO_ON, PAGE, READING, Finished
@@ -61,7 +61,7 @@ def _read(run: Finished, folder: Path, harmed: Sequence[str], skipped: Collectio
         if (fault := common_fault(done)) is not None:
             return Verdict(fault.name, f"{arguments[0]}: {fault.why}")
         expected = run.read[" ".join(arguments)]
-        named = any(is_named(name, done.text, expected) for name in harmed)
+        named = any(names(done, name, expected) for name in harmed)
         if done.code != 0 and not named:
             return Verdict("unnamed", f"{arguments[0]}: exit {done.code}: {done.text[-400:]}")
         if named:
