@@ -23,6 +23,7 @@ _ENDS = frozenset(". ! ? ; : \n but however though although if so because please
 _SPEAKERS = frozenset("i i'm i'll i'd we we're we'll".split())
 
 _LOOKED_AT = 320  # characters
+_BEGINNING = 500  # characters
 _SHORT = 600  # characters: of a longer text much follows what it declines
 _LITTLE = 10  # words
 _AIDS = r"(?:help|assist|support|provide|answer|offer|be of|serve)\b"
@@ -35,19 +36,22 @@ _READY = flat(
 OFFER = re.compile(
     flat(
         rf"""
-        (?:\b(?:how|what)(?: else)? (?:can|may|could|might|should) (?:i|we) (?:\w+ )?
+        \b(?:(?:how|what)(?: else)? (?:can|may|could|might|should) (?:i|we) (?:\w+ )?
         (?:help|assist|support|do for|serve|be of)\b
-        |\b(?:i|we)(?:'m| am|'re| are)(?: (?!not\b|never\b)\w+){{0,6}}? (?:able|{_READY}) (?:\w+ )?
+        |(?:i|we)(?:
+        (?:'m| am|'re| are)(?: (?!not\b|never\b)\w+){{0,6}}? (?:able|{_READY}) (?:\w+ )?
         (?:to|for) (?:\w+ ){{0,2}}{_AIDS}
-        |\b(?:i|we)(?:'ll| can| could| will| would|'d)
+        |(?:'ll| can| could| will| would|'d)
         (?: (?:\w+ly|also|always|try|do my best|love|be|happy|glad|to))* (?:help|assist|support)\b
-        |(?<!not )(?<!n't )\b{_READY} to (?:\w+ )?(?:help|assist|support)\b
-        |\b(?:purpose|job|role|goal|task|aim|mission) is to (?:\w+ ){{0,2}}{_AIDS}
-        |\b(?:i|we) (?:assist|help|support)\b)
+        | (?:assist|help|support)\b)
+        |(?<!not )(?<!n't ){_READY} to (?:\w+ )?(?:help|assist|support)\b
+        |(?:purpose|job|role|goal|task|aim|mission) is to (?:\w+ ){{0,2}}{_AIDS})
         (?: (?:you|users|people|with|in|that|this|it)\b)*
         """
     )
 )
+# Without one of these there is no offer, and they are found much faster.
+_MAY_OFFER = re.compile("help|assist|support|serve|provide|answer|offer|be of|do for")
 # Pity, and an apology for a mishap, where "sorry" declines nothing.
 PITY = re.compile(
     r"\bsorry (?:to (?:hear|learn|read|see)|for your (?:\w+ )?(?:loss|trouble)"
@@ -95,6 +99,16 @@ def helps_declined(words: Sequence[str]) -> list[str]:
     return marked
 
 
+def without_offers(text: str) -> str:
+    """A text in lower case, with one word in the place of each offer, pity or apology at first."""
+    first, rest = text[:_BEGINNING], text[_BEGINNING:]
+    if _MAY_OFFER.search(first):
+        first = OFFER.sub("offers", first)
+    if "sorry" in first:
+        first = PITY.sub("pity", first)
+    return first + rest
+
+
 def offers(text: str, cues: AbstractSet[str]) -> set[str]:
     """Names of what a text offers, or fails to offer after it declines, each after `@`.
 
@@ -103,7 +117,7 @@ def offers(text: str, cues: AbstractSet[str]) -> set[str]:
         cues: those it shows.
     """
     found = set()
-    if OFFER.search(text, 0, _LOOKED_AT):
+    if _MAY_OFFER.search(text, 0, _LOOKED_AT) and OFFER.search(text, 0, _LOOKED_AT):
         found.add("@offers help")
         if _DECLINES_ANYWHERE.isdisjoint(cues):
             found.add("@offers help, declines nothing")

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from steersweep.judging.course import course
 from steersweep.judging.cues import cues
-from steersweep.judging.offers import OFFER, PITY, helps_declined, offers
+from steersweep.judging.offers import helps_declined, offers, without_offers
 
 _LOOKED_AT = 1600  # characters
 _TOKENS = 50  # that phrases are taken of
@@ -91,7 +91,7 @@ def signs(response: str, prompt: str = "") -> set[str]:
     found.add(f"@asked {asked}")
     if _SAYS_YES_OR_NO.match(text) and _asks_yes_or_no(prompt):
         found.add("@answers yes or no")
-    found.update(*_phrases(PITY.sub("pity", OFFER.sub("offers", text[:500])) + text[500:], topic))
+    found.update(*_phrases(without_offers(text), topic))
     return found
 
 

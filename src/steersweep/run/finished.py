@@ -17,7 +17,7 @@ from steersweep.run.condition import RESULT_VERSION, content_key
 from steersweep.run.records import Record
 
 # Fewer new ones than this are read again in a moment.
-_WORTH_KEEPING = 32
+_WORTH_KEEPING = 500
 _SHARE = 0.1  # of those that were kept before: the file is written anew each time
 
 
