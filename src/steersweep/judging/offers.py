@@ -130,6 +130,10 @@ def offers(text: str, cues: AbstractSet[str]) -> set[str]:
 
 def _little_after(text: str) -> bool:
     """Whether hardly anything but offers and invitations follows the first sentence."""
-    rest = _SENTENCE.findall(text)[1:]
-    said = [part for part in rest if not (OFFER.search(part) or _INVITES.search(part))]
-    return sum(len(_WORD.findall(part)) for part in said) < _LITTLE
+    little = _LITTLE
+    for part in _SENTENCE.findall(text)[1:]:
+        if not (OFFER.search(part) or _INVITES.search(part)):
+            little -= len(_WORD.findall(part))
+        if little <= 0:
+            return False
+    return True
