@@ -13,6 +13,7 @@ Snapshot = dict[str, Any]
 
 _ALWAYS = {"timestamp", "created", "time", "seconds", "runtime_seconds", "extraction_seconds"}
 _ALWAYS |= {"git_commit"}  # whoever works on the code may commit while tests run
+_ALWAYS |= {"shows", "report.html"}  # in `.report.json`: digests of what has moments in it
 _MOMENT = re.compile(r"\d{8}T\d{6}Z|\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?Z?")
 _PICTURES = (".png", ".svg", ".html", ".js")
 
