@@ -1,13 +1,15 @@
 """How decoding time grows with rows, layers, context and model size; and whether estimates hold.
 
     python benchmarks/cost_curves.py [--runs 3] [--precisions fp32,bf16,int8-dynamic]
+    python benchmarks/cost_curves.py --device cuda [--precisions bf16]
 
 Models are random Qwen2s. One thing varies at a time around a model of 8 layers and width 256 with
-64 rows; then whole passes over known tokens. The rates of `Machine`
-(steersweep/budget/timing.py) are fitted to all of it at once, by least squares of relative
-errors, and printed beside those it has now; with --jobs, whole sweeps are held against what
-`estimate` says. Precisions take turns at each point, so that a busy machine is as busy for each;
-of all but the first the rate of products alone is fitted, the others being those of the first.
+64 rows, on a GPU of 16 layers and width 2048; then whole passes over known tokens. The rates of
+`Machine` (steersweep/budget/timing.py) are fitted to all of it at once, by least squares of
+relative errors, and printed beside those it has now; with --jobs, whole sweeps are held against
+what `estimate` says. Precisions take turns at each point, so that a busy machine is as busy for
+each; of all but the first the rate of products alone is fitted, the others being those of the
+first.
 """
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ from scipy.optimize import nnls
 from transformers import Qwen2Config
 
 from decoding import pushes, step_seconds
-from machine import named
+from limits import rates_of
+from machine import named, sync
 from shapes import save
 from steersweep import ChatModel, Row, load_test_set
-from steersweep.budget.estimate import Workload, estimate
+from steersweep.budget.estimate import Workload, stage_seconds
 from steersweep.budget.shapes import ModelShape
-from steersweep.budget.timing import CPU, Machine
+from steersweep.budget.timing import Machine
 from steersweep.model.find import find_model
 from steersweep.model.memory import model_shape
 from steersweep.sweeps.expansion import expand
@@ -66,48 +69,66 @@ CURVES = [
     *(Point("passes", tokens=48, context=24, width=n) for n in (128, 256, 512, 1024)),
     Point("passes", tokens=48, context=24, layers=32),
 ]
+_LARGE = Point("rows", layers=16, width=2048)
+GPU_CURVES = [
+    *(replace(_LARGE, rows=n) for n in (1, 16, 64, 256, 1024, 2048)),
+    *(replace(_LARGE, curve="layers", layers=n) for n in (4, 32)),
+    *(replace(_LARGE, curve="context", rows=256, context=n) for n in (256, 1024)),
+    *(replace(_LARGE, curve="width", rows=256, width=n) for n in (512, 4096)),
+    *(replace(_LARGE, curve="passes", tokens=48, context=24, rows=n) for n in (16, 64, 256)),
+    *(
+        replace(_LARGE, curve="passes", tokens=48, context=24, width=n, rows=256)
+        for n in (512, 4096)
+    ),
+]
 
 
 def main() -> None:
     """Measure, fit, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--precisions", default="fp32")
+    parser.add_argument("--precisions", help="fp32, on a GPU bf16")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--jobs", action="store_true", help="whole sweeps too")
     parser.add_argument("--jobs-only", action="store_true", help="whole sweeps alone")
     asked = parser.parse_args()
-    precisions = asked.precisions.split(",")
+    device = torch.device(asked.device)
+    on_gpu = device.type == "cuda"
+    precisions = (asked.precisions or ("bf16" if on_gpu else "fp32")).split(",")
+    curves, in_use = (GPU_CURVES if on_gpu else CURVES), rates_of(device)
     with tempfile.TemporaryDirectory() as made:
         models = {
             (p.layers, p.width): save(
                 _config(p.layers, p.width), Path(made) / f"{p.layers}-{p.width}"
             )
-            for p in CURVES
+            for p in curves
         }
         if asked.jobs_only:
-            return jobs(models, precisions)
+            return jobs(models, precisions, device)
         chats = {
-            (*key, name): ChatModel.load(str(folder), precision=name, device="cpu")
+            (*key, name): ChatModel.load(str(folder), precision=name, device=asked.device)
             for key, folder in models.items()
             for name in precisions
         }
-        print(f"{named(torch.device('cpu'))}")
+        print(named(device))
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs\n")
         shapes = {key: model_shape(find_model(str(models[key])).config()) for key in models}
         seconds: dict[tuple[str, Point], list[float]] = defaultdict(list)
         for _run in range(asked.runs):
-            for point in CURVES:
+            for point in curves:
                 for name in precisions:
                     chat = chats[point.layers, point.width, name]
                     seconds[name, point].append(measure(chat, point))
         fitted = None
         for name in precisions:
-            found = {point: median(seconds[name, point]) for point in CURVES}
+            found = {point: median(seconds[name, point]) for point in curves}
             fitted = (
-                fit(found, shapes) if fitted is None else fit_products(found, shapes, name, fitted)
+                fit(found, shapes, name, in_use)
+                if fitted is None
+                else fit_products(found, shapes, name, fitted)
             )
-            report(found, shapes, name, fitted)
-        return jobs(models, precisions) if asked.jobs else None
+            report(found, shapes, name, fitted, in_use)
+        return jobs(models, precisions, device) if asked.jobs else None
 
 
 def measure(chat: ChatModel, point: Point) -> float:
@@ -127,12 +148,14 @@ def measure(chat: ChatModel, point: Point) -> float:
 def pass_seconds(chat: ChatModel, rows: int, tokens: int) -> float:
     """Seconds of a pass that gives the logits of every position, as scoring answers does."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 900, (rows, tokens), generator=generator)
-    positions = torch.arange(tokens).expand(rows, -1)
+    ids = torch.randint(5, 900, (rows, tokens), generator=generator).to(chat.device)
+    positions = torch.arange(tokens, device=chat.device).expand(rows, -1)
     times = []
     for _ in range(4):
+        sync(chat.device)
         started = time.perf_counter()
         chat.logits(ids, torch.ones_like(ids), positions, keep=tokens)
+        sync(chat.device)
         times.append(time.perf_counter() - started)
     return median(times[1:])
 
@@ -142,6 +165,7 @@ def report(
     shapes: dict[tuple[int, int], ModelShape],
     precision: str,
     fitted: Machine,
+    in_use: Machine,
 ) -> None:
     """The curves beside what is fitted and what estimates rest on."""
     print(f"\n{precision}\n")
@@ -151,7 +175,7 @@ def report(
     for point, step in seconds.items():
         shape = shapes[point.layers, point.width]
         said = []
-        for name, machine in (("fitted", fitted), ("the estimate", CPU)):
+        for name, machine in (("fitted", fitted), ("the estimate", in_use)):
             expected = expected_seconds(machine, shape, precision, point)
             error = expected / step - 1
             worst[name] = max(worst[name], abs(error), key=abs)
@@ -163,12 +187,10 @@ def report(
         )
     print("\nlargest error: " + ", ".join(f"{e:.0%} of {name}" for name, e in worst.items()))
     if precision in fitted.products:
-        in_use = CPU.products.get(precision, 1.0)
-        return print(
-            f"  products: fitted {fitted.products[precision]:.2g} x, in use {in_use:.2g} x"
-        )
+        now = in_use.products.get(precision, 1.0)
+        return print(f"  products: fitted {fitted.products[precision]:.2g} x, in use {now:.2g} x")
     for name in RATES:
-        print(f"  {name}: fitted {getattr(fitted, name):.3g}, in use {getattr(CPU, name):.3g}")
+        print(f"  {name}: fitted {getattr(fitted, name):.3g}, in use {getattr(in_use, name):.3g}")
     return None
 
 
@@ -183,20 +205,25 @@ def expected_seconds(machine: Machine, shape: ModelShape, precision: str, point:
 RATES = ("layer_s", "read_rate", "flops", "element_s", "attended_s", "pass_element_s")
 
 
-def terms(shape: ModelShape, point: Point) -> list[float]:
+def terms(shape: ModelShape, precision: str, point: Point) -> list[float]:
     """How often each of `RATES` counts in a point."""
     count = point.rows * point.tokens
     products, elements = count * 2 * shape.parameters, count * shape.n_layers * shape.d_model
     if point.tokens > 1:
         return [0, 0, products, 0, 0, elements]
     attended = count * shape.n_layers * shape.q_width * point.context
-    return [shape.n_layers, shape.weights("fp32"), products, elements, attended, 0]
+    return [shape.n_layers, shape.read(precision), products, elements, attended, 0]
 
 
-def fit(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape]) -> Machine:
+def fit(
+    seconds: dict[Point, float],
+    shapes: dict[tuple[int, int], ModelShape],
+    precision: str,
+    machine: Machine,
+) -> Machine:
     """The rates that explain all points best, by relative errors."""
     rows = [
-        [term / took for term in terms(shapes[point.layers, point.width], point)]
+        [term / took for term in terms(shapes[point.layers, point.width], precision, point)]
         for point, took in seconds.items()
     ]
     matrix = numpy.array(rows)
@@ -207,7 +234,7 @@ def fit(seconds: dict[Point, float], shapes: dict[tuple[int, int], ModelShape]) 
     )
     for name in ("read_rate", "flops"):
         rates[name] = 1 / rates[name]
-    return replace(CPU, products={}, **rates)
+    return replace(machine, products={}, **rates)
 
 
 def fit_products(
@@ -231,7 +258,8 @@ def fit_products(
     return with_products(min(numpy.geomspace(0.1, 20, 500), key=error))
 
 
-JOBS: tuple[tuple[tuple[int, int] | str, str, int, int], ...] = (
+JobCase = tuple[tuple[int, int] | str, str, int, int]
+JOBS: tuple[JobCase, ...] = (
     ((8, 256), "dim", 10, 100),
     ((8, 256), "dim", 40, 100),
     ((32, 256), "dim", 20, 50),
@@ -241,9 +269,17 @@ JOBS: tuple[tuple[tuple[int, int] | str, str, int, int], ...] = (
     ("lab:phi-mini", "dim,cosmic", 40, 16),
     ("lab:llama-8b", "dim,cosmic", 40, 16),
 )
+GPU_JOBS: tuple[JobCase, ...] = (
+    ((16, 2048), "dim", 40, 60),
+    ((32, 2048), "dim,cosmic", 40, 60),
+    ((16, 4096), "dim", 120, 100),
+    ("lab:qwen-14b", "dim,cosmic", 40, 16),
+)
 
 
-def jobs(models: dict[tuple[int, int], Path], precisions: Sequence[str]) -> None:
+def jobs(
+    models: dict[tuple[int, int], Path], precisions: Sequence[str], device: torch.device
+) -> None:
     """Whole sweeps, judged and saved, against their estimate; most answers run to full length.
 
     How much of COSMIC's scoring is needed depends on what a model does, so it is tried on lab
@@ -251,7 +287,9 @@ def jobs(models: dict[tuple[int, int], Path], precisions: Sequence[str]) -> None
     """
     print("\n| model | precision | methods | conditions | prompts | tokens | seconds | estimate |")
     print("|---|---|---|---|---|---|---|---|")
-    for (model, methods, n_prompts, tokens), precision in itertools.product(JOBS, precisions):
+    for (model, methods, n_prompts, tokens), precision in itertools.product(
+        GPU_JOBS if device.type == "cuda" else JOBS, precisions
+    ):
         name = model if isinstance(model, str) else f"{model[0]} layers, width {model[1]}"
         location = model if isinstance(model, str) else str(models[model])
         settings = make_settings(
@@ -265,7 +303,7 @@ def jobs(models: dict[tuple[int, int], Path], precisions: Sequence[str]) -> None
         )
         with tempfile.TemporaryDirectory() as out:
             started = time.perf_counter()
-            run_sweep(settings, Path(out) / "run", device="cpu")
+            run_sweep(settings, Path(out) / "run", device=device.type)
             took = time.perf_counter() - started
         shape = model_shape(find_model(location).config())
         swept = settings.methods, settings.layers, settings.strengths
@@ -278,7 +316,7 @@ def jobs(models: dict[tuple[int, int], Path], precisions: Sequence[str]) -> None
             rows=settings.rows,
             searches=sum(method != "dim" for method in settings.methods),
         )
-        expected = estimate(work, "local", usd_per_hour=0).seconds
+        expected = sum(stage_seconds(work, replace(rates_of(device), start_s=0.3)).values())
         print(
             f"| {name} | {precision} | {methods} | {work.n_conditions} | {n_prompts} | {tokens} "
             f"| {took:.1f} | {expected:.1f} ({expected / took - 1:+.0%}) |"

@@ -57,6 +57,7 @@ def parts(models: Path | None, work: Path) -> Iterator[Part]:
         script("limits", *small, "--runs", "2", "--parts", "decoding,interventions,extraction"),
         1,
     )
+    yield Part("estimates", script("cost_curves", "--device", "cuda", "--runs", "2", "--jobs"), 2)
     yield Part("cosmic", script("cosmic_speed", "--runs", "2"), 1)
     yield Part(
         "sweep", script("sweep_speed", "--ways", "study,batched", "--study-share", "0.08"), 1.5
@@ -65,8 +66,13 @@ def parts(models: Path | None, work: Path) -> Iterator[Part]:
     ways = ("--ways", "study,batched", "--runs", "3")
     yield Part("sweep-0.5b", script("sweep_speed", *small, *ways, *many), 2)
     big = ("--shape", "qwen2.5-7b", "--folder", str(work / "7b"))
-    yield Part("phase1-7b", script("phase1", *big), 4)
-    yield Part("limits-7b", script("limits", *big, "--runs", "2", "--parts", "decoding"), 2)
+    yield Part("phase1-7b", script("phase1", *big), 1.2)
+    steps = ("--runs", "2", "--parts", "decoding")
+    yield Part("limits-7b", script("limits", *big, *steps), 0.5)
+    for bits in ("int8", "int4"):
+        yield Part(f"limits-7b-{bits}", script("limits", *big, *steps, "--precision", bits), 1)
+    wide = ("--shape", "gemma-2-9b", "--folder", str(work / "9b"))
+    yield Part("limits-9b", script("limits", *wide, *steps), 1)
     for model in sorted(models.iterdir()) if models else ():
         if model.suffix == ".gguf" or (model / "config.json").exists():
             yield Part(f"real-{model.stem}", script("phase1", "--model", str(model)), 2)

@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default="lab:qwen-7b")
     parser.add_argument("--shape", choices=SHAPES, help="a random-weight model of this shape")
     parser.add_argument("--folder", type=Path, help="where to keep it")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--parts", default=",".join(PARTS))
@@ -64,7 +65,7 @@ def main() -> None:
         model = asked.model
         if asked.shape:
             model = str(make(asked.shape, asked.folder or Path(made) / asked.shape))
-        chat = ChatModel.load(model)
+        chat = ChatModel.load(model, precision=asked.precision)
         prompts = [chat.prompt_ids(text) for text in load_test_set("benign-120").prompts]
         print(f"{asked.shape or model}, {chat.precision}; {named(chat.device)}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs")

@@ -3,7 +3,7 @@
     python benchmarks/phase1.py [--shape qwen2.5-7b | --model MODEL] [--prompts 50] [--tokens 100]
 
 The random weights of a shape hardly ever end an answer, so every row is generated in full. Time is
-counted from the loaded model on, part by part.
+given stage by stage, as a job counts it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from machine import named
 from shapes import SHAPES, make
+from steersweep.budget.estimate import LOADING
 from steersweep.model.device import resolve_device
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
@@ -49,14 +50,14 @@ def main() -> None:
         )
         print(f"{asked.shape or model}; {named(torch.device(resolve_device('auto')))}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.methods}")
-        parts: dict[str, float] = {}
+        spent: dict[str, float] = {}
 
         def mark(progress: Progress) -> None:
-            name = "generating" if progress.note.startswith("step ") else progress.note
-            parts.setdefault(name, time.perf_counter())
+            spent.update((stage.name, stage.spent) for stage in progress.stages)
 
+        started = time.perf_counter()
         found = run_sweep(settings, Path(made) / "run", on_progress=mark)
-        ended = time.perf_counter()
+        took = time.perf_counter() - started
         samples = [
             sample
             for file in (found.folder / "conditions").glob("*.json")
@@ -64,9 +65,10 @@ def main() -> None:
         ]
     full = sum(sample["finish_reason"] == "length" for sample in samples)
     print(f"{len(samples)} rows, {full} to their full length of {asked.tokens} tokens")
-    print(f"directions: {parts['generating'] - parts['extracting directions']:.1f} s")
-    print(f"generating, judging, saving: {ended - parts['generating']:.1f} s")
-    print(f"since the model was loaded: {ended - parts['extracting directions']:.1f} s")
+    for name, seconds in spent.items():
+        print(f"{name}: {seconds:.1f} s")
+    rate = len(samples) / (took - spent[LOADING])
+    print(f"all of it: {took:.1f} s; after loading, {rate:.0f} rows a second")
 
 
 if __name__ == "__main__":
