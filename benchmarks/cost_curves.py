@@ -28,11 +28,10 @@ from typing import Any
 
 import numpy
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import least_squares
 from transformers import Qwen2Config
 
 from decoding import pushes, step_seconds
-from limits import rates_of
 from machine import named, sync
 from shapes import save
 from steersweep import ChatModel, Row, load_test_set
@@ -44,6 +43,7 @@ from steersweep.model.memory import model_shape
 from steersweep.sweeps.expansion import expand
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
+from steersweep.work.expected import machine_of
 
 STEPS = 16
 
@@ -95,7 +95,7 @@ def main() -> None:
     device = torch.device(asked.device)
     on_gpu = device.type == "cuda"
     precisions = (asked.precisions or ("bf16" if on_gpu else "fp32")).split(",")
-    curves, in_use = (GPU_CURVES if on_gpu else CURVES), rates_of(device)
+    curves, in_use = (GPU_CURVES if on_gpu else CURVES), machine_of(asked.device)
     with tempfile.TemporaryDirectory() as made:
         models = {
             (p.layers, p.width): save(
@@ -189,7 +189,7 @@ def report(
     if precision in fitted.products:
         now = in_use.products.get(precision, 1.0)
         return print(f"  products: fitted {fitted.products[precision]:.2g} x, in use {now:.2g} x")
-    for name in RATES:
+    for name in (name for name in RATES if getattr(in_use, name)):
         print(f"  {name}: fitted {getattr(fitted, name):.3g}, in use {getattr(in_use, name):.3g}")
     return None
 
@@ -201,18 +201,17 @@ def expected_seconds(machine: Machine, shape: ModelShape, precision: str, point:
     return machine.step(shape, precision, point.rows, point.context)
 
 
-# Of `Machine`: the rates as seconds, in the order of `terms`.
-RATES = ("layer_s", "read_rate", "flops", "element_s", "attended_s", "pass_element_s")
-
-
-def terms(shape: ModelShape, precision: str, point: Point) -> list[float]:
-    """How often each of `RATES` counts in a point."""
-    count = point.rows * point.tokens
-    products, elements = count * 2 * shape.parameters, count * shape.n_layers * shape.d_model
-    if point.tokens > 1:
-        return [0, 0, products, 0, 0, elements]
-    attended = count * shape.n_layers * shape.q_width * point.context
-    return [shape.n_layers, shape.read(precision), products, elements, attended, 0]
+# Of `Machine`: what is fitted, where a machine has it.
+RATES = (
+    "layer_s",
+    "read_rate",
+    "flops",
+    "element_s",
+    "attended_s",
+    "cached_s",
+    "row_positions",
+    "pass_element_s",
+)
 
 
 def fit(
@@ -221,20 +220,22 @@ def fit(
     precision: str,
     machine: Machine,
 ) -> Machine:
-    """The rates that explain all points best, by relative errors."""
-    rows = [
-        [term / took for term in terms(shapes[point.layers, point.width], precision, point)]
-        for point, took in seconds.items()
-    ]
-    matrix = numpy.array(rows)
-    scale = matrix.max(0)
-    found, _ = nnls(matrix / scale, numpy.ones(len(rows)))
-    rates: dict[str, Any] = dict(
-        zip(RATES, (max(1e-18, float(v)) for v in found / scale), strict=True)
-    )
-    for name in ("read_rate", "flops"):
-        rates[name] = 1 / rates[name]
-    return replace(machine, products={}, **rates)
+    """The rates that explain all points best, by relative errors, beginning with a machine's."""
+    names = [name for name in RATES if getattr(machine, name)]
+
+    def with_rates(logs: Sequence[float]) -> Machine:
+        rates: dict[str, Any] = dict(zip(names, map(float, numpy.exp(logs)), strict=True))
+        return replace(machine, products={}, **rates)
+
+    def errors(logs: Sequence[float]) -> list[float]:
+        tried = with_rates(logs)
+        return [
+            expected_seconds(tried, shapes[p.layers, p.width], precision, p) / took - 1
+            for p, took in seconds.items()
+        ]
+
+    begin = numpy.log([getattr(machine, name) for name in names])
+    return with_rates(least_squares(errors, begin).x)
 
 
 def fit_products(
@@ -316,7 +317,7 @@ def jobs(
             rows=settings.rows,
             searches=sum(method != "dim" for method in settings.methods),
         )
-        expected = sum(stage_seconds(work, replace(rates_of(device), start_s=0.3)).values())
+        expected = sum(stage_seconds(work, replace(machine_of(device.type), start_s=0.3)).values())
         print(
             f"| {name} | {precision} | {methods} | {work.n_conditions} | {n_prompts} | {tokens} "
             f"| {took:.1f} | {expected:.1f} ({expected / took - 1:+.0%}) |"

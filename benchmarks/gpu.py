@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -69,8 +71,9 @@ def parts(models: Path | None, work: Path) -> Iterator[Part]:
     yield Part("phase1-7b", script("phase1", *big), 1.2)
     steps = ("--runs", "2", "--parts", "decoding")
     yield Part("limits-7b", script("limits", *big, *steps), 0.5)
+    few = ("--runs", "1", "--parts", "decoding", "--rows", "1,64,256")
     for bits in ("int8", "int4"):
-        yield Part(f"limits-7b-{bits}", script("limits", *big, *steps, "--precision", bits), 1)
+        yield Part(f"limits-7b-{bits}", script("limits", *big, *few, "--precision", bits), 1)
     wide = ("--shape", "gemma-2-9b", "--folder", str(work / "9b"))
     yield Part("limits-9b", script("limits", *wide, *steps), 1)
     for model in sorted(models.iterdir()) if models else ():
@@ -110,22 +113,26 @@ def ran(part: Part, seconds: float) -> str:
     """What a part printed, with its time and how it ended."""
     command = [sys.executable, *part.command]
     started = time.monotonic()
+    # A session of its own: what a part starts must not outlast it, nor hold its output open.
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE.parent,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, cwd=HERE.parent, check=False
-        )
-        out, errors, ended = done.stdout, done.stderr, f"exit code {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        out, errors = (_text(held) for held in (error.stdout, error.stderr))
+        out, errors = running.communicate(timeout=seconds)
+        ended = f"exit code {running.returncode}"
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        out, errors = running.communicate()
         ended = "stopped: out of time"
     took = time.monotonic() - started
     shown = " ".join(part.command).replace(f"{HERE.parent}/", "")
     said = f"`python {shown}`: {took:.0f} s, {ended}\n\n{out.strip()}"
     return said if ended == "exit code 0" else f"{said}\n\n```\n{errors.strip()[-4000:]}\n```"
-
-
-def _text(held: bytes | str | None) -> str:
-    return held.decode(errors="replace") if isinstance(held, bytes) else held or ""
 
 
 if __name__ == "__main__":

@@ -34,11 +34,10 @@ from decoding import pushes, step_seconds
 from machine import matmul_rate, named, read_rate, sync
 from shapes import SHAPES, make
 from steersweep import ChatModel, Edit, Row, load_test_set, residuals
-from steersweep.budget.timing import CPU, Machine, gpu
-from steersweep.catalog.gpus import gpu_catalog, kind_of
 from steersweep.model.memory import model_shape
 from steersweep.sweeps.run import run_sweep
 from steersweep.sweeps.settings import make_settings
+from steersweep.work.expected import machine_of
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 GPU_ROWS = (1, 8, 64, 256, 512, 1024, 2048)
@@ -56,6 +55,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, help="a random-weight model of this shape")
     parser.add_argument("--folder", type=Path, help="where to keep it")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--rows", help="of a step, with commas")
     parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--parts", default=",".join(PARTS))
@@ -70,7 +70,8 @@ def main() -> None:
         print(f"{asked.shape or model}, {chat.precision}; {named(chat.device)}")
         print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {asked.runs} runs")
         if "decoding" in parts:
-            decoding(chat, prompts, asked.tokens, asked.runs)
+            sizes = [int(n) for n in asked.rows.split(",")] if asked.rows else None
+            decoding(chat, prompts, asked.tokens, asked.runs, sizes)
         if "interventions" in parts:
             interventions(chat, prompts, asked.tokens, asked.runs)
         if "extraction" in parts:
@@ -81,7 +82,9 @@ def main() -> None:
             help_text(asked.runs)
 
 
-def decoding(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
+def decoding(
+    chat: ChatModel, prompts: Prompts, tokens: int, runs: int, numbers: Sequence[int] | None
+) -> None:
     """A step by rows: operations of the matrix products and bytes of the weights per second."""
     shape = model_shape(chat.model.config, chat.model)
     on_gpu = chat.device.type == "cuda"
@@ -92,14 +95,14 @@ def decoding(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
     looked_up = shape.embeddings if not chat.model.config.tie_word_embeddings else 0
     used = shape.parameters - looked_up // 2  # of the input embedding only rows are read
     push = pushes(chat, 1)[0]
-    seconds: dict[int, list[float]] = {n: [] for n in (GPU_ROWS if on_gpu else ROWS)}
+    seconds: dict[int, list[float]] = {n: [] for n in numbers or (GPU_ROWS if on_gpu else ROWS)}
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     for _run in range(runs):
         for n, found in seconds.items():
             rows = [Row(prompts[i % len(prompts)], push) for i in range(n)]
             found.append(step_seconds(chat, rows, tokens))
-    machine, context = rates_of(chat.device), max(map(len, prompts)) + tokens / 2
+    machine, context = machine_of(str(chat.device)), max(map(len, prompts)) + tokens / 2
     print(
         "\n| rows | ms a step | tokens a second | of the matrix rate | of the memory rate ", end=""
     )
@@ -124,15 +127,6 @@ def decoding(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:
             f"\nmemory of {max(seconds)} rows: {held / 1e9:.2f} GB, by the memory model "
             f"{said / 1e9:.2f} GB ({said / held - 1:+.0%})"
         )
-
-
-def rates_of(device: torch.device) -> Machine:
-    """What estimates rest on for a device."""
-    if device.type != "cuda":
-        return CPU
-    facts = torch.cuda.get_device_properties(device)
-    kind = kind_of(facts.name, facts.total_memory / 1e9)
-    return gpu(gpu_catalog()[kind or "H100"])
 
 
 def interventions(chat: ChatModel, prompts: Prompts, tokens: int, runs: int) -> None:

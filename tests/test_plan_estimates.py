@@ -12,8 +12,8 @@ from helpers.plans import TEXT, V3
 from steersweep import InputError
 from steersweep.budget.estimate import Workload, calibration, stage_seconds
 from steersweep.budget.shapes import ModelShape
-from steersweep.budget.timing import CPU, Machine
-from steersweep.catalog.gpus import kind_of
+from steersweep.budget.timing import CPU, Machine, gpu
+from steersweep.catalog.gpus import gpu_catalog, kind_of
 from steersweep.catalog.models import model_shapes
 from steersweep.model.find import find_model
 from steersweep.model.memory import model_shape
@@ -31,6 +31,7 @@ from steersweep.sweeps.settings import make_job
 
 LAB = load_plan("v3-lab")
 QWEN_HALF = ModelShape(494_032_768, 136_134_656, 24, 896, 14, 896, 128, 4864, 151_936)
+QWEN_7B = ModelShape(7_615_616_512, 1_089_994_752, 28, 3584, 28, 3584, 512, 18_944, 152_064)
 
 
 def test_estimates_grow_with_work_and_never_hide_what_does_not_fit() -> None:
@@ -84,6 +85,24 @@ def test_a_sweep_in_eight_bits_is_as_much_faster_as_was_measured() -> None:
         for precision in ("fp32", "int8-dynamic")
     ]
     assert seconds[0] / seconds[1] == pytest.approx(2.3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("shape", "milliseconds"),
+    [
+        (QWEN_HALF, {1: 2.47, 64: 2.99, 256: 4.03, 1024: 7.59, 2048: 12.58}),
+        (QWEN_7B, {1: 6.47, 64: 7.65, 256: 11.26, 1024: 34.56, 2048: 66.55}),
+    ],
+)
+def test_steps_of_a_gpu_take_what_was_measured(
+    shape: ModelShape, milliseconds: dict[int, float]
+) -> None:
+    """In bf16, at a context of 42, on an H200 (docs/performance.md)."""
+    machine = gpu(gpu_catalog()["H200"])
+    for rows, took in milliseconds.items():
+        assert 1000 * machine.step(shape, "bf16", rows, 42) == pytest.approx(took, rel=0.2)
+        # Steps that cannot be recorded wait for every layer.
+        assert machine.step(shape, "int4", rows, 42) > 0.001 * shape.n_layers
 
 
 def test_a_sweep_counts_the_directions_it_borrows() -> None:

@@ -19,7 +19,7 @@ N_POSITIONS, N_TRAIN, N_VAL = 5, 100, 24  # of COSMIC's candidates and prompts
 PASSES = 0.5
 # Steered prompts run above their layer only, half of the model on average.
 STEERED_SHARE = 0.5
-JUDGING_ROW_S = 0.0002  # reading a response for cues and repetition
+JUDGING_ROW_S = 0.0005  # reading a response for cues and repetition
 RESERVE = 1.5  # a job reserves this many times its estimate
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steersweep.catalog.gpus import kind_of
 from steersweep.core.errors import InputError, setting
 from steersweep.core.printing import first_line
 
@@ -51,6 +52,16 @@ def processor(device: torch.device) -> str:
 
         return torch.cuda.get_device_name(device)
     return cpu() if device.type == "cpu" else device.type
+
+
+def kind_here(device: str) -> str | None:
+    """The catalog's kind of a GPU of this machine; None where it is not in the catalog."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return None
+    facts = torch.cuda.get_device_properties(device)
+    return kind_of(facts.name, facts.total_memory / 1e9)
 
 
 @cache

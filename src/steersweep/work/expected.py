@@ -17,6 +17,7 @@ from steersweep.budget.timing import CPU, Machine, gpu
 from steersweep.catalog.gpus import gpu_catalog
 from steersweep.methods.handed import Handed
 from steersweep.methods.method import ACTIVATIONS, METHODS
+from steersweep.model.device import kind_here
 from steersweep.work.job import Job
 
 CHECKS, PROMPTS, COMPARISON = "checks", "test prompts", "comparison of precisions"
@@ -29,7 +30,9 @@ _ANY_GPU = "A100-80GB"
 
 def machine_of(device: str) -> Machine:
     """The rates to begin with; what a run sees of them corrects them."""
-    return CPU if device.startswith("cpu") else gpu(gpu_catalog()[_ANY_GPU])
+    if device.startswith("cpu"):
+        return CPU
+    return gpu(gpu_catalog()[kind_here(device) or _ANY_GPU])
 
 
 def stages_of_method(method: str) -> tuple[str, ...]:
