@@ -289,6 +289,10 @@ def test_results_stand_as_long_as_they_rest_on_the_same(
     assert file.read_bytes() == held
     file.unlink()
     assert not stands()
+    file.unlink()
+    os.mkfifo(file)  # is not waited for
+    assert not stands()
+    assert file.read_bytes() == held
     assert stands()
     add_review(run_copy, f"{read_result_file(file)[0].best.key}:0", "garbled", "Ada")
     assert not stands()

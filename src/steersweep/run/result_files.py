@@ -114,6 +114,8 @@ def _named(path: Path) -> Iterator[None]:
 def digest_of(path: Path) -> str | None:
     """The digest that a result file says it has; None: there is none."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 200))
             found = _DIGEST.search(file.read())
