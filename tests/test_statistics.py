@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from steersweep.core.statistics import (
     cluster_bootstrap,
@@ -40,6 +41,17 @@ def test_wilson_holds_the_rate_and_stays_in_range(case: tuple[int, int]) -> None
     wide_low, wide_high = wilson_best_of(successes, n, 15)
     assert wide_low <= low + 1e-12
     assert wide_high >= high - 1e-12
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99, 1 - 0.05 / 100_000])
+def test_wilson_is_scipys(confidence: float) -> None:
+    for n in (1, 2, 3, 40, 100, 120, 1000, 10**6):
+        for successes in {*range(min(n, 120) + 1), n // 2, n - 1, n}:
+            low, high = wilson(successes, n, confidence=confidence)
+            theirs = binomtest(successes, n).proportion_ci(confidence, method="wilson")
+            assert low == pytest.approx(theirs.low, rel=1e-10)
+            assert high == pytest.approx(theirs.high, rel=1e-10)
+            assert (low == 0, high == 1) == (successes == 0, successes == n)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (0, 0)])

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,13 @@ PLAN: dict[str, Any] = {
     "gates": {"R1": ["Is it so?"]},
 }
 
-# Runs commands one after another in one process, in which torch cannot be imported.
+# Runs commands one after another in one process, in which some libraries cannot be imported.
 RUNNER = """
 import json, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers"):
+        if name.split(".")[0] in sys.argv[2:]:
             raise ModuleNotFoundError(f"{name} cannot be imported here")
         return None
 
@@ -122,10 +123,12 @@ def run_here(place: Path) -> list[Any]:
     ]
 
 
-def run_without_torch(place: Path) -> list[Any]:
-    """The same, in a process that cannot have it."""
+def run_without(
+    place: Path, *libraries: str, commands: Sequence[list[str]] = COMMANDS
+) -> list[Any]:
+    """The same, in a process that cannot have these libraries."""
     ended = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps(COMMANDS)],
+        [sys.executable, "-c", RUNNER, json.dumps(commands), *libraries],
         cwd=place,
         env={**os.environ, "COLUMNS": "120"},
         capture_output=True,
@@ -152,9 +155,22 @@ def test_reading_needs_no_torch_and_says_the_same(finished: Path, tmp_path: Path
     )
     said = run_here(with_torch)
     assert all((code, error) == (0, "None") for _, code, error, _ in said), said
-    assert run_without_torch(without) == said
+    assert run_without(without, "torch", "transformers") == said
     assert {name.partition("/")[2] for name in written(without)} >= {"report.html"}
     assert written(without) == written(with_torch)
+
+
+def test_a_finished_sweep_with_its_report_loads_nothing_large(
+    finished: Path, tmp_path: Path
+) -> None:
+    """Each of these takes longer to load than such a run to be looked through."""
+    place = Path(shutil.copytree(finished, tmp_path / "place"))
+    with contextlib.chdir(place):
+        assert CliRunner().invoke(app, AGAIN).exit_code == 0  # writes the report
+    large = ("torch", "transformers", "scipy", "matplotlib", "pandas")
+    ((_, code, error, said),) = run_without(place, *large, commands=[AGAIN])
+    assert (code, error) == (0, "None"), said
+    assert "already finished" in said
 
 
 def test_these_folders_import_without_torch() -> None:

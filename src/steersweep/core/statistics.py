@@ -1,6 +1,7 @@
 """Intervals and tests on rates of unique prompts; from scipy wherever it has them.
 
-docs/statistics.md says in plain words what each is for.
+But for Wilson's interval: every record that is read asks for one, and to import scipy's statistics
+takes half a second. docs/statistics.md says in plain words what each is for.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 
-@lru_cache(maxsize=10_000)  # every record that is read asks for one
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a rate.
 
@@ -24,10 +25,9 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, 
     Raises:
         ValueError: unless 0 <= successes <= n and n >= 1.
     """
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"no rate: {successes} of {n} prompts")
+    return wilson_of_share(successes / n, n, confidence=confidence)
 
 
 def wilson_of_share(share: float, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -39,14 +39,12 @@ def wilson_of_share(share: float, n: int, *, confidence: float = 0.95) -> tuple[
     Raises:
         ValueError: unless 0 <= share <= 1 and n >= 1.
     """
-    from scipy.stats import norm
-
     if not (0 <= share <= 1 and n >= 1):
         raise ValueError(f"no share of {n} prompts: {share}")
-    z = float(norm.isf((1 - confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if share > 0 else 0.0, middle + half if share < 1 else 1.0
 
 
 def wilson_best_of(

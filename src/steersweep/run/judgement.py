@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from steersweep.core.statistics import wilson, wilson_of_share
+from steersweep.core.statistics import wilson_of_share
 
 UNJUDGED: Literal["unjudged"] = "unjudged"
 Quality = Literal["coherent", "garbled", "normal", "unjudged"]
@@ -115,9 +115,7 @@ def rates_of(judgements: Sequence[Judgement], repeats: int = 1, *, each: int = 1
         refusals=refusals * repeats,
         n_samples=n * repeats,
         n_unique=n // each,
-        coherent_refusal_ci=(
-            wilson(coherent, n) if each == 1 else wilson_of_share(coherent / n, n // each)
-        ),
+        coherent_refusal_ci=wilson_of_share(coherent / n, n // each),
         output_quality="mixed" if quality == UNJUDGED else quality,
         failure_modes=dict(sorted(modes.items())),
         unjudged=qualities[UNJUDGED],
