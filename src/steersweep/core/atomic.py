@@ -86,7 +86,7 @@ def write_pieces(path: Path, data: Iterable[bytes]) -> None:
         raise
 
 
-def read_file(path: Path) -> bytes | None:
+def read_file(path: str | Path) -> bytes | None:
     """The content of a regular file, None if nothing is there.
 
     Never waits, as reading a pipe would.
@@ -98,7 +98,7 @@ def read_file(path: Path) -> bytes | None:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
-        if path.is_symlink():
+        if os.path.islink(path):
             raise Damaged("a link to nothing") from error
         return None
     except OSError as error:
@@ -109,7 +109,7 @@ def read_file(path: Path) -> bytes | None:
         mode = os.fstat(handle).st_mode
         if not stat.S_ISREG(mode):
             raise Damaged("a folder" if stat.S_ISDIR(mode) else "no regular file")
-        with os.fdopen(handle, "rb", closefd=False) as file:
+        with os.fdopen(handle, "rb", buffering=0, closefd=False) as file:
             return file.read()
     except OSError as error:
         if error.errno in _OF_THE_FILE:
@@ -119,14 +119,14 @@ def read_file(path: Path) -> bytes | None:
         os.close(handle)
 
 
-def file_state(path: Path) -> object:
+def file_state(path: str | Path) -> object:
     """What changes with a file, as far as the system tells; None: it is not there.
 
     Equal states are no proof: what was written in place within the clock's tick, with as many
     bytes, shows in none.
     """
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -144,8 +144,10 @@ def remove_leftovers(folder: Path) -> list[Path]:
         for place, _, names in os.walk(root):
             for name in names:
                 match = _TEMPORARY.fullmatch(name)
+                if match is None:
+                    continue
                 path = Path(place, name)
-                if match and _is_left(path, match["host"], int(match["pid"])):
+                if _is_left(path, match["host"], int(match["pid"])):
                     path.unlink(missing_ok=True)
                     found.append(path)
     return found

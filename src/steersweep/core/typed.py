@@ -1,8 +1,9 @@
 """Dataclasses from plain data, as JSON has it, and plain data from them.
 
 A field stands under its own name, or the one that `named` gives; the fields of one that is `FLAT`
-stand among the others. What has its default is not written. A class with `from_json` and `as_json`
-of its own is read and written by these, one with `parse` from its text.
+stand among the others. Values of the classes that `ready` names are taken as they are. What has its
+default is not written. A class with `from_json` and `as_json` of its own is read and written by
+these, one with `parse` from its text.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ _SIMPLE: Mapping[Any, tuple[frozenset[type], str]] = {
 def named(name: str) -> Mapping[str, Any]:
     """Metadata of a field that stands under another name."""
     return {"json": name}
+
+
+def ready(*kinds: type) -> Mapping[str, Any]:
+    """Metadata of a field that may hold values of these classes, which are taken as they are."""
+    return {"ready": kinds}
 
 
 class WrongField(ValueError):
@@ -188,7 +194,7 @@ def _reader_of_fields(kind: Any) -> _Read:
     hints = get_type_hints(kind)
     flat = [(f.name, hints[f.name]) for f in fields(kind) if f.metadata.get("flat")]
     own = [
-        (f.name, _name(f), _simple_types(hints[f.name]), _reader(hints[f.name]), f.default)
+        (f.name, _name(f), _as_it_is(f, hints[f.name]), _reader(hints[f.name]), f.default)
         for f in fields(kind)
         if not f.metadata.get("flat")
     ]
@@ -243,10 +249,11 @@ def _maker(kind: Any) -> Callable[[dict[str, Any]], Any]:
     return checked if hasattr(kind, "__post_init__") else unchecked
 
 
-def _simple_types(hint: Any) -> frozenset[type]:
+def _as_it_is(field: Any, hint: Any) -> frozenset[type]:
     """Types whose every value a field may hold, as it is; none where it depends on the value."""
     allowed, _ = _SIMPLE.get(_inner(hint), (frozenset[type](), ""))
-    return allowed | {types.NoneType} if allowed and hint is not _inner(hint) else allowed
+    optional = {types.NoneType} if allowed and hint is not _inner(hint) else set()
+    return allowed | optional | {*field.metadata.get("ready", ())}
 
 
 def _name(field: Any) -> str:

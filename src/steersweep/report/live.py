@@ -16,7 +16,6 @@ from rich.text import Text
 
 from steersweep.budget.estimate import GENERATION
 from steersweep.report.console import PlainConsole
-from steersweep.study.phases.registry import titles
 from steersweep.work.job import Progress
 from steersweep.work.stages import StageNow, seconds_left
 
@@ -102,6 +101,13 @@ class View:
         """Show what is new about a job."""
 
 
+def _title(phase: str) -> str | None:
+    """The heading of a phase, if it is one."""
+    from steersweep.study.phases.registry import titles
+
+    return titles().get(phase)
+
+
 def _count(progress: Progress) -> str:
     """How many conditions are done, of how many where that is known."""
     return f"{progress.done}/{progress.total}" if progress.total else str(progress.done)
@@ -163,8 +169,9 @@ class Screen(View):
 
     def on_line(self, line: str) -> None:
         """Above the picture, where it stays; a phase begins in the picture's first line."""
-        if line.startswith("phase ") and line[6:] in titles():
-            self._phase = titles()[line[6:]]
+        title = _title(line.removeprefix("phase ")) if line.startswith("phase ") else None
+        if title is not None:
+            self._phase = title
         else:
             self._live.console.print(line, highlight=False, soft_wrap=True)
 

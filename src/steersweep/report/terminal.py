@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,16 +13,17 @@ from rich.text import Text
 from steersweep.core.precision_labels import shown_precision
 from steersweep.core.printing import in_a_line
 from steersweep.core.statistics import detectable_difference, wilson
-from steersweep.lab.models import Card
-from steersweep.people.reviews import Agreement
-from steersweep.report.comparison import Comparison
 from steersweep.report.console import PlainConsole
 from steersweep.report.prices import price_lines
 from steersweep.run.cell import Cell
 from steersweep.run.result import Best, Result
 from steersweep.run.verdict import FLAG_NOTES
-from steersweep.verification.outcome import Verification
-from steersweep.verification.report import shown_difference
+
+if TYPE_CHECKING:
+    from steersweep.lab.models import Card
+    from steersweep.people.reviews import Agreement
+    from steersweep.report.comparison import Comparison
+    from steersweep.verification.outcome import Verification
 
 OUTCOME_STYLES = {"works": "bold green", "partial": "yellow", "fails": "red"}
 
@@ -151,6 +153,8 @@ def print_cards(cards: Sequence[Card], console: Console | None = None) -> None:
 
 def print_checks(result: Verification, console: Console | None = None) -> None:
     """The outcome of a verification: largest differences, and the reproduction run."""
+    from steersweep.verification.report import shown_difference
+
     console = console or PlainConsole()
     table = Table(box=None, pad_edge=False)
     table.add_column("against the official code", no_wrap=True)

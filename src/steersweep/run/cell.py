@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from steersweep.core import typed
 from steersweep.run.condition import Strength
@@ -15,7 +15,6 @@ from steersweep.run.packed import PackedSamples
 from steersweep.run.price import Effects
 from steersweep.run.records import Sample, Steering
 
-_C = TypeVar("_C", bound="Cell")
 # What stands for a steering where there is none.
 _UNSTEERED = (
     "layer_idx",
@@ -56,7 +55,7 @@ class Cell:
     fluency_threshold: float | None
     steering: Steering | None = field(default=None, metadata=typed.FLAT)
     runtime_seconds: float
-    samples: Sequence[Sample]
+    samples: Sequence[Sample] = field(metadata=typed.ready(PackedSamples))
     effects: Effects | None = None
 
     @property
@@ -83,7 +82,7 @@ class Cell:
         Raises:
             WrongField: it is no condition.
         """
-        return _read(cls, facts)
+        return typed.read_fields(cls, _without_empty(facts))
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class SteeredCell(Cell):
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> SteeredCell:
         """See `Cell`."""
-        return _read(cls, facts)
+        return typed.read_fields(cls, _without_empty(facts))
 
     @property
     def layer(self) -> int:
@@ -141,15 +140,6 @@ class SteeredCell(Cell):
     def cosine_to_dim(self) -> float | None:
         """See `AgainstDim`."""
         return None if self.against_dim is None else self.against_dim.cosine_to_dim
-
-
-def _read(kind: type[_C], facts: Mapping[str, Any]) -> _C:
-    """A condition of a kind; packed samples stay so."""
-    held = _without_empty(facts)
-    samples = held.get("samples")
-    if not isinstance(samples, PackedSamples):
-        return typed.read_fields(kind, held)
-    return replace(typed.read_fields(kind, {**held, "samples": []}), samples=samples)
 
 
 def _without_empty(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CheckedFiles:
         self.damaged: dict[str, str] = {}
         self._repairs = repairs
         self._on_note = on_note
-        self._digests: dict[Path, tuple[object, str]] = {}
+        self._digests: dict[str, tuple[object, str]] = {}
 
     def read_json(self, path: Path) -> dict[str, Any] | None:
         """The JSON object that was saved in a file, or None."""
@@ -133,18 +133,18 @@ class CheckedFiles:
         """In what way a file is damaged that was read before; None: it was not."""
         return self.damaged.get(self.paths.name_of(path))
 
-    def digest(self, path: Path) -> str | None:
-        """The digest of a JSON file that is as it was written, else None.
+    def digest(self, name: str) -> str | None:
+        """The digest of the JSON file of a name, if it is as it was written, else None.
 
         A file whose size, times and place on the disk are those of the last time is not read again.
         """
-        state = file_state(path)
-        held = self._digests.get(path)
+        state = file_state(self._place(name))
+        held = self._digests.get(name)
         if held is not None and held[0] == state:
             return held[1]
-        found = self.read(path, partial(check, self.paths.name_of(path)))
+        found = self._read(name, partial(check, name))
         if found is not None and state is not None:
-            self._digests[path] = state, found
+            self._digests[name] = state, found
         return found
 
     def write(self, path: Path, value: Mapping[str, Any]) -> None:
@@ -166,16 +166,23 @@ class CheckedFiles:
         Raises:
             InputError: it cannot be read, or is damaged and cannot be moved.
         """
-        name = self.paths.name_of(path)
+        return self._read(self.paths.name_of(path), whole)
+
+    def _place(self, name: str) -> str:
+        """Where the file of a name is; see `RunPaths.name_of_condition`."""
+        return f"{self.root}/{name}"
+
+    def _read(self, name: str, whole: Callable[[bytes], _T]) -> _T | None:
         try:
-            data = read_file(path)
+            data = read_file(self._place(name))
             found = None if data is None else whole(data)
         except Damaged as error:
             self.damaged[name] = str(error)
             if self._repairs:
-                self.set_aside(path, str(error))
+                self.set_aside(self.paths.named(name), str(error))
             return None
         except OSError as error:
+            path = self.paths.named(name)
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
         if data is not None:
             self.damaged.pop(name, None)  # made again since

@@ -23,6 +23,7 @@ RESULT_VERSION = 3
 MAX_CONDITIONS = 100_000  # of a sweep, or of one phase of a study
 
 _LAYER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,18}|[0-9]{1,9}/[0-9]{1,9}")
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=True, allow_nan=False).encode
 # Fields of a condition that say what things are called, and how they were asked for.
 _NAMES = ("model_id", "layer_pct", "extraction_prompts", "test_prompts")
 
@@ -230,5 +231,4 @@ class Borrowed:
 
 def content_key(content: object) -> str:
     """Hash of JSON-serialisable content, 24 hexadecimal digits, independent of key order."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    return hashlib.sha256(_encode(content).encode()).hexdigest()[:24]

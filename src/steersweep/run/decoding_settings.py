@@ -95,8 +95,7 @@ class DecodingSettings:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; of drawing tokens where they are drawn."""
-        facts = asdict(self)
-        return facts if self.samples else {"stop_loops": facts["stop_loops"]}
+        return asdict(self) if self.samples else {"stop_loops": self.stop_loops}
 
 
 def _number(name: str, value: object, lowest: float, highest: float) -> None:

@@ -14,7 +14,12 @@ Site = Literal["resid_pre", "resid_post"]
 Span = Literal["one", "to-end"]
 Positions = Literal["all", "prompt", "new", "last"]
 
-_CHOICES = {"operation": Operation, "site": Site, "span": Span, "positions": Positions}
+_CHOICES = {
+    "operation": get_args(Operation),
+    "site": get_args(Site),
+    "span": get_args(Span),
+    "positions": get_args(Positions),
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class EditSettings:
     def __post_init__(self) -> None:
         """Refuse what there is not."""
         for name, choices in _CHOICES.items():
-            if (value := getattr(self, name)) not in get_args(choices):
-                there = ", ".join(get_args(choices))
+            if (value := getattr(self, name)) not in choices:
+                there = ", ".join(choices)
                 raise InputError(f"{setting(name)} {shown(str(value))}: choose from {there}")
 
     @classmethod

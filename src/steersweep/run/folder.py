@@ -203,7 +203,7 @@ class RunFolder(CheckedFiles):
             key: of the condition.
             prompts: that it must have been tested on, in order.
         """
-        digest = self.digest(self.paths.condition(key))
+        digest = self.digest(self.paths.name_of_condition(key))
         if digest is None:
             return None
         found = self._finished.get(key, digest, prompts)
@@ -221,12 +221,12 @@ class RunFolder(CheckedFiles):
         if self.get(record.key) is None:
             path = self.paths.condition(record.key)
             self.write(path, record.as_json())
-            if (digest := self.digest(path)) is not None:
+            if (digest := self.digest(self.paths.name_of(path))) is not None:
                 self._finished.note(record.key, Finished.of(record, digest))
 
     def has(self, key: str) -> bool:
         """Whether a finished condition is there as it was written; faster than `get`."""
-        return self.digest(self.paths.condition(key)) is not None
+        return self.digest(self.paths.name_of_condition(key)) is not None
 
     # -- directions ------------------------------------------------------------------------------
 
@@ -284,9 +284,6 @@ class RunFolder(CheckedFiles):
     def digests(self) -> dict[str, str]:
         """By name, digests of all JSON files but results that are as they were written."""
         apart = (self.paths.cuts, self.paths.engine)  # nothing else says what is in them
-        found = {}
-        for folder in (self.root, *(self.root / name for name in FOLDERS)):
-            for path in sorted(folder.glob("*.json")):
-                if folder != self.paths.results and path not in apart:
-                    found[self.paths.name_of(path)] = self.digest(path)
+        names = {*map(self.paths.name_of, apart)}
+        found = {name: self.digest(name) for name in self.paths.json_names() if name not in names}
         return {name: digest for name, digest in found.items() if digest and name[0] != "."}

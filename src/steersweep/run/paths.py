@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from steersweep.core.printing import safe_name
@@ -41,6 +43,13 @@ class RunPaths:
     def named(self, name: str) -> Path:
         """The file of a name that results or records have."""
         return self.root / name
+
+    def json_names(self) -> Iterator[str]:
+        """Names of all JSON files of the run, as they are sorted in each folder; of no results."""
+        yield from _json_in(self.root)
+        for folder in FOLDERS:
+            if folder != self.results.name:
+                yield from (f"{folder}/{name}" for name in _json_in(self.root / folder))
 
     # -- what was asked for, and when ------------------------------------------------------------
 
@@ -88,7 +97,11 @@ class RunPaths:
 
     def condition(self, key: str) -> Path:
         """The record of a finished condition."""
-        return self.root / "conditions" / f"{key}.json"
+        return self.named(self.name_of_condition(key))
+
+    def name_of_condition(self, key: str) -> str:
+        """Its name; where all conditions are looked at, a `Path` of each takes the longest."""
+        return f"conditions/{key}.json"
 
     @property
     def finished(self) -> Path:
@@ -333,6 +346,16 @@ class RunPaths:
     def tracking_state(self) -> Path:
         """What each tracker knows."""
         return self.tracking / "state.json"
+
+
+def _json_in(folder: Path) -> list[str]:
+    """Names of JSON files in a folder; none where it is not there, or may not be looked into."""
+    if not folder.is_dir():
+        return []
+    try:
+        return sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+    except PermissionError:
+        return []
 
 
 def is_of_jobs(name: PurePath) -> bool:

@@ -339,6 +339,7 @@ def _conditions(
 ) -> Iterator[Condition]:
     fingerprint = source.fingerprint()
     n_layers, rendered = facts.n_layers, facts.extraction
+    judge = get_judge(settings.judge).id
 
     for cell in expand(
         settings.methods, settings.layers, settings.strengths, settings.borrowed, n_layers
@@ -364,7 +365,7 @@ def _conditions(
             test_prompts=settings.test.id,
             test_rendered=facts.test,
             max_new_tokens=settings.max_new_tokens,
-            judge=get_judge(settings.judge).id,
+            judge=judge,
             seed=settings.seed,
             method_code=None if own is None else own.code,
             edit=STANDARD if cell.strength is None else settings.edit,

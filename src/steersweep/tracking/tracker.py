@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steersweep.core.errors import InputError
 from steersweep.core.redaction import redact
 from steersweep.run.folder import RunFolder
-from steersweep.tracking.record import TrackedRun
+
+if TYPE_CHECKING:
+    from steersweep.tracking.record import TrackedRun
 
 TRACKERS = ("none", "wandb", "trackio")
 
