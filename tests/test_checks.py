@@ -25,7 +25,7 @@ from steersweep.run.direction import Direction
 from steersweep.run.folder import RunFolder
 from steersweep.smoke.basics import cache, padding
 from steersweep.smoke.looks import LOOKS
-from steersweep.smoke.passes import PlainPasses, is_apart
+from steersweep.smoke.passes import PlainPasses, is_apart, share_of_fault
 from steersweep.smoke.required import check_for_run, check_for_user
 from steersweep.smoke.smoke import Check, smoke
 from steersweep.steer.activations import residuals
@@ -361,12 +361,33 @@ def test_a_new_run_folder_takes_this_users_checks_and_smoke_makes_them_anew(
     assert len(made) == 3
 
 
-def test_a_difference_that_a_tolerance_allows_is_seen_where_the_fault_is_small() -> None:
+def test_a_difference_that_a_tolerance_allows_is_seen_where_it_is_much_of_the_fault() -> None:
     chat = lab("qwen-3b")
-    assert not is_apart(chat, 1e-7, fault=1e-7)  # rounding, on a model that does not care
-    assert is_apart(chat, 1.5e-4, fault=4e-4)
-    assert not is_apart(chat, 1.5e-4, fault=1.0)
-    assert is_apart(chat, float("inf"), fault=1.0)
+    assert not is_apart(chat, 1e-7, share=1.0)  # rounding, on a model that does not care
+    assert is_apart(chat, 1.5e-4, share=0.4)
+    assert not is_apart(chat, 1.5e-4, share=1e-4)
+    assert is_apart(chat, float("inf"), share=0.0)
+
+
+def test_in_eight_bits_rounding_beside_a_small_fault_is_none() -> None:
+    """On qwen-coder-1.5b it was 0.26 of what padding changes, and another way."""
+    plain = lab("qwen-3b")
+    eight = ChatModel.load("lab:qwen-3b", precision="int8-dynamic", device="cpu")
+    made = torch.Generator().manual_seed(0)
+    fault, other = torch.randn(2, 400, generator=made)
+    rounding = 0.3 * (other - (other @ fault) / (fault @ fault) * fault)
+    assert share_of_fault(plain, rounding, fault) > 0.2
+    assert share_of_fault(eight, rounding, fault) < 0.01
+    for chat in (plain, eight):
+        assert share_of_fault(chat, rounding + 0.5 * fault, fault) > 0.4
+
+
+def test_padding_that_shows_is_found_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = ChatModel.load("lab:qwen-3b", precision="int8-dynamic", device="cpu")
+    assert not padding(chat, PlainPasses(chat))[0]
+    shows_padding(monkeypatch)
+    wrong, said = padding(chat, PlainPasses(chat))
+    assert wrong, said
 
 
 # -- how answers end -------------------------------------------------------------------------------

@@ -12,7 +12,13 @@ from torch import Tensor
 from steersweep.core.precision_labels import runs_as
 from steersweep.model.chat_model import ChatModel
 from steersweep.model.numbers import odd_tensors
-from steersweep.smoke.passes import PlainPasses, is_apart, relative, steered_states
+from steersweep.smoke.passes import (
+    PlainPasses,
+    is_apart,
+    relative,
+    share_of_fault,
+    steered_states,
+)
 from steersweep.steer.parity import PROBES
 from steersweep.steer.regime_search import regime_of
 
@@ -170,16 +176,19 @@ def padding(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
     short, long = plain.short.ids[-_SHORT:], plain.long.ids
     wide = (long * (_PADDED_TO // len(long) + 1))[:_PADDED_TO]
     found: list[tuple[float, str]] = []
-    fault = 0.0
+    share = 0.0
+    shown: Tensor | None = None
     for step, name in ((None, "unsteered"), (plain.addition(), "steered")):
         alone = steered_states(chat, [short], step)
         batch = steered_states(chat, [wide, short], step)[1:]
         found.append((relative(batch, alone), f"padded to {_PADDED_TO}, {name}"))
-        if step is None:
-            fault = relative(_unmasked(chat, short), alone)
+        if shown is None:
+            unmasked = _unmasked(chat, short).float().cpu()
+            shown, fault = unmasked - alone, relative(unmasked, alone)
+        share = max(share, share_of_fault(chat, batch - alone, shown))
     worst, where = max(found)
     said = f"{worst:.1e} {where}; padding that is not hidden changes {fault:.1e}"
-    return is_apart(chat, worst, fault), said
+    return is_apart(chat, worst, share), said
 
 
 @torch.inference_mode()
@@ -206,8 +215,8 @@ def cache(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
         batch.position_ids[:, :first],
         cache=held,
     )
-    worst = 0.0
-    for at, expected in zip(range(first, width), whole, strict=True):
+    one_by_one: list[Tensor] = []
+    for at in range(first, width):
         here = slice(at, at + 1)
         found = chat.logits(
             batch.input_ids[:, here],
@@ -215,9 +224,10 @@ def cache(chat: ChatModel, plain: PlainPasses) -> tuple[bool, str]:
             batch.position_ids[:, here],
             cache=held,
         )
-        worst = max(worst, relative(found[0, 0], expected))
+        one_by_one.append(found[0, 0])
     # What a cache that has forgotten everything gives: each token by itself.
     alone = batch.input_ids[0, first:, None]
     forgot = chat.logits(alone, torch.ones_like(alone), batch.position_ids[0, first:, None])[:, 0]
-    fault = max(map(relative, forgot, whole))
-    return is_apart(chat, worst, fault), f"{worst:.1e}; an empty cache changes {fault:.1e}"
+    worst, fault = max(map(relative, one_by_one, whole)), max(map(relative, forgot, whole))
+    share = share_of_fault(chat, torch.stack(one_by_one) - whole, forgot - whole)
+    return is_apart(chat, worst, share), f"{worst:.1e}; an empty cache changes {fault:.1e}"

@@ -35,7 +35,7 @@ def tolerance_of(chat: ChatModel) -> float:
     return _INT8 if rounds_activations_by_batch(chat.precision) else 20 * TOLERANCES[chat.dtype]
 
 
-def is_apart(chat: ChatModel, difference: float, fault: float) -> bool:
+def is_apart(chat: ChatModel, difference: float, share: float) -> bool:
     """Whether two passes differ by more than rounding.
 
     A tolerance that suits every model in 16 bits is blind on some: so a difference also counts if
@@ -44,11 +44,28 @@ def is_apart(chat: ChatModel, difference: float, fault: float) -> bool:
     Args:
         chat: the model.
         difference: relative difference of the passes.
-        fault: relative difference that the fault makes if it is put in on purpose.
+        share: of the fault that shows in it; see `share_of_fault`.
     """
     tolerance = tolerance_of(chat)
-    seen = difference > tolerance / 20 and difference > _SHARE_OF_FAULT * fault
+    seen = difference > tolerance / 20 and share > _SHARE_OF_FAULT
     return not difference <= tolerance or seen
+
+
+def share_of_fault(chat: ChatModel, change: Tensor, fault: Tensor) -> float:
+    """How much of a fault shows in a change, 0 to about 1.
+
+    By size; in `int8-dynamic` along the fault alone, since what is rounded there may be as large as
+    a small fault and goes elsewhere.
+
+    Args:
+        chat: the model.
+        change: what one way to compute gave less what the other did, `[..., width]`.
+        fault: the same with the fault put in on purpose.
+    """
+    change, fault = change.float().cpu().flatten(), fault.float().cpu().flatten()
+    if runs_as(chat.precision) == INT8_DYNAMIC:
+        return float(change @ fault / (fault @ fault).clamp(min=1e-18))
+    return float(change.abs().max() / fault.abs().max().clamp(min=1e-9))
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
