@@ -93,9 +93,9 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     """Add an entry as a line, and flush it to disk; the file is made if needed.
 
     Raises:
-        InputError: the file cannot be written, or the entry is too long for a line.
+        InputError: the file cannot be opened, or the entry is too long for a line.
         SteersweepError: the lock cannot be had; the message says why.
-        Unwritable: there is no room. The file is as it was.
+        Unwritable: there is no room, or the disk fails. The file is as it was.
     """
     with opened(path) as journal:
         journal.append(entry)
@@ -200,9 +200,7 @@ class Journal:
                 os.ftruncate(self._file.fileno(), end)
             if not isinstance(error, OSError):
                 raise
-            if error.errno in DISK_FULL:
-                raise Unwritable.at(self._path, error) from error
-            raise InputError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise Unwritable.at(self._path, error) from error
 
 
 @contextlib.contextmanager
