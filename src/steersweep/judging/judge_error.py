@@ -1,6 +1,6 @@
 """What the default judge's errors on real answers leave of a rate it says.
 
-`confusion.json` counts what it made of answers that people labelled; docs/statistics.md says how.
+`confusion.json` counts what it made of labelled answers; docs/statistics.md says how.
 Pure functions, without torch.
 """
 
