@@ -334,6 +334,9 @@ def test_an_adapter_is_refused_beside_a_model_and_alone_with_its_base(folder: Pa
     assert "merge_and_unload" in message
 
 
+EXTRACT = ("extract", NAME, "--layer", "0.5", "-o", "x.safetensors")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("has_model", [True, False])
 def test_an_adapter_on_the_hub_is_refused_before_a_download(
@@ -345,7 +348,7 @@ def test_an_adapter_on_the_hub_is_refused_before_a_download(
         (model / "model.safetensors").unlink()
         (model / "config.json").unlink()
     with serving(Hub({NAME: model})) as hub:
-        done = steersweep(hub, tmp_path, "extract", NAME, "--layer", "0.5", "-o", "x.safetensors")
+        (done,) = steersweep(hub, tmp_path, EXTRACT)
         assert done.returncode == 2, done.stderr
         assert "LORA adapter of maker/base" in done.stderr
         assert not any(path.endswith("model.safetensors") for _, path, _ in hub.requests)
@@ -356,7 +359,7 @@ def test_weights_of_the_hub_that_do_not_fit_are_refused_alike(tmp_path: Path) ->
     model = small_llama(tmp_path / "model")
     rewrite(model, without("layers.2."))
     with serving(Hub({NAME: model})) as hub:
-        done = steersweep(hub, tmp_path, "extract", NAME, "--layer", "0.5", "-o", "x.safetensors")
+        (done,) = steersweep(hub, tmp_path, EXTRACT)
     assert done.returncode == 2, done.stderr
     assert "the files hold 2 whole layers" in done.stderr
 
