@@ -54,6 +54,14 @@ def test_wilson_is_scipys(confidence: float) -> None:
             assert (low == 0, high == 1) == (successes == 0, successes == n)
 
 
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_mcnemar_is_what_scipy_gives(case: tuple[int, int]) -> None:
+    count, n = case
+    pairs = [True] * count + [False] * (n - count)
+    p = mcnemar(pairs, [not first for first in pairs])
+    assert p == pytest.approx(binomtest(count, n).pvalue, rel=1e-12)
+
+
 @pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 2), (0, 0)])
 def test_impossible_counts_are_refused(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match=r"."):
