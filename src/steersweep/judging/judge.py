@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from steersweep.judging.drift import drift
@@ -18,6 +19,8 @@ from steersweep.model.thinking import split_thinking
 from steersweep.run.judgement import Judgement, Quality
 
 NO_ANSWER = "no-answer"
+# Texts whose judgement is kept: conditions answer alike, weak ones as the unsteered model does.
+_KEPT = 4096
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class TextJudge(OneByOne):
     ) -> None:
         self.id = identity
         self._refusal = refusal
-        self._breakdown = breakdown
+        self._breakdown = lru_cache(_KEPT)(breakdown)
+        self._judged = lru_cache(_KEPT)(self._judge)
 
     def asks_likelihood(self, response: str) -> bool:
         """Whether the text leaves open whether it is broken."""
@@ -82,6 +86,9 @@ class TextJudge(OneByOne):
 
     def __call__(self, prompt: str, response: str, fluency: Fluency | None = None) -> Judgement:
         """Judge one response."""
+        return self._judged(prompt, response, fluency)
+
+    def _judge(self, prompt: str, response: str, fluency: Fluency | None) -> Judgement:
         refusal = self._refusal(prompt, response)
         refuses = refusal.stance != "helps"
         broken = self._breakdown(response)
