@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from helpers.jobs import PHASE_1, job_of, out_of_memory_above, planned_on, records, results
 from steersweep import ChatModel, SteersweepError
 from steersweep.budget.ledger import Ledger
+from steersweep.engines.engine import Event, Work
 from steersweep.engines.local import LocalEngine
 from steersweep.model import loading
 from steersweep.model.memory import free_bytes, model_shape
 from steersweep.model.source import ModelSource
 from steersweep.run.folder import RunFolder
 from steersweep.study.study import run_study
+from steersweep.sweeps.run import run_sweep
+from steersweep.sweeps.settings import make_settings
 from steersweep.work import answering
 from steersweep.work.worker import run_job
 
@@ -36,6 +42,42 @@ def test_rows_are_halved_until_they_fit_and_results_stay(
     for key, record in ample.items():
         texts = [sample["response"] for sample in record["samples"]]
         assert texts == [sample["response"] for sample in scarce[key]["samples"]]
+
+
+@pytest.fixture
+def no_search_for_garbage() -> Iterator[None]:
+    """Python looks for dead objects that hold each other when it pleases."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def networks() -> int:
+    return sum(issubclass(type(thing), PreTrainedModel) for thing in gc.get_objects())
+
+
+def test_a_model_is_gone_before_the_next_is_loaded(
+    tmp_path: Path, no_search_for_garbage: None
+) -> None:
+    before, there = networks(), []
+    models = make_settings(
+        ["lab:qwen-3b", "lab:qwen-7b"], layers="0.5", strengths="0.2", max_prompts=2
+    )
+    run_sweep(models, tmp_path / "sweep", on_model=lambda *_which: there.append(networks()))
+    assert there == [before, before]
+
+    def at_start(event: Event) -> None:
+        assert event.error is None
+        if event.kind == "started":
+            there.append(networks())
+
+    engine = LocalEngine("cpu")
+    engine.open(tmp_path)
+    for folder in ("one", "two"):
+        engine.submit(Work(folder, job_of(), "local", folder=folder))
+        engine.wait(at_start)
+    assert there[2:] == [before, before]
 
 
 def test_memory_of_a_cpu_is_that_of_the_machine() -> None:

@@ -7,6 +7,7 @@ folder the study was begun with before it reports them.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -160,6 +161,7 @@ def carry_out(work: Work, folder: Path, on_event: OnEvent) -> None:
             told.append(raised)
             raise
 
+    gc.collect()  # the model of the work before
     tell("started")
     try:
         job = replace(work.job, source=found_here(work.job.source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,8 @@ def run_sweep(
         for note in dict.fromkeys(notes):
             on_note(note)
         for index, job in enumerate(jobs):
+            if index:
+                gc.collect()  # the model before
             on_model(index, len(jobs))
             (run or run_job)(job, store, on_progress)
         ran = [as_it_runs(job, store) for job in jobs]
