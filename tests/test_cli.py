@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -59,6 +60,29 @@ def test_the_installed_command_ends_without_a_traceback(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "no such lab model" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP")
+@pytest.mark.parametrize(
+    ("own", "looks"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")], ids=["ours", "the user's"]
+)
+def test_threads_that_wait_for_one_another_soon_sleep(
+    own: dict[str, str], looks: str, tmp_path: Path
+) -> None:
+    """OpenMP says what it read when torch is imported."""
+    command = [sys.executable, "-m", "steersweep.cli", "sweep", "lab:qwen-7b", "--device", "none"]
+    waiting = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in waiting}
+    done = subprocess.run(
+        command,
+        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"} | own,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert f"GOMP_SPINCOUNT = '{looks}'" in done.stderr
 
 
 def test_help_does_not_import_torch() -> None:

@@ -24,6 +24,7 @@ from steersweep.cli import (
 )
 from steersweep.cli.command import Command
 from steersweep.cli.failures import STOPPED, is_end_of_output, report
+from steersweep.core.processor import use_sparingly
 from steersweep.core.redaction import hide_secrets_of_crashes
 from steersweep.core.signals import end_on_signals
 
@@ -68,6 +69,7 @@ def main() -> None:
     """Entry point: errors become one line and an exit code (2 input, 3 gate or budget, 1)."""
     end_on_signals("stopped; the same command again continues")
     hide_secrets_of_crashes()
+    use_sparingly()
     try:
         try:
             app()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from steersweep.catalog.gpus import LOCAL
 from steersweep.core.errors import SteersweepError
+from steersweep.core.processor import use_sparingly
 from steersweep.core.redaction import hide_secrets_of_crashes
 from steersweep.core.signals import end_on_signals
 from steersweep.engines.engine import Cancelled, Event, OnEvent, Work, carry_out, sparingly
@@ -161,6 +162,7 @@ def main() -> None:
     end_on_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent, which ends this one
     hide_secrets_of_crashes()
+    use_sparingly()
     # Whatever libraries print must not get between the pickles.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
