@@ -74,13 +74,13 @@ class _BufferedLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the given rows."""
-        kept = torch.arange(len(indices), device=indices.device)
+        kept = slice(len(indices))
         length = self.length if self.place is None else self.capacity
         # Into the front of the same buffer: later rows only ever move forward, so no second
-        # buffer of full capacity is needed; the selection itself is copied by indexing.
+        # buffer of full capacity is needed; the selection itself is a copy.
         for buffer in (self._keys, self._values):
-            buffer[kept, :, :length] = buffer[indices, :, :length]
-        self._keys, self._values = self._keys[: len(indices)], self._values[: len(indices)]
+            buffer[kept, :, :length] = buffer[:, :, :length].index_select(0, indices)
+        self._keys, self._values = self._keys[kept], self._values[kept]
         self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
     def _buffer_like(self, states: Tensor, rows: int) -> Tensor:
