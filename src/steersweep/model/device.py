@@ -55,10 +55,10 @@ def processor(device: torch.device) -> str:
 
 
 def kind_here(device: str) -> str | None:
-    """The catalog's kind of a GPU of this machine; None where it is not in the catalog."""
+    """The catalog's kind of a GPU of this machine; None if there is none, or another."""
     import torch
 
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
         return None
     facts = torch.cuda.get_device_properties(device)
     return kind_of(facts.name, facts.total_memory / 1e9)
