@@ -814,6 +814,8 @@ def test_any_text_gets_one_judgement(text: str) -> None:
         "אני לא יודע" * 9_000,
         "\x1b[31m" * 20_000,
         "i cannot " + "not " * 30_000,
+        "l-l-like a\r\na b-b-but",
+        "c-c-c-can't, I I I\u00a0I",
     ],
 )
 def test_hostile_texts_are_judged(text: str) -> None:

@@ -148,7 +148,7 @@ def _kind(gap: str) -> str | None:
     """What stands between two words: see `_Run.kind`; None: something else."""
     if not _GAP.fullmatch(gap):
         return None
-    if not gap.strip(", \n\t"):
+    if gap.isspace() or not gap.strip(", \n\t"):
         return "plain"
     if _HALTING.search(gap):
         return "halting"
