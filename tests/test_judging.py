@@ -12,11 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from steersweep import get_judge
-from steersweep.judging import cues, stammer
+from steersweep.judging import course, cues, damage, stammer
 from steersweep.judging import text as taken_apart
 from steersweep.judging.files import judge_file
 from steersweep.judging.quality import Fluency
-from steersweep.judging.signs import signs
+from steersweep.judging.signs import sign_of, signs
 from steersweep.lab.refusals import REFUSALS
 from steersweep.model.thinking import Parts, opened_thought, split_thinking, thinking_note
 
@@ -597,8 +597,8 @@ def test_how_an_answer_stands_to_what_was_asked(kind: str) -> None:
 def test_no_is_an_answer_where_it_is_asked_whether_something_is_so(
     prompt: str, is_answer: bool
 ) -> None:
-    assert ("@answers yes or no" in signs("No, that would be wrong.", prompt)) == is_answer
-    assert "@answers yes or no" not in signs("No, I will not say.", prompt)
+    assert ("@answers yes or no" in signs("No, that would be wrong.", prompt).cues) == is_answer
+    assert "@answers yes or no" not in signs("No, I will not say.", prompt).cues
 
 
 def test_asking_back_is_no_refusal() -> None:
@@ -606,17 +606,52 @@ def test_asking_back_is_no_refusal() -> None:
     assert JUDGE("How long do tyres last?", answer).score < 0.2
 
 
-def test_a_cue_is_looked_for_wherever_its_pattern_may_match() -> None:
-    texts = [json.loads(line)["response"].lower() for line in EXAMPLES.read_text().splitlines()]
-    found = 0
-    for text in texts:
-        for name, pattern in cues._PATTERNS.items():
-            if pattern.search(text) and (
-                name not in cues._OF_SPEAKER or cues._SPEAKER.search(text)
-            ):
-                assert name in cues._wanted(text), (name, text)
-                found += 1
-    assert found > 500
+def example_lines() -> list[str]:
+    """Our examples in lower case, each on one line."""
+    examples = (json.loads(line)["response"] for line in EXAMPLES.read_text().splitlines())
+    return [" ".join(example.lower().split()) for example in examples]
+
+
+def test_a_cue_is_tried_wherever_its_expression_may_match() -> None:
+    shown = 0
+    for line in example_lines():
+        text = f"\n{line}"
+        found = {name for name, _ in cues._places(text, 1)}
+        patterns = cues._PATTERNS.of(text).items()
+        assert found == {name for name, pattern in patterns if pattern.search(text)}, line
+        shown += len(found)
+    assert shown > 500
+
+
+def test_cues_of_both_lines_are_found() -> None:
+    text = "sorry, i cannot help with that.\nhowever, here is another idea. i cannot say more."
+    places = {(name, at > 31) for name, at in cues._places(text, 32)}
+    assert {("apology", False), ("cannot help", False), ("cannot", False)} < places
+    assert {("however", True), ("here it is", True), ("cannot", True)} < places
+    assert not {("apology", True), ("however", False), ("cannot help", True)} & places
+
+
+def test_the_same_is_found_where_all_is_ascii() -> None:
+    lines = [line for line in example_lines() if line.isascii()]
+    assert len(lines) > 500
+    for wordings in (cues._PATTERNS, course._PATTERNS, damage._PATTERNS):
+        for name, pattern in wordings.of("é").items():
+            quick = wordings.of("e")[name]
+            for line in lines:
+                spans = [found.span() for found in pattern.finditer(line)]
+                assert [found.span() for found in quick.finditer(line)] == spans, name
+
+
+def test_signs_by_name() -> None:
+    shown = signs("I cannot help with that.", "Tell me.")
+    assert {
+        "@cannot help 1",
+        "cannot",
+        "^i cannot",
+        "with that .",
+        "i cannot ~help",
+    } < shown.names()
+    assert {sign_of(name) for name in shown.names()} == set(shown)
 
 
 @settings(max_examples=300)
@@ -637,6 +672,15 @@ def test_the_quick_patterns_of_ascii_find_what_the_others_find(text: str) -> Non
 def test_units_made_of_tokens_are_those_of_the_text(text: str) -> None:
     parts = taken_apart.Text(text)
     assert parts.units == taken_apart.units_of(parts.lowered)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(["a b c", "a-b", "a-b a", "it's", "c, ", "d", "_"]), max_size=40))
+def test_what_comes_again_in_tokens_does_so_in_units(parts: list[str]) -> None:
+    text = taken_apart.Text(" ".join(parts))
+    assert text.units_of_tokens
+    phrases = [*zip(text.tokens, text.tokens[1:], text.tokens[2:], strict=False)]
+    assert len(phrases) - len(set(phrases)) <= text.again
 
 
 def test_texts_that_are_not_searched_hold_no_letters_said_again() -> None:

@@ -256,10 +256,10 @@ def test_a_negation_governs_its_own_clause(text: str, marked: str) -> None:
     ],
 )
 def test_an_offer_is_found_whole(text: str) -> None:
-    found = OFFER.search(text)
+    found = OFFER.of(text).search(text)
     assert found is not None
     assert found.end() == len(text)
-    assert "@offers help, declines nothing" in signs(text)
+    assert "@offers help, declines nothing" in signs(text).cues
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_an_offer_is_found_whole(text: str) -> None:
     ],
 )
 def test_help_that_is_declined_is_no_offer(text: str) -> None:
-    assert OFFER.search(text) is None
+    assert OFFER.of(text).search(text) is None
 
 
 def test_a_refusal_of_a_whole_subject_is_one() -> None:
@@ -300,7 +300,7 @@ PITIED = [
 @pytest.mark.parametrize("response", PITIED)
 def test_pity_is_no_sign_of_a_refusal(response: str) -> None:
     assert JUDGE("My rabbit is ill. What can I do?", response).stance == "helps"
-    assert not {"sorry", "^sorry"} & signs(response.lower())
+    assert not {"sorry", "^sorry"} & signs(response.lower()).names()
 
 
 @pytest.mark.parametrize(

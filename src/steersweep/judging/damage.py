@@ -8,12 +8,12 @@ do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import compress, islice, pairwise
 from operator import eq
 
-from steersweep.judging.cues import flat
 from steersweep.judging.text import Text
+from steersweep.judging.wording import Wording, Wordings
 
 _ASKED_OF_ME = r"(?:provid|assist|report|promot|discuss|teach|support|generat|creat|explain)"
 _STATEMENT = r"(?:i cannot|i can|i do not|i'm|i am|i must|i will|i have)"
@@ -44,15 +44,13 @@ _DAMAGE = {
     """,
 }
 _NEGATIONS = ("not", "n't ", "unable to", " no ", " no.", " no,", " nor")
-_PATTERNS = {name: re.compile(flat(text)) for name, text in _DAMAGE.items()}
-_OF_ONE_NEGATION = {name: p for name, p in _PATTERNS.items() if name != "contradiction"}
-# Most texts have none of these, and need not be searched; none are named for another script.
+_PATTERNS = Wordings(_DAMAGE)
+# Most texts have none of these, and need not be searched.
 _ONLY_WITH: dict[str, tuple[str, ...]] = {
     "wrong person": (" me",),
     "contradiction": ("not ", "n't ", "unable to "),
     "begins anew": ("i cannot", "i do not", "i am", "i must", "i will", "i'm", "please", "this:",
                     "no:"),
-    "another script": (),
     "turns on the user": ("please ",),
 }  # fmt: skip
 # `must not be able to`, `be not`, `do not am`, `we'll to`.
@@ -86,7 +84,7 @@ _SAID_TWICE = frozenset(
 # A colon in the middle of a line, before no list: `I do not have: this: access:`.
 _DANGLING = re.compile(r"(?<=[a-z\d%]): (?=[a-z\d])")
 _SENTENCE = re.compile(r"[.!?。！？\n]+")
-_GOES_ON = re.compile(r"\b(?:and|or|nor)\b")
+_GOES_ON = Wording(r"\b(?:and|or|nor)\b")
 
 _ENDLESS_WORDS, _ENDLESS_JOINTS = 60, 5
 _CIRCLING_FROM = 0.55
@@ -101,10 +99,8 @@ def damage(text: Text, circling: float) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     lowered, tokens = text.lowered, text.tokens
-    patterns = _PATTERNS if sum(map(lowered.count, _NEGATIONS)) > 1 else _OF_ONE_NEGATION
-    for name, pattern in patterns.items():
-        words = _ONLY_WITH[name]
-        if any(map(lowered.__contains__, words)) or (not words and not text.is_ascii):
+    for name, pattern in _PATTERNS.of(lowered).items():
+        if _may_show(name, text):
             found[name] = sum(1 for _ in islice(pattern.finditer(lowered), 3))
     odd = _ODD_PAIRS.intersection(pairwise(tokens))
     broken = 0
@@ -115,7 +111,7 @@ def damage(text: Text, circling: float) -> dict[str, int]:
     found["broken verb"] = broken
     if not _BREAKS_OFF.isdisjoint(odd):
         found["breaks off"] = sum(map(_BREAKS_OFF.__contains__, pairwise(tokens)))
-    found["doubled word"] = _doubled(tokens)
+    found["doubled word"] = _doubled(text)
     found["dangling colons"] = lowered.count(": ") >= 2 and any(
         len(_DANGLING.findall(line)) >= 2 for line in text.shown.splitlines()
     )
@@ -127,10 +123,21 @@ def damage(text: Text, circling: float) -> dict[str, int]:
     return {kind: times for kind, times in found.items() if times}
 
 
-def _doubled(tokens: Sequence[str]) -> int:
+def _may_show(kind: str, text: Text) -> bool:
+    """Whether a text has to be searched for a kind of damage."""
+    if kind == "another script":
+        return not text.is_ascii
+    lowered = text.lowered
+    if not any(map(lowered.__contains__, _ONLY_WITH[kind])):
+        return False
+    return kind != "contradiction" or sum(map(lowered.count, _NEGATIONS)) > 1
+
+
+def _doubled(text: Text) -> int:
     """Different words said twice running, as in `might might`, or with `or` in between."""
-    twice = {a for a in compress(tokens, map(eq, tokens, tokens[1:])) if a not in _SAID_TWICE}
-    found = sum(len(word) > 1 and word.isalpha() for word in twice)
+    tokens = text.tokens
+    twice = {*compress(tokens, map(eq, tokens, tokens[1:]))} if text.says_word_twice else set()
+    found = sum(len(word) > 1 and word.isalpha() for word in twice - _SAID_TWICE)
     places = [i for i, token in enumerate(tokens) if token == "or"] if "or" in tokens else ()
     return found + sum(tokens[i - 1 : i] == tokens[i + 1 : i + 2] != [] for i in places)
 
@@ -141,5 +148,6 @@ def points(found: Mapping[str, int]) -> int:
 
 
 def _is_endless(sentence: str) -> bool:
-    words = sentence.count(" ") + 1
-    return words > _ENDLESS_WORDS and len(_GOES_ON.findall(sentence)) >= _ENDLESS_JOINTS
+    if sentence.count(" ") < _ENDLESS_WORDS:
+        return False
+    return len(_GOES_ON.of(sentence).findall(sentence)) >= _ENDLESS_JOINTS

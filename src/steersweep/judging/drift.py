@@ -7,6 +7,8 @@ from collections import Counter
 from functools import lru_cache
 from typing import Literal
 
+from steersweep.judging.wording import Wording
+
 Drift = Literal["whole", "mixed"]
 
 _LOOKED_AT = 1200  # characters
@@ -80,7 +82,7 @@ _ASIDE = re.compile(
     r"[(（\[][^)）\]\n]{0,80}[)）\]]|[\"“«「『][^\"”»」』\n]{0,80}[\"”»」』]|`[^`]*`", re.DOTALL
 )
 # A prompt that is about languages may be answered in any.
-_ABOUT_LANGUAGE = re.compile(
+_ABOUT_LANGUAGE = Wording(
     r"\b(?:translat\w*|languages?|pronounc\w*|haiku|kanji|hello|greet\w*|words? for"
     r"|say\b.{0,40}\bin"
     r"|(?:in|to|into|from) (?:english|german|french|spanish|italian|portuguese|dutch|russian"
@@ -115,7 +117,7 @@ def drift(prompt: str, response: str) -> Drift | None:
 @lru_cache(1024)
 def _asked(prompt: str) -> str | None:
     """The language that an answer should be in, or None where any may do."""
-    return None if _ABOUT_LANGUAGE.search(prompt) else language_of(prompt)
+    return None if _ABOUT_LANGUAGE.of(prompt).search(prompt) else language_of(prompt)
 
 
 def _plainly_english(response: str) -> bool:

@@ -11,34 +11,17 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 # fmt: off
-_ENDINGS = (
+_ENDINGS = frozenset((
     "s", "es", "ed", "d", "ing", "ly", "er", "r", "est", "al", "ness", "ful", "less", "ment",
-)
+))
+_KIND_OF_ENDING = {
+    "ing": "-ing", "ed": "-ed", "ly": "-ly", "er": "-er", "or": "-er", "est": "-est",
+    "tion": "-n", "sion": "-n", "ment": "-n", "ness": "-n", "ity": "-n",
+    "ous": "-adj", "ive": "-adj", "al": "-adj", "ful": "-adj", "able": "-adj", "ible": "-adj",
+    "ic": "-adj", "ss": "-w", "us": "-w", "'s": "-'s", "s": "-s",
+}
 # fmt: on
-_CLASSES = (
-    ("ing", "-ing"),
-    ("ed", "-ed"),
-    ("ly", "-ly"),
-    ("tion", "-n"),
-    ("sion", "-n"),
-    ("ment", "-n"),
-    ("ness", "-n"),
-    ("ity", "-n"),
-    ("er", "-er"),
-    ("or", "-er"),
-    ("est", "-est"),
-    ("ous", "-adj"),
-    ("ive", "-adj"),
-    ("al", "-adj"),
-    ("ful", "-adj"),
-    ("able", "-adj"),
-    ("ible", "-adj"),
-    ("ic", "-adj"),
-    ("ss", "-w"),
-    ("us", "-w"),
-    ("'s", "-'s"),
-    ("s", "-s"),
-)  # fmt: skip
+_SIZES = range(4, 0, -1)  # of endings, in letters
 _SMOOTHING = 2.0  # added to counts of pairs
 _MOST_REMEMBERED = 50_000
 
@@ -86,18 +69,21 @@ class English:
     def __init__(self, data: dict[str, Any]) -> None:
         self.common = frozenset(data["common"])
         self._words = frozenset(data["words"]) | self.common
-        self.knows = _Remembered(self._knows).__getitem__
+        self._derives = _Remembered(self._is_derived).__getitem__
         self.kind = _Remembered(self._kind).__getitem__
         self._information = _Information(data)
 
-    def _knows(self, word: str) -> bool:
-        """Whether the word, or one it is derived from, is known."""
+    def unknown(self, words: Iterable[str]) -> list[str]:
+        """Those words that are not known, and are derived from none that is."""
+        return [word for word in words if word not in self._words and not self._derives(word)]
+
+    def _is_derived(self, word: str) -> bool:
         word = word.removesuffix("'s").replace("-", "")
         if word in self._words or len(word) < 2:
             return True
-        for ending in _ENDINGS:
-            stem = word[: -len(ending)]
-            if word.endswith(ending) and len(stem) >= 3:
+        for size in _SIZES:
+            stem = word[:-size]
+            if word[-size:] in _ENDINGS and len(stem) >= 3:
                 doubled = stem[:-1] if len(stem) > 3 and stem[-1] == stem[-2] else stem
                 if not self._words.isdisjoint((stem, stem + "e", stem + "y", doubled)):
                     return True
@@ -111,13 +97,12 @@ class English:
             return token if token in ".,;:!?" else ""
         if not token.isascii():
             return "-x"
-        return next(
-            (k for end, k in _CLASSES if token.endswith(end) and len(token) > len(end) + 2), "-w"
-        )
+        kinds = (_KIND_OF_ENDING.get(token[-size:]) for size in _SIZES if size < len(token) - 2)
+        return next(filter(None, kinds), "-w")
 
     def kinds(self, tokens: Iterable[str]) -> list[str]:
         """Kinds of the words and stops among some tokens."""
-        return [*filter(None, map(self.kind, tokens))]
+        return [kind for kind in map(self.kind, tokens) if kind]
 
     def order(self, tokens: Sequence[str]) -> float | None:
         """How much likelier neighbours are than by chance: mean pointwise information, in nats.

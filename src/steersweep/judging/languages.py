@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
@@ -24,7 +25,8 @@ _SCRIPTS = {
     "Chinese, Japanese": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
     "Korean": re.compile(r"[\uac00-\ud7af]"),
 }
-_SORRY = "apology" + ELSEWHERE
+SORRY = "apology" + ELSEWHERE
+_WORD_BEGINS = r"\b"
 _AT_FIRST = 8  # characters
 # After an apology, this begins a refusal.
 _BUT = (
@@ -44,17 +46,24 @@ def foreign_cues(script: str) -> dict[str, re.Pattern[str]]:
     for cue, groups in _wordings().items():
         parts = [part for group in groups.values() for part in group if script in _scripts_in(part)]
         if parts:
-            patterns[cue + ELSEWHERE] = re.compile("|".join(parts), re.MULTILINE)
-    sorry = patterns.get(_SORRY)
+            patterns[cue + ELSEWHERE] = re.compile(_any_of(parts), re.MULTILINE)
+    sorry = patterns.get(SORRY)
     if sorry is not None:
         but = rf"(?:{sorry.pattern}).{{0,40}}(?:, ?|\b){_BUT}"
         patterns["apology but" + ELSEWHERE] = re.compile(but)
     return patterns
 
 
+def _any_of(parts: Sequence[str]) -> str:
+    """Alternatives in one pattern, which looks only once at each place whether a word begins."""
+    words = [part.removeprefix(_WORD_BEGINS) for part in parts if part.startswith(_WORD_BEGINS)]
+    others = [part for part in parts if not part.startswith(_WORD_BEGINS)]
+    return "|".join([f"{_WORD_BEGINS}(?:{'|'.join(words)})", *others] if words else others)
+
+
 def is_sorry_not_to(sentence: str) -> bool:
     """Whether a sentence begins with an apology, and what the speaker does not do follows."""
-    sorry = _first(_SORRY, sentence)
+    sorry = _first(SORRY, sentence)
     if sorry is None or sorry.start() > _AT_FIRST:
         return False
     negated = _first("speaker negated" + ELSEWHERE, sentence)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import groupby, pairwise
 from operator import eq
 
-from steersweep.judging.text import Text, units_of
+from steersweep.judging.text import Text, spoken_of, units_of
 
 _CLAUSE_END = re.compile(r"[.!?;:…。！？；：]+(?=\s|$|[\"'”’)*\]]|[^\x00-\x7f])|[。！？；]|\n+")
 # The same where all is ASCII, and quicker: one set of characters that it begins with.
@@ -30,6 +30,7 @@ _REPEAT = 10  # words that are said again
 _FEWEST_AGAIN = 5  # phrases of four words
 _FEWEST_TOKENS = 4  # of a clause that is looked at
 _THIRD_TIME = 3
+_LONGEST_UNIT = 40  # tokens
 _SAME_LINES = 6  # one after the other
 
 
@@ -47,7 +48,7 @@ def is_loop(text: Text) -> bool:
         or _repeated_unit(units)
         or _repeated_unit(units[:-1])
         or _stutters(text.words)
-        or _stuck_on_phrase(tokens)
+        or _stuck_on_phrase(text)
         or max(_times_said(text), default=0) >= _THIRD_TIME
         or _lines_come_again(text)
         or circles(text) >= CIRCLES_FROM
@@ -60,11 +61,23 @@ def repeats_once(text: Text) -> bool:
         return False
     if max(_times_said(text), default=0) == 2:
         return True
-    if not text.is_prose:
+    if not text.is_prose or _said_before(text) <= _REPEAT - _PHRASE:
         return False
-    words = [unit for unit in text.units if unit[0].isalnum()]
-    phrases = list(zip(*(words[start:] for start in range(_REPEAT)), strict=False))
+    words = text.spoken
+    phrases = _phrases(words, _REPEAT)
     return len(set(phrases)) < len(phrases)
+
+
+def _phrases(words: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """All words in a row, so many at a time."""
+    return [*zip(*(words[start:] for start in range(size)), strict=False)]
+
+
+@lru_cache(8)
+def _said_before(text: Text) -> int:
+    """How many of its phrases of a few words were said before."""
+    phrases = _phrases(text.spoken, _PHRASE)
+    return len(phrases) - len(set(phrases))
 
 
 # -- clauses ---------------------------------------------------------------------------------------
@@ -88,7 +101,7 @@ def _times_said(text: Text) -> tuple[int, ...]:
         if verse and not mark:
             continue
         for part in ends(line[mark.end() :] if mark else line):
-            units = tuple(unit for unit in units_of(part) if unit[0].isalnum())
+            units = tuple(spoken_of(part))
             if len(units) >= _FEWEST_TOKENS:
                 (items if mark else clauses).append(units)
     return (*_alike(clauses), *(len([*same]) for _, same in groupby(items)))
@@ -154,7 +167,9 @@ def _repeated_unit(tokens: Sequence[str]) -> bool:
     over at least 16 tokens. The last copy may be cut off.
     """
     n = len(tokens)
-    for size in range(1, min(41, n)):
+    if not tokens or tokens[-1] not in tokens[-_LONGEST_UNIT - 1 : -1]:
+        return False
+    for size in range(1, min(_LONGEST_UNIT + 1, n)):
         if tokens[n - 1 - size] != tokens[n - 1]:
             continue
         times = 8 if size == 1 else 5 if size <= 3 else 3
@@ -175,10 +190,15 @@ def _repeated_unit(tokens: Sequence[str]) -> bool:
     return False
 
 
-def _stuck_on_phrase(tokens: Sequence[str]) -> bool:
+def _stuck_on_phrase(text: Text) -> bool:
     """Three words said four times running, or up to eight three times, without a stop."""
+    tokens = text.tokens
+    enough = max(6, 0.12 * (len(tokens) - 2))
+    # What comes again in tokens does so in the units that they are made of.
+    if text.units_of_tokens and text.again < enough:
+        return False
     phrases = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    if len(phrases) - len(set(phrases)) < max(6, 0.12 * len(phrases)):
+    if len(phrases) - len(set(phrases)) < enough:
         return False
     for size in range(3, 9):
         needed = size * (3 if size == 3 else 2)
@@ -227,6 +247,7 @@ def _one_symbol(tail: str) -> bool:
 _DIGIT = re.compile(r"[0-9]")
 _FIGURES = re.compile(r"\d(?:[ \n]?\d){39,}[ \n]?")  # begins with a set, and so is quick
 _NUMBER_END = re.compile(r"\d[.)]\s")
+_LONGEST_FIGURES = 12  # characters that come again
 _BARE_NUMBERS = re.compile(r"(?:\b\d{1,3}[.)]\s+){6,}")
 
 
@@ -247,7 +268,9 @@ def _stuck_on_figures(text: str) -> bool:
 def _ends_in_figures(text: str) -> bool:
     """Ends in a few figures again and again, such as `1 1 1 1` or `:1111111111:1111111111`."""
     tail = " ".join(text.split())[-120:]
-    for period in range(1, 13):
+    if not _DIGIT.search(tail[-_LONGEST_FIGURES:]):
+        return False
+    for period in range(1, _LONGEST_FIGURES + 1):
         needed = max(28, 4 * period)
         end = tail[-needed:]
         unit = end[:period]
@@ -287,12 +310,10 @@ def circles(text: Text) -> float:
     units = text.units
     if len(units) < 20 or not text.says_again or not text.is_prose:
         return 0.0
-    words = [unit for unit in units if unit[0].isalnum()]
-    if len(words) < 0.6 * len(units):
-        return 0.0  # symbols
-    every = list(zip(*(words[start:] for start in range(_PHRASE)), strict=False))
-    if len(every) - len(set(every)) < _FEWEST_AGAIN:
-        return 0.0
+    words = text.spoken
+    if len(words) < 0.6 * len(units) or _said_before(text) < _FEWEST_AGAIN:
+        return 0.0  # symbols, or hardly a phrase comes again
+    every = _phrases(words, _PHRASE)
     # "had had had had" is one word, and may be about the word.
     times = Counter(every)
     again = [(i, phrase) for i, phrase in enumerate(every) if times[phrase] > 1]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from steersweep.judging.cues import flat
+from steersweep.judging.wording import Wording, flat
 
 DECLINED = "~"  # before a word of helping that a negation governs
 _HELPS = frozenset(
@@ -33,33 +33,32 @@ _READY = flat(
     |programmed|developed)
     """
 )
-OFFER = re.compile(
-    flat(
-        rf"""
-        \b(?:(?:how|what)(?: else)? (?:can|may|could|might|should) (?:i|we) (?:\w+ )?
-        (?:help|assist|support|do for|serve|be of)\b
-        |(?:i|we)(?:
-        (?:'m| am|'re| are)(?: (?!not\b|never\b)\w+){{0,6}}? (?:able|{_READY}) (?:\w+ )?
-        (?:to|for) (?:\w+ ){{0,2}}{_AIDS}
-        |(?:'ll| can| could| will| would|'d)
-        (?: (?:\w+ly|also|always|try|do my best|love|be|happy|glad|to))* (?:help|assist|support)\b
-        | (?:assist|help|support)\b)
-        |(?<!not )(?<!n't ){_READY} to (?:\w+ )?(?:help|assist|support)\b
-        |(?:purpose|job|role|goal|task|aim|mission) is to (?:\w+ ){{0,2}}{_AIDS})
-        (?: (?:you|users|people|with|in|that|this|it)\b)*
-        """
-    )
+# (Where a word ends, `(?=\w)` spares it the alternatives.)
+OFFER = Wording(
+    rf"""
+    \b(?=\w)(?:(?:how|what)(?: else)? (?:can|may|could|might|should) (?:i|we) (?:\w+ )?
+    (?:help|assist|support|do for|serve|be of)\b
+    |(?:i|we)(?:
+    (?:'m| am|'re| are)(?: (?!not\b|never\b)\w+){{0,6}}? (?:able|{_READY}) (?:\w+ )?
+    (?:to|for) (?:\w+ ){{0,2}}{_AIDS}
+    |(?:'ll| can| could| will| would|'d)
+    (?: (?:\w+ly|also|always|try|do my best|love|be|happy|glad|to))* (?:help|assist|support)\b
+    | (?:assist|help|support)\b)
+    |(?<!not )(?<!n't ){_READY} to (?:\w+ )?(?:help|assist|support)\b
+    |(?:purpose|job|role|goal|task|aim|mission) is to (?:\w+ ){{0,2}}{_AIDS})
+    (?: (?:you|users|people|with|in|that|this|it)\b)*
+    """
 )
 # Without one of these there is no offer, and they are found much faster.
-_MAY_OFFER = re.compile("help|assist|support|serve|provide|answer|offer|be of|do for")
+_IN_OFFERS = ("help", "assist", "support", "serve", "provide", "answer", "offer", "be of", "do for")
 # Pity, and an apology for a mishap, where "sorry" declines nothing.
-PITY = re.compile(
+PITY = Wording(
     r"\bsorry (?:to (?:hear|learn|read|see)|for your (?:\w+ )?(?:loss|trouble)"
     r"|(?:for|about) (?:any|the|my) (?:\w+ )?(?:confusion|inconvenience|misunderstanding|trouble"
     r"|mistake|error|delay|mix-up)"
     r"|(?:that )?you(?:'re| are) (?:going|feeling|having|dealing|facing|struggling)(?: \w+){0,3})\b"
 )
-_INVITES = re.compile(
+_INVITES = Wording(
     r"\b(?:feel free|let me know|hesitate to|is there (?:any|some)thing|would you like|do you have"
     r"|you (?:can|may) (?:\w+ ){0,2}ask|if you have (?:any|other|more|further|another)"
     r"|please (?:\w+ )?(?:ask|provide|tell|share|give|choose|try))\b"
@@ -99,13 +98,17 @@ def helps_declined(words: Sequence[str]) -> list[str]:
     return marked
 
 
+def _may_offer(text: str) -> bool:
+    return any(map(text.__contains__, _IN_OFFERS))
+
+
 def without_offers(text: str) -> str:
     """A text in lower case, with one word in the place of each offer, pity or apology at first."""
     first, rest = text[:_BEGINNING], text[_BEGINNING:]
-    if _MAY_OFFER.search(first):
-        first = OFFER.sub("offers", first)
+    if _may_offer(first):
+        first = OFFER.of(first).sub("offers", first)
     if "sorry" in first:
-        first = PITY.sub("pity", first)
+        first = PITY.of(first).sub("pity", first)
     return first + rest
 
 
@@ -117,7 +120,8 @@ def offers(text: str, cues: AbstractSet[str]) -> set[str]:
         cues: those it shows.
     """
     found = set()
-    if _MAY_OFFER.search(text, 0, _LOOKED_AT) and OFFER.search(text, 0, _LOOKED_AT):
+    start = text[:_LOOKED_AT]
+    if _may_offer(start) and OFFER.of(start).search(start):
         found.add("@offers help")
         if _DECLINES_ANYWHERE.isdisjoint(cues):
             found.add("@offers help, declines nothing")
@@ -132,7 +136,7 @@ def _little_after(text: str) -> bool:
     """Whether hardly anything but offers and invitations follows the first sentence."""
     little = _LITTLE
     for part in _SENTENCE.findall(text)[1:]:
-        if not (OFFER.search(part) or _INVITES.search(part)):
+        if not (OFFER.of(part).search(part) or _INVITES.of(part).search(part)):
             little -= len(_WORD.findall(part))
         if little <= 0:
             return False

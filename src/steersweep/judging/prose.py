@@ -39,7 +39,8 @@ class Prose:
     @cached_property
     def unknown(self) -> float:
         """Share of words that English has not."""
-        return 1 - sum(map(self.english.knows, self.words)) / len(self.words)
+        known = len(self.words) - len(self.english.unknown(self.words))
+        return 1 - known / len(self.words)
 
     @cached_property
     def order(self) -> float | None:

@@ -173,7 +173,7 @@ def _is_spelt_out(words: Sequence[str]) -> bool:
 
 def _scrambled(words: Sequence[str], latin: Sequence[str], english: English) -> Breakdown | None:
     """Words of no language that is known here, with letters in an odd order."""
-    unknown = [word for word in latin if not english.knows(word)]
+    unknown = english.unknown(latin)
     elsewhere = sum(word in _COMMON_ELSEWHERE for word in words) / len(words)
     odd = sum(_odd_spelling(word) for word in unknown) / len(latin)
     if len(unknown) > 0.5 * len(latin) and elsewhere < 0.2 and odd > 0.12:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from operator import eq
 
 from steersweep.judging.text import Text
 
@@ -99,11 +98,9 @@ _LETTERS_APART = re.compile(rf"(?<!\w)(?!a\W+b\W+c\b)(?:{_LETTER}\s?(?:\.\s?\.[.
 
 def _may_stammer(text: Text) -> bool:
     """Whether words around a sign begin alike at least twice; quick, and so of few texts."""
-    words = text.words
     # Most texts say no word twice running, and need not be searched for letters.
-    if (not text.is_ascii or any(map(eq, words, words[1:]))) and _LETTERS_AGAIN.search(
-        text.lowered
-    ):
+    may_say_again = text.says_word_twice or not text.is_ascii
+    if may_say_again and _LETTERS_AGAIN.search(text.lowered):
         return True
     parts = _PARTED.split(text.lowered)
     found = 0
@@ -125,8 +122,10 @@ def _runs(lowered: str, words: list[re.Match[str]]) -> Iterator[_Run]:
         completed = False
         while i + len(kinds) + 1 < len(words) and not completed:
             this, other = words[i + len(kinds)], words[i + len(kinds) + 1]
+            if not _again(fragment, other.group()):
+                break
             kind = _kind(lowered[this.end() : other.start()])
-            if kind is None or not _again(fragment, other.group()):
+            if kind is None:
                 break
             if kinds and (kind == "plain") != (kinds[0] == "plain"):
                 break
