@@ -76,6 +76,9 @@ def run_work(work: Work, folder: Path, commit: Callable[[], Any], tell: OnEvent)
     return replace(ends[-1], gpu=gpu)
 
 
+_AGAIN_S = 2.0
+
+
 class _TimeIsUp(BaseException):
     """Ends a piece of work at its timeout; no handler of errors takes it for one."""
 
@@ -98,8 +101,11 @@ def _ended_after(seconds: float | None) -> Iterator[None]:
     raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
     def watch() -> None:
-        if not over.wait(seconds):
+        # Again, should it be lost: Python ignores what is raised while a dead object is taken down.
+        wait = seconds
+        while not over.wait(wait):
             raise_in(here, ctypes.py_object(_TimeIsUp))
+            wait = _AGAIN_S
 
     if seconds is not None:
         threading.Thread(target=watch, daemon=True).start()
